@@ -1,0 +1,58 @@
+"""Splits from one file of arrays: .npy, .npz or .safetensors. Nothing is ever unpickled."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from daps_rl.data.arrays import Array, from_mapping
+from daps_rl.data.errors import DataError, MissingDataError, one_line
+from daps_rl.data.splits import Splits
+
+SUFFIXES = (".npy", ".npz", ".safetensors")
+
+
+def load_file(path: Path, *, binarize: bool | None = None) -> Splits:
+    """Splits from a file of arrays; `daps_rl.data.from_arrays` says what becomes of shapes and values.
+
+    Args:
+        path: `.npy` (one array: the training data, cut 80 / 10 / 10), or `.npz` or `.safetensors` with `train` and,
+            where there are any, `validation`, `test`, `train_labels`, `validation_labels`, `test_labels`.
+        binarize: as in `from_arrays`.
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: the file is damaged, holds Python objects, or its arrays do not fit.
+    """
+    if not os.path.exists(path):  # unlike path.exists(), no error where a parent folder is closed
+        raise MissingDataError(f"{path} must be a file of arrays, but none can be seen there; check the path")
+    arrays = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_numpy(path)
+    return from_mapping(arrays, str(path), binarize=binarize)
+
+
+def _read_numpy(path: Path) -> Mapping[str, Array]:
+    damage = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"train": content}
+            return {key: content[key] for key in content.files}
+    except damage as error:
+        raise DataError(
+            f"{path} must be a readable {path.suffix} file of plain numbers, got: {one_line(error)}; save it again"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Array]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file as read_tensors
+
+    try:
+        return read_tensors(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path} must be a readable .safetensors file, got: {one_line(error)}; save it again"
+        ) from error

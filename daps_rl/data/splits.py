@@ -1,0 +1,128 @@
+"""The one form in which every data set reaches the training loop."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from daps_rl.data.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+LABELS = tuple(f"{split}_labels" for split in SPLITS)
+LIKELIHOODS = ("bernoulli", "gaussian", "fixed_gaussian")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Splits:
+    """A data set: three splits, labels where there are any, and what the values are like.
+
+    `splits["train"]` is `splits.train`, and `dict(splits)` holds every tensor there is. Two data sets are compared
+    by `fingerprint()`, not by `==`.
+
+    Args:
+        name: what messages and reports call the data set.
+        train, validation, test: float32, finite, as the model takes them. [N, ...], images [N, C, H, W].
+        train_labels, validation_labels, test_labels: int64 classes, or None. [N].
+        likelihood: which of `LIKELIHOODS` suits the values: "bernoulli" for 0 and 1, "fixed_gaussian" for grey values
+            in [0, 1], "gaussian" (a learned variance) for any other real values.
+        value_range: lowest and highest value, the peak of PSNR.
+    Raises:
+        DataError: a tensor, its labels, the likelihood or the range does not fit the above.
+    """
+
+    name: str
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    train_labels: Tensor | None = None
+    validation_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+    likelihood: str
+    value_range: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            self._check_split(split)
+        if self.likelihood not in LIKELIHOODS:
+            known = ", ".join(LIKELIHOODS)
+            raise DataError(f"{self.name}: likelihood must be one of {known}, got {self.likelihood!r}; choose one")
+        low, high = self.value_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise DataError(
+                f"{self.name}: value_range must be finite with low < high, got ({low}, {high}); "
+                "pass the range of the values, and training data that are not all the same value"
+            )
+
+    def _check_split(self, split: str) -> None:
+        data: Tensor = getattr(self, split)
+        labels: Tensor | None = getattr(self, f"{split}_labels")
+        where = f"{self.name}: {split}"
+        if not isinstance(data, Tensor) or data.dtype != torch.float32:
+            got = str(data.dtype) if isinstance(data, Tensor) else type(data).__name__
+            raise DataError(f"{where} must be a float32 tensor, got {got}; convert it, or use daps_rl.data.from_arrays")
+        check_values(where, data)
+        if data.shape[1:] != self.train.shape[1:]:
+            raise DataError(
+                f"{where} must hold data of shape {list(self.train.shape[1:])} as train does, "
+                f"got {list(data.shape[1:])}; give all splits one shape"
+            )
+        if labels is None:
+            return
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != data.shape[:1]:
+            got = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+            raise DataError(
+                f"{where}_labels must be an int64 tensor of shape [{len(data)}], one label for each datum, got {got}; "
+                "give one class number for each, or None"
+            )
+
+    @property
+    def observation_shape(self) -> torch.Size:
+        """Shape of one datum, without the leading N."""
+        return self.train.shape[1:]
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the tensors there are: the three splits, then the labels of those that have them."""
+        return tuple(name for name in SPLITS + LABELS if getattr(self, name) is not None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.keys():
+            raise KeyError(f"{self.name} has no {name!r}; it has {', '.join(self.keys())}")
+        return getattr(self, name)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{split}={list(self[split].shape)}" for split in SPLITS)
+        return f"Splits({self.name!r}, {counts}, likelihood={self.likelihood!r}, value_range={self.value_range})"
+
+    def fingerprint(self) -> str:
+        """SHA-256 of shape, dtype and bytes of the three splits: a resumed run notices data that changed.
+
+        Labels are left out: no model is trained on them.
+        """
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            data = self[split].detach().cpu().contiguous()
+            digest.update(f"{split} {list(data.shape)} {data.dtype};".encode())
+            digest.update(data.numpy().data)
+        return digest.hexdigest()
+
+
+def check_values(where: str, data: Tensor) -> None:
+    """Refuse data that are not [N, ...], that are empty, or that hold NaN or infinity.
+
+    Raises:
+        DataError: its message starts with `where`.
+    """
+    if data.ndim < 2 or data.numel() == 0:
+        raise DataError(
+            f"{where} must have shape [N, ...] with at least one datum of at least one value, "
+            f"got shape {list(data.shape)}; give one row for each datum"
+        )
+    low, high = torch.aminmax(data)  # both are NaN where any value is
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise DataError(f"{where} must be finite in float32, got NaN or infinity; remove or replace such values")

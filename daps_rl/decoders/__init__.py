@@ -1,0 +1,21 @@
+"""Decoders p(x|z): networks, and the likelihoods that give their outputs a meaning."""
+
+from daps_rl.decoders.likelihoods import (
+    LIKELIHOODS,
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    FixedGaussianLikelihood,
+    GaussianLikelihood,
+    Likelihood,
+)
+from daps_rl.decoders.mlp import MLPDecoder
+
+__all__ = [
+    "LIKELIHOODS",
+    "BernoulliLikelihood",
+    "CategoricalLikelihood",
+    "FixedGaussianLikelihood",
+    "GaussianLikelihood",
+    "Likelihood",
+    "MLPDecoder",
+]

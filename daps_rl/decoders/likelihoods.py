@@ -1,0 +1,105 @@
+"""Likelihoods: what a decoder network's outputs mean as a distribution over a datum."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal
+
+
+class Likelihood(nn.Module):
+    """Base of the likelihoods: a network's outputs [..., P, *observation_shape] become a distribution over x.
+
+    The distribution has batch shape [...] and event shape observation_shape; its `mean` is the reconstruction.
+    A likelihood of your own sets `outputs_per_entry` (P) and writes `forward`.
+    """
+
+    outputs_per_entry = 1
+
+    def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
+        """outputs [..., P, *observation_shape], event_dims = len(observation_shape)."""
+        raise NotImplementedError
+
+
+class BernoulliLikelihood(Likelihood):
+    """For data in {0, 1} (values between are scored by the same formula, as a relaxation): one logit an entry."""
+
+    def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
+        logits = outputs.squeeze(-event_dims - 1)
+        return Independent(Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False)
+
+
+class GaussianLikelihood(Likelihood):
+    """Diagonal Gaussian with learned mean and log-variance; the variance is clamped.
+
+    Args:
+        min_variance, max_variance: bounds of the variance; a tight lower one keeps the likelihood finite.
+    Raises:
+        ValueError: unless 0 < min_variance < max_variance.
+    """
+
+    outputs_per_entry = 2
+
+    def __init__(self, min_variance: float = 1e-3, max_variance: float = 1.0) -> None:
+        super().__init__()
+        if not 0.0 < min_variance < max_variance:
+            raise ValueError(
+                f"variances must satisfy 0 < min_variance < max_variance, got {min_variance} and {max_variance}; "
+                "the published clamp for standardised images is 0.01 to 1."
+            )
+        self.min_variance, self.max_variance = min_variance, max_variance
+
+    def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
+        mean, log_variance = outputs.unbind(-event_dims - 1)
+        log_variance = log_variance.clamp(math.log(self.min_variance), math.log(self.max_variance))
+        normal = Normal(mean, (0.5 * log_variance).exp(), validate_args=False)
+        return Independent(normal, event_dims, validate_args=False)
+
+
+class FixedGaussianLikelihood(Likelihood):
+    """Gaussian with one fixed variance: squared error, in nats.
+
+    Args:
+        variance: of every entry.
+    Raises:
+        ValueError: the variance is not positive.
+    """
+
+    def __init__(self, variance: float = 0.25) -> None:
+        super().__init__()
+        if not variance > 0.0:
+            raise ValueError(f"variance must be positive, got {variance}; the published one for motion is 0.25.")
+        self.variance = variance
+
+    def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
+        mean = outputs.squeeze(-event_dims - 1)
+        normal = Normal(mean, torch.full_like(mean, math.sqrt(self.variance)), validate_args=False)
+        return Independent(normal, event_dims, validate_args=False)
+
+
+class CategoricalLikelihood(Likelihood):
+    """For integer data: C logits an entry.
+
+    Args:
+        num_classes: C.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be >= 2, got {num_classes}; use BernoulliLikelihood for bits.")
+        self.outputs_per_entry = num_classes
+
+    def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
+        logits = outputs.movedim(-event_dims - 1, -1)
+        return Independent(Categorical(logits=logits, validate_args=False), event_dims, validate_args=False)
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "bernoulli": BernoulliLikelihood,
+    "gaussian": GaussianLikelihood,
+    "fixed_gaussian": FixedGaussianLikelihood,
+    "categorical": CategoricalLikelihood,
+}

@@ -1,0 +1,55 @@
+"""The MLP decoder: embedded tokens, concatenated, through dense layers."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from daps_rl.decoders.likelihoods import BernoulliLikelihood, Likelihood
+from daps_rl.policies.checks import check_code_sizes
+
+
+class MLPDecoder(nn.Module):
+    """p(x|z) by dense layers. Codes [..., T] → a distribution of batch shape [...] and event observation_shape.
+
+    Args:
+        num_tokens: T.
+        vocab_size: V.
+        observation_shape: shape of one datum.
+        likelihood: what the outputs mean; Bernoulli if None.
+        embed_dim: of a token.
+        hidden: widths of the hidden layers; (64, 256) are the published ones.
+    Raises:
+        ValueError: a size is not positive.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        vocab_size: int,
+        observation_shape: tuple[int, ...],
+        *,
+        likelihood: Likelihood | None = None,
+        embed_dim: int = 64,
+        hidden: tuple[int, ...] = (64, 256),
+    ) -> None:
+        super().__init__()
+        check_code_sizes(num_tokens, vocab_size)
+        self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        self.observation_shape = tuple(observation_shape)
+        self.likelihood = likelihood or BernoulliLikelihood()
+        self.embed = nn.Embedding(vocab_size, embed_dim)
+        outputs = self.likelihood.outputs_per_entry * math.prod(self.observation_shape)
+        widths = (num_tokens * embed_dim, *hidden, outputs)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, codes: Tensor) -> Distribution:
+        embedded = self.embed(codes).flatten(-2)  # [..., T * embed_dim]
+        outputs = self.layers(embedded)
+        shape = (*codes.shape[:-1], self.likelihood.outputs_per_entry, *self.observation_shape)
+        return self.likelihood(outputs.view(shape), len(self.observation_shape))

@@ -1,0 +1,37 @@
+"""The method as pure tensor maths: every equation stands here once, and everything else calls it.
+
+Shapes: B contexts, K codes sampled per context, T token positions, V tokens per position.
+Units are nats. Nothing here needs more than torch.
+"""
+
+from daps_rl.functional.bounds import (
+    beta_elbo,
+    code_perplexity,
+    code_usage,
+    encoding_reward,
+    host_reward,
+    kl_estimate,
+)
+from daps_rl.functional.losses import DAPSTerms, daps_loss, decoder_loss, weighted_likelihood_loss
+from daps_rl.functional.sampling import draw_categorical
+from daps_rl.functional.temperature import solve_temperature, solve_temperature_kl
+from daps_rl.functional.weights import effective_sample_size, target_weights, weights_kl
+
+__all__ = [
+    "DAPSTerms",
+    "beta_elbo",
+    "code_perplexity",
+    "code_usage",
+    "daps_loss",
+    "decoder_loss",
+    "draw_categorical",
+    "effective_sample_size",
+    "encoding_reward",
+    "host_reward",
+    "kl_estimate",
+    "solve_temperature",
+    "solve_temperature_kl",
+    "target_weights",
+    "weighted_likelihood_loss",
+    "weights_kl",
+]

@@ -1,0 +1,98 @@
+"""Rewards, bounds and how much of a code is used."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from daps_rl.functional.checks import check_same_shape
+
+
+def kl_estimate(action_log_prob: Tensor, prior_log_prob: Tensor) -> Tensor:
+    """One-sample estimate of KL(q(·|x) ‖ p): log q(z|x) − log p(z) of a code z drawn from q. Unbiased.
+
+    Args:
+        action_log_prob: log q(z|x) with which the code was drawn, in nats. Any shape.
+        prior_log_prob: log p(z), in nats. The same shape.
+    Returns:
+        The same shape, in nats.
+    Raises:
+        ValueError: shapes differ.
+    """
+    check_same_shape(action_log_prob=action_log_prob, prior_log_prob=prior_log_prob)
+    return action_log_prob - prior_log_prob
+
+
+def beta_elbo(log_likelihood: Tensor, kl: Tensor, beta: Tensor | float) -> Tensor:
+    """log p(x|z) − β·KL, in nats: the β-ELBO's one-sample estimate, whose mean is the objective.
+
+    Args:
+        log_likelihood: log p(x|z), in nats. Any shape.
+        kl: KL(q(·|x) ‖ p) or its estimate, in nats. The same shape.
+        beta: weight of the KL.
+    Returns:
+        The same shape, in nats.
+    Raises:
+        ValueError: shapes differ.
+    """
+    check_same_shape(log_likelihood=log_likelihood, kl=kl)
+    return log_likelihood - beta * kl
+
+
+def encoding_reward(
+    log_likelihood: Tensor, action_log_prob: Tensor, prior_log_prob: Tensor, beta: Tensor | float
+) -> Tensor:
+    """The bandit's reward, R(x, z) = log p(x|z) − β·(log q(z|x) − log p(z)), in nats; larger is better.
+
+    Args:
+        log_likelihood: log p(x|z), or any other score of the code, in nats. Any shape.
+        action_log_prob: log q(z|x) with which the code was drawn. The same shape.
+        prior_log_prob: log p(z). The same shape.
+        beta: weight of the KL to the prior.
+    Returns:
+        The same shape, in nats.
+    Raises:
+        ValueError: shapes differ.
+    """
+    return beta_elbo(log_likelihood, kl_estimate(action_log_prob, prior_log_prob), beta)
+
+
+def host_reward(log_likelihood: Tensor, prior_log_prob: Tensor, beta: Tensor | float) -> Tensor:
+    """The part of the reward that an env can pay which does not see log q: log p(x|z) + β·log p(z), in nats.
+
+    Subtract β·log q(z|x) to complete it to `encoding_reward`.
+
+    Args:
+        log_likelihood: log p(x|z), in nats. Any shape.
+        prior_log_prob: log p(z), in nats. The same shape.
+        beta: weight of the KL to the prior.
+    Returns:
+        The same shape, in nats.
+    Raises:
+        ValueError: shapes differ.
+    """
+    check_same_shape(log_likelihood=log_likelihood, prior_log_prob=prior_log_prob)
+    return log_likelihood + beta * prior_log_prob
+
+
+def code_usage(counts: Tensor) -> Tensor:
+    """Share of the V codes that a position used at least once, averaged over positions.
+
+    Args:
+        counts: how often each position used each code over a whole split. [T, V].
+    Returns:
+        0-dim, in (0, 1].
+    """
+    return (counts > 0).float().mean()
+
+
+def code_perplexity(counts: Tensor) -> Tensor:
+    """exp of the entropy of each position's codes over a whole split: 1 (one code) … V (all alike).
+
+    Args:
+        counts: how often each position used each code. [T, V].
+    Returns:
+        [T], in codes.
+    """
+    frequency = counts.double() / counts.sum(-1, keepdim=True)
+    return torch.special.entr(frequency).sum(-1).exp()

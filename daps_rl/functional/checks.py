@@ -1,0 +1,31 @@
+"""Checks of arguments, shared by the functional modules."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_matrix(name: str, value: Tensor) -> None:
+    """Raises ValueError unless `value` is a [B, K] tensor with at least one entry."""
+    if value.ndim != 2 or value.numel() == 0:
+        raise ValueError(
+            f"{name} must be a non-empty [B, K] tensor (contexts, samples), got shape {tuple(value.shape)}; "
+            "reshape it so that the K samples of one context share a row."
+        )
+
+
+def check_same_shape(**tensors: Tensor) -> None:
+    """Raises ValueError unless all tensors have the shape of the first."""
+    (first, reference), *others = tensors.items()
+    for name, value in others:
+        if value.shape != reference.shape:
+            raise ValueError(
+                f"{name} must have the shape of {first}, {tuple(reference.shape)}, got {tuple(value.shape)}; "
+                "no axis is inferred or broadcast."
+            )
+
+
+def as_float(value: Tensor) -> Tensor:
+    """`value` in float32, or float64 where it came in float64: the precision that all the maths is done in."""
+    return value if value.dtype == torch.float64 else value.float()

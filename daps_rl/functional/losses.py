@@ -1,0 +1,81 @@
+"""Losses: the encoder's weighted maximum likelihood and the decoder's likelihood."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from daps_rl.functional.checks import as_float, check_matrix, check_same_shape
+from daps_rl.functional.weights import effective_sample_size, target_weights
+
+
+class DAPSTerms(NamedTuple):
+    """What `daps_loss` returns: the loss, then detached diagnostics."""
+
+    loss: Tensor  # [B]
+    weights: Tensor  # [B, K]
+    effective_sample_size: Tensor  # [B], in samples
+
+
+def weighted_likelihood_loss(log_prob: Tensor, weights: Tensor, *, centered: bool = False) -> Tensor:
+    """Weighted maximum likelihood, − Σ_k w_k · log q(z_k|x), per context.
+
+    With `centered`, w_k − 1/K stands in the place of w_k: on-policy the same expected gradient, with a smaller
+    variance. Use it for the first update on a batch only: with reuse the loss is unbounded below.
+
+    Args:
+        log_prob: log q(z|x) of each sampled code under the policy being trained, in nats. [B, K].
+        weights: no gradient flows; a code of zero weight does not count, whatever its log_prob. [B, K].
+        centered: subtract the weights' mean.
+    Returns:
+        [B].
+    Raises:
+        ValueError: shapes differ or are not [B, K].
+    """
+    check_matrix("log_prob", log_prob)
+    check_same_shape(log_prob=log_prob, weights=weights)
+    weights = weights.detach()
+    if centered:
+        weights = weights - weights.mean(-1, keepdim=True)
+    log_prob = as_float(log_prob)
+    return -torch.where(weights == 0, 0.0, weights * torch.where(weights == 0, 0.0, log_prob)).sum(-1)
+
+
+def daps_loss(
+    log_prob: Tensor, reward: Tensor, *, temperature: Tensor | float, centered: bool = False
+) -> DAPSTerms:
+    """The encoder's loss of DAPS: weighted maximum likelihood with w = softmax(R / temperature).
+
+    Args:
+        log_prob: log q(z|x) of each sampled code under the policy being trained, in nats. [B, K].
+        reward: of the same codes, with the log-probability they were drawn with; no gradient flows. [B, K].
+        temperature: positive, from a trust region. A number, or 0-dim.
+        centered: see `weighted_likelihood_loss`.
+    Returns:
+        DAPSTerms: loss [B]; weights [B, K] and effective_sample_size [B] (in samples), detached.
+    Raises:
+        ValueError: shapes differ or are not [B, K].
+    References:
+        Drolet et al. (2026), arXiv 2509.24716, section 3. The paper's baseline is left out: constant within a
+        context, it cancels in the softmax.
+    """
+    check_same_shape(log_prob=log_prob, reward=reward)
+    weights = target_weights(reward, temperature)
+    loss = weighted_likelihood_loss(log_prob, weights, centered=centered)
+    return DAPSTerms(loss, weights, effective_sample_size(weights))
+
+
+def decoder_loss(log_likelihood: Tensor) -> Tensor:
+    """The decoder's loss, − (1/K) Σ_k log p(x|z_k): an unweighted mean over the codes that the policy drew.
+
+    Args:
+        log_likelihood: log p(x|z), in nats. [B, K].
+    Returns:
+        [B].
+    Raises:
+        ValueError: log_likelihood is not [B, K].
+    """
+    check_matrix("log_likelihood", log_likelihood)
+    return -as_float(log_likelihood).mean(-1)

@@ -1,0 +1,175 @@
+"""DAPS as a TorchRL loss."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict.nn import TensorDictModule, dispatch
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+from torchrl.objectives import LossModule
+
+from daps_rl.functional import daps_loss
+from daps_rl.objectives.trust_regions import make_trust_region
+
+
+class DAPSLoss(LossModule):
+    """Weighted maximum likelihood on groups of sampled actions, inside an exact trust region.
+
+    Reads a tensordict of batch size [B, K] (further batch dimensions, such as time, may follow) with the observation,
+    the action, `action_log_prob` and `("next", "reward")`. The weights are softmax(reward / temperature) over each
+    group of K, the loss is −Σ_k w_k · log q(z_k|x), averaged over the groups. Actions are scored as stored and never
+    drawn here. With old samples (several epochs over one batch) keep the groups together; the weights stay right.
+
+    Args:
+        actor_network: a probabilistic TensorDictModule, with `get_dist`: a `GroupActor`, or any of TorchRL's actors.
+        ess_fraction: effective sample size to aim at, as a fraction of K, in (1/K, 1].
+        temperature_floor: the temperature never falls below it; β, when the reward holds a KL term of weight β. A
+            0-dim tensor (the env's own `beta`) is kept by reference, so that its schedule is seen here.
+        entropy_coeff: for rewards that hold no KL or entropy term: the score is reward − entropy_coeff · log q.
+        sample_dim: the dimension of the K actions of a context, counted from the front; None weighs the whole batch
+            as one group, and scores by the `advantage` where the tensordict has one (ordinary MDPs).
+        trust_region: "ess", "kl", "fixed", "adaptive", or a module called with rewards [B, K] and the floor.
+        centered: weights minus their mean, see `functional.weighted_likelihood_loss`.
+        functional: take the parameters out of the actor, as TorchRL's losses do. False leaves the actor as it is (for
+            DistributedDataParallel).
+        reduction: "mean", "sum" or "none", over groups.
+    Returns:
+        a tensordict: `loss_actor`; detached `ESS` (fraction of K), `temperature` (nats), `kl_approx` (mean of old minus
+        new log-probability, nats) and `entropy` (mean of −log q, nats).
+    Raises:
+        ValueError: an option is out of range, or the batch has no dimension `sample_dim`.
+    References:
+        Drolet et al. (2026), arXiv 2509.24716.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """Keys that `set_keys` takes; reward is read from "next", advantage from the root (with sample_dim=None)."""
+
+        action: NestedKey = "action"
+        sample_log_prob: NestedKey = "action_log_prob"
+        reward: NestedKey = "reward"
+        advantage: NestedKey = "advantage"
+
+    tensor_keys: _AcceptedKeys
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_actor", "ESS", "temperature", "kl_approx", "entropy"]  # noqa: RUF012 (TorchRL's own form)
+
+    actor_network: TensorDictModule
+    actor_network_params: TensorDictParams | None
+    target_actor_network_params: TensorDictParams | None
+
+    def __init__(
+        self,
+        actor_network: TensorDictModule,
+        *,
+        ess_fraction: float = 0.33,
+        temperature_floor: Tensor | float = 0.0,
+        entropy_coeff: float = 0.0,
+        sample_dim: int | None = 1,
+        trust_region: str | nn.Module = "ess",
+        centered: bool = False,
+        functional: bool = True,
+        reduction: str = "mean",
+    ) -> None:
+        if sample_dim is not None and sample_dim < 0:
+            raise ValueError(f"sample_dim counts from the front and must be >= 0, got {sample_dim}; 1 for [B, K, ...].")
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}.")
+        self._functional = functional
+        super().__init__()
+        self._in_keys: list[NestedKey] | None = None
+        if functional:
+            self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
+        else:
+            self.actor_network = actor_network
+            self.actor_network_params = None
+        self.trust_region = make_trust_region(trust_region, ess_fraction)
+        # Kept by reference, outside the module's own buffers: `.to(device)` would make a copy that no schedule reaches.
+        self._floor = (temperature_floor,)
+        self.entropy_coeff, self.sample_dim = entropy_coeff, sample_dim
+        self.centered, self.reduction = centered, reduction
+
+    @property
+    def functional(self) -> bool:
+        """Whether the parameters were taken out of the actor."""
+        return self._functional
+
+    @property
+    def temperature_floor(self) -> Tensor | float:
+        """The floor of the temperature, in nats, as it is now."""
+        return self._floor[0]
+
+    def _forward_value_estimator_keys(self, **kwargs: object) -> None:
+        self.in_keys = None
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Keys that the loss reads."""
+        if self._in_keys is None:
+            keys = self.tensor_keys
+            score = self._reward_key if self.sample_dim is not None else keys.advantage
+            self._in_keys = [*self.actor_network.in_keys, keys.action, keys.sample_log_prob, score]
+        return self._in_keys
+
+    @in_keys.setter
+    def in_keys(self, keys: list[NestedKey] | None) -> None:
+        self._in_keys = keys
+
+    @property
+    def _reward_key(self) -> NestedKey:
+        """("next", reward); a reward key that starts with "next" already is taken as it is."""
+        key = self.tensor_keys.reward
+        key = (key,) if isinstance(key, str) else tuple(key)
+        return key if key[0] == "next" else ("next", *key)
+
+    def _reward(self, tensordict: TensorDictBase) -> Tensor:
+        reward = tensordict.get(self.tensor_keys.advantage, None) if self.sample_dim is None else None
+        return tensordict.get(self._reward_key) if reward is None else reward
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The loss of a batch; see the class."""
+        action = tensordict.get(self.tensor_keys.action)
+        old_log_prob = tensordict.get(self.tensor_keys.sample_log_prob).detach()
+        parameters = (
+            self.actor_network_params.to_module(self.actor_network) if self.functional else contextlib.nullcontext()
+        )
+        # A distribution may call its network as late as log_prob: that too must see the parameters.
+        with parameters:
+            log_prob = self.actor_network.get_dist(tensordict).log_prob(action)
+        reward = self._reward(tensordict)
+        if reward.shape == (*log_prob.shape, 1):
+            reward = reward.squeeze(-1)
+        log_prob, old_log_prob, reward = (self._groups(v) for v in (log_prob, old_log_prob, reward))  # each [B, K]
+        score = reward - self.entropy_coeff * old_log_prob if self.entropy_coeff else reward
+        temperature = self.trust_region(score, self.temperature_floor)
+        terms = daps_loss(log_prob, score, temperature=temperature, centered=self.centered)
+        return TensorDict(
+            {
+                "loss_actor": self._reduce(terms.loss),
+                "ESS": terms.effective_sample_size.mean() / score.shape[-1],
+                "temperature": temperature.detach(),
+                "kl_approx": (old_log_prob - log_prob.detach()).mean(),
+                "entropy": -log_prob.detach().mean(),
+            },
+            batch_size=[],
+        )
+
+    def _groups(self, value: Tensor) -> Tensor:
+        """Brings [B, K, ...] to [B·..., K]: one row per group."""
+        if self.sample_dim is None:
+            return value.reshape(1, -1)
+        if value.ndim <= self.sample_dim:
+            raise ValueError(
+                f"the batch must have the samples of a context along dimension {self.sample_dim}, got a batch of shape "
+                f"{tuple(value.shape)}; reshape it to [B, K], or pass sample_dim=None to weigh the whole batch."
+            )
+        return value.movedim(self.sample_dim, -1).flatten(0, -2)
+
+    def _reduce(self, loss: Tensor) -> Tensor:
+        return loss if self.reduction == "none" else getattr(torch, self.reduction)(loss)

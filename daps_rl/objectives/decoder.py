@@ -1,0 +1,62 @@
+"""The decoder's likelihood as a TorchRL loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import dispatch
+from tensordict.utils import NestedKey
+from torch import nn
+from torchrl.objectives import LossModule
+
+from daps_rl.functional import decoder_loss
+
+
+class DecoderLoss(LossModule):
+    """Maximum likelihood of the data given the codes that the policy drew, unweighted.
+
+    Reads the observation [B, K, *x, ...] and the action [B, K, T]. No gradient reaches the policy: the codes are
+    integers.
+
+    Args:
+        decoder: maps codes [..., T] to a distribution over x.
+    Returns:
+        a tensordict: `loss_decoder`, −log p(x|z) in nats, averaged over the batch.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """Keys that `set_keys` takes."""
+
+        action: NestedKey = "action"
+        observation: NestedKey = "observation"
+
+    tensor_keys: _AcceptedKeys
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_decoder"]  # noqa: RUF012 (TorchRL's own form)
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def _forward_value_estimator_keys(self, **kwargs: object) -> None:
+        pass
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Keys that the loss reads."""
+        return [self.tensor_keys.observation, self.tensor_keys.action]
+
+    @in_keys.setter
+    def in_keys(self, keys: list[NestedKey] | None) -> None:
+        if keys is not None:
+            raise ValueError("in_keys of DecoderLoss follow from set_keys(action=..., observation=...).")
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The loss of a batch; see the class."""
+        action = tensordict.get(self.tensor_keys.action)
+        observation = tensordict.get(self.tensor_keys.observation)
+        log_likelihood = self.decoder(action).log_prob(observation)
+        return TensorDict({"loss_decoder": decoder_loss(log_likelihood.reshape(1, -1)).mean()}, batch_size=[])

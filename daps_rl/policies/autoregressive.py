@@ -1,0 +1,235 @@
+"""The autoregressive policy: each token is drawn given the datum and the tokens before it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+from torch.nn import functional as F
+
+from daps_rl.functional import draw_categorical
+from daps_rl.policies.checks import check_code_sizes, check_codes, check_transformer_sizes
+from daps_rl.policies.layers import DecoderBlock, KeyValueCache, sinusoidal_positions
+from daps_rl.policies.observation import ObservationEncoder
+
+Context = list[tuple[Tensor, Tensor]]  # per block: keys and values of the encoded datum, each [B, H, P, D/H]
+
+
+class CodeTransformer(nn.Module):
+    """Causal transformer over code tokens, cross-attending to an encoded context; gives the next token's logits.
+
+    A learned start embedding, outside the vocabulary, stands before the first token.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        vocab_size: int,
+        *,
+        embed_dim: int,
+        num_heads: int,
+        num_layers: int,
+        mlp_ratio: float,
+    ) -> None:
+        super().__init__()
+        self.num_tokens, self.vocab_size, self.num_heads = num_tokens, vocab_size, num_heads
+        self.start = nn.Parameter(torch.randn(embed_dim) * 0.02)
+        self.embed = nn.Embedding(vocab_size, embed_dim)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.register_buffer("positions", sinusoidal_positions(num_tokens, embed_dim), persistent=False)
+        self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(embed_dim)
+        self.head = nn.Linear(embed_dim, vocab_size)
+
+    def prepare(self, encoded: Tensor) -> Context:
+        """Keys and values of every block's cross-attention, computed once per context. encoded [B, P, D]."""
+        return [block.cross.keys_values(encoded) for block in self.blocks]
+
+    def forward(self, codes: Tensor, context: Context) -> Tensor:
+        """Teacher-forced logits of all tokens at once. codes [B, K, T] → [B, K, T, V]."""
+        b, k, _ = codes.shape
+        start = self.start.expand(b, k, 1, -1)
+        x = torch.cat((start, self.embed(codes[..., :-1])), dim=2) + self.positions  # [B, K, T, D]
+        for block, keys_values in zip(self.blocks, context, strict=True):
+            x = block(x, keys_values)
+        return self.head(self.norm(x))
+
+    def step(self, x: Tensor, context: Context, caches: list[KeyValueCache]) -> Tensor:
+        """Logits of the next token from the embedding of the last. x [B, K, 1, D] → [B, K, V]."""
+        for block, keys_values, cache in zip(self.blocks, context, caches, strict=True):
+            x = block(x, keys_values, cache)
+        return self.head(self.norm(x[:, :, 0]))
+
+
+class AutoregressiveCategorical(Distribution):
+    """q(z|x) = Π_t q(z_t | z_<t, x): batch shape [B], event shape [T].
+
+    Holds the encoded context: x is encoded once, however many codes are drawn or scored. `sample` draws token by
+    token with a key/value cache and no gradient; `log_prob` is one teacher-forced pass, with gradient.
+
+    Args:
+        transformer: gives the logits of the next token.
+        context: from `transformer.prepare`.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+    has_enumerate_support = False
+
+    def __init__(self, transformer: CodeTransformer, context: Context) -> None:
+        self.transformer, self.context = transformer, context
+        batch = context[0][0].shape[0]
+        super().__init__(torch.Size([batch]), torch.Size([transformer.num_tokens]), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Codes: T integers in 0 … V-1."""
+        return constraints.independent(constraints.integer_interval(0, self.transformer.vocab_size - 1), 1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
+        """Draws codes. [*sample_shape, B, T], int64, without gradient.
+
+        Args:
+            sample_shape: as in torch.distributions; (K,) draws K codes per context.
+            generator: source of randomness; torch's global one if None.
+        """
+        return self.sample_with_log_prob(sample_shape, generator)[0]
+
+    @torch.no_grad()
+    def sample_with_log_prob(
+        self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws codes, and gives the log-probability they were drawn with.
+
+        Returns:
+            codes [*sample_shape, B, T], int64; log_prob [*sample_shape, B], in nats. Neither carries a gradient.
+        """
+        codes, log_prob = self._unroll(torch.Size(sample_shape).numel(), generator, greedy=False)
+        codes = codes.transpose(0, 1).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
+        return codes, log_prob.transpose(0, 1).reshape(*sample_shape, *self.batch_shape)
+
+    @property
+    def mode(self) -> Tensor:
+        """Greedy code: the likeliest token at each position given those before it. [B, T].
+
+        Not always the likeliest code; finding that one takes a search.
+        """
+        return self._unroll(1, None, greedy=True)[0][:, 0]
+
+    @torch.no_grad()
+    def _unroll(self, samples: int, generator: torch.Generator | None, *, greedy: bool) -> tuple[Tensor, Tensor]:
+        """Draws K codes token by token. Returns codes [B, K, T] and log_prob [B, K]."""
+        net = self.transformer
+        (batch,), like = self.batch_shape, self.context[0][0]
+        head_dim = like.shape[-1]
+        caches = [
+            KeyValueCache((batch * samples, net.num_heads, net.num_tokens, head_dim), like) for _ in net.blocks
+        ]
+        codes = torch.empty(batch, samples, net.num_tokens, dtype=torch.int64, device=like.device)
+        log_prob = torch.zeros(batch, samples, device=like.device)
+        x = net.start.expand(batch, samples, 1, -1)  # [B, K, 1, D]
+        for t in range(net.num_tokens):
+            logits = net.step(x + net.positions[t], self.context, caches)  # [B, K, V]
+            probs = torch.softmax(logits.float(), dim=-1)
+            if greedy:
+                token = logits.argmax(-1, keepdim=True)  # [B, K, 1]
+            else:
+                uniform = torch.rand(batch, samples, 1, generator=generator, device=like.device)
+                token = draw_categorical(probs, uniform)
+            log_prob += probs.gather(-1, token)[..., 0].log()
+            codes[..., t] = token[..., 0]
+            x = net.embed(token)
+        return codes, log_prob
+
+    def token_logits(self, value: Tensor) -> Tensor:
+        """Logits of every token given those before it. [*S, B, T] → [*S, B, T, V], with gradient."""
+        check_codes(value, self.event_shape[0], self.batch_shape)
+        flat = value.reshape(-1, *self.batch_shape, *self.event_shape).transpose(0, 1)  # [B, K, T]
+        logits = self.transformer(flat, self.context)
+        return logits.transpose(0, 1).reshape(*value.shape, self.transformer.vocab_size)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log q(z|x), in nats: one teacher-forced pass. value [*S, B, T] → [*S, B], with gradient."""
+        check_codes(value, self.event_shape[0], self.batch_shape)
+        flat = value.reshape(-1, *self.batch_shape, *self.event_shape).transpose(0, 1)  # [B, K, T]
+        logits = self.transformer(flat, self.context)  # [B, K, T, V]
+        nll = F.cross_entropy(logits.flatten(0, 2).float(), flat.flatten(), reduction="none")
+        return -nll.view(flat.shape).sum(-1).transpose(0, 1).reshape(value.shape[:-1])
+
+    def entropy(self, num_samples: int = 16, generator: torch.Generator | None = None) -> Tensor:
+        """Estimate of the entropy, in nats. [B].
+
+        Unbiased: the mean over sampled codes of Σ_t H(q(· | z_<t, x)), each term exact given its prefix. The
+        gradient flows through the conditional entropies only, not through the choice of prefixes, and so is biased.
+
+        Args:
+            num_samples: codes drawn per context.
+            generator: source of randomness.
+        """
+        log_probs = torch.log_softmax(self.token_logits(self.sample((num_samples,), generator)).float(), dim=-1)
+        return -(log_probs.exp() * log_probs).sum((-2, -1)).mean(0)
+
+
+class AutoregressivePolicy(nn.Module):
+    """Transformer policy: a datum's patches are encoded, then a causal decoder writes the code.
+
+    Called on observations [B, *observation_shape], gives an `AutoregressiveCategorical` of batch shape [B] and event
+    shape [T].
+
+    Args:
+        observation_shape: shape of one observation: (C, H, W), (L, D) or (D,).
+        num_tokens: T.
+        vocab_size: V.
+        embed_dim: width D of both transformers.
+        num_heads: attention heads; divides embed_dim.
+        num_layers: blocks on the x-side.
+        num_code_layers: blocks on the code's side; as many as num_layers if None.
+        mlp_ratio: width of the feed-forward layers over embed_dim.
+        num_patches: patches of the observation; T if None, as published.
+        encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
+    Raises:
+        ValueError: a size is not positive, or num_heads does not divide embed_dim.
+    References:
+        Drolet et al. (2026), arXiv 2509.24716, appendix. Departure: the start token lies outside the vocabulary, and
+        no token is masked, so that sampled and rescored log-probabilities agree.
+    """
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        num_tokens: int,
+        vocab_size: int,
+        *,
+        embed_dim: int = 64,
+        num_heads: int = 4,
+        num_layers: int = 1,
+        num_code_layers: int | None = None,
+        mlp_ratio: float = 4.0,
+        num_patches: int | None = None,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_code_sizes(num_tokens, vocab_size)
+        check_transformer_sizes(embed_dim, num_heads, num_layers)
+        self.observation_shape = tuple(observation_shape)
+        self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        self.encoder = encoder or ObservationEncoder(
+            observation_shape,
+            num_patches=num_patches or num_tokens,
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            num_layers=num_layers,
+            mlp_ratio=mlp_ratio,
+        )
+        self.transformer = CodeTransformer(
+            num_tokens,
+            vocab_size,
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            num_layers=num_layers if num_code_layers is None else num_code_layers,
+            mlp_ratio=mlp_ratio,
+        )
+
+    def forward(self, observation: Tensor) -> AutoregressiveCategorical:
+        context = self.transformer.prepare(self.encoder(observation))
+        return AutoregressiveCategorical(self.transformer, context)

@@ -1,0 +1,143 @@
+"""The factorised policy: all tokens of a code are drawn independently given the datum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+from torch.nn import functional as F
+
+from daps_rl.functional import draw_categorical
+from daps_rl.policies.checks import check_code_sizes, check_codes, check_transformer_sizes
+from daps_rl.policies.layers import CrossAttention
+from daps_rl.policies.observation import ObservationEncoder
+
+
+class FactorizedCategorical(Distribution):
+    """q(z|x) = Π_t q(z_t|x): batch shape [B], event shape [T].
+
+    Args:
+        logits: unnormalised log-probabilities. [B, T, V].
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+    has_enumerate_support = False
+
+    def __init__(self, logits: Tensor) -> None:
+        self.log_probs = torch.log_softmax(logits.float() if logits.dtype != torch.float64 else logits, dim=-1)
+        super().__init__(logits.shape[:-2], logits.shape[-2:-1], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Codes: T integers in 0 … V-1."""
+        return constraints.independent(constraints.integer_interval(0, self.log_probs.shape[-1] - 1), 1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
+        """Draws codes. [*sample_shape, B, T], int64, without gradient."""
+        num_samples = torch.Size(sample_shape).numel()
+        probs = self.log_probs.exp()  # [B, T, V]
+        uniform = torch.rand(
+            *probs.shape[:-1], num_samples, generator=generator, device=probs.device, dtype=probs.dtype
+        )
+        tokens = draw_categorical(probs, uniform)  # [B, T, K]
+        return tokens.movedim(-1, 0).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
+
+    @torch.no_grad()
+    def sample_with_log_prob(
+        self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws codes [*sample_shape, B, T], and their log-probabilities [*sample_shape, B] in nats."""
+        codes = self.sample(sample_shape, generator)
+        return codes, self.log_prob(codes)
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest code. [B, T]."""
+        return self.log_probs.argmax(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log q(z|x), in nats. value [*S, B, T] → [*S, B], with gradient."""
+        check_codes(value, self.event_shape[0], self.batch_shape)
+        flat = value.reshape(-1, *self.batch_shape, *self.event_shape)  # [K, B, T]
+        picked = self.log_probs.gather(-1, flat.movedim(0, -1))  # [B, T, K]
+        return picked.sum(-2).movedim(-1, 0).reshape(value.shape[:-1])
+
+    def entropy(self) -> Tensor:
+        """Entropy, exact, in nats. [B]."""
+        return -(self.log_probs.exp() * self.log_probs).sum((-2, -1))
+
+
+class FactorizedPolicy(nn.Module):
+    """Transformer policy whose tokens are independent given the datum (the published DAPS-NA).
+
+    The patches are encoded; T learned queries attend to them and give each token's logits (with P = T, as published,
+    the patches' own positions give the logits, and there are no queries). Called on observations
+    [B, *observation_shape], gives a `FactorizedCategorical` of batch shape [B] and event shape [T].
+
+    Args:
+        observation_shape: shape of one observation: (C, H, W), (L, D) or (D,).
+        num_tokens: T.
+        vocab_size: V.
+        embed_dim: width D of the transformer.
+        num_heads: attention heads; divides embed_dim.
+        num_layers: blocks.
+        mlp_ratio: width of the feed-forward layers over embed_dim.
+        num_patches: patches of the observation; T if None, as published.
+        encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
+    Raises:
+        ValueError: a size is not positive, or num_heads does not divide embed_dim.
+    References:
+        Drolet et al. (2026), arXiv 2509.24716, appendix.
+    """
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        num_tokens: int,
+        vocab_size: int,
+        *,
+        embed_dim: int = 64,
+        num_heads: int = 4,
+        num_layers: int = 2,
+        mlp_ratio: float = 6.0,
+        num_patches: int | None = None,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_code_sizes(num_tokens, vocab_size)
+        check_transformer_sizes(embed_dim, num_heads, num_layers)
+        self.observation_shape = tuple(observation_shape)
+        self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        num_patches = num_patches or num_tokens
+        self.encoder = encoder or ObservationEncoder(
+            observation_shape,
+            num_patches=num_patches,
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            num_layers=num_layers,
+            mlp_ratio=mlp_ratio,
+        )
+        self.readout = None if encoder is None and num_patches == num_tokens else TokenQueries(
+            num_tokens, embed_dim, num_heads
+        )
+        self.head = nn.Linear(embed_dim, vocab_size)
+
+    def forward(self, observation: Tensor) -> FactorizedCategorical:
+        x = self.encoder(observation)  # [B, P, D]
+        if self.readout is not None:
+            x = self.readout(x)  # [B, T, D]
+        return FactorizedCategorical(self.head(x))
+
+
+class TokenQueries(nn.Module):
+    """T learned queries that attend to an encoded context. [B, P, D] → [B, T, D]."""
+
+    def __init__(self, num_tokens: int, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(num_tokens, dim))
+        self.cross = CrossAttention(dim, num_heads)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        queries = self.queries.expand(encoded.shape[0], -1, -1)
+        return F.layer_norm(self.cross(queries, self.cross.keys_values(encoded)), encoded.shape[-1:])

@@ -1,0 +1,123 @@
+"""The transformer's parts: position embeddings, attention with a cache, blocks. Pre-LN throughout."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def sinusoidal_positions(length: int, dim: int) -> Tensor:
+    """Sinusoidal position embeddings (Vaswani et al., 2017). [length, dim]."""
+    position = torch.arange(length, dtype=torch.float64)[:, None]
+    frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float64) * (-math.log(10_000.0) / dim))
+    angles = position * frequency  # [length, ceil(dim / 2)]
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[:, :dim].float()
+
+
+class KeyValueCache:
+    """Keys and values of the tokens sampled so far, in place: nothing is ever copied to make room.
+
+    Holds [N, H, T, D/H] for N = B·K sequences; `length` tokens of them are filled.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
+        self.keys = like.new_empty(shape)
+        self.values = like.new_empty(shape)
+        self.length = 0
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds one token's key and value [N, H, 1, D/H]; returns views of all so far [N, H, length, D/H]."""
+        self.keys[:, :, self.length] = key[:, :, 0]
+        self.values[:, :, self.length] = value[:, :, 0]
+        self.length += 1
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over [N, L, D], causal or not, with an optional cache for one token at a time."""
+
+    def __init__(self, dim: int, num_heads: int, *, causal: bool) -> None:
+        super().__init__()
+        self.num_heads, self.causal = num_heads, causal
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        n, length, dim = x.shape
+        q, k, v = self.qkv(x).view(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each [N, H, L, D/H]
+        if cache is not None:
+            k, v = cache.append(k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and cache is None)
+        return self.out(mixed.transpose(1, 2).reshape(n, length, dim))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of code tokens [B, L, D] to a context's keys and values, shared by its K codes."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of an encoded context. [B, P, D] → two of [B, H, P, D/H]."""
+        b, p, _ = context.shape
+        k, v = self.key_value(context).view(b, p, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        return k, v
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+        b, length, dim = x.shape
+        q = self.query(x).view(b, length, self.num_heads, -1).transpose(1, 2)  # [B, H, L, D/H]
+        mixed = F.scaled_dot_product_attention(q, *keys_values)
+        return self.out(mixed.transpose(1, 2).reshape(b, length, dim))
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, dim: int, mlp_ratio: float) -> None:
+        hidden = int(dim * mlp_ratio)
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+
+class EncoderBlock(nn.Module):
+    """Pre-LN transformer block without a mask. [N, L, D] → [N, L, D]."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(dim)
+        self.attention = SelfAttention(dim, num_heads, causal=False)
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.mlp = FeedForward(dim, mlp_ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm_attention(x))
+        return x + self.mlp(self.norm_mlp(x))
+
+
+class DecoderBlock(nn.Module):
+    """Pre-LN causal block over code tokens, cross-attending to the encoded context.
+
+    Tokens come as [B, K, L, D]: K codes of the same context. Self-attention sees B·K sequences of length L,
+    cross-attention B sequences of K·L queries, so that the context's keys and values are never repeated.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(dim)
+        self.attention = SelfAttention(dim, num_heads, causal=True)
+        self.norm_cross = nn.LayerNorm(dim)
+        self.cross = CrossAttention(dim, num_heads)
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.mlp = FeedForward(dim, mlp_ratio)
+
+    def forward(self, x: Tensor, context: tuple[Tensor, Tensor], cache: KeyValueCache | None = None) -> Tensor:
+        b, k, length, dim = x.shape
+        x = x + self.attention(self.norm_attention(x).view(b * k, length, dim), cache).view(b, k, length, dim)
+        x = x + self.cross(self.norm_cross(x).view(b, k * length, dim), context).view(b, k, length, dim)
+        return x + self.mlp(self.norm_mlp(x))

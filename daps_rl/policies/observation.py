@@ -1,0 +1,128 @@
+"""From a datum to a sequence of embedded patches: the x-side of every policy."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daps_rl.policies.layers import EncoderBlock, sinusoidal_positions
+
+
+class Patches(nn.Module):
+    """Cuts observations into P patches, padding with zeros where the sizes do not divide.
+
+    Images [B, C, H, W] are cut into the most nearly square grid of P patches; vectors [B, D] into P
+    pieces; sequences [B, L, D] into P stretches of time.
+
+    Args:
+        observation_shape: shape of one observation: (C, H, W), (D,) or (L, D).
+        num_patches: P.
+    Raises:
+        ValueError: the shape has no or more than three axes, or there are more patches than entries.
+    """
+
+    def __init__(self, observation_shape: tuple[int, ...], num_patches: int) -> None:
+        super().__init__()
+        self.observation_shape = tuple(observation_shape)
+        self.num_patches = num_patches
+        if not 1 <= len(self.observation_shape) <= 3:
+            raise ValueError(
+                f"observation_shape must be (C, H, W), (L, D) or (D,), got {self.observation_shape}; "
+                "pass an encoder of your own for other observations."
+            )
+        height, width = self._plane()
+        rows = _grid_rows(num_patches, height, width)
+        self.grid = (rows, num_patches // rows)
+        if rows > height or self.grid[1] > width:
+            raise ValueError(
+                f"num_patches must be at most the number of pieces of an observation {self.observation_shape}, "
+                f"got {num_patches}; lower it."
+            )
+        self.patch_shape = (math.ceil(height / self.grid[0]), math.ceil(width / self.grid[1]))
+
+    def _plane(self) -> tuple[int, int]:
+        """(height, width) of the plane that is cut: vectors and sequences are one row high."""
+        match self.observation_shape:
+            case (_, height, width):
+                return height, width
+            case (length, _):
+                return 1, length
+            case (length,):
+                return 1, length
+        raise AssertionError("checked in __init__")
+
+    @property
+    def patch_dim(self) -> int:
+        """Entries of one patch."""
+        channels = {1: 1, 2: self.observation_shape[-1], 3: self.observation_shape[0]}[len(self.observation_shape)]
+        return channels * self.patch_shape[0] * self.patch_shape[1]
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """[B, *observation_shape] → [B, P, patch_dim]."""
+        match len(self.observation_shape):
+            case 1:
+                plane = observation[:, None, None, :]  # [B, 1, 1, D]
+            case 2:
+                plane = observation.transpose(1, 2)[:, :, None, :]  # [B, D, 1, L]
+            case _:
+                plane = observation
+        (rows, columns), (height, width) = self.grid, self.patch_shape
+        pad_height, pad_width = rows * height - plane.shape[-2], columns * width - plane.shape[-1]
+        if pad_height or pad_width:
+            plane = F.pad(plane, (0, pad_width, 0, pad_height))
+        b, channels = plane.shape[:2]
+        patches = plane.reshape(b, channels, rows, height, columns, width).permute(0, 2, 4, 1, 3, 5)
+        return patches.reshape(b, self.num_patches, self.patch_dim)
+
+
+class ObservationEncoder(nn.Module):
+    """Transformer over the patches of an observation. [B, *observation_shape] → [B, P, D].
+
+    Args:
+        observation_shape: shape of one observation.
+        num_patches: P.
+        embed_dim: D.
+        num_heads, num_layers, mlp_ratio: of the transformer.
+    """
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        *,
+        num_patches: int,
+        embed_dim: int,
+        num_heads: int,
+        num_layers: int,
+        mlp_ratio: float,
+    ) -> None:
+        super().__init__()
+        self.patches = Patches(observation_shape, num_patches)
+        self.embed = nn.Linear(self.patches.patch_dim, embed_dim)
+        self.register_buffer("positions", sinusoidal_positions(num_patches, embed_dim), persistent=False)
+        self.blocks = nn.ModuleList(EncoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        check_observation(observation, self.patches.observation_shape)
+        x = self.embed(self.patches(observation)) + self.positions  # [B, P, D]
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+def check_observation(observation: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless the observation is a floating batch [B, *shape]."""
+    if tuple(observation.shape[1:]) != tuple(shape) or not torch.is_floating_point(observation):
+        raise ValueError(
+            f"observation must be a floating-point batch of shape [B, {', '.join(map(str, shape))}], "
+            f"got {observation.dtype} of shape {tuple(observation.shape)}; reshape or convert it."
+        )
+
+
+def _grid_rows(num_patches: int, height: int, width: int) -> int:
+    """Rows of the grid of `num_patches` whose patches are most nearly square."""
+    rows = [r for r in range(1, num_patches + 1) if num_patches % r == 0]
+    return min(rows, key=lambda r: abs(math.log((height / r) / (width / (num_patches // r)))))

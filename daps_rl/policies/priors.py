@@ -1,0 +1,63 @@
+"""Priors over codes: distributions of event shape [T] and no batch shape."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from daps_rl.policies.checks import check_code_sizes
+
+
+class UniformCodes(Distribution):
+    """Uniform over V^T codes: batch shape [], event shape [T].
+
+    Args:
+        num_tokens: T.
+        vocab_size: V.
+        device: of the samples.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+    has_enumerate_support = False
+
+    def __init__(self, num_tokens: int, vocab_size: int, device: torch.device | str | None = None) -> None:
+        check_code_sizes(num_tokens, vocab_size)
+        self.vocab_size, self.device = vocab_size, device
+        super().__init__(torch.Size(), torch.Size([num_tokens]), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Codes: T integers in 0 … V-1."""
+        return constraints.independent(constraints.integer_interval(0, self.vocab_size - 1), 1)
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
+        """Draws codes. [*sample_shape, T], int64."""
+        shape = (*sample_shape, *self.event_shape)
+        return torch.randint(self.vocab_size, shape, generator=generator, device=self.device)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """−T log V for every code, in nats. [..., T] → [...]."""
+        return torch.full(value.shape[:-1], -self.entropy().item(), device=value.device)
+
+    def entropy(self) -> Tensor:
+        """T log V, in nats. 0-dim."""
+        return torch.tensor(self.event_shape[0] * math.log(self.vocab_size))
+
+
+class UniformPrior(nn.Module):
+    """The uniform prior as a module: called without arguments, gives `UniformCodes`.
+
+    A learned or structured prior is any module that gives, called the same way, a distribution of event shape [T].
+    """
+
+    def __init__(self, num_tokens: int, vocab_size: int) -> None:
+        super().__init__()
+        check_code_sizes(num_tokens, vocab_size)
+        self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        self.register_buffer("_device", torch.empty(0), persistent=False)
+
+    def forward(self) -> UniformCodes:
+        return UniformCodes(self.num_tokens, self.vocab_size, self._device.device)

@@ -1,0 +1,197 @@
+"""Encoding as a one-step contextual bandit, for TorchRL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torchrl.data import Bounded, Composite, MultiCategorical, Unbounded
+from torchrl.envs import EnvBase
+
+from daps_rl.functional import beta_elbo, kl_estimate
+from daps_rl.policies import UniformCodes
+
+
+class EncodingEnv(EnvBase):
+    """Encode a datum x as a code z: one step, paid by how well the decoder explains x from z.
+
+    Observation:
+        `observation` [B, K, *x]: B data, each repeated for the K codes of its group (a view, not a copy).
+    Action:
+        `action` [B, K, T], int64 in 0 … V-1; with it `action_log_prob` [B, K], log q(z|x) in nats.
+    Reward:
+        `reward` [B, K, 1] = log p(x|z) − β·(log q(z|x) − log p(z)), in nats; larger is better. Beside it
+        `log_likelihood` and `kl` (the one-sample estimate; 0 when no log-probability came in) [B, K, 1].
+    Episode end:
+        Every episode ends, terminated, after its one step.
+    Reset and seed:
+        A reset draws B data uniformly (whole groups: all K of a context, or none of them). `set_seed(s)` makes the
+        sequence of data repeatable.
+
+    The KL is paid in the reward, once, with the log-probability that the code had when it was drawn. With β > 0 a
+    step whose tensordict has none is an error; `rand_action` draws from the prior and writes it.
+    `env.beta` is the one shared value of β, a 0-dim tensor: update it in place (`env.beta.fill_(0.1)`) and pass it to
+    `DAPSLoss(temperature_floor=env.beta)`.
+
+    Args:
+        data: the data [N, ...], floating point; kept on `device`.
+        decoder: maps codes [..., T] to a distribution over x; its log_prob(x) is paid. Or None, with `reward_fn`.
+        num_tokens: T.
+        vocab_size: V.
+        batch_size: [B, K], contexts and codes per context.
+        beta: weight of the KL to the prior.
+        prior: distribution over codes of event shape [T]; uniform if None.
+        reward_fn: in the decoder's place, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
+            differentiable.
+        device: of data, decoder and tensordicts; the data's own if None.
+        seed: of the sequence of data; drawn from torch's global generator if None.
+    Raises:
+        ValueError: data, sizes or beta make no sense, or not exactly one of decoder and reward_fn is given.
+    """
+
+    def __init__(
+        self,
+        data: Tensor,
+        decoder: nn.Module | None = None,
+        *,
+        num_tokens: int,
+        vocab_size: int,
+        batch_size: Sequence[int],
+        beta: float = 0.0,
+        prior: Distribution | None = None,
+        reward_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+        device: torch.device | str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if (decoder is None) == (reward_fn is None):
+            raise ValueError("exactly one of decoder and reward_fn must be given; pass the one that scores the codes.")
+        if len(batch_size) != 2 or min(batch_size) < 1:
+            raise ValueError(f"batch_size must be [B, K], contexts and codes per context, got {list(batch_size)}.")
+        if data.ndim < 2 or not torch.is_floating_point(data):
+            raise ValueError(
+                f"data must be a floating-point tensor [N, ...], got {data.dtype} of shape {tuple(data.shape)}; "
+                "convert it with .float()."
+            )
+        if beta < 0.0:
+            raise ValueError(f"beta must be >= 0, got {beta}; it weighs the KL to the prior.")
+        device = torch.device(device) if device is not None else data.device
+        super().__init__(device=device, batch_size=torch.Size(batch_size))
+        self.data = data.to(device)
+        self.decoder = decoder if decoder is None else decoder.to(device)
+        self.reward_fn = reward_fn
+        self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        self.prior = prior or UniformCodes(num_tokens, vocab_size, device)
+        self.register_buffer("beta", torch.tensor(float(beta), device=device))
+        self.generator = torch.Generator(device=device)
+        self.set_seed(int(torch.randint(2**31 - 1, ())) if seed is None else seed)
+        self._make_spec()
+
+    def _make_spec(self) -> None:
+        batch, device = self.batch_size, self.device
+        code = torch.full((self.num_tokens,), self.vocab_size)
+
+        def entry(*shape: int) -> Unbounded:
+            return Unbounded((*batch, *shape), device=device)
+
+        self.observation_spec = Composite(
+            observation=entry(*self.data.shape[1:]),
+            log_likelihood=entry(1),
+            kl=entry(1),
+            shape=batch,
+            device=device,
+        )
+        self.action_spec = MultiCategorical(code, shape=(*batch, self.num_tokens), device=device)
+        self.state_spec = Composite(action_log_prob=entry(), shape=batch, device=device)
+        self.reward_spec = entry(1)
+        done = Bounded(False, True, (*batch, 1), dtype=torch.bool, device=device)
+        self.full_done_spec = Composite(done=done, terminated=done.clone(), shape=batch, device=device)
+
+    def _set_seed(self, seed: int | None) -> None:
+        if seed is not None:
+            self.generator.manual_seed(seed)
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: object) -> TensorDictBase:
+        contexts, samples = self.batch_size
+        index = torch.randint(len(self.data), (contexts,), generator=self.generator, device=self.device)
+        x = self.data[index]  # [B, *x]
+        mask = None if tensordict is None else tensordict.get("_reset", None)
+        if mask is not None:
+            x = self._keep_unreset(x, mask.view(contexts, samples), tensordict)
+        zeros = torch.zeros(*self.batch_size, 1, device=self.device)
+        return TensorDict(
+            {
+                "observation": x.unsqueeze(1).expand(contexts, samples, *x.shape[1:]),
+                "log_likelihood": zeros,
+                "kl": zeros.clone(),
+            },
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def _keep_unreset(self, x: Tensor, mask: Tensor, tensordict: TensorDictBase) -> Tensor:
+        """New data where a group resets, the old where it does not. mask [B, K], x [B, *x] → [B, *x]."""
+        whole = mask[:, 0]
+        if (mask != whole[:, None]).any():
+            raise ValueError(
+                "the K codes of a context reset together, got a `_reset` mask that splits a group; "
+                "set it for all entries along dimension 1, or for none."
+            )
+        old = tensordict.get("observation", None)
+        if old is None or whole.all():
+            return x
+        return torch.where(whole.view(-1, *[1] * (x.ndim - 1)), x, old[:, 0])
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        x, codes = tensordict["observation"][:, :1], tensordict["action"]  # [B, 1, *x], [B, K, T]
+        log_likelihood = self.score(x, codes)  # [B, K]
+        log_prob = tensordict.get("action_log_prob", None)
+        if log_prob is None:
+            if self.beta > 0.0:
+                raise KeyError(
+                    "with beta > 0 the step needs `action_log_prob` [B, K], the log-probability the code was drawn "
+                    "with; use an actor that returns it (return_log_prob=True), or set beta to 0."
+                )
+            kl = torch.zeros_like(log_likelihood)
+        else:
+            kl = kl_estimate(log_prob, self.prior.log_prob(codes))
+        reward = beta_elbo(log_likelihood, kl, self.beta)
+        done = torch.ones(*self.batch_size, 1, dtype=torch.bool, device=self.device)
+        return TensorDict(
+            {
+                "observation": tensordict["observation"],
+                "log_likelihood": log_likelihood.unsqueeze(-1),
+                "kl": kl.unsqueeze(-1),
+                "reward": reward.unsqueeze(-1),
+                "done": done,
+                "terminated": done.clone(),
+            },
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    @torch.no_grad()
+    def score(self, x: Tensor, codes: Tensor) -> Tensor:
+        """log p(x|z), or reward_fn's value, of each code. x [B, 1, *x], codes [B, K, T] → [B, K], float32."""
+        value = self.reward_fn(x, codes) if self.decoder is None else self.decoder(codes).log_prob(x)
+        if value.shape != codes.shape[:-1]:
+            raise ValueError(
+                f"{'reward_fn' if self.decoder is None else 'the decoder'} must score codes [B, K, T] as [B, K] = "
+                f"{tuple(codes.shape[:-1])}, got shape {tuple(value.shape)}; sum over the entries of x."
+            )
+        return value.float()
+
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """Codes from the prior, and their log-probability: the behaviour policy of a random agent.
+
+        Args:
+            tensordict: where to write; a new one if None.
+        Returns:
+            the tensordict with `action` [B, K, T] and `action_log_prob` [B, K].
+        """
+        codes = self.prior.sample(self.batch_size).to(self.device)
+        if tensordict is None:
+            tensordict = TensorDict({}, batch_size=self.batch_size, device=self.device)
+        return tensordict.update({"action": codes, "action_log_prob": self.prior.log_prob(codes)})
