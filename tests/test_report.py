@@ -50,9 +50,7 @@ def capture(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 class TestReconstructions:
-    @pytest.mark.parametrize(
-        "shape", [(1, 1, 8, 8), (16, 1, 8, 8), (16, 3, 32, 32), (3, 1, 28, 20), (2, 3, 300, 400), (40, 1, 8, 8)]
-    )
+    @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (16, 3, 32, 32), (3, 1, 28, 20), (1, 3, 300, 400), (40, 1, 8, 8)])
     def test_images_are_written(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         report.plot_reconstructions(tmp_path / "a.png", images, images * 0.5, 1 - images, title="Title")
@@ -105,7 +103,7 @@ class TestReconstructions:
         assert (images == 0.5).all()
         read_png(tmp_path / "a.png")
 
-    @pytest.mark.parametrize("shape", [(1, 12), (6, 12), (3, 1), (5, 20, 1), (16, 20, 7), (2, 1, 3)])
+    @pytest.mark.parametrize("shape", [(1, 12), (3, 1), (5, 20, 1), (7, 20, 6), (2, 1, 3)])
     def test_other_data_become_line_plots(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
         data = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         report.plot_reconstructions(tmp_path / "a.png", data, data * 0.9, data * 0.5, title="Title")
@@ -184,23 +182,25 @@ class TestLearningCurves:
             assert steps[0] == 0
             assert steps[-1] >= 19_990
 
-    def test_terrible_first_steps_do_not_set_the_range(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("number", [12, 100])
+    def test_terrible_first_steps_do_not_set_the_range(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         figures = capture(monkeypatch)
-        report.plot_learning_curves("a.png", make_rows(100))
+        rows = make_rows(number)
+        report.plot_learning_curves("a.png", rows)
         low, high = figures[0].axes[0].get_ylim()
-        assert -50 < low < -45
-        assert -31 < high < -29
-        hidden = sum(row["beta_elbo"] < low for row in make_rows(100))
-        hidden += sum(row.get("validation_beta_elbo", 0.0) < low for row in make_rows(100))
-        assert hidden < 8
+        assert -50 < low < -42
+        assert -31 < high < -28
+        values = [row[key] for row in rows for key in ("beta_elbo", "validation_beta_elbo") if key in row]
+        hidden = sum(value < low for value in values)
+        assert 1 < hidden < 8  # the first step of train and of validation at least
         assert figures[0].axes[0].get_legend().get_title().get_text() == f"points below the panel: {hidden}"
 
     def test_a_tame_curve_is_shown_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
         figures = capture(monkeypatch)
         report.plot_learning_curves("a.png", [{"step": i, "beta_elbo": float(i)} for i in range(100)])
         low, high = figures[0].axes[0].get_ylim()
-        assert low < 0
-        assert high > 99
+        assert low < -5
+        assert high > 104
         assert figures[0].axes[0].get_legend().get_title().get_text() == ""
 
     def test_target_and_floor_are_dashed_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +222,15 @@ class TestLearningCurves:
         report.plot_learning_curves("a.png", [{"step": 3, "beta_elbo": -4.0}])
         notes = [[text.get_text() for text in axes.texts] for axes in figures[0].axes]
         assert notes == [[], ["not logged"], ["not logged"], ["not logged"]]
+
+    def test_a_log_axis_has_no_place_for_zero(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        figures = capture(monkeypatch)
+        report.plot_learning_curves(
+            "a.png", [{"step": i, "temperature": float(i), "temperature_floor": 0.0} for i in range(4)]
+        )
+        (line,) = figures[0].axes[2].lines
+        assert list(line.get_ydata()) == [1.0, 2.0, 3.0]
+        assert figures[0].axes[2].get_ylim()[0] > 0
 
     def test_missing_and_unusable_values_are_skipped(self, tmp_path: Path) -> None:
         rows: list[dict[str, Any]] = [
@@ -261,7 +270,7 @@ class TestLearningCurves:
 
 
 class TestCodeUsage:
-    @pytest.mark.parametrize("shape", [(1, 1), (2, 4), (8, 128), (40, 20), (1024, 1024)])
+    @pytest.mark.parametrize("shape", [(1, 1), (2, 4), (40, 20), (1024, 1024)])
     def test_any_size(self, tmp_path: Path, shape: tuple[int, int]) -> None:
         counts = torch.randint(0, 50, shape, generator=torch.Generator().manual_seed(0)) + 1
         report.plot_code_usage(tmp_path / "a.png", counts, title="Title")
@@ -278,7 +287,7 @@ class TestCodeUsage:
         np.testing.assert_allclose([bar.get_width() for bar in bars.patches], expected)
         shares = heat.images[0].get_array()
         np.testing.assert_array_equal(np.ma.getmaskarray(shares).sum(axis=1), [0, 3, 2, 4])  # grey: never used
-        np.testing.assert_allclose(shares[2, :2], [0.75, 0.25])
+        np.testing.assert_allclose(shares[2].filled(0.0), [0.75, 0.25, 0.0, 0.0])
 
     def test_labels_are_thinned(self, monkeypatch: pytest.MonkeyPatch) -> None:
         figures = capture(monkeypatch)
