@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -32,7 +33,7 @@ class EncodingEnv(EnvBase):
         sequence of data repeatable.
 
     The KL is paid in the reward, once, with the log-probability that the code had when it was drawn. With β > 0 a
-    step whose tensordict has none is an error; `rand_action` draws from the prior and writes it.
+    step whose tensordict has none of its own (a reset clears it) is an error; `rand_action` draws from the prior and writes it.
     `env.beta` is the one shared value of β, a 0-dim tensor: update it in place (`env.beta.fill_(0.1)`) and pass it to
     `DAPSLoss(temperature_floor=env.beta)`.
 
@@ -126,6 +127,8 @@ class EncodingEnv(EnvBase):
                 "observation": x.unsqueeze(1).expand(contexts, samples, *x.shape[1:]),
                 "log_likelihood": zeros,
                 "kl": zeros.clone(),
+                # Not a number until an actor writes it: a value of an earlier step is never taken for this one's.
+                "action_log_prob": torch.full(self.batch_size, math.nan, device=self.device),
             },
             batch_size=self.batch_size,
             device=self.device,
@@ -149,14 +152,14 @@ class EncodingEnv(EnvBase):
         log_likelihood = self.score(x, codes)  # [B, K]
         log_prob = tensordict.get("action_log_prob", None)
         if log_prob is None:
-            if self.beta > 0.0:
-                raise KeyError(
-                    "with beta > 0 the step needs `action_log_prob` [B, K], the log-probability the code was drawn "
-                    "with; use an actor that returns it (return_log_prob=True), or set beta to 0."
-                )
-            kl = torch.zeros_like(log_likelihood)
-        else:
-            kl = kl_estimate(log_prob, self.prior.log_prob(codes))
+            log_prob = torch.full_like(log_likelihood, math.nan)
+        missing = log_prob.isnan()
+        if (self.beta > 0.0) & missing.any():
+            raise KeyError(
+                "with beta > 0 the step needs `action_log_prob` [B, K], the log-probability the code was drawn "
+                "with, and it is missing or NaN; use an actor that returns it (return_log_prob=True), or set beta to 0."
+            )
+        kl = torch.where(missing, 0.0, kl_estimate(log_prob, self.prior.log_prob(codes)))
         reward = beta_elbo(log_likelihood, kl, self.beta)
         done = torch.ones(*self.batch_size, 1, dtype=torch.bool, device=self.device)
         return TensorDict(

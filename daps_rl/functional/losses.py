@@ -43,9 +43,7 @@ def weighted_likelihood_loss(log_prob: Tensor, weights: Tensor, *, centered: boo
     return -torch.where(weights == 0, 0.0, weights * torch.where(weights == 0, 0.0, log_prob)).sum(-1)
 
 
-def daps_loss(
-    log_prob: Tensor, reward: Tensor, *, temperature: Tensor | float, centered: bool = False
-) -> DAPSTerms:
+def daps_loss(log_prob: Tensor, reward: Tensor, *, temperature: Tensor | float, centered: bool = False) -> DAPSTerms:
     """The encoder's loss of DAPS: weighted maximum likelihood with w = softmax(R / temperature).
 
     Args:
@@ -62,7 +60,7 @@ def daps_loss(
         context, it cancels in the softmax.
     """
     check_same_shape(log_prob=log_prob, reward=reward)
-    weights = target_weights(reward, temperature)
+    weights = target_weights(reward, temperature).detach()  # a temperature may ask for a gradient of its own
     loss = weighted_likelihood_loss(log_prob, weights, centered=centered)
     return DAPSTerms(loss, weights, effective_sample_size(weights))
 

@@ -35,7 +35,8 @@ def target_weights(reward: Tensor, temperature: Tensor | float) -> Tensor:
         reward: larger is better; -inf is allowed, NaN comes out as NaN. [B, K].
         temperature: positive. A number, or 0-dim.
     Returns:
-        [B, K], detached, each row sums to 1. float32 (float64 for float64 input).
+        [B, K], each row sums to 1. float32 (float64 for float64 input). No gradient reaches the reward (one does reach
+        a temperature that asks for it).
     Raises:
         ValueError: reward is not [B, K], or a temperature given as a number is not positive.
     References:

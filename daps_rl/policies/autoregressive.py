@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
 from daps_rl.functional import draw_categorical
+from daps_rl.functional.checks import as_float
 from daps_rl.policies.checks import check_code_sizes, check_codes, check_transformer_sizes
 from daps_rl.policies.layers import DecoderBlock, KeyValueCache, sinusoidal_positions
-from daps_rl.policies.observation import ObservationEncoder
+from daps_rl.policies.observation import ObservationEncoder, make_readout
 
-Context = list[tuple[Tensor, Tensor]]  # per block: keys and values of the encoded datum, each [B, H, P, D/H]
+
+class Context(NamedTuple):
+    """An encoded datum, as the code's side reads it."""
+
+    keys_values: list[tuple[Tensor, Tensor]]  # per block, each [B, H, P, D/H]
+    aligned: Tensor | None  # [B, 1, T, D], added to the tokens' embeddings; None for cross-attention alone
 
 
 class CodeTransformer(nn.Module):
     """Causal transformer over code tokens, cross-attending to an encoded context; gives the next token's logits.
 
-    A learned start embedding, outside the vocabulary, stands before the first token.
+    A learned start embedding, outside the vocabulary, stands before the first token. With a readout, the encoded
+    datum is also brought to T positions and added there, so that a token's own part of the datum is at hand without
+    attention.
     """
 
     def __init__(
@@ -30,9 +40,11 @@ class CodeTransformer(nn.Module):
         num_heads: int,
         num_layers: int,
         mlp_ratio: float,
+        readout: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.num_tokens, self.vocab_size, self.num_heads = num_tokens, vocab_size, num_heads
+        self.readout = readout
         self.start = nn.Parameter(torch.randn(embed_dim) * 0.02)
         self.embed = nn.Embedding(vocab_size, embed_dim)
         nn.init.normal_(self.embed.weight, std=0.02)
@@ -42,21 +54,29 @@ class CodeTransformer(nn.Module):
         self.head = nn.Linear(embed_dim, vocab_size)
 
     def prepare(self, encoded: Tensor) -> Context:
-        """Keys and values of every block's cross-attention, computed once per context. encoded [B, P, D]."""
-        return [block.cross.keys_values(encoded) for block in self.blocks]
+        """All that the code's side needs of a datum, computed once per context. encoded [B, P, D]."""
+        aligned = None if self.readout is None else self.readout(encoded).unsqueeze(1)
+        return Context([block.cross.keys_values(encoded) for block in self.blocks], aligned)
+
+    def input_at(self, embedded: Tensor, context: Context, start: int) -> Tensor:
+        """Adds positions start … start+L-1 and the datum's share of them. embedded [B, K, L, D] → [B, K, L, D]."""
+        stop = start + embedded.shape[2]
+        x = embedded + self.positions[start:stop]
+        return x if context.aligned is None else x + context.aligned[:, :, start:stop]
 
     def forward(self, codes: Tensor, context: Context) -> Tensor:
         """Teacher-forced logits of all tokens at once. codes [B, K, T] → [B, K, T, V]."""
         b, k, _ = codes.shape
         start = self.start.expand(b, k, 1, -1)
-        x = torch.cat((start, self.embed(codes[..., :-1])), dim=2) + self.positions  # [B, K, T, D]
-        for block, keys_values in zip(self.blocks, context, strict=True):
+        x = self.input_at(torch.cat((start, self.embed(codes[..., :-1])), dim=2), context, 0)  # [B, K, T, D]
+        for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             x = block(x, keys_values)
         return self.head(self.norm(x))
 
-    def step(self, x: Tensor, context: Context, caches: list[KeyValueCache]) -> Tensor:
-        """Logits of the next token from the embedding of the last. x [B, K, 1, D] → [B, K, V]."""
-        for block, keys_values, cache in zip(self.blocks, context, caches, strict=True):
+    def step(self, embedded: Tensor, context: Context, caches: list[KeyValueCache]) -> Tensor:
+        """Logits of the next token from the embedding of the last. embedded [B, K, 1, D] → [B, K, V]."""
+        x = self.input_at(embedded, context, caches[0].length)
+        for block, keys_values, cache in zip(self.blocks, context.keys_values, caches, strict=True):
             x = block(x, keys_values, cache)
         return self.head(self.norm(x[:, :, 0]))
 
@@ -77,7 +97,7 @@ class AutoregressiveCategorical(Distribution):
 
     def __init__(self, transformer: CodeTransformer, context: Context) -> None:
         self.transformer, self.context = transformer, context
-        batch = context[0][0].shape[0]
+        batch = context.keys_values[0][0].shape[0]
         super().__init__(torch.Size([batch]), torch.Size([transformer.num_tokens]), validate_args=False)
 
     @property
@@ -86,7 +106,9 @@ class AutoregressiveCategorical(Distribution):
         return constraints.independent(constraints.integer_interval(0, self.transformer.vocab_size - 1), 1)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
         """Draws codes. [*sample_shape, B, T], int64, without gradient.
 
         Args:
@@ -120,21 +142,19 @@ class AutoregressiveCategorical(Distribution):
     def _unroll(self, samples: int, generator: torch.Generator | None, *, greedy: bool) -> tuple[Tensor, Tensor]:
         """Draws K codes token by token. Returns codes [B, K, T] and log_prob [B, K]."""
         net = self.transformer
-        (batch,), like = self.batch_shape, self.context[0][0]
+        (batch,), like = self.batch_shape, self.context.keys_values[0][0]
         head_dim = like.shape[-1]
-        caches = [
-            KeyValueCache((batch * samples, net.num_heads, net.num_tokens, head_dim), like) for _ in net.blocks
-        ]
+        caches = [KeyValueCache((batch * samples, net.num_heads, net.num_tokens, head_dim), like) for _ in net.blocks]
         codes = torch.empty(batch, samples, net.num_tokens, dtype=torch.int64, device=like.device)
-        log_prob = torch.zeros(batch, samples, device=like.device)
+        log_prob = as_float(like.new_zeros(batch, samples))
         x = net.start.expand(batch, samples, 1, -1)  # [B, K, 1, D]
         for t in range(net.num_tokens):
-            logits = net.step(x + net.positions[t], self.context, caches)  # [B, K, V]
-            probs = torch.softmax(logits.float(), dim=-1)
+            logits = net.step(x, self.context, caches)  # [B, K, V]
+            probs = torch.softmax(as_float(logits), dim=-1)
             if greedy:
                 token = logits.argmax(-1, keepdim=True)  # [B, K, 1]
             else:
-                uniform = torch.rand(batch, samples, 1, generator=generator, device=like.device)
+                uniform = torch.rand(batch, samples, 1, generator=generator, device=like.device, dtype=probs.dtype)
                 token = draw_categorical(probs, uniform)
             log_prob += probs.gather(-1, token)[..., 0].log()
             codes[..., t] = token[..., 0]
@@ -153,7 +173,7 @@ class AutoregressiveCategorical(Distribution):
         check_codes(value, self.event_shape[0], self.batch_shape)
         flat = value.reshape(-1, *self.batch_shape, *self.event_shape).transpose(0, 1)  # [B, K, T]
         logits = self.transformer(flat, self.context)  # [B, K, T, V]
-        nll = F.cross_entropy(logits.flatten(0, 2).float(), flat.flatten(), reduction="none")
+        nll = F.cross_entropy(as_float(logits).flatten(0, 2), flat.flatten(), reduction="none")
         return -nll.view(flat.shape).sum(-1).transpose(0, 1).reshape(value.shape[:-1])
 
     def entropy(self, num_samples: int = 16, generator: torch.Generator | None = None) -> Tensor:
@@ -166,7 +186,8 @@ class AutoregressiveCategorical(Distribution):
             num_samples: codes drawn per context.
             generator: source of randomness.
         """
-        log_probs = torch.log_softmax(self.token_logits(self.sample((num_samples,), generator)).float(), dim=-1)
+        logits = self.token_logits(self.sample((num_samples,), generator))  # [N, B, T, V]
+        log_probs = torch.log_softmax(as_float(logits), dim=-1)
         return -(log_probs.exp() * log_probs).sum((-2, -1)).mean(0)
 
 
@@ -186,6 +207,8 @@ class AutoregressivePolicy(nn.Module):
         num_code_layers: blocks on the code's side; as many as num_layers if None.
         mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the observation; T if None, as published.
+        aligned_patches: also add the encoded patches to the code's positions (through learned queries where there are
+            not as many patches as tokens). Not published; learns faster.
         encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
     Raises:
         ValueError: a size is not positive, or num_heads does not divide embed_dim.
@@ -206,6 +229,7 @@ class AutoregressivePolicy(nn.Module):
         num_code_layers: int | None = None,
         mlp_ratio: float = 4.0,
         num_patches: int | None = None,
+        aligned_patches: bool = False,
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -213,9 +237,11 @@ class AutoregressivePolicy(nn.Module):
         check_transformer_sizes(embed_dim, num_heads, num_layers)
         self.observation_shape = tuple(observation_shape)
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        num_patches = num_patches or num_tokens
+        readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=encoder is not None)
         self.encoder = encoder or ObservationEncoder(
             observation_shape,
-            num_patches=num_patches or num_tokens,
+            num_patches=num_patches,
             embed_dim=embed_dim,
             num_heads=num_heads,
             num_layers=num_layers,
@@ -228,6 +254,7 @@ class AutoregressivePolicy(nn.Module):
             num_heads=num_heads,
             num_layers=num_layers if num_code_layers is None else num_code_layers,
             mlp_ratio=mlp_ratio,
+            readout=readout if aligned_patches else None,
         )
 
     def forward(self, observation: Tensor) -> AutoregressiveCategorical:

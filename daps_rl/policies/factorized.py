@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
-from torch.nn import functional as F
 
 from daps_rl.functional import draw_categorical
 from daps_rl.policies.checks import check_code_sizes, check_codes, check_transformer_sizes
-from daps_rl.policies.layers import CrossAttention
-from daps_rl.policies.observation import ObservationEncoder
+from daps_rl.policies.observation import ObservationEncoder, make_readout
 
 
 class FactorizedCategorical(Distribution):
@@ -33,7 +31,9 @@ class FactorizedCategorical(Distribution):
         return constraints.independent(constraints.integer_interval(0, self.log_probs.shape[-1] - 1), 1)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
         """Draws codes. [*sample_shape, B, T], int64, without gradient."""
         num_samples = torch.Size(sample_shape).numel()
         probs = self.log_probs.exp()  # [B, T, V]
@@ -118,26 +118,8 @@ class FactorizedPolicy(nn.Module):
             num_layers=num_layers,
             mlp_ratio=mlp_ratio,
         )
-        self.readout = None if encoder is None and num_patches == num_tokens else TokenQueries(
-            num_tokens, embed_dim, num_heads
-        )
+        self.readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=encoder is not None)
         self.head = nn.Linear(embed_dim, vocab_size)
 
     def forward(self, observation: Tensor) -> FactorizedCategorical:
-        x = self.encoder(observation)  # [B, P, D]
-        if self.readout is not None:
-            x = self.readout(x)  # [B, T, D]
-        return FactorizedCategorical(self.head(x))
-
-
-class TokenQueries(nn.Module):
-    """T learned queries that attend to an encoded context. [B, P, D] → [B, T, D]."""
-
-    def __init__(self, num_tokens: int, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(num_tokens, dim))
-        self.cross = CrossAttention(dim, num_heads)
-
-    def forward(self, encoded: Tensor) -> Tensor:
-        queries = self.queries.expand(encoded.shape[0], -1, -1)
-        return F.layer_norm(self.cross(queries, self.cross.keys_values(encoded)), encoded.shape[-1:])
+        return FactorizedCategorical(self.head(self.readout(self.encoder(observation))))  # from [B, T, D]

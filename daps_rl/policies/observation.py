@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daps_rl.policies.layers import EncoderBlock, sinusoidal_positions
+from daps_rl.policies.layers import CrossAttention, EncoderBlock, sinusoidal_positions
 
 
 class Patches(nn.Module):
@@ -111,6 +111,26 @@ class ObservationEncoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+
+class TokenQueries(nn.Module):
+    """T learned queries that attend to an encoded context. [B, P, D] → [B, T, D]."""
+
+    def __init__(self, num_tokens: int, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(num_tokens, dim))
+        self.cross = CrossAttention(dim, num_heads)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        queries = self.queries.expand(encoded.shape[0], -1, -1)
+        return F.layer_norm(self.cross(queries, self.cross.keys_values(encoded)), encoded.shape[-1:])
+
+
+def make_readout(num_tokens: int, num_patches: int, dim: int, num_heads: int, *, own_encoder: bool) -> nn.Module:
+    """Brings P encoded patches to T positions: as they are where P = T, else through learned queries."""
+    if num_patches == num_tokens and not own_encoder:
+        return nn.Identity()
+    return TokenQueries(num_tokens, dim, num_heads)
 
 
 def check_observation(observation: Tensor, shape: tuple[int, ...]) -> None:

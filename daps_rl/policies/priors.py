@@ -33,7 +33,9 @@ class UniformCodes(Distribution):
         """Codes: T integers in 0 … V-1."""
         return constraints.independent(constraints.integer_interval(0, self.vocab_size - 1), 1)
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
         """Draws codes. [*sample_shape, T], int64."""
         shape = (*sample_shape, *self.event_shape)
         return torch.randint(self.vocab_size, shape, generator=generator, device=self.device)

@@ -1,0 +1,64 @@
+"""DAPS: weighted maximum likelihood on groups of K codes inside an exact trust region."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from daps_rl.agents.base import Agent, AgentLoss, Score
+from torch import Tensor, nn
+
+from daps_rl.functional import daps_loss
+from daps_rl.functional.temperature import check_ess_fraction
+from daps_rl.objectives import make_trust_region
+
+
+class DAPS(Agent):
+    """The agent of the paper; with a factorised policy it is DAPS-NA.
+
+    One gradient step per batch, so that the codes are scored once, with gradient, on the very encoding they were drawn
+    from: the datum is encoded once per step. `DAPSLoss` is the same update for TorchRL's collectors and buffers.
+
+    Args:
+        policy: see `Agent`.
+        samples: K, codes per context.
+        ess_fraction: effective sample size to aim at, as a fraction of K.
+        trust_region: "ess", "kl", "fixed", "adaptive", or a module.
+        centered: centred weights.
+    Raises:
+        ValueError: K is too small for the target.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        *,
+        samples: int = 8,
+        ess_fraction: float = 0.33,
+        trust_region: str | nn.Module = "ess",
+        centered: bool = False,
+    ) -> None:
+        super().__init__(policy)
+        if samples < 2:
+            raise ValueError(f"samples must be >= 2, got {samples}: one code per context has nothing to compare with.")
+        if trust_region in ("ess", "adaptive"):
+            check_ess_fraction(ess_fraction, samples)
+        self.samples, self.centered = samples, centered
+        self.trust_region = make_trust_region(trust_region, ess_fraction)
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        posterior = self.policy(observation)
+        drawn = posterior.sample((self.samples,))  # [K, B, T]
+        log_prob = posterior.log_prob(drawn).transpose(0, 1)  # [B, K]
+        codes = drawn.transpose(0, 1)  # [B, K, T]
+        reward = score(codes, log_prob.detach())
+        temperature = self.trust_region(reward, floor)
+        terms = daps_loss(log_prob, reward, temperature=temperature, centered=self.centered)
+        yield AgentLoss(
+            terms.loss.mean(),
+            codes,
+            {
+                "ESS": terms.effective_sample_size.mean() / self.samples,
+                "temperature": temperature.detach(),
+                "entropy": -log_prob.detach().mean(),
+            },
+        )

@@ -1,0 +1,194 @@
+"""DiscreteAutoencoder: a trained policy, decoder and prior as one thing to encode, decode, save and load."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from daps_rl.config import ModelConfig, config_from_dict
+from daps_rl.decoders import LIKELIHOODS, FixedGaussianLikelihood, GaussianLikelihood, Likelihood, MLPDecoder
+from daps_rl.files import write_atomically
+from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy, UniformPrior
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class DiscreteAutoencoder(nn.Module):
+    """Policy q(z|x), decoder p(x|z) and prior p(z).
+
+    Args:
+        policy: maps observations [B, *x] to a distribution over codes, batch shape [B], event shape [T].
+        decoder: maps codes [..., T] to a distribution over x.
+        prior: called without arguments, gives a distribution of event shape [T].
+        config: the settings it was built from; None for parts of your own, which `from_pretrained` then asks for.
+    """
+
+    def __init__(
+        self, policy: nn.Module, decoder: nn.Module, prior: nn.Module, config: ModelConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.policy, self.decoder, self.prior, self.config = policy, decoder, prior, config
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ModelConfig,
+        *,
+        policy: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        prior: nn.Module | None = None,
+    ) -> DiscreteAutoencoder:
+        """Builds the parts that are not given; with a part of your own the config is not kept."""
+        own_parts = any(part is not None for part in (policy, decoder, prior))
+        return cls(
+            policy or make_policy(config),
+            decoder or make_decoder(config),
+            prior or UniformPrior(config.num_tokens, config.vocab_size),
+            None if own_parts else config,
+        )
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, num_samples: int | None = None, deterministic: bool = False) -> Tensor:
+        """Codes of data.
+
+        Args:
+            x: data [B, *observation_shape].
+            num_samples: K codes per datum; one, without the axis, if None.
+            deterministic: the greedy code instead of a draw.
+        Returns:
+            int64 [B, T], or [B, K, T] with num_samples.
+        Raises:
+            ValueError: x has another shape than the policy takes.
+        """
+        distribution = self.policy(x)
+        if deterministic:
+            codes = distribution.mode
+            return codes if num_samples is None else codes.unsqueeze(1).expand(-1, num_samples, -1)
+        if num_samples is None:
+            return distribution.sample()
+        return distribution.sample((num_samples,)).transpose(0, 1)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Mean of p(x|z). Codes [..., T] → [..., *observation_shape]."""
+        return self.decoder(z).mean
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z), in nats. x [B, *x]; z [B, T] → [B], or z [B, K, T] → [B, K]."""
+        groups = z.ndim - 2
+        return self.decoder(z).log_prob(x[(slice(None), *[None] * groups)])
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """Means of p(x|z) for n codes drawn from the prior. [n, *observation_shape]."""
+        return self.decode(self.prior().sample((n,)))
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes `config.json` and `model.safetensors` to a folder, atomically, each file whole or not at all."""
+        from safetensors.torch import save
+
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        config = {"format": "daps-rl", "model": None if self.config is None else dataclasses.asdict(self.config)}
+        write_atomically(directory / WEIGHTS, save(tensors))
+        write_atomically(directory / CONFIG, json.dumps(config, indent=2).encode() + b"\n")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        *,
+        policy: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        prior: nn.Module | None = None,
+        device: torch.device | str = "cpu",
+    ) -> DiscreteAutoencoder:
+        """Reads what `save_pretrained` wrote. Nothing is unpickled and no code is run from the folder.
+
+        Args:
+            directory: the folder.
+            policy, decoder, prior: parts of your own, built as they were when saved; their weights are loaded.
+            device: where the model goes.
+        Raises:
+            ValueError: the folder is not a saved model, is damaged, or does not fit the parts given.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        directory = Path(directory)
+        try:
+            values = json.loads((directory / CONFIG).read_text())
+            if values.get("format") != "daps-rl":
+                raise ValueError("config.json is not daps-rl's")
+            tensors = load_file(directory / WEIGHTS)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{directory} holds no saved model: {Path(error.filename).name} is missing; "
+                "pass a folder that save_pretrained wrote, such as RUN/model."
+            ) from error
+        except (ValueError, AttributeError, SafetensorError) as error:
+            raise ValueError(f"{directory} is no readable daps-rl model ({_short(error)}); save it again.") from error
+        if values.get("model") is None:
+            if policy is None or decoder is None:
+                raise ValueError(
+                    f"{directory} was saved from parts of your own; pass them: from_pretrained(..., policy=, decoder=)."
+                )
+            num_tokens = policy.num_tokens
+            model = cls(policy, decoder, prior or UniformPrior(num_tokens, policy.vocab_size))
+        else:
+            config = config_from_dict(values["model"], ModelConfig)
+            model = cls.from_config(config, policy=policy, decoder=decoder, prior=prior)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"the weights in {directory} do not fit the model ({_short(error)}).") from error
+        return model.to(device).eval()
+
+
+def make_policy(config: ModelConfig) -> nn.Module:
+    """The policy that a config describes."""
+    sizes = {
+        "embed_dim": config.embed_dim,
+        "num_heads": config.num_heads,
+        "num_layers": config.num_layers,
+        "mlp_ratio": config.mlp_ratio,
+        "num_patches": config.num_patches or None,
+    }
+    shape = (config.observation_shape, config.num_tokens, config.vocab_size)
+    if config.policy == "factorized":
+        return FactorizedPolicy(*shape, **sizes)
+    return AutoregressivePolicy(
+        *shape, **sizes, num_code_layers=config.num_code_layers, aligned_patches=config.aligned_patches
+    )
+
+
+def make_likelihood(config: ModelConfig) -> Likelihood:
+    """The likelihood that a config describes."""
+    cls = LIKELIHOODS[config.likelihood]
+    if cls is FixedGaussianLikelihood:
+        return FixedGaussianLikelihood(config.variance)
+    if cls is GaussianLikelihood:
+        return GaussianLikelihood(config.min_variance)
+    return cls()
+
+
+def make_decoder(config: ModelConfig) -> MLPDecoder:
+    """The decoder that a config describes."""
+    return MLPDecoder(
+        config.num_tokens,
+        config.vocab_size,
+        config.observation_shape,
+        likelihood=make_likelihood(config),
+        embed_dim=config.decoder_embed_dim,
+        hidden=config.decoder_hidden,
+    )
+
+
+def _short(error: Exception) -> str:
+    """The first lines of an error, on one line."""
+    return " ".join(str(error).split())[:200]

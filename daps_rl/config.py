@@ -1,0 +1,260 @@
+"""Settings of a model and of a run: one frozen dataclass each, the only home of every default."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+POLICIES = ("autoregressive", "factorized")
+LEARNING_RATE_SCHEDULES = ("constant", "cosine")
+GRADIENT_CLIPS = ("adaptive", "norm", "none")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of policy and decoder.
+
+    Attributes:
+        observation_shape: shape of one datum, from the data.
+        num_tokens: T, tokens of a code.
+        vocab_size: V, codes per token.
+        policy: "autoregressive" or "factorized".
+        embed_dim: width of the policy's transformers.
+        num_heads: attention heads.
+        num_layers: blocks on the x-side.
+        num_code_layers: blocks on the code's side of an autoregressive policy.
+        mlp_ratio: width of the feed-forward layers over embed_dim.
+        num_patches: patches of the datum; 0 for as many as tokens.
+        aligned_patches: add patch t to the code's position t (needs as many patches as tokens).
+        likelihood: "bernoulli", "gaussian", "fixed_gaussian", or "auto" for what suits the data.
+        variance: of the fixed_gaussian likelihood.
+        min_variance: lower clamp of the gaussian likelihood.
+        decoder_embed_dim: of a token in the decoder.
+        decoder_hidden: widths of the decoder's hidden layers.
+    """
+
+    observation_shape: tuple[int, ...] = ()
+    num_tokens: int = 8
+    vocab_size: int = 256
+    policy: str = "autoregressive"
+    embed_dim: int = 64
+    num_heads: int = 4
+    num_layers: int = 1
+    num_code_layers: int = 1
+    mlp_ratio: float = 4.0
+    num_patches: int = 0
+    aligned_patches: bool = False
+    likelihood: str = "auto"
+    variance: float = 0.25
+    min_variance: float = 1e-3
+    decoder_embed_dim: int = 64
+    decoder_hidden: tuple[int, ...] = (64, 256)
+
+    def __post_init__(self) -> None:
+        _one_of("policy", self.policy, POLICIES)
+        _one_of("likelihood", self.likelihood, ("auto", "bernoulli", "gaussian", "fixed_gaussian"))
+        _positive(self, "num_tokens", "embed_dim", "num_heads", "num_layers", "num_code_layers", "mlp_ratio")
+        _positive(self, "variance", "min_variance", "decoder_embed_dim")
+        if self.vocab_size < 2:
+            raise ValueError(f"vocab_size must be >= 2, got {self.vocab_size}.")
+        if self.vocab_size > 2**20 or self.num_tokens > 2**16:
+            raise ValueError(
+                f"a code of {self.num_tokens} tokens of {self.vocab_size} is too large; "
+                "use at most 65,536 tokens of 1,048,576."
+            )
+        if self.num_patches < 0:
+            raise ValueError(f"num_patches must be >= 0, got {self.num_patches}; 0 takes num_tokens.")
+        if not self.decoder_hidden or min(self.decoder_hidden) < 1:
+            raise ValueError(f"decoder_hidden must be positive widths, got {self.decoder_hidden}; pass 64,256.")
+
+    @property
+    def bits(self) -> float:
+        """Size of a code, T·log2 V, in bits."""
+        return self.num_tokens * math.log2(self.vocab_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ModelConfig):
+    """Settings of a run.
+
+    Attributes:
+        data: name of a data set or a path.
+        data_dir: folder that the data set's files are in.
+        agent: the learner, a name of `daps_rl.agents.AGENTS`.
+        steps: length of the run in training steps; or
+        minutes: in minutes of training.
+        seed: of weights, order of the data, and sampling.
+        batch_size: B, contexts per step.
+        samples: K, codes per context.
+        beta_start, beta_end: weight of the KL, decaying exponentially over the run.
+        learning_rate: of AdamW, for the policy.
+        decoder_learning_rate: for the decoder; 0 for the same.
+        learning_rate_schedule: "constant" or "cosine" (with a warm-up, down to a fiftieth).
+        warmup_steps: of the cosine schedule.
+        weight_decay: of AdamW.
+        gradient_clip: "adaptive" (unit-wise, relative to the weights), "norm" (global) or "none".
+        clip_at: the clip's bound.
+        ess_fraction: the trust region's target, as a fraction of K.
+        trust_region: "ess", "kl", "fixed" or "adaptive".
+        centered: centred weights.
+        device: "auto" (a GPU where there is one), "cpu" or "cuda".
+        log_every: training steps per row of metrics.jsonl.
+        validate_every: training steps between validations on at most `validation_size` data; 0 for never.
+        validation_size: see validate_every.
+        checkpoint_every: training steps between checkpoints.
+        tensorboard: log for TensorBoard too.
+    """
+
+    data: str = "digits"
+    data_dir: str | None = None
+    agent: str = "daps"
+    steps: int | None = None
+    minutes: float | None = None
+    seed: int = 0
+    batch_size: int = 256
+    samples: int = 8
+    beta_start: float = 0.5
+    beta_end: float = 0.01
+    learning_rate: float = 2e-3
+    decoder_learning_rate: float = 0.0
+    learning_rate_schedule: str = "cosine"
+    warmup_steps: int = 100
+    weight_decay: float = 1e-4
+    gradient_clip: str = "adaptive"
+    clip_at: float = 1.0
+    ess_fraction: float = 0.33
+    trust_region: str = "ess"
+    centered: bool = False
+    device: str = "auto"
+    log_every: int = 10
+    validate_every: int = 250
+    validation_size: int = 1000
+    checkpoint_every: int = 500
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("exactly one of steps and minutes must be given; they are the length of the run.")
+        if self.steps is not None:
+            _positive(self, "steps")
+        if self.minutes is not None:
+            _positive(self, "minutes")
+        _positive(self, "batch_size", "samples", "learning_rate", "beta_end", "log_every", "checkpoint_every")
+        _positive(self, "clip_at", "validation_size")
+        if self.beta_start < self.beta_end:
+            raise ValueError(
+                f"beta_start must be >= beta_end, got {self.beta_start} and {self.beta_end}; beta decays over the run."
+            )
+        _one_of("learning_rate_schedule", self.learning_rate_schedule, LEARNING_RATE_SCHEDULES)
+        _one_of("gradient_clip", self.gradient_clip, GRADIENT_CLIPS)
+        _one_of("device", self.device, DEVICES)
+        for name in ("weight_decay", "decoder_learning_rate", "warmup_steps", "validate_every", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}.")
+
+    def model_config(self, observation_shape: tuple[int, ...], likelihood: str) -> ModelConfig:
+        """The model's part of the settings, with what the data decides filled in."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(ModelConfig)}
+        values["observation_shape"] = tuple(observation_shape)
+        if values["likelihood"] == "auto":
+            values["likelihood"] = likelihood
+        return ModelConfig(**values)
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # arXiv 2509.24716, appendix; what differs between the data sets. K = 8, AdamW at 3e-4, clip at 1.
+    "mnist": {
+        "num_tokens": 8, "vocab_size": 256, "embed_dim": 64, "num_layers": 1, "num_code_layers": 1,
+        "likelihood": "bernoulli", "ess_fraction": 0.33, "beta_start": 0.5, "beta_end": 0.01,
+        "batch_size": 256, "steps": 250_000,
+    },
+    "cifar10": {
+        "num_tokens": 64, "vocab_size": 512, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
+        "likelihood": "gaussian", "ess_fraction": 0.33, "beta_start": 6.0, "beta_end": 0.01,
+        "batch_size": 256, "steps": 250_000,
+    },
+    "imagenet256": {
+        "num_tokens": 1024, "vocab_size": 1024, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
+        "likelihood": "gaussian", "min_variance": 0.01, "ess_fraction": 0.25, "beta_start": 50.0, "beta_end": 1.0,
+        "batch_size": 64, "steps": 300_000,
+    },
+    "motion": {
+        "num_tokens": 64, "vocab_size": 1024, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
+        "likelihood": "fixed_gaussian", "variance": 0.25, "ess_fraction": 0.33, "beta_start": 3.0, "beta_end": 0.01,
+        "batch_size": 256, "steps": 250_000,
+    },
+}  # fmt: skip
+"""Published settings, by the data set they are for: options of `TrainConfig`."""
+
+_PUBLISHED_OPTIMISER = {
+    "samples": 8, "learning_rate": 3e-4, "learning_rate_schedule": "constant", "weight_decay": 1e-4,
+    "gradient_clip": "adaptive", "clip_at": 1.0, "trust_region": "ess", "mlp_ratio": 4.0,
+    "decoder_hidden": (64, 256), "decoder_embed_dim": 64, "aligned_patches": False,
+}  # fmt: skip
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": {"num_tokens": 8, "vocab_size": 16, "minutes": 1.5, "likelihood": "fixed_gaussian", "variance": 0.02},
+    "fashion-mnist": {"minutes": 10.0},
+    "mnist": {"minutes": 10.0},
+}
+"""Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
+
+AGENT_RECIPES: dict[str, dict[str, Any]] = {
+    "daps": {"policy": "autoregressive"},
+    "daps-na": {"policy": "factorized", "num_layers": 2, "mlp_ratio": 6.0},
+}
+"""Settings that come with an agent's name."""
+
+
+def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
+    """Settings of a run: defaults, then the data set's recipe or the published preset, the agent's, then `options`.
+
+    Args:
+        preset: a name of `PUBLISHED`, in place of the data set's recipe.
+        options: of `TrainConfig`; None counts as not given.
+    Raises:
+        ValueError: an option is unknown or makes no sense.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"unknown option {', '.join(unknown)}; the options are {', '.join(sorted(known))}.")
+    if preset is None:
+        base = RECIPES.get(options.get("data", TrainConfig.data), {"minutes": 10.0})
+    else:
+        _one_of("config", preset, tuple(PUBLISHED))
+        base = {**_PUBLISHED_OPTIMISER, **PUBLISHED[preset]}
+    settings = {**base, **AGENT_RECIPES.get(options.get("agent", TrainConfig.agent), {}), **options}
+    if "steps" in options and "minutes" not in options:
+        settings["minutes"] = None
+    if "minutes" in options and "steps" not in options:
+        settings["steps"] = None
+    return TrainConfig(**settings)
+
+
+def config_from_dict(values: dict[str, Any], cls: type[ModelConfig] = TrainConfig) -> Any:
+    """Settings read back from JSON (lists become tuples).
+
+    Raises:
+        ValueError: unknown or invalid entries.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"unknown setting {', '.join(unknown)}; the file is from another version of daps-rl.")
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+
+
+def _positive(config: ModelConfig, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, got {value}.")

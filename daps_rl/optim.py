@@ -1,0 +1,114 @@
+"""What the training loop adds to AdamW: clipping, and steps that are skipped without asking the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def adaptive_clip_(parameters: Iterable[nn.Parameter], clip_at: float, epsilon: float = 1e-3) -> None:
+    """Adaptive gradient clipping, in place: each unit's gradient is at most `clip_at` times as long as its weights.
+
+    A unit is a row of a matrix, or a whole vector.
+
+    Args:
+        parameters: those without a gradient are passed over.
+        clip_at: bound on the ratio.
+        epsilon: weights shorter than this count as this long.
+    References:
+        Brock et al. (2021), High-performance large-scale image recognition without normalization, eq. 3.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        axes = tuple(range(1, parameter.ndim)) or None
+        length = torch.linalg.vector_norm(parameter.detach(), dim=axes, keepdim=True).clamp_min(epsilon)
+        gradient = torch.linalg.vector_norm(parameter.grad, dim=axes, keepdim=True).clamp_min(1e-6)
+        parameter.grad.mul_((clip_at * length / gradient).clamp(max=1.0))
+
+
+class GuardedAdamW:
+    """AdamW that leaves everything as it was where the loss or a gradient is not finite, and counts such steps.
+
+    The decision is taken on the device: nothing is copied to the host. `skipped` counts all skipped steps,
+    `skipped_in_row` those since the last good one.
+
+    Args:
+        groups: parameter groups with "params" and "lr".
+        weight_decay: of AdamW.
+        gradient_clip: "adaptive", "norm" or "none".
+        clip_at: the clip's bound.
+    """
+
+    def __init__(self, groups: list[dict], *, weight_decay: float, gradient_clip: str, clip_at: float) -> None:
+        self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
+        self.base_rates = [group["lr"] for group in groups]
+        self.gradient_clip, self.clip_at = gradient_clip, clip_at
+        device = self.parameters[0].device
+        self.skipped = torch.zeros((), device=device)
+        self.skipped_in_row = torch.zeros((), device=device)
+
+    def step(self, loss: Tensor, factor: float) -> None:
+        """Descends a loss, with all learning rates multiplied by `factor`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        bad = ~(norm.isfinite() & loss.detach().isfinite())
+        if self.gradient_clip == "adaptive":
+            adaptive_clip_(self.parameters, self.clip_at)
+        elif self.gradient_clip == "norm":
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_at, norm)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        # The hook of torch's gradient scaler: the fused step does nothing where found_inf is 1.
+        self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # read by the fused step
+        self.optimizer.step()
+        self.skipped += bad
+        self.skipped_in_row.add_(1.0).mul_(bad)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """State, flat."""
+        state = {
+            f"{index}.{name}": value
+            for index, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        return {**state, "skipped": self.skipped, "skipped_in_row": self.skipped_in_row}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Takes up the state that `tensors` gave."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, _, name = key.partition(".")
+            if name:
+                state.setdefault(int(index), {})[name] = value
+        whole = {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        self.optimizer.load_state_dict(whole)
+        self.skipped.copy_(tensors["skipped"])
+        self.skipped_in_row.copy_(tensors["skipped_in_row"])
+
+
+def learning_rate_factor(step: int, progress: float, *, schedule: str, warmup_steps: int) -> float:
+    """The learning rate over its base: 1 throughout, or a linear warm-up and a cosine down to a fiftieth.
+
+    Args:
+        step: steps done.
+        progress: share of the run done, 0 … 1.
+        schedule: "constant" or "cosine".
+        warmup_steps: of the cosine schedule.
+    """
+    if schedule == "constant":
+        return 1.0
+    lowest = 0.02
+    cosine = lowest + (1.0 - lowest) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+    return cosine * min(1.0, (step + 1) / max(warmup_steps, 1))
+
+
+def exponential_decay(progress: float, start: float, end: float) -> float:
+    """start · (end / start)^progress: the published schedule of β."""
+    return start * (end / start) ** min(progress, 1.0)

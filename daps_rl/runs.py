@@ -1,0 +1,115 @@
+"""A run's folder: settings, a row per log step, checkpoint, summary; one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from daps_rl.checkpoint import CheckpointError
+from daps_rl.files import write_atomically
+
+
+class RunFolder:
+    """Paths and files of a run.
+
+    Args:
+        path: of the folder; made if it is missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config, self.metrics = self.path / "config.json", self.path / "metrics.jsonl"
+        self.checkpoint, self.summary = self.path / "checkpoint.safetensors", self.path / "summary.json"
+        self.model = self.path / "model"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process; the lock goes with the process, however that ends.
+
+        Raises:
+            ValueError: another process holds it, or the path is no folder.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is not a folder; choose another --out.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{self.path} is in use by another run; wait for it, or choose another --out."
+                ) from None
+            yield
+
+    def write_json(self, path: Path, values: dict[str, Any]) -> None:
+        """Writes a JSON file atomically."""
+        write_atomically(path, json.dumps(values, indent=2).encode() + b"\n")
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """Reads a JSON file.
+
+        Raises:
+            ValueError: it is missing or damaged.
+        """
+        try:
+            values = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ValueError(
+                f"{self.path} is no finished or resumable run: {path.name} is missing; "
+                "pass the folder that `daps-rl train` wrote."
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); restore a copy, or train anew.") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} is damaged (no JSON object); restore a copy, or train anew.")
+        return values
+
+    def append_row(self, row: dict[str, Any]) -> None:
+        """Adds a row to metrics.jsonl."""
+        with open(self.metrics, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def cut_rows(self, last_step: int) -> None:
+        """Drops rows after `last_step`, and a torn last one: what a killed run wrote after its last checkpoint."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if row["step"] <= last_step:
+                kept.append(line)
+        write_atomically(self.metrics, "".join(f"{line}\n" for line in kept).encode())
+
+
+def new_run_path(root: Path, name: str) -> Path:
+    """`root/name`, or `root/name-2`, -3 … where that is taken."""
+    path, number = root / name, 2
+    while path.exists():
+        path, number = root / f"{name}-{number}", number + 1
+    return path
+
+
+def same_data(fingerprint: str, expected: str) -> None:
+    """Raises CheckpointError unless the data are those that the run began with."""
+    if fingerprint != expected:
+        raise CheckpointError(
+            "the data have changed since this run began (their fingerprint differs); "
+            "restore them, or start a new run with another --out."
+        )
+
+
+def folder_is_writable(path: Path) -> None:
+    """Raises PermissionError early, before any training, where a run could not be written."""
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK):
+        raise PermissionError(f"{path} cannot be written; choose another --out.")

@@ -1,0 +1,188 @@
+"""A training run with its folder: settings, rows, checkpoints, the saved model, summary and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.checkpoint import load_checkpoint, save_checkpoint
+from daps_rl.config import TrainConfig, config_from_dict
+from daps_rl.data import Splits, load
+from daps_rl.evaluation import evaluate
+from daps_rl.report import plot_code_usage, plot_learning_curves, plot_reconstructions, read_metrics
+from daps_rl.runs import RunFolder, same_data
+from daps_rl.training import Trainer, choose_device
+
+PICTURES = ("reconstructions.png", "learning_curves.png", "code_usage.png")
+SHOWN = 16  # data in the picture of reconstructions
+
+Observer = Callable[[Trainer, dict[str, Any]], None]
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Turns Ctrl-C and SIGTERM into a request; a second Ctrl-C interrupts at once."""
+
+        def handle(number: int, frame: object) -> None:
+            if self.signal is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def train_run(
+    config: TrainConfig,
+    splits: Splits,
+    run: RunFolder,
+    *,
+    resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    observers: tuple[Observer, ...] = (),
+) -> dict[str, Any] | None:
+    """Trains in a folder that is this process's own (`run.locked()`), from its checkpoint where it has one.
+
+    Args:
+        config: settings; with `resume`, those of the folder.
+        splits: the data.
+        run: the folder.
+        resume: go on from the folder's checkpoint.
+        stop: asked after every step; true saves and returns.
+        observers: called with the trainer and each row.
+    Returns:
+        the summary, or None if the run was stopped before its end.
+    Raises:
+        CheckpointError: the checkpoint is damaged, or the data have changed.
+        TrainingDiverged: see `Trainer.run`.
+        OSError: the disk is full; the previous checkpoint is whole.
+    """
+    trainer = Trainer(config, splits)
+    if resume and run.checkpoint.exists():
+        tensors, info = load_checkpoint(run.checkpoint)
+        same_data(splits.fingerprint(), info["fingerprint"])
+        trainer.load_state(tensors, info)
+    elif not resume:
+        run.write_json(run.config, dataclasses.asdict(config))
+    run.cut_rows(trainer.step)
+    saved_at = trainer.step if run.checkpoint.exists() else -1
+    try:
+        for row in trainer.run(stop):
+            run.append_row(row)
+            for observer in observers:
+                observer(trainer, row)
+            if trainer.step // config.checkpoint_every > max(saved_at, 0) // config.checkpoint_every:
+                save_checkpoint(run.checkpoint, *trainer.state())
+                saved_at = trainer.step
+    finally:
+        # Diverged or interrupted, too: what was learnt is kept. A full disk raises here again, and is reported once.
+        if trainer.step > max(saved_at, 0) and trainer.optimizer.skipped_in_row == 0:
+            save_checkpoint(run.checkpoint, *trainer.state())
+    if trainer.progress < 1.0:
+        return None
+    return finish(trainer, run)
+
+
+def finish(trainer: Trainer, run: RunFolder) -> dict[str, Any]:
+    """Saves the model, evaluates it on validation and test, and writes summary and pictures."""
+    trainer.autoencoder.eval()
+    trainer.autoencoder.save_pretrained(run.model)
+    config = trainer.config
+    summary = {
+        "data": config.data,
+        "agent": config.agent,
+        "seed": config.seed,
+        "steps": trainer.step,
+        "seconds": trainer.seconds,
+        "steps_per_second": trainer.step / max(trainer.seconds, 1e-9),
+        "num_parameters": {
+            "policy": sum(p.numel() for p in trainer.agent.parameters()),
+            "decoder": sum(p.numel() for p in trainer.autoencoder.decoder.parameters()),
+        },
+        "bits": config.bits,
+        "beta": config.beta_end,
+        "skipped_steps": int(trainer.optimizer.skipped),
+        "device": str(trainer.device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "fingerprint": trainer.splits.fingerprint(),
+        **evaluate_splits(trainer.autoencoder, trainer.splits, config.beta_end),
+    }
+    run.write_json(run.summary, summary)
+    draw(run, trainer.autoencoder, trainer.splits)
+    return summary
+
+
+def evaluate_splits(autoencoder: DiscreteAutoencoder, splits: Splits, beta: float) -> dict[str, dict[str, Any]]:
+    """Metrics on validation and test: what `summary.json` holds and `daps-rl evaluate` recomputes."""
+    return {
+        name: evaluate(autoencoder, splits[name], beta=beta, value_range=splits.value_range).metrics
+        for name in ("validation", "test")
+    }
+
+
+def draw(run: RunFolder, autoencoder: DiscreteAutoencoder, splits: Splits) -> list[Path]:
+    """Draws the run's pictures: reconstructions of test data, learning curves, use of the codes."""
+    paths = [run.path / name for name in PICTURES]
+    device = next(autoencoder.parameters()).device
+    shown = splits.test[:SHOWN].to(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        greedy = autoencoder.decode(autoencoder.encode(shown, deterministic=True))
+        sampled = autoencoder.decode(autoencoder.encode(shown))
+    config = autoencoder.config
+    title = None if config is None else f"{splits.name}: test data from codes of {config.bits:g} bits"
+    plot_reconstructions(
+        paths[0], shown.cpu(), greedy.cpu(), sampled.cpu(), value_range=splits.value_range, title=title
+    )
+    plot_learning_curves(paths[1], read_metrics(run.metrics), title=f"{splits.name}: training")
+    counts = evaluate(autoencoder, splits.test, beta=0.0, value_range=splits.value_range).counts
+    plot_code_usage(paths[2], counts, title=f"{splits.name}: use of each position's codes on the test split")
+    return paths
+
+
+def load_run(path: str | Path, device: str = "auto") -> tuple[RunFolder, TrainConfig, DiscreteAutoencoder]:
+    """A finished run: its folder, settings and saved model.
+
+    Raises:
+        ValueError: the folder holds no finished run, or is damaged.
+    """
+    run = RunFolder(path)
+    config = config_from_dict(run.read_json(run.config))
+    return run, config, DiscreteAutoencoder.from_pretrained(run.model, device=choose_device(device))
+
+
+def load_data(config: TrainConfig) -> Splits:
+    """The data that the settings name."""
+    return load(config.data, config.data_dir)
+
+
+def absolute_paths(options: dict[str, Any]) -> dict[str, Any]:
+    """Paths among the options made absolute, so that a run can be evaluated from anywhere."""
+    resolved = dict(options)
+    if resolved.get("data_dir") is not None:
+        resolved["data_dir"] = os.path.abspath(resolved["data_dir"])
+    elif resolved.get("data") is not None and (os.sep in resolved["data"] or os.path.isfile(resolved["data"])):
+        resolved["data"] = os.path.abspath(resolved["data"])
+    return resolved

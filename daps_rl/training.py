@@ -1,0 +1,279 @@
+"""Side-by-side training: the agent learns codes, the decoder learns to read them, each step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from daps_rl.agents import Agent, AgentLoss, make_agent
+from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.config import TrainConfig
+from daps_rl.data import Splits
+from daps_rl.evaluation import count_codes, evaluate
+from daps_rl.functional import beta_elbo, code_usage, decoder_loss, encoding_reward, kl_estimate
+from daps_rl.optim import GuardedAdamW, exponential_decay, learning_rate_factor
+
+MAX_SKIPPED_IN_ROW = 100
+CHECK_EVERY = {"cpu": 1, "cuda": 50}  # steps between looks at the skip counter, which costs a GPU a synchronisation
+
+
+class TrainingDiverged(RuntimeError):
+    """Too many steps in a row had a non-finite loss or gradient."""
+
+
+class Trainer:
+    """One training run: model, agent, optimiser, β and the order of the data.
+
+    Everything that makes the next step what it is can be taken out with `state` and put back with `load_state`, so
+    that a run of `steps` steps that was stopped and resumed ends with the same weights, bit for bit on one CPU.
+
+    Randomness comes from torch's global generators, so that policies and decoders of any make take part; `run` and
+    `train_step` leave those generators as a run of their own would.
+
+    Args:
+        config: settings of the run.
+        splits: the data.
+        policy, decoder, prior: parts of your own, in place of those that the config describes.
+        agent: a function of the config and the policy, in place of the one that the config names.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        splits: Splits,
+        *,
+        policy: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        prior: nn.Module | None = None,
+        agent: Callable[[TrainConfig, nn.Module], Agent] | None = None,
+    ) -> None:
+        self.config, self.splits = config, splits
+        self.device = choose_device(config.device)
+        torch.manual_seed(config.seed)
+        model_config = config.model_config(splits.observation_shape, splits.likelihood)
+        self.autoencoder = DiscreteAutoencoder.from_config(
+            model_config, policy=policy, decoder=decoder, prior=prior
+        ).to(self.device)
+        self.agent = (agent or make_agent)(config, self.autoencoder.policy).to(self.device)
+        self.train_data = splits.train.to(self.device)
+        self.validation = splits.validation[: config.validation_size]
+        self.optimizer = GuardedAdamW(
+            [
+                {"params": list(self.agent.parameters()), "lr": config.learning_rate},
+                {
+                    "params": list(self.autoencoder.decoder.parameters()),
+                    "lr": config.decoder_learning_rate or config.learning_rate,
+                },
+            ],
+            weight_decay=config.weight_decay,
+            gradient_clip=config.gradient_clip,
+            clip_at=config.clip_at,
+        )
+        self.step, self.seconds = 0, 0.0
+        # The one shared value of β: the reward's weight of the KL and the temperature's floor.
+        self.beta = torch.tensor(config.beta_start, device=self.device)
+        self._usage = torch.zeros(2, config.num_tokens, config.vocab_size, dtype=torch.int64, device=self.device)
+        self._order: tuple[int, Tensor] | None = None
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, 0 … 1."""
+        if self.config.steps is not None:
+            return min(self.step / self.config.steps, 1.0)
+        assert self.config.minutes is not None
+        return min(self.seconds / (60.0 * self.config.minutes), 1.0)
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """The learning rate over its base."""
+        config = self.config
+        return learning_rate_factor(
+            self.step, self.progress, schedule=config.learning_rate_schedule, warmup_steps=config.warmup_steps
+        )
+
+    def batch(self) -> Tensor:
+        """The data of the current step: a new order every epoch, a function of seed and step alone. [B, *x]."""
+        count, size = len(self.train_data), self.config.batch_size
+        start = self.step * size
+        indices = []
+        while size > 0:
+            epoch, offset = divmod(start, count)
+            taken = min(size, count - offset)
+            indices.append(self._epoch_order(epoch)[offset : offset + taken])
+            start, size = start + taken, size - taken
+        return self.train_data[torch.cat(indices)]
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+            self._order = epoch, torch.randperm(len(self.train_data), generator=generator).to(self.device)
+            self._usage[0], self._usage[1] = self._usage[1].clone(), 0
+        return self._order[1]
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One batch: the agent's losses and the decoder's. Returns metrics, 0-dim tensors on the device."""
+        config = self.config
+        self.beta.fill_(exponential_decay(self.progress, config.beta_start, config.beta_end))
+        x = self.batch()
+        scored: dict[str, Tensor] = {}
+
+        def score(codes: Tensor, log_prob: Tensor) -> Tensor:
+            prior_log_prob = self.autoencoder.prior().log_prob(codes)
+            scored["log_likelihood"] = self.autoencoder.log_likelihood(x, codes)  # with the decoder's gradient
+            scored["kl"] = kl_estimate(log_prob, prior_log_prob)
+            return encoding_reward(scored["log_likelihood"].detach(), log_prob, prior_log_prob, self.beta)
+
+        result: AgentLoss | None = None
+        for result in self.agent.losses(x, score, self.beta):
+            loss = result.loss
+            if "loss_decoder" not in scored:  # once per batch, beside the agent's first step
+                scored["loss_decoder"] = decoder_loss(scored["log_likelihood"]).mean()
+                loss = loss + scored["loss_decoder"]
+            self.optimizer.step(loss, self.learning_rate_factor)
+        if result is None:
+            raise ValueError(f"agent {config.agent!r} yielded no loss; its `losses` must yield at least one.")
+        self._usage[1] += count_codes(result.codes, config.vocab_size)
+        self.step += 1
+        log_likelihood, kl = scored["log_likelihood"].detach().mean(), scored["kl"].mean()
+        return {
+            "loss_actor": result.loss.detach(),
+            "loss_decoder": scored["loss_decoder"].detach(),
+            "log_likelihood": log_likelihood,
+            "kl": kl,
+            "elbo": beta_elbo(log_likelihood, kl, 1.0),
+            "beta_elbo": beta_elbo(log_likelihood, kl, self.beta),
+            **result.metrics,
+        }
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
+        """Trains to the end, or until `stop()` is true after a step; yields a row per log step.
+
+        Raises:
+            TrainingDiverged: 100 steps in a row were skipped for a non-finite loss or gradient.
+        """
+        self.agent.train()
+        self.autoencoder.train()
+        check_every = CHECK_EVERY[self.device.type]
+        clock = time.perf_counter()
+        metrics: list[dict[str, Tensor]] = []
+        while self.progress < 1.0 and not stop():
+            metrics.append(self.train_step())
+            if self.step % check_every == 0 and self.optimizer.skipped_in_row >= MAX_SKIPPED_IN_ROW:
+                raise TrainingDiverged(
+                    f"stopped at step {self.step}: {MAX_SKIPPED_IN_ROW} steps in a row had a non-finite loss or "
+                    "gradient; lower the learning rate, or check the data and the decoder's likelihood."
+                )
+            now = time.perf_counter()
+            self.seconds, clock = self.seconds + now - clock, now
+            finished = self.progress >= 1.0
+            if self.step % self.config.log_every == 0 or finished or stop():
+                yield self._row(metrics)
+                metrics = []
+                # What the caller does with a row, checkpoints among it, is not training time.
+                clock = time.perf_counter()
+
+    def _row(self, metrics: list[dict[str, Tensor]]) -> dict[str, Any]:
+        """Means over the steps since the last row, copied to the host in one go, and the state of the run."""
+        names = list(metrics[0])
+        means = torch.stack([torch.stack([m[name].float() for m in metrics]).mean() for name in names])
+        row: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 3)}
+        row |= {name: _finite(value) for name, value in zip(names, means.tolist(), strict=True)}
+        config = self.config
+        row |= {
+            "beta": self.beta.item(),
+            "temperature_floor": self.beta.item(),
+            "learning_rate": config.learning_rate * self.learning_rate_factor,
+            "code_usage": code_usage(self._usage.sum(0)).item(),
+            "skipped": int(self.optimizer.skipped),
+        }
+        if config.trust_region in ("ess", "adaptive"):
+            row["ess_target"] = config.ess_fraction
+        finished = self.progress >= 1.0
+        every = config.validate_every
+        if every and len(self.validation) and (self.step // every > (self.step - len(metrics)) // every or finished):
+            row["validation_beta_elbo"] = _finite(self.validate())
+        return row
+
+    def validate(self) -> float:
+        """β-ELBO on (at most `validation_size` of) the validation split, at β's final value, in nats."""
+        evaluation = evaluate(
+            self.autoencoder,
+            self.validation,
+            beta=self.config.beta_end,
+            value_range=self.splits.value_range,
+            seed=self.config.seed,
+        )
+        self.agent.train()
+        return evaluation.metrics["beta_elbo"] or math.nan
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that decides the next step, as tensors and JSON."""
+        agent = {name: value for name, value in self.agent.state_dict().items() if not name.startswith("policy.")}
+        tensors = {
+            **{f"model.{name}": value for name, value in self.autoencoder.state_dict().items()},
+            **{f"agent.{name}": value for name, value in agent.items()},
+            **{f"optimizer.{name}": value for name, value in self.optimizer.tensors().items()},
+            "beta": self.beta,
+            "usage": self._usage,
+            "random.cpu": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        info = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "epoch": None if self._order is None else self._order[0],
+            "fingerprint": self.splits.fingerprint(),
+            "config": dataclasses.asdict(self.config),
+        }
+        return tensors, info
+
+    def load_state(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+        """Takes up the state that `state` gave.
+
+        Raises:
+            ValueError: the state does not fit this run's settings.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "agent": {}, "optimizer": {}, "random": {}}
+        for name, value in tensors.items():
+            prefix, _, rest = name.partition(".")
+            if rest:
+                parts[prefix][rest] = value
+        policy = {f"policy.{k.removeprefix('policy.')}": v for k, v in parts["model"].items() if k.startswith("policy.")}
+        try:
+            self.autoencoder.load_state_dict(parts["model"])
+            self.agent.load_state_dict({**policy, **parts["agent"]})
+            self.optimizer.load_tensors(parts["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(f"the checkpoint does not fit this run: {' '.join(str(error).split())[:200]}") from error
+        self.beta.copy_(tensors["beta"])
+        self.step, self.seconds = info["step"], info["seconds"]
+        if info["epoch"] is not None:
+            self._epoch_order(info["epoch"])
+        self._usage.copy_(tensors["usage"])
+        torch.set_rng_state(parts["random"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in parts["random"]:
+            torch.cuda.set_rng_state(parts["random"]["cuda"], self.device)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("device cuda was asked for, and PyTorch sees no GPU here; use --device auto or cpu.")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN: None instead."""
+    return value if math.isfinite(value) else None
