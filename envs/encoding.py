@@ -33,7 +33,8 @@ class EncodingEnv(EnvBase):
         sequence of data repeatable.
 
     The KL is paid in the reward, once, with the log-probability that the code had when it was drawn. With β > 0 a
-    step whose tensordict has none of its own (a reset clears it) is an error; `rand_action` draws from the prior and writes it.
+    step whose tensordict has none of its own (a reset sets it to NaN) is an error; `rand_action` draws from the prior
+    and writes it.
     `env.beta` is the one shared value of β, a 0-dim tensor: update it in place (`env.beta.fill_(0.1)`) and pass it to
     `DAPSLoss(temperature_floor=env.beta)`.
 

@@ -234,10 +234,11 @@ class AutoregressivePolicy(nn.Module):
     ) -> None:
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
-        check_transformer_sizes(embed_dim, num_heads, num_layers)
+        num_code_layers = num_layers if num_code_layers is None else num_code_layers
+        check_transformer_sizes(embed_dim, num_heads, min(num_layers, num_code_layers))
         self.observation_shape = tuple(observation_shape)
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
-        num_patches = num_patches or num_tokens
+        num_patches = num_tokens if num_patches is None else num_patches
         readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=encoder is not None)
         self.encoder = encoder or ObservationEncoder(
             observation_shape,
@@ -252,7 +253,7 @@ class AutoregressivePolicy(nn.Module):
             vocab_size,
             embed_dim=embed_dim,
             num_heads=num_heads,
-            num_layers=num_layers if num_code_layers is None else num_code_layers,
+            num_layers=num_code_layers,
             mlp_ratio=mlp_ratio,
             readout=readout if aligned_patches else None,
         )

@@ -109,7 +109,7 @@ class FactorizedPolicy(nn.Module):
         check_transformer_sizes(embed_dim, num_heads, num_layers)
         self.observation_shape = tuple(observation_shape)
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
-        num_patches = num_patches or num_tokens
+        num_patches = num_tokens if num_patches is None else num_patches
         self.encoder = encoder or ObservationEncoder(
             observation_shape,
             num_patches=num_patches,

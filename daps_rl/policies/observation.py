@@ -33,6 +33,8 @@ class Patches(nn.Module):
                 f"observation_shape must be (C, H, W), (L, D) or (D,), got {self.observation_shape}; "
                 "pass an encoder of your own for other observations."
             )
+        if num_patches < 1:
+            raise ValueError(f"num_patches must be >= 1, got {num_patches}; as many as tokens is the published choice.")
         height, width = self._plane()
         rows = _grid_rows(num_patches, height, width)
         self.grid = (rows, num_patches // rows)

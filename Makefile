@@ -1,0 +1,36 @@
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?=
+
+.PHONY: install demo test test-all lint bench clean
+
+install: .venv/.installed
+
+# torch first and by version: with it in place nothing later fetches another build.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: install
+	$(BIN)/daps-rl train $(if $(OUT),--out $(OUT))
+
+test: install
+	$(BIN)/python -m pytest
+
+test-all: install
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p daps_rl
+
+bench: install
+	$(BIN)/python benchmarks/digits.py
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/fashion_mnist.py
+
+clean:
+	rm -rf .venv build dist *.egg-info

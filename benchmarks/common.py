@@ -1,0 +1,45 @@
+"""What every benchmark records: command, commit, versions, hardware; rows as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROWS = Path(__file__).parent / "rows"
+
+
+def environment() -> dict[str, Any]:
+    """Where a row was measured."""
+    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    ).stdout.strip()
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def write_row(name: str, row: dict[str, Any]) -> None:
+    """Adds a row to benchmarks/rows/NAME.jsonl and prints it."""
+    ROWS.mkdir(exist_ok=True)
+    with open(ROWS / f"{name}.jsonl", "a") as file:
+        file.write(json.dumps({**row, **environment()}) + "\n")
+    print(json.dumps(row), flush=True)

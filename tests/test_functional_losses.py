@@ -1,0 +1,194 @@
+"""daps_rl.functional: the encoder's losses and their gradients, by hand, finite differences and enumeration."""
+
+import itertools
+import math
+
+import pytest
+import scipy.special
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daps_rl.functional import daps_loss, solve_temperature, weighted_likelihood_loss
+
+F64 = torch.float64
+B, K, V = 3, 4, 5
+
+
+def example(seed=0):
+    """log_prob [B, K] (leaf), weights [B, K], reward [B, K]."""
+    generator = torch.Generator().manual_seed(seed)
+    log_prob = -4.0 * torch.rand(B, K, dtype=F64, generator=generator)
+    weights = torch.softmax(torch.randn(B, K, dtype=F64, generator=generator), -1)
+    return log_prob.requires_grad_(), weights, 5.0 * torch.randn(B, K, dtype=F64, generator=generator)
+
+
+# Values and gradients
+
+
+def test_loss_of_hand_numbers():
+    log_prob = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]], dtype=F64)
+    weights = torch.tensor([[0.75, 0.25], [1.0, 0.0]], dtype=F64)
+    loss = weighted_likelihood_loss(log_prob, weights)
+    torch.testing.assert_close(loss, torch.tensor([1.25, 3.0], dtype=F64))
+    centered = weighted_likelihood_loss(log_prob, weights, centered=True)
+    torch.testing.assert_close(centered, torch.tensor([-0.25, 1.5], dtype=F64))
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_gradient_is_minus_the_weights(centered):
+    log_prob, weights, _ = example()
+    weights.requires_grad_()
+    weighted_likelihood_loss(log_prob, weights, centered=centered).sum().backward()
+    torch.testing.assert_close(log_prob.grad, 1.0 / K - weights if centered else -weights)
+    assert weights.grad is None
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_gradient_by_finite_differences(centered):
+    """Through a softmax policy's logits [B, V], at codes drawn beforehand."""
+    _, weights, _ = example()
+    logits = torch.randn(B, V, dtype=F64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    codes = torch.tensor([[0, 1, 1, 4], [2, 2, 2, 2], [3, 0, 4, 1]])
+
+    def loss(logits):
+        log_prob = torch.log_softmax(logits, -1).gather(-1, codes)
+        return weighted_likelihood_loss(log_prob, weights, centered=centered)
+
+    assert torch.autograd.gradcheck(loss, logits)
+    # By hand: d/dlogits = (Σ_k w_k)·p − Σ_k w_k·onehot(z_k).
+    (gradient,) = torch.autograd.grad(loss(logits).sum(), logits)
+    used = weights - 1.0 / K if centered else weights
+    onehots = torch.nn.functional.one_hot(codes, V).double()
+    expected = used.sum(-1, keepdim=True) * torch.softmax(logits.detach(), -1) - torch.einsum(
+        "bk,bkv->bv", used, onehots
+    )
+    torch.testing.assert_close(gradient, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.05, 50.0), st.booleans())
+def test_daps_loss_weighs_by_the_softmax_of_the_reward(seed, temperature, centered):
+    log_prob, _, reward = example(seed)
+    reward.requires_grad_()
+    terms = daps_loss(log_prob, reward, temperature=temperature, centered=centered)
+    weights = torch.tensor(scipy.special.softmax(reward.detach().numpy() / temperature, axis=-1))
+    torch.testing.assert_close(terms.weights, weights)
+    torch.testing.assert_close(terms.effective_sample_size, 1.0 / weights.square().sum(-1))
+    used = weights - 1.0 / K if centered else weights
+    torch.testing.assert_close(terms.loss.detach(), -(used * log_prob.detach()).sum(-1))
+    terms.loss.sum().backward()
+    torch.testing.assert_close(log_prob.grad, -used)
+    assert reward.grad is None
+
+
+def test_only_the_loss_carries_a_gradient():
+    """Not even a temperature that asks for a gradient makes the diagnostics carry one."""
+    log_prob, _, reward = example()
+    temperature = torch.tensor(2.0, dtype=F64, requires_grad=True)
+    terms = daps_loss(log_prob, reward.requires_grad_(), temperature=temperature)
+    assert terms.loss.requires_grad
+    assert not terms.weights.requires_grad
+    assert not terms.effective_sample_size.requires_grad
+    terms.loss.sum().backward()
+    assert temperature.grad is None
+    assert reward.grad is None
+
+
+def test_half_precision_is_added_up_in_float32():
+    log_prob = torch.full((1, 512), -3.0, dtype=torch.bfloat16)
+    loss = weighted_likelihood_loss(log_prob, torch.full((1, 512), 1.0 / 512, dtype=torch.bfloat16))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(3.0)
+
+
+# Codes that do not count
+
+
+def test_zero_weight_makes_an_impossible_code_harmless():
+    log_prob = torch.tensor([[-1.0, -math.inf, -2.0]], dtype=F64, requires_grad=True)
+    reward = torch.tensor([[0.0, -math.inf, 0.0]], dtype=F64)
+    terms = daps_loss(log_prob, reward, temperature=1.0)
+    assert terms.loss.item() == pytest.approx(1.5)
+    terms.loss.sum().backward()
+    torch.testing.assert_close(log_prob.grad, torch.tensor([[-0.5, 0.0, -0.5]], dtype=F64))
+
+
+def test_zero_weight_gives_no_nan_upstream_of_the_log_probability():
+    logits = torch.tensor([0.3, -math.inf, 1.0], dtype=F64, requires_grad=True)
+    log_prob = torch.log_softmax(logits, -1)[torch.tensor([[0, 1, 2]])]
+    weights = torch.tensor([[0.5, 0.0, 0.5]], dtype=F64)
+    (gradient,) = torch.autograd.grad(weighted_likelihood_loss(log_prob, weights).sum(), logits)
+    assert gradient.isfinite().all()
+    assert gradient[1] == 0.0
+
+
+# Expectation over everything a bandit could draw
+
+
+def bandit_gradients(*, centered, samples=2):
+    """Each K-tuple's probability and its gradient with respect to the logits, on-policy. [n], [n, V]."""
+    logits = torch.tensor([0.4, -0.3, 1.0], dtype=F64, requires_grad=True)
+    rewards = torch.tensor([1.0, 3.0, 0.5], dtype=F64)
+    probs = torch.softmax(logits.detach(), -1)
+    chances, gradients = [], []
+    for codes in itertools.product(range(3), repeat=samples):
+        codes = torch.tensor([codes])
+        log_prob = torch.log_softmax(logits, -1)[codes]
+        loss = daps_loss(log_prob, rewards[codes], temperature=0.7, centered=centered).loss
+        gradients.append(torch.autograd.grad(loss.sum(), logits)[0])
+        chances.append(probs[codes].prod())
+    return torch.stack(chances), torch.stack(gradients)
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+def test_centring_keeps_the_expected_gradient_and_shrinks_its_variance(samples):
+    chances, plain = bandit_gradients(centered=False, samples=samples)
+    _, centered = bandit_gradients(centered=True, samples=samples)
+    assert chances.sum().item() == pytest.approx(1.0)
+    expected = chances @ plain
+    torch.testing.assert_close(chances @ centered, expected)
+    assert expected.norm() > 0.01
+    spread_plain, spread_centered = (chances @ (g - expected).square().sum(-1) for g in (plain, centered))
+    assert spread_centered < spread_plain
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_expected_step_raises_the_best_code_and_lowers_the_worst(centered):
+    chances, gradients = bandit_gradients(centered=centered)
+    step = -(chances @ gradients)
+    assert step[1] > 0 > step[2]
+
+
+def test_a_constant_reward_gives_no_step_in_expectation():
+    """The fixed point: with rewards flat within the group, uniform weights leave an on-policy learner where it is."""
+    _, _, reward = example()
+    flat = torch.full_like(reward, 2.5)
+    temperature = solve_temperature(flat, 0.5, floor=0.1)
+    log_prob, *_ = example()
+    terms = daps_loss(log_prob, flat, temperature=temperature, centered=True)
+    torch.testing.assert_close(terms.loss.detach(), torch.zeros(B, dtype=F64), atol=1e-12, rtol=0)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("log_prob", "other", "message"),
+    [
+        ((2, 3), (2, 1), r"must have the shape of log_prob, \(2, 3\), got \(2, 1\)"),
+        ((2, 3), (3,), "must have the shape of log_prob"),
+        ((2, 3, 1), (2, 3, 1), r"must be a non-empty \[B, K\] tensor"),
+        ((3,), (3,), r"must be a non-empty \[B, K\] tensor"),
+    ],
+)
+def test_shapes_are_never_guessed(log_prob, other, message):
+    with pytest.raises(ValueError, match=message):
+        weighted_likelihood_loss(torch.zeros(log_prob), torch.zeros(other))
+    with pytest.raises(ValueError, match=message):
+        daps_loss(torch.zeros(log_prob), torch.zeros(other), temperature=1.0)
+
+
+def test_a_temperature_must_be_positive():
+    with pytest.raises(ValueError, match=r"temperature must be positive, got -1\.0"):
+        daps_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature=-1.0)

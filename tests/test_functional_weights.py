@@ -1,0 +1,223 @@
+"""daps_rl.functional: weights, sampling, rewards and bounds, against hand numbers and scipy."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daps_rl.functional import (
+    beta_elbo,
+    code_perplexity,
+    code_usage,
+    decoder_loss,
+    draw_categorical,
+    effective_sample_size,
+    encoding_reward,
+    host_reward,
+    kl_estimate,
+    target_weights,
+    weights_kl,
+)
+
+F64 = torch.float64
+PROPERTY = settings(max_examples=60, deadline=None)
+LARGEST_BELOW_ONE = {dtype: 1.0 - torch.finfo(dtype).eps / 2 for dtype in (torch.float32, torch.float64)}
+
+
+def tensor(*rows):
+    return torch.tensor(rows, dtype=F64)
+
+
+@st.composite
+def rewards(draw, max_abs=1e6):
+    """[B, K] float64, sizes 1 … 6."""
+    shape = draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
+    number = st.floats(-max_abs, max_abs, allow_nan=False)
+    return tensor(*draw(st.lists(st.lists(number, min_size=shape[1], max_size=shape[1]), min_size=shape[0], max_size=6)))
+
+
+# Effective sample size and KL of weights
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.0])
+def test_effective_sample_size_of_hand_numbers(scale):
+    weights = tensor([1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0], [0.5, 0.25, 0.25, 0])
+    expected = torch.tensor([1.0, 4.0, 2.0, 8.0 / 3.0], dtype=F64)
+    torch.testing.assert_close(effective_sample_size(scale * weights), expected)
+
+
+@PROPERTY
+@given(rewards(max_abs=30.0))
+def test_effective_sample_size_lies_between_one_and_k(reward):
+    ess = effective_sample_size(torch.softmax(reward, -1))
+    assert (ess >= 1.0 - 1e-12).all()
+    assert (ess <= reward.shape[-1] + 1e-12).all()
+
+
+def test_weights_kl_is_the_divergence_from_uniform():
+    weights = tensor([1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0], [0.7, 0.1, 0.15, 0.05])
+    by_scipy = scipy.stats.entropy(weights.numpy(), np.full((4, 4), 0.25), axis=-1)
+    np.testing.assert_allclose(weights_kl(weights).numpy(), by_scipy, atol=1e-12)
+    torch.testing.assert_close(weights_kl(weights)[:3], torch.tensor([math.log(4), 0.0, math.log(2)], dtype=F64))
+
+
+# Target weights
+
+
+def test_target_weights_of_hand_numbers():
+    reward = tensor([0.0, math.log(2), math.log(5)])
+    torch.testing.assert_close(target_weights(reward, 1.0), tensor([1 / 8, 2 / 8, 5 / 8]))
+    roots = tensor([1.0, math.sqrt(2), math.sqrt(5)])
+    torch.testing.assert_close(target_weights(reward, torch.tensor(2.0, dtype=F64)), roots / roots.sum())
+
+
+@PROPERTY
+@given(rewards(), st.floats(1e-3, 1e3))
+def test_target_weights_agree_with_scipy_and_sum_to_one(reward, temperature):
+    weights = target_weights(reward, temperature)
+    by_scipy = scipy.special.softmax(reward.numpy() / temperature, axis=-1)
+    np.testing.assert_allclose(weights.numpy(), by_scipy, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(len(reward), dtype=F64))
+
+
+@PROPERTY
+@given(rewards(max_abs=10.0), st.floats(-1e4, 1e4), st.floats(0.1, 10.0))
+def test_target_weights_ignore_a_shift_within_each_context(reward, shift, temperature):
+    shifts = shift * torch.arange(1, len(reward) + 1, dtype=F64)[:, None]
+    torch.testing.assert_close(
+        target_weights(reward + shifts, temperature), target_weights(reward, temperature), rtol=1e-8, atol=1e-9
+    )
+
+
+def test_target_weights_limits_of_the_temperature():
+    reward = tensor([3.0, 1.0, 3.0, -2.0])
+    torch.testing.assert_close(target_weights(reward, 1e-6), tensor([0.5, 0.0, 0.5, 0.0]))
+    torch.testing.assert_close(target_weights(reward, 1e12), tensor([0.25] * 4), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "result"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (F64, F64)]
+)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_target_weights_of_any_size_and_precision(dtype, result, scale):
+    reward = (scale * tensor([0.0, -1.0, -2.0], [5.0, 5.0, 5.0])).to(dtype)
+    weights = target_weights(reward, scale)
+    assert weights.dtype == result
+    expected = np.array([scipy.special.softmax([0, -1, -2]), [1 / 3] * 3])
+    np.testing.assert_allclose(weights.double().numpy(), expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-6)
+
+
+def test_target_weights_where_rewards_are_minus_infinite():
+    inf = math.inf
+    weights = target_weights(tensor([0.0, -inf, 0.0], [-inf, -inf, -inf], [-inf, -inf, 7.0]), 0.5)
+    torch.testing.assert_close(weights, tensor([0.5, 0.0, 0.5], [1 / 3] * 3, [0.0, 0.0, 1.0]))
+
+
+def test_target_weights_carry_no_gradient_from_the_reward_and_show_nan():
+    assert not target_weights(tensor([1.0, 2.0]).requires_grad_(), 1.0).requires_grad
+    weights = target_weights(tensor([1.0, math.nan], [1.0, 1.0]), 1.0)
+    assert weights[0].isnan().all()
+    torch.testing.assert_close(weights[1], tensor([0.5, 0.5])[0])
+
+
+# Sampling
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 300.0])
+def test_draw_categorical_inverts_the_cumulative_distribution(scale):
+    probs = scale * torch.tensor([0.25, 0.25, 0.5])
+    uniform = torch.tensor([0.0, 0.2499, 0.2501, 0.4999, 0.5001, 0.999])
+    assert draw_categorical(probs, uniform).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_draw_categorical_frequencies():
+    """Chi-square of 40 000 draws in each of two rows; with a fresh seed each would fail once in 10 000 runs."""
+    probs = torch.tensor([[0.5, 0.2, 0.0, 0.3], [0.01, 0.01, 0.97, 0.01]])
+    uniform = torch.rand(2, 40_000, generator=torch.Generator().manual_seed(0))
+    tokens = draw_categorical(probs, uniform)
+    for row, drawn in zip(probs.double(), tokens, strict=True):
+        counts = torch.bincount(drawn, minlength=4)
+        possible = row > 0
+        assert counts[~possible].sum() == 0
+        assert scipy.stats.chisquare(counts[possible], 40_000 * row[possible] / row.sum()).pvalue > 1e-4
+
+
+@PROPERTY
+@given(
+    st.lists(st.sampled_from([0.0, 0.0, 1e-30, 1e-9, 0.1, 1.0, 3.7, 1e9]), min_size=2, max_size=9).filter(any),
+    st.lists(st.floats(0.0, LARGEST_BELOW_ONE[torch.float32], width=32), max_size=5),
+)
+def test_draw_categorical_never_draws_a_token_of_probability_zero(probs, uniform):
+    probs = torch.tensor(probs)
+    boundary = [0.0, LARGEST_BELOW_ONE[torch.float32]]
+    tokens = draw_categorical(probs, torch.tensor(boundary + uniform))
+    assert (probs[tokens] > 0).all()
+    assert tokens[0] == probs.nonzero()[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_draw_categorical_at_the_upper_boundary(dtype):
+    probs = torch.tensor([[0.1, 0.2, 0.7, 0.0], [0.3, 0.3, 0.2, 0.2], [1.0, 0.0, 0.0, 0.0]], dtype=dtype)
+    uniform = torch.full((3, 1), LARGEST_BELOW_ONE[dtype], dtype=dtype)
+    assert draw_categorical(probs, uniform)[:, 0].tolist() == [2, 3, 0]
+
+
+# Rewards, bounds, usage
+
+
+def test_rewards_and_bounds_of_hand_numbers():
+    log_likelihood, log_q, log_prior = tensor([-3.0, -5.0]), tensor([-1.0, -4.0]), tensor([-2.0, -2.0])
+    torch.testing.assert_close(kl_estimate(log_q, log_prior), tensor([1.0, -2.0]))
+    torch.testing.assert_close(beta_elbo(log_likelihood, tensor([1.0, -2.0]), 0.5), tensor([-3.5, -4.0]))
+    torch.testing.assert_close(encoding_reward(log_likelihood, log_q, log_prior, 0.5), tensor([-3.5, -4.0]))
+    beta = torch.tensor(0.5, dtype=F64)
+    host = host_reward(log_likelihood, log_prior, beta)
+    torch.testing.assert_close(host, tensor([-4.0, -6.0]))
+    torch.testing.assert_close(host - beta * log_q, encoding_reward(log_likelihood, log_q, log_prior, beta))
+
+
+def test_decoder_loss_is_the_unweighted_mean():
+    log_likelihood = tensor([-1.0, -3.0], [0.0, -4.0], [2.0, 0.0]).requires_grad_()
+    loss = decoder_loss(log_likelihood)
+    torch.testing.assert_close(loss.detach(), torch.tensor([2.0, 2.0, -1.0], dtype=F64))
+    loss.sum().backward()
+    torch.testing.assert_close(log_likelihood.grad, torch.full((3, 2), -0.5, dtype=F64))
+
+
+def test_code_usage_and_perplexity_of_hand_numbers():
+    counts = torch.tensor([[3, 0, 1], [0, 0, 4]])
+    assert code_usage(counts).item() == pytest.approx(0.5)
+    by_scipy = np.exp([scipy.stats.entropy([3, 0, 1]), 0.0])
+    np.testing.assert_allclose(code_perplexity(counts).numpy(), by_scipy)
+    torch.testing.assert_close(code_perplexity(torch.full((2, 5), 9)), torch.full((2,), 5.0, dtype=F64))
+
+
+# Errors
+
+A, B = torch.zeros(2, 3), torch.zeros(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: effective_sample_size(torch.ones(3)), r"weights must be a non-empty \[B, K\].*got shape \(3,\)"),
+        (lambda: weights_kl(torch.ones(2, 3, 1)), r"weights must be .*got shape \(2, 3, 1\)"),
+        (lambda: target_weights(torch.ones(0, 3), 1.0), r"reward must be a non-empty .*got shape \(0, 3\)"),
+        (lambda: target_weights(A, 0.0), "temperature must be positive, got 0.0"),
+        (lambda: target_weights(A, math.nan), "temperature must be positive, got nan"),
+        (lambda: decoder_loss(torch.ones(3)), r"log_likelihood must be a non-empty \[B, K\]"),
+        (lambda: kl_estimate(A, B), r"prior_log_prob must have the shape of action_log_prob, \(2, 3\), got \(2, 1\)"),
+        (lambda: beta_elbo(A, B, 1.0), "kl must have the shape of log_likelihood"),
+        (lambda: encoding_reward(A, A, B, 1.0), "prior_log_prob must have the shape"),
+        (lambda: encoding_reward(A, B, B, 1.0), "kl must have the shape of log_likelihood"),
+        (lambda: host_reward(A, B, 1.0), "prior_log_prob must have the shape of log_likelihood"),
+    ],
+)
+def test_shapes_are_never_guessed(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
