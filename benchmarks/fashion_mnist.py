@@ -1,8 +1,8 @@
 """Fashion-MNIST, binarised, codes of 8 tokens of 256: quality at a budget of steps or minutes, on the test split.
 
-    python benchmarks/fashion_mnist.py --settings published --steps 2000 --seeds 0 1 2
-    python benchmarks/fashion_mnist.py --settings default --minutes 10 --seeds 0
-    python benchmarks/fashion_mnist.py --settings default --agent daps --minutes 10 --seeds 0
+python benchmarks/fashion_mnist.py --settings published --steps 2000 --seeds 0 1 2
+python benchmarks/fashion_mnist.py --settings default --minutes 10 --seeds 0
+python benchmarks/fashion_mnist.py --settings default --agent daps --minutes 10 --seeds 0
 """
 
 from __future__ import annotations

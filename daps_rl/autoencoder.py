@@ -41,12 +41,19 @@ class DiscreteAutoencoder(nn.Module):
         policy: nn.Module | None = None,
         decoder: nn.Module | None = None,
         prior: nn.Module | None = None,
+        data_mean: Tensor | None = None,
     ) -> DiscreteAutoencoder:
-        """Builds the parts that are not given; with a part of your own the config is not kept."""
+        """Builds the parts that are not given; with a part of your own the config is not kept.
+
+        Args:
+            config: sizes.
+            policy, decoder, prior: parts of your own.
+            data_mean: mean of the training data, where a decoder that is built here starts.
+        """
         own_parts = any(part is not None for part in (policy, decoder, prior))
         return cls(
             policy or make_policy(config),
-            decoder or make_decoder(config),
+            decoder or make_decoder(config, data_mean),
             prior or UniformPrior(config.num_tokens, config.vocab_size),
             None if own_parts else config,
         )
@@ -177,7 +184,7 @@ def make_likelihood(config: ModelConfig) -> Likelihood:
     return cls()
 
 
-def make_decoder(config: ModelConfig) -> MLPDecoder:
+def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> MLPDecoder:
     """The decoder that a config describes."""
     return MLPDecoder(
         config.num_tokens,
@@ -186,6 +193,7 @@ def make_decoder(config: ModelConfig) -> MLPDecoder:
         likelihood=make_likelihood(config),
         embed_dim=config.decoder_embed_dim,
         hidden=config.decoder_hidden,
+        data_mean=data_mean,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -41,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        hint = {28: "; free some space, then go on with --resume"}.get(error.errno or 0, "")
-        return f"{where}{error.strerror}{hint}"
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        return f"{where}{error.strerror}{'; free some space, then go on with --resume' if full else ''}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

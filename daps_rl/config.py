@@ -46,7 +46,7 @@ class ModelConfig:
     num_code_layers: int = 1
     mlp_ratio: float = 4.0
     num_patches: int = 0
-    aligned_patches: bool = False
+    aligned_patches: bool = True
     likelihood: str = "auto"
     variance: float = 0.25
     min_variance: float = 1e-3
@@ -211,7 +211,7 @@ PUBLISHED_AGENTS: dict[str, dict[str, Any]] = {"daps-na": {"policy": "factorized
 """What the published settings change for an agent."""
 
 AGENT_RECIPES: dict[str, dict[str, Any]] = {
-    "daps": {"policy": "autoregressive", "num_layers": 2, "aligned_patches": True},
+    "daps": {"policy": "autoregressive", "num_layers": 2},
     "daps-na": {"policy": "factorized", "num_layers": 2, "mlp_ratio": 6.0},
 }
 """Our own settings by agent."""

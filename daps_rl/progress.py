@@ -56,9 +56,7 @@ class Progress:
 
     def __call__(self, trainer: Trainer, row: dict[str, Any]) -> None:
         rate = row["step"] / max(row["seconds"], 1e-9)
-        text = "  ".join(
-            f"{label} {form.format(row[key])}" for label, key, form in SHOWN if row.get(key) is not None
-        )
+        text = "  ".join(f"{label} {form.format(row[key])}" for label, key, form in SHOWN if row.get(key) is not None)
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.progress, step=row["step"], rate=rate, text=text)
             return

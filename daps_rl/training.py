@@ -58,7 +58,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         model_config = config.model_config(splits.observation_shape, splits.likelihood)
         self.autoencoder = DiscreteAutoencoder.from_config(
-            model_config, policy=policy, decoder=decoder, prior=prior
+            model_config, policy=policy, decoder=decoder, prior=prior, data_mean=splits.train.mean(0)
         ).to(self.device)
         self.agent = (agent or make_agent)(config, self.autoencoder.policy).to(self.device)
         self.train_data = splits.train.to(self.device)
@@ -245,7 +245,9 @@ class Trainer:
             prefix, _, rest = name.partition(".")
             if rest:
                 parts[prefix][rest] = value
-        policy = {f"policy.{k.removeprefix('policy.')}": v for k, v in parts["model"].items() if k.startswith("policy.")}
+        policy = {
+            f"policy.{k.removeprefix('policy.')}": v for k, v in parts["model"].items() if k.startswith("policy.")
+        }
         try:
             self.autoencoder.load_state_dict(parts["model"])
             self.agent.load_state_dict({**policy, **parts["agent"]})

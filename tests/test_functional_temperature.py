@@ -1,5 +1,6 @@
 """daps_rl.functional: the temperature searches, against scipy's root finder and minimiser in float64."""
 
+import itertools
 import math
 
 import numpy as np
@@ -121,7 +122,7 @@ def test_temperature_grows_with_the_fraction(reward, fractions):
     fractions = sorted(f for f in fractions if f * reward.shape[-1] > 1.0)
     temperatures = [solve_temperature(torch.tensor(reward), fraction).item() for fraction in fractions]
     # On a plateau of the ESS (contexts of very different scales) neighbours may agree up to the search's resolution.
-    assert all(low <= high * (1.0 + 1e-3) for low, high in zip(temperatures, temperatures[1:], strict=False))
+    assert all(low <= high * (1.0 + 1e-3) for low, high in itertools.pairwise(temperatures))
 
 
 @PROPERTY

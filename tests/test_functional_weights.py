@@ -38,7 +38,8 @@ def rewards(draw, max_abs=1e6):
     """[B, K] float64, sizes 1 … 6."""
     shape = draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
     number = st.floats(-max_abs, max_abs, allow_nan=False)
-    return tensor(*draw(st.lists(st.lists(number, min_size=shape[1], max_size=shape[1]), min_size=shape[0], max_size=6)))
+    row = st.lists(number, min_size=shape[1], max_size=shape[1])
+    return tensor(*draw(st.lists(row, min_size=shape[0], max_size=shape[0])))
 
 
 # Effective sample size and KL of weights

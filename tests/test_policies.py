@@ -14,16 +14,16 @@ F64 = torch.float64
 B, T, V, P = 2, 3, 4, 6
 SHAPE = (1, 6, 6)
 SIZES = {"embed_dim": 16, "num_heads": 2}
+CROSS = {"aligned_patches": False, **SIZES}  # as published: the code reads the datum by cross-attention alone
+ALIGNED = {"aligned_patches": True, **SIZES}
 KINDS = {
-    "autoregressive": lambda: AutoregressivePolicy(SHAPE, T, V, **SIZES),
-    "autoregressive-two-layers": lambda: AutoregressivePolicy(SHAPE, T, V, num_layers=1, num_code_layers=2, **SIZES),
-    "autoregressive-patches": lambda: AutoregressivePolicy(SHAPE, T, V, num_patches=P, **SIZES),
-    "autoregressive-own-encoder": lambda: AutoregressivePolicy(SHAPE, T, V, encoder=own_encoder(), **SIZES),
-    "aligned": lambda: AutoregressivePolicy(SHAPE, T, V, aligned_patches=True, **SIZES),
-    "aligned-patches": lambda: AutoregressivePolicy(SHAPE, T, V, num_patches=P, aligned_patches=True, **SIZES),
-    "aligned-own-encoder": lambda: AutoregressivePolicy(
-        SHAPE, T, V, aligned_patches=True, encoder=own_encoder(), **SIZES
-    ),
+    "autoregressive": lambda: AutoregressivePolicy(SHAPE, T, V, **CROSS),
+    "autoregressive-two-layers": lambda: AutoregressivePolicy(SHAPE, T, V, num_layers=1, num_code_layers=2, **CROSS),
+    "autoregressive-patches": lambda: AutoregressivePolicy(SHAPE, T, V, num_patches=P, **CROSS),
+    "autoregressive-own-encoder": lambda: AutoregressivePolicy(SHAPE, T, V, encoder=own_encoder(), **CROSS),
+    "aligned": lambda: AutoregressivePolicy(SHAPE, T, V, **ALIGNED),
+    "aligned-patches": lambda: AutoregressivePolicy(SHAPE, T, V, num_patches=P, **ALIGNED),
+    "aligned-own-encoder": lambda: AutoregressivePolicy(SHAPE, T, V, encoder=own_encoder(), **ALIGNED),
     "factorized": lambda: FactorizedPolicy(SHAPE, T, V, **SIZES),
     "factorized-patches": lambda: FactorizedPolicy(SHAPE, T, V, num_patches=P, **SIZES),
     "factorized-own-encoder": lambda: FactorizedPolicy(SHAPE, T, V, encoder=own_encoder(), **SIZES),

@@ -22,6 +22,10 @@ class Likelihood(nn.Module):
         """outputs [..., P, *observation_shape], event_dims = len(observation_shape)."""
         raise NotImplementedError
 
+    def outputs_at(self, mean: Tensor) -> Tensor:
+        """Outputs whose distribution is centred on the data's mean: where a decoder starts. [*x] → [P, *x]."""
+        return torch.zeros(self.outputs_per_entry, *mean.shape)
+
 
 class BernoulliLikelihood(Likelihood):
     """For data in {0, 1} (values between are scored by the same formula, as a relaxation): one logit an entry."""
@@ -29,6 +33,9 @@ class BernoulliLikelihood(Likelihood):
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
         logits = outputs.squeeze(-event_dims - 1)
         return Independent(Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False)
+
+    def outputs_at(self, mean: Tensor) -> Tensor:
+        return torch.logit(mean, eps=0.02).unsqueeze(0)
 
 
 class GaussianLikelihood(Likelihood):
@@ -57,6 +64,9 @@ class GaussianLikelihood(Likelihood):
         normal = Normal(mean, (0.5 * log_variance).exp(), validate_args=False)
         return Independent(normal, event_dims, validate_args=False)
 
+    def outputs_at(self, mean: Tensor) -> Tensor:
+        return torch.stack((mean, torch.zeros_like(mean)))
+
 
 class FixedGaussianLikelihood(Likelihood):
     """Gaussian with one fixed variance: squared error, in nats.
@@ -78,9 +88,22 @@ class FixedGaussianLikelihood(Likelihood):
         normal = Normal(mean, torch.full_like(mean, math.sqrt(self.variance)), validate_args=False)
         return Independent(normal, event_dims, validate_args=False)
 
+    def outputs_at(self, mean: Tensor) -> Tensor:
+        return mean.unsqueeze(0)
+
+
+class _IntegerCategorical(Categorical):
+    """Categorical over the integers 0 … C-1, with the mean that torch leaves undefined."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Σ_c c·p(c)."""
+        classes = torch.arange(self.probs.shape[-1], dtype=self.probs.dtype, device=self.probs.device)
+        return (self.probs * classes).sum(-1)
+
 
 class CategoricalLikelihood(Likelihood):
-    """For integer data: C logits an entry.
+    """For integer data in 0 … C-1: C logits an entry.
 
     Args:
         num_classes: C.
@@ -94,7 +117,7 @@ class CategoricalLikelihood(Likelihood):
 
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
         logits = outputs.movedim(-event_dims - 1, -1)
-        return Independent(Categorical(logits=logits, validate_args=False), event_dims, validate_args=False)
+        return Independent(_IntegerCategorical(logits=logits, validate_args=False), event_dims, validate_args=False)
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps_rl.decoders.likelihoods import BernoulliLikelihood, Likelihood
 from daps_rl.policies.checks import check_code_sizes
 
+LAST_LAYER_SCALE = 0.3  # of torch's own initial weights
+
 
 class MLPDecoder(nn.Module):
     """p(x|z) by dense layers. Codes [..., T] → a distribution of batch shape [...] and event observation_shape.
+
+    The hidden layers start at full scale and the last one small, around the data's mean where that is given: otherwise
+    the decoder first learns the mean, and to do so learns to ignore the codes, which costs the policy hundreds of steps.
 
     Args:
         num_tokens: T.
@@ -21,6 +28,7 @@ class MLPDecoder(nn.Module):
         likelihood: what the outputs mean; Bernoulli if None.
         embed_dim: of a token.
         hidden: widths of the hidden layers; (64, 256) are the published ones.
+        data_mean: mean of the training data [*observation_shape], where the reconstructions start.
     Raises:
         ValueError: a size is not positive.
     """
@@ -34,6 +42,7 @@ class MLPDecoder(nn.Module):
         likelihood: Likelihood | None = None,
         embed_dim: int = 64,
         hidden: tuple[int, ...] = (64, 256),
+        data_mean: Tensor | None = None,
     ) -> None:
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
@@ -44,9 +53,21 @@ class MLPDecoder(nn.Module):
         outputs = self.likelihood.outputs_per_entry * math.prod(self.observation_shape)
         widths = (num_tokens * embed_dim, *hidden, outputs)
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in itertools.pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
+        self._initialize(data_mean)
+
+    @torch.no_grad()
+    def _initialize(self, data_mean: Tensor | None) -> None:
+        *hidden, last = (layer for layer in self.layers if isinstance(layer, nn.Linear))
+        for layer in hidden:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        last.weight.mul_(LAST_LAYER_SCALE)
+        nn.init.zeros_(last.bias)
+        if data_mean is not None:
+            last.bias.copy_(self.likelihood.outputs_at(data_mean).flatten())
 
     def forward(self, codes: Tensor) -> Distribution:
         embedded = self.embed(codes).flatten(-2)  # [..., T * embed_dim]

@@ -118,5 +118,7 @@ def _solve(reward: Tensor, statistic: Callable[[Tensor], Tensor], target: float,
 def _mean_statistic(gap: Tensor, log_temperature: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean over contexts of a statistic of the weights at each temperature. gap [B, K], log_temperature [G] → [G]."""
     batch, samples = gap.shape
-    weights = torch.softmax(-gap / log_temperature.exp()[:, None, None], dim=-1)  # [G, B, K]
-    return statistic(weights.view(-1, samples)).view(-1, batch).mean(-1)
+    # Samples lead in memory: operations over the few samples of a context then run along contiguous contexts.
+    scaled = -gap.t().contiguous()[:, None, :] / log_temperature.exp()[:, None]  # [K, G, B]
+    weights = torch.softmax(scaled.view(samples, -1), dim=0).t()  # [G * B, K]
+    return statistic(weights).view(-1, batch).mean(-1)

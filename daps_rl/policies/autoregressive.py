@@ -229,7 +229,7 @@ class AutoregressivePolicy(nn.Module):
         num_code_layers: int | None = None,
         mlp_ratio: float = 4.0,
         num_patches: int | None = None,
-        aligned_patches: bool = False,
+        aligned_patches: bool = True,
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()

@@ -1,0 +1,307 @@
+"""The command, as a person types it: in a process of its own where kills and signals matter."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from daps_rl.cli import main
+
+TINY = [
+    "--batch-size", "8", "--samples", "4", "--ess-fraction", "0.5", "--num-tokens", "3", "--vocab-size", "4",
+    "--embed-dim", "8", "--num-heads", "2", "--decoder-hidden", "8", "--decoder-embed-dim", "4",
+    "--validate-every", "4", "--log-every", "2", "--likelihood", "fixed_gaussian",
+]  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.npy"
+    np.save(path, np.random.default_rng(0).random((60, 1, 8, 8), dtype=np.float32))
+    return path
+
+
+def train(data: Path, out: Path, *options: str) -> int:
+    return main(["train", "--data", str(data), "--out", str(out), *TINY, *options])
+
+
+def process(*arguments: str, **kwargs: object) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "daps_rl", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs,
+    )  # fmt: skip
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(run / "model" / "model.safetensors")
+
+
+def wait_for(condition: object, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail("waited in vain")
+        time.sleep(0.02)
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_run_leaves_everything_behind_and_evaluate_recomputes_it(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(data, run, "--steps", "8", "--checkpoint-every", "4") == 0
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["data"] == str(data)
+    assert (summary["agent"], summary["seed"], summary["steps"], summary["bits"]) == ("daps-na", 0, 8, 6.0)
+    assert {"seconds", "steps_per_second", "num_parameters", "beta", "validation"} <= set(summary)
+    names = "log_likelihood kl elbo beta_elbo psnr psnr_greedy ssim code_usage code_perplexity".split()
+    assert set(names) <= set(summary["test"])
+    assert all(np.isfinite(summary["test"][name]) for name in names)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    assert {"config.json", "checkpoint.safetensors", "reconstructions.png", "learning_curves.png"} <= {
+        path.name for path in run.iterdir()
+    }
+    assert not [path for path in run.rglob("*") if path.suffix in (".pkl", ".pt", ".pth", ".zip")]
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again == {split: summary[split] for split in ("validation", "test")}
+
+
+def test_encode_decode_sample_and_report(data, tmp_path, capsys):
+    run, codes, means = tmp_path / "run", tmp_path / "codes.npy", tmp_path / "x.npy"
+    assert train(data, run, "--steps", "4") == 0
+    assert main(["encode", str(run), "--input", str(data), "--output", str(codes)]) == 0
+    z = np.load(codes)
+    assert z.shape == (60, 3)
+    assert z.dtype == np.int64
+    assert main(["decode", str(run), "--input", str(codes), "--output", str(means)]) == 0
+    assert np.load(means).shape == (60, 1, 8, 8)
+    assert main(["sample", str(run), "-n", "5", "--output", str(means)]) == 0
+    assert np.load(means).shape == (5, 1, 8, 8)
+    (run / "reconstructions.png").unlink()
+    assert main(["report", str(run)]) == 0
+    assert (run / "reconstructions.png").stat().st_size > 1000
+    capsys.readouterr()
+    np.save(codes, np.full((2, 3), 4))
+    assert main(["decode", str(run), "--input", str(codes), "--output", str(means)]) == 2
+    assert "integers [N, 3] in 0 … 3" in error_of(capsys)
+
+
+def test_resumed_run_ends_with_the_same_weights_bit_for_bit(data, tmp_path):
+    torch.set_num_threads(1)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ("--steps", "300", "--checkpoint-every", "10", "--agent", "daps")
+    assert train(data, whole, *options) == 0
+    child = process("train", "--data", str(data), "--out", str(killed), *TINY, *options)
+    wait_for(lambda: (killed / "checkpoint.safetensors").exists() or child.poll() is not None)
+    time.sleep(0.1)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    child.communicate()
+    with open(killed / "metrics.jsonl", "a") as file:
+        file.write('{"step": 9999, "sec')  # torn while it was written
+    assert main(["train", "--resume", "--out", str(killed)]) == 0
+    a, b = weights(whole), weights(killed)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+    def rows(run: Path) -> list[dict]:
+        drop = ("seconds",)
+        found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in row.items() if key not in drop} for row in found]
+
+    assert rows(whole) == rows(killed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_exit(data, tmp_path, number):
+    run = tmp_path / "run"
+    child = process("train", "--data", str(data), "--out", str(run), *TINY, "--steps", "100000")
+    wait_for(lambda: (run / "metrics.jsonl").exists() or child.poll() is not None)
+    child.send_signal(number)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 128 + number
+    assert "--resume" in error
+    assert "Traceback" not in error
+    from daps_rl.checkpoint import load_checkpoint
+
+    _, info = load_checkpoint(run / "checkpoint.safetensors")
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    assert info["step"] == json.loads(rows[-1])["step"]
+    assert not list(run.glob(".checkpoint*"))
+
+
+def test_resume_before_the_first_checkpoint_starts_over(data, tmp_path):
+    run = tmp_path / "run"
+    assert train(data, run, "--steps", "4") == 0
+    for name in ("checkpoint.safetensors", "summary.json"):
+        (run / name).unlink()
+    assert main(["train", "--resume", "--out", str(run)]) == 0
+    assert json.loads((run / "summary.json").read_text())["steps"] == 4
+
+
+def test_changed_data_are_refused(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(data, run, "--steps", "4") == 0
+    x = np.load(data)
+    x[0, 0, 0, 0] += 0.25
+    np.save(data, x)
+    (run / "summary.json").unlink()
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", str(run)]) == 2
+    assert "data have changed" in error_of(capsys)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda content: content[: len(content) // 2], "damaged"),
+        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "digest"),
+        (lambda content: b"hello", "damaged"),
+    ],
+)
+def test_damaged_checkpoints_are_refused(data, tmp_path, capsys, spoil, says):
+    run = tmp_path / "run"
+    assert train(data, run, "--steps", "4") == 0
+    path = run / "checkpoint.safetensors"
+    path.write_bytes(spoil(path.read_bytes()))
+    (run / "summary.json").unlink()
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", str(run)]) == 2
+    assert says in error_of(capsys)
+
+
+def test_foreign_checkpoint_is_refused(data, tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    run = tmp_path / "run"
+    assert train(data, run, "--steps", "4") == 0
+    save_file({"weight": torch.zeros(2)}, run / "checkpoint.safetensors")
+    (run / "summary.json").unlink()
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", str(run)]) == 2
+    assert "not a checkpoint" in error_of(capsys)
+
+
+def test_folder_in_use_is_refused(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    with open(run / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert train(data, run, "--steps", "4") == 2
+    assert "in use" in error_of(capsys)
+    assert not (run / "config.json").exists()
+
+
+def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(data, tmp_path):
+    run = tmp_path / "run"
+    assert train(data, run, "--steps", "4") == 0
+    before = (run / "checkpoint.safetensors").read_bytes()
+    (run / "summary.json").unlink()
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "steps": 100_000}))
+
+    def little_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    child = process("train", "--resume", "--out", str(run), preexec_fn=little_room)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 2
+    lines = [line for line in error.splitlines() if not line.startswith("step ")]
+    assert len(lines) == 1, lines
+    assert "File too large; free some space, then go on with --resume" in lines[0]
+    assert (run / "checkpoint.safetensors").read_bytes() == before
+    assert not list(run.glob(".checkpoint*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+        (["--steps", "0"], "steps must be positive"),
+        (["--steps", "2", "--minutes", "1"], "exactly one of steps and minutes"),
+        (["--steps", "x"], "invalid int value"),
+        (["--data", "nowhere.npy"], "nowhere.npy"),
+        (["--data-dir", "/nonexistent", "--data", "fashion-mnist"], "/nonexistent"),
+        (["--num-tokens", "100000"], "too large"),
+        (["--ess-fraction", "0.2", "--samples", "4", "--steps", "1"], "ess_fraction"),
+        (["--agent", "nobody", "--steps", "1"], "agent must be one of"),
+        (["--embed-dim", "9", "--steps", "1"], "multiple of num_heads"),
+        (["--resume"], "--resume needs --out"),
+        (["--config", "nothing"], "invalid choice"),
+    ],
+)
+def test_errors_are_one_line_and_code_2(arguments, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(["train", *arguments])
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
+    assert says in error_of(capsys)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_commands_on_no_run(command, tmp_path, capsys):
+    assert main([command, str(tmp_path)]) == 2
+    assert "config.json is missing" in error_of(capsys)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(data, run, "--steps", "2") == 0
+    capsys.readouterr()
+    assert train(data, run, "--steps", "2") == 2
+    assert "holds a run already" in error_of(capsys)
+
+
+def test_a_resumed_run_keeps_its_settings(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(data, run, "--steps", "2") == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", str(run), "--batch-size", "16"]) == 2
+    assert "leave out --batch-size" in error_of(capsys)
+    assert main(["train", "--resume", "--out", str(run)]) == 0
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_tensorboard_events(data, tmp_path):
+    pytest.importorskip("tensorboard")
+    run = tmp_path / "run"
+    assert train(data, run, "--steps", "4", "--tensorboard") == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("beta_elbo")] == [2, 4]
+
+
+def test_every_option_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "effective" in text or "trust region's target" in text
+    for flag in ("--num-tokens", "--beta-start", "--checkpoint-every", "--data-dir", "--resume", "--decoder-hidden"):
+        assert flag in text

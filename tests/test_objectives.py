@@ -1,0 +1,249 @@
+"""daps_rl.objectives: DAPSLoss beside the functional core, its keys, groups and gradients."""
+
+import pytest
+import torch
+from batches import F64, B, D, K, T, make_batch, make_policy
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torch import nn
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from daps_rl.functional import daps_loss, solve_temperature
+from daps_rl.objectives import DAPSLoss, GroupActor
+from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
+
+POLICIES = [AutoregressivePolicy, FactorizedPolicy]
+METRICS = ["ESS", "temperature", "kl_approx", "entropy"]
+
+
+def make_loss(policy=None, **options):
+    policy = make_policy() if policy is None else policy
+    return DAPSLoss(GroupActor(policy), **{"ess_fraction": 0.5, **options}), make_batch(policy)
+
+
+def by_hand(policy, batch, *, floor=0.0, centered=False, entropy_coeff=0.0):
+    """The same loss [B] straight from the functional core."""
+    score = batch["next", "reward"][..., 0] - entropy_coeff * batch["action_log_prob"]
+    log_prob = policy(batch["observation"][:, 0]).log_prob(batch["action"].transpose(0, 1)).T
+    temperature = solve_temperature(score, 0.5, floor)
+    return daps_loss(log_prob, score, temperature=temperature, centered=centered), temperature, log_prob
+
+
+def gradients(loss, parameters):
+    return torch.autograd.grad(loss, list(parameters))
+
+
+# The core's numbers
+
+
+@pytest.mark.parametrize("policy_class", POLICIES)
+@pytest.mark.parametrize("functional", [True, False])
+@pytest.mark.parametrize("options", [{}, {"centered": True}, {"entropy_coeff": 0.7}, {"temperature_floor": 9.0}])
+def test_loss_and_gradient_are_those_of_the_functional_core(policy_class, functional, options):
+    policy = make_policy(policy_class)
+    loss, batch = make_loss(policy, functional=functional, **options)
+    out = loss(batch)
+    options = {"floor" if k == "temperature_floor" else k: v for k, v in options.items()}
+    terms, temperature, log_prob = by_hand(policy, batch, **options)
+    torch.testing.assert_close(out["loss_actor"], terms.loss.mean())
+    torch.testing.assert_close(
+        gradients(out["loss_actor"], policy.parameters()), gradients(terms.loss.mean(), policy.parameters())
+    )
+    torch.testing.assert_close(out["temperature"], temperature)
+    torch.testing.assert_close(out["ESS"], terms.effective_sample_size.mean() / K)
+    torch.testing.assert_close(out["entropy"], -log_prob.mean().detach())
+    torch.testing.assert_close(out["kl_approx"], (batch["action_log_prob"] - log_prob).mean().detach())
+    assert set(out.keys()) == {"loss_actor", *METRICS} == set(loss.out_keys)
+    assert not any(out[key].requires_grad for key in METRICS)
+
+
+def test_gradient_reaches_the_actor_alone():
+    class Learned(nn.Module):
+        """A trust region with a parameter."""
+
+        def __init__(self):
+            super().__init__()
+            self.log_temperature = nn.Parameter(torch.zeros(()))
+
+        def forward(self, reward, floor=0.0):
+            return self.log_temperature.exp() + floor
+
+    policy = make_policy()
+    loss, batch = make_loss(policy, trust_region=Learned())
+    for key in ("action_log_prob", ("next", "reward")):
+        batch[key] = batch[key].requires_grad_()
+    out = loss(batch)
+    out["loss_actor"].backward()
+    assert all(p.grad.any() for p in policy.parameters())
+    assert loss.trust_region.log_temperature.grad is None
+    assert batch["action_log_prob"].grad is None
+    assert batch["next", "reward"].grad is None
+    assert not any(out[key].requires_grad for key in METRICS)
+
+
+def test_functional_loss_gives_its_parameters_and_the_plain_one_leaves_the_actor_whole():
+    policy = make_policy()
+    assert {id(p) for p in make_loss(policy, functional=True)[0].parameters()} == {id(p) for p in policy.parameters()}
+    plain, _ = make_loss(policy, functional=False)
+    assert plain.actor_network.policy is policy
+    assert plain.actor_network_params is None
+    assert [id(p) for p in plain.parameters()] == [id(p) for p in policy.parameters()]
+
+
+def test_entropy_coeff_changes_the_score_not_the_terms():
+    policy = make_policy()
+    plain, batch = make_loss(policy)
+    with_entropy, _ = make_loss(policy, entropy_coeff=0.7)
+    shifted = batch.clone()
+    shifted["next", "reward"] -= 0.7 * batch["action_log_prob"].unsqueeze(-1)
+    torch.testing.assert_close(with_entropy(batch), plain(shifted))
+    assert not torch.isclose(with_entropy(batch)["loss_actor"], plain(batch)["loss_actor"])
+
+
+# Keys and calls
+
+
+def test_set_keys():
+    policy = make_policy()
+    plain, batch = make_loss(policy)
+    renamed = TensorDict(
+        {
+            "x": batch["observation"],
+            "z": batch["action"],
+            "nested": {"log_q": batch["action_log_prob"]},
+            "next": {"score": batch["next", "reward"]},
+        },
+        batch_size=[B, K],
+    )
+    loss = DAPSLoss(GroupActor(policy, in_key="x"), ess_fraction=0.5)
+    loss.set_keys(action="z", sample_log_prob=("nested", "log_q"), reward="score")
+    assert loss.in_keys == ["x", "z", ("nested", "log_q"), ("next", "score")]
+    torch.testing.assert_close(loss(renamed), plain(batch))
+    with pytest.raises(ValueError):
+        loss.set_keys(value="v")
+
+
+@pytest.mark.parametrize("functional", [True, False])
+def test_keyword_tensors_stand_in_for_a_tensordict(functional):
+    loss, batch = make_loss(functional=functional)
+    assert loss.in_keys == ["observation", "action", "action_log_prob", ("next", "reward")]
+    out = loss(
+        observation=batch["observation"],
+        action=batch["action"],
+        action_log_prob=batch["action_log_prob"],
+        next_reward=batch["next", "reward"],
+    )
+    assert len(out) == 5
+    torch.testing.assert_close(out, tuple(loss(batch)[key] for key in loss.out_keys))
+
+
+def test_the_batch_is_left_as_it_came():
+    loss, batch = make_loss()
+    before = batch.clone()
+    loss(batch)
+    assert (batch == before).all()
+    assert set(batch.keys(True)) == set(before.keys(True))
+
+
+# Groups
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_reduction_over_groups(reduction):
+    policy = make_policy()
+    loss, batch = make_loss(policy, reduction=reduction)
+    terms, *_ = by_hand(policy, batch)
+    expected = {"mean": terms.loss.mean(), "sum": terms.loss.sum(), "none": terms.loss}[reduction]
+    torch.testing.assert_close(loss(batch)["loss_actor"], expected)
+
+
+@pytest.mark.parametrize("squeezed", [True, False])
+def test_rewards_with_and_without_their_last_axis(squeezed):
+    loss, batch = make_loss()
+    expected = loss(batch)
+    if squeezed:
+        batch["next", "reward"] = batch["next", "reward"][..., 0]
+    torch.testing.assert_close(loss(batch), expected)
+
+
+@pytest.mark.parametrize("functional", [True, False])
+def test_a_time_dimension_behind_the_group(functional):
+    policy = make_policy(AutoregressivePolicy)
+    loss, batch = make_loss(policy, functional=functional)
+    torch.testing.assert_close(loss(batch.unsqueeze(-1)), loss(batch))
+    two_steps = torch.stack((batch, make_batch(policy, seed=7)), 2)
+    assert two_steps.batch_size == (B, K, 2)
+    side_by_side = torch.cat((batch, make_batch(policy, seed=7)), 0)
+    torch.testing.assert_close(loss(two_steps), loss(side_by_side))
+
+
+def test_samples_along_another_dimension():
+    policy = make_policy()
+    loss, batch = make_loss(policy)
+    actor = TensorDictModule(lambda x: x, in_keys=["observation"], out_keys=["observation"])
+    actor.get_dist = lambda td: FlatDistribution(policy, td)
+    front = DAPSLoss(actor, ess_fraction=0.5, sample_dim=0, functional=False)
+    torch.testing.assert_close(front(batch.transpose(0, 1)), loss(batch))
+
+
+class FlatDistribution:
+    """Scores codes of any batch shape, each with an encoding of its own."""
+
+    def __init__(self, policy, batch):
+        self.policy, self.x = policy, batch["observation"]
+
+    def log_prob(self, codes):
+        return self.policy(self.x.reshape(-1, D)).log_prob(codes.reshape(-1, T)).view(codes.shape[:-1])
+
+
+def test_the_floor_is_one_shared_value():
+    beta = torch.tensor(0.5)
+    loss, batch = make_loss(temperature_floor=beta)
+    assert loss(batch)["temperature"].item() > 1.0
+    beta.fill_(50.0)
+    assert loss.temperature_floor is beta
+    assert loss(batch)["temperature"].item() == 50.0
+    assert loss.to(F64)(batch)["temperature"].item() == 50.0
+
+
+# Nothing is drawn
+
+
+def test_actions_are_scored_as_stored():
+    loss, batch = make_loss(make_policy(AutoregressivePolicy))
+    expected, state = loss(batch), torch.get_rng_state()
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        torch.testing.assert_close(loss(batch), expected)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sample_dim": -1}, "sample_dim counts from the front and must be >= 0, got -1"),
+        ({"reduction": "avg"}, "reduction must be mean, sum or none, got 'avg'"),
+        ({"ess_fraction": 0.0}, "ess_fraction must lie in"),
+        ({"ess_fraction": 1.5}, "ess_fraction must lie in"),
+        ({"trust_region": "trpo"}, "trust_region must be one of ess, kl, fixed, adaptive or a module, got 'trpo'"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_loss(**options)
+    with pytest.raises(TypeError):
+        make_loss(temperature=1.0)
+
+
+def test_batches_without_groups_are_refused():
+    loss, batch = make_loss(ess_fraction=0.15)
+    with pytest.raises(ValueError, match=r"ess_fraction must lie in \(1/K, 1\] and K is 5, got 0.15"):
+        loss(batch)
+    loss, batch = make_loss()
+    with pytest.raises(ValueError, match=r"a GroupActor needs a tensordict of batch size \[B, K, \.\.\.\], got \[15\]"):
+        loss(batch.reshape(-1))
+    batch["next", "reward"] = torch.zeros(B, K, 2, dtype=F64)
+    with pytest.raises(ValueError, match="reward must have the shape of log_prob"):
+        loss(batch)
