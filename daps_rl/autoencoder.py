@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,8 +146,7 @@ class DiscreteAutoencoder(nn.Module):
                 raise ValueError(
                     f"{directory} was saved from parts of your own; pass them: from_pretrained(..., policy=, decoder=)."
                 )
-            num_tokens = policy.num_tokens
-            model = cls(policy, decoder, prior or UniformPrior(num_tokens, policy.vocab_size))
+            model = cls(policy, decoder, prior or UniformPrior(*code_sizes(policy)))
         else:
             config = config_from_dict(values["model"], ModelConfig)
             model = cls.from_config(config, policy=policy, decoder=decoder, prior=prior)
@@ -159,7 +159,7 @@ class DiscreteAutoencoder(nn.Module):
 
 def make_policy(config: ModelConfig) -> nn.Module:
     """The policy that a config describes."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "embed_dim": config.embed_dim,
         "num_heads": config.num_heads,
         "num_layers": config.num_layers,
@@ -195,6 +195,18 @@ def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> MLPDec
         hidden=config.decoder_hidden,
         data_mean=data_mean,
     )
+
+
+def code_sizes(policy: nn.Module) -> tuple[int, int]:
+    """(T, V) of a policy, which every policy carries as `num_tokens` and `vocab_size`.
+
+    Raises:
+        ValueError: the policy has no such attributes.
+    """
+    sizes = getattr(policy, "num_tokens", None), getattr(policy, "vocab_size", None)
+    if not (isinstance(sizes[0], int) and isinstance(sizes[1], int)):
+        raise ValueError(f"the policy {type(policy).__name__} needs integer attributes num_tokens and vocab_size.")
+    return sizes[0], sizes[1]
 
 
 def _short(error: Exception) -> str:

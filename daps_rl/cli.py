@@ -140,7 +140,7 @@ def train_command(*, out: str | None, resume: bool, config: str | None, **option
     from daps_rl.config import config_from_dict, make_config
     from daps_rl.progress import Progress, tensorboard_observer
     from daps_rl.runs import RunFolder, folder_is_writable, new_run_path
-    from daps_rl.session import StopRequest, absolute_paths, load_data, train_run
+    from daps_rl.session import Observer, StopRequest, absolute_paths, load_data, train_run
 
     given = absolute_paths({name: value for name, value in options.items() if value is not None})
     if resume:
@@ -166,7 +166,9 @@ def train_command(*, out: str | None, resume: bool, config: str | None, **option
     splits = load_data(settings)
     stop = StopRequest()
     with run.locked(), stop.listening(), Progress() as progress:
-        observers = [progress, *([tensorboard_observer(run.path / "tensorboard")] if settings.tensorboard else [])]
+        observers: list[Observer] = [progress]
+        if settings.tensorboard:
+            observers.append(tensorboard_observer(run.path / "tensorboard"))
         summary = train_run(settings, splits, run, resume=resume, stop=stop, observers=tuple(observers))
     if summary is None:
         print(f"stopped; go on with: daps-rl train --resume --out {run.path}", file=sys.stderr)
@@ -231,7 +233,7 @@ def encode_command(*, run: str, device: str, input: str, output: str, sampled: b
 
     from daps_rl.session import load_run
 
-    _, config, model = load_run(run, device)
+    _, _, model = load_run(run, device)
     x = torch.from_numpy(_read_npy(input)).float()
     codes = [model.encode(part.to(_device(model)), deterministic=not sampled).cpu() for part in x.split(500)]
     np.save(output, torch.cat(codes).numpy())
@@ -250,7 +252,7 @@ def decode_command(*, run: str, device: str, input: str, output: str) -> int:
     expected = f"integers [N, {config.num_tokens}] in 0 … {config.vocab_size - 1}"
     if codes.dtype.is_floating_point or codes.ndim != 2 or codes.shape[1] != config.num_tokens:
         raise ValueError(f"{input} must hold {expected}, got {codes.dtype} of shape {tuple(codes.shape)}.")
-    if len(codes) and not (0 <= codes.min() and codes.max() < config.vocab_size):
+    if len(codes) and not (codes.min() >= 0 and codes.max() < config.vocab_size):
         raise ValueError(f"{input} must hold {expected}, got values {codes.min()} … {codes.max()}.")
     means = [model.decode(part.long().to(_device(model))).cpu() for part in codes.split(500)]
     np.save(output, torch.cat(means).numpy())

@@ -255,7 +255,10 @@ def config_from_dict(values: dict[str, Any], cls: type[ModelConfig] = TrainConfi
     known = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown setting {', '.join(unknown)}; the file is from another version of daps-rl.")
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return cls(**settings)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

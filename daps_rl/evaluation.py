@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.autoencoder import DiscreteAutoencoder, code_sizes
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, kl_estimate
 
 PSNR_CAP = 100.0  # dB: a perfect reconstruction, whose PSNR is infinite
@@ -59,7 +59,7 @@ def evaluate(
     metrics["elbo"] = beta_elbo(log_likelihood, kl, 1.0).mean().item()
     metrics["beta_elbo"] = beta_elbo(log_likelihood, kl, beta).mean().item()
     metrics.setdefault("ssim", None)
-    counts = count_codes(codes, autoencoder.policy.vocab_size)
+    counts = count_codes(codes, code_sizes(autoencoder.policy)[1])
     metrics["code_usage"] = code_usage(counts).item()
     metrics["code_perplexity"] = code_perplexity(counts).mean().item()
     return Evaluation(metrics, counts)
@@ -117,12 +117,3 @@ def count_codes(codes: Tensor, vocab_size: int) -> Tensor:
     offsets = torch.arange(tokens.shape[1], device=tokens.device) * vocab_size
     flat = (tokens + offsets).flatten()
     return torch.bincount(flat, minlength=tokens.shape[1] * vocab_size).view(-1, vocab_size)
-
-
-def summary_metrics(
-    autoencoder: DiscreteAutoencoder, splits: dict[str, Tensor], *, beta: float, value_range: tuple[float, float]
-) -> dict[str, Any]:
-    """`evaluate` on several splits: {split: metrics}."""
-    return {
-        name: evaluate(autoencoder, data, beta=beta, value_range=value_range).metrics for name, data in splits.items()
-    }

@@ -72,7 +72,17 @@ def test_a_run_leaves_everything_behind_and_evaluate_recomputes_it(data, tmp_pat
     assert summary["data"] == str(data)
     assert (summary["agent"], summary["seed"], summary["steps"], summary["bits"]) == ("daps-na", 0, 8, 6.0)
     assert {"seconds", "steps_per_second", "num_parameters", "beta", "validation"} <= set(summary)
-    names = "log_likelihood kl elbo beta_elbo psnr psnr_greedy ssim code_usage code_perplexity".split()
+    names = [
+        "log_likelihood",
+        "kl",
+        "elbo",
+        "beta_elbo",
+        "psnr",
+        "psnr_greedy",
+        "ssim",
+        "code_usage",
+        "code_perplexity",
+    ]
     assert set(names) <= set(summary["test"])
     assert all(np.isfinite(summary["test"][name]) for name in names)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

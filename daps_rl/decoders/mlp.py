@@ -16,10 +16,10 @@ LAST_LAYER_SCALE = 0.3  # of torch's own initial weights
 
 
 class MLPDecoder(nn.Module):
-    """p(x|z) by dense layers. Codes [..., T] → a distribution of batch shape [...] and event observation_shape.
+    """p(x|z) by dense layers: codes [..., T] → a distribution over x, batch shape [...].
 
-    The hidden layers start at full scale and the last one small, around the data's mean where that is given: otherwise
-    the decoder first learns the mean, and to do so learns to ignore the codes, which costs the policy hundreds of steps.
+    The hidden layers start at full scale and the last one small, around the data's mean where that is given.
+    Otherwise the decoder first learns the mean, and to do so learns to ignore the codes: hundreds of steps are lost.
 
     Args:
         num_tokens: T.

@@ -60,7 +60,7 @@ class DAPSLoss(LossModule):
     out_keys = ["loss_actor", "ESS", "temperature", "kl_approx", "entropy"]  # noqa: RUF012 (TorchRL's own form)
 
     actor_network: TensorDictModule
-    actor_network_params: TensorDictParams | None
+    actor_network_params: TensorDictParams
     target_actor_network_params: TensorDictParams | None
 
     def __init__(
@@ -87,7 +87,6 @@ class DAPSLoss(LossModule):
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         else:
             self.actor_network = actor_network
-            self.actor_network_params = None
         self.trust_region = make_trust_region(trust_region, ess_fraction)
         # Kept by reference, outside the module's own buffers: `.to(device)` would make a copy that no schedule reaches.
         self._floor = (temperature_floor,)

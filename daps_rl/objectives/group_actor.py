@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torchrl.envs.utils import ExplorationType, exploration_type
+
+from daps_rl.policies.checks import SampleShape
 
 
 class GroupDistribution(Distribution):
@@ -20,7 +24,7 @@ class GroupDistribution(Distribution):
         batch_shape: [B, K, ...].
     """
 
-    arg_constraints: dict = {}  # noqa: RUF012 (torch.distributions' own form)
+    arg_constraints: ClassVar[dict] = {}
 
     def __init__(self, base: Distribution, batch_shape: torch.Size) -> None:
         self.base = base
@@ -35,7 +39,7 @@ class GroupDistribution(Distribution):
         b, k, *rest = self.batch_shape
         return value.reshape(k, b, *rest, *value.shape[2:]).movedim(0, 1)
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def sample(self, sample_shape: SampleShape = ()) -> Tensor:
         """Draws one code for each member of each group. [B, K, ..., T]."""
         if len(sample_shape):
             raise ValueError("a group has K codes already; sample it with an empty sample_shape.")

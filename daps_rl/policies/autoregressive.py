@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from daps_rl.functional import draw_categorical
 from daps_rl.functional.checks import as_float
-from daps_rl.policies.checks import check_code_sizes, check_codes, check_transformer_sizes
+from daps_rl.policies.checks import SampleShape, check_code_sizes, check_codes, check_transformer_sizes
 from daps_rl.policies.layers import DecoderBlock, KeyValueCache, sinusoidal_positions
 from daps_rl.policies.observation import ObservationEncoder, make_readout
 
@@ -48,6 +48,7 @@ class CodeTransformer(nn.Module):
         self.start = nn.Parameter(torch.randn(embed_dim) * 0.02)
         self.embed = nn.Embedding(vocab_size, embed_dim)
         nn.init.normal_(self.embed.weight, std=0.02)
+        self.positions: Tensor
         self.register_buffer("positions", sinusoidal_positions(num_tokens, embed_dim), persistent=False)
         self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
@@ -56,7 +57,8 @@ class CodeTransformer(nn.Module):
     def prepare(self, encoded: Tensor) -> Context:
         """All that the code's side needs of a datum, computed once per context. encoded [B, P, D]."""
         aligned = None if self.readout is None else self.readout(encoded).unsqueeze(1)
-        return Context([block.cross.keys_values(encoded) for block in self.blocks], aligned)
+        keys_values = [cast(DecoderBlock, block).cross.keys_values(encoded) for block in self.blocks]
+        return Context(keys_values, aligned)
 
     def input_at(self, embedded: Tensor, context: Context, start: int) -> Tensor:
         """Adds positions start … start+L-1 and the datum's share of them. embedded [B, K, L, D] → [B, K, L, D]."""
@@ -92,7 +94,7 @@ class AutoregressiveCategorical(Distribution):
         context: from `transformer.prepare`.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_enumerate_support = False
 
     def __init__(self, transformer: CodeTransformer, context: Context) -> None:
@@ -106,9 +108,7 @@ class AutoregressiveCategorical(Distribution):
         return constraints.independent(constraints.integer_interval(0, self.transformer.vocab_size - 1), 1)
 
     @torch.no_grad()
-    def sample(
-        self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
         """Draws codes. [*sample_shape, B, T], int64, without gradient.
 
         Args:
@@ -119,7 +119,7 @@ class AutoregressiveCategorical(Distribution):
 
     @torch.no_grad()
     def sample_with_log_prob(
-        self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None
+        self, sample_shape: SampleShape = (), generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draws codes, and gives the log-probability they were drawn with.
 

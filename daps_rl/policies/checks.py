@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
+
+SampleShape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 
 
 def check_code_sizes(num_tokens: int, vocab_size: int) -> None:

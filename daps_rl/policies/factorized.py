@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from daps_rl.functional import draw_categorical
-from daps_rl.policies.checks import check_code_sizes, check_codes, check_transformer_sizes
+from daps_rl.policies.checks import SampleShape, check_code_sizes, check_codes, check_transformer_sizes
 from daps_rl.policies.observation import ObservationEncoder, make_readout
 
 
@@ -18,7 +20,7 @@ class FactorizedCategorical(Distribution):
         logits: unnormalised log-probabilities. [B, T, V].
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_enumerate_support = False
 
     def __init__(self, logits: Tensor) -> None:
@@ -31,9 +33,7 @@ class FactorizedCategorical(Distribution):
         return constraints.independent(constraints.integer_interval(0, self.log_probs.shape[-1] - 1), 1)
 
     @torch.no_grad()
-    def sample(
-        self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
         """Draws codes. [*sample_shape, B, T], int64, without gradient."""
         num_samples = torch.Size(sample_shape).numel()
         probs = self.log_probs.exp()  # [B, T, V]
@@ -45,7 +45,7 @@ class FactorizedCategorical(Distribution):
 
     @torch.no_grad()
     def sample_with_log_prob(
-        self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None
+        self, sample_shape: SampleShape = (), generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draws codes [*sample_shape, B, T], and their log-probabilities [*sample_shape, B] in nats."""
         codes = self.sample(sample_shape, generator)

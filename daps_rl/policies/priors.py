@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from daps_rl.policies.checks import check_code_sizes
+from daps_rl.policies.checks import SampleShape, check_code_sizes
 
 
 class UniformCodes(Distribution):
@@ -20,7 +21,7 @@ class UniformCodes(Distribution):
         device: of the samples.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_enumerate_support = False
 
     def __init__(self, num_tokens: int, vocab_size: int, device: torch.device | str | None = None) -> None:
@@ -33,9 +34,7 @@ class UniformCodes(Distribution):
         """Codes: T integers in 0 … V-1."""
         return constraints.independent(constraints.integer_interval(0, self.vocab_size - 1), 1)
 
-    def sample(
-        self, sample_shape: torch.Size | tuple[int, ...] = (), generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
         """Draws codes. [*sample_shape, T], int64."""
         shape = (*sample_shape, *self.event_shape)
         return torch.randint(self.vocab_size, shape, generator=generator, device=self.device)
@@ -59,6 +58,7 @@ class UniformPrior(nn.Module):
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        self._device: Tensor
         self.register_buffer("_device", torch.empty(0), persistent=False)
 
     def forward(self) -> UniformCodes:
