@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from daps_rl.agents.base import Agent, AgentLoss, Score
-from daps_rl.agents.daps import DAPS
 from torch import nn
 
+from daps_rl.agents.base import Agent, AgentLoss, Score
+from daps_rl.agents.daps import DAPS
 from daps_rl.config import TrainConfig
 
 __all__ = ["AGENTS", "DAPS", "Agent", "AgentLoss", "Score", "make_agent"]

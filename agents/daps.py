@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from daps_rl.agents.base import Agent, AgentLoss, Score
 from torch import Tensor, nn
 
+from daps_rl.agents.base import Agent, AgentLoss, Score
 from daps_rl.functional import daps_loss
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region

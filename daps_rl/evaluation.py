@@ -116,4 +116,6 @@ def count_codes(codes: Tensor, vocab_size: int) -> Tensor:
     tokens = codes.reshape(-1, codes.shape[-1])
     offsets = torch.arange(tokens.shape[1], device=tokens.device) * vocab_size
     flat = (tokens + offsets).flatten()
-    return torch.bincount(flat, minlength=tokens.shape[1] * vocab_size).view(-1, vocab_size)
+    # Not bincount: that one asks a GPU for the largest entry, and waits.
+    counts = torch.zeros(tokens.shape[1] * vocab_size, dtype=torch.int64, device=tokens.device)
+    return counts.scatter_add_(0, flat, torch.ones_like(flat)).view(-1, vocab_size)

@@ -154,6 +154,7 @@ class EncodingEnv(EnvBase):
         log_prob = tensordict.get("action_log_prob", None)
         if log_prob is None:
             log_prob = torch.full_like(log_likelihood, math.nan)
+        log_prob = log_prob.detach()
         missing = log_prob.isnan()
         if (self.beta > 0.0) & missing.any():
             raise KeyError(

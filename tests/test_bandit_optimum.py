@@ -9,11 +9,11 @@ import math
 
 import pytest
 import torch
-from daps_rl.agents import DAPS
-from daps_rl.envs import EncodingEnv
 from torch.distributions import Categorical, Independent
 
+from daps_rl.agents import DAPS
 from daps_rl.decoders import MLPDecoder
+from daps_rl.envs import EncodingEnv
 from daps_rl.functional import encoding_reward
 from daps_rl.objectives import DAPSLoss, FixedTemperature, GroupActor
 from daps_rl.policies import AutoregressivePolicy

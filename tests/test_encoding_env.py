@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from daps_rl.envs import EncodingEnv
 from torch.distributions import Categorical, Independent
 from torchrl.envs import RewardSum, SerialEnv, StepCounter, TransformedEnv, check_env_specs
 
 from daps_rl.decoders import MLPDecoder
+from daps_rl.envs import EncodingEnv
 from daps_rl.functional import daps_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
 from daps_rl.policies import AutoregressivePolicy, UniformCodes

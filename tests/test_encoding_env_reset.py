@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from daps_rl.envs import EncodingEnv
 
 from daps_rl.decoders import MLPDecoder
+from daps_rl.envs import EncodingEnv
 
 B, K, T, V = 3, 4, 2, 5
 

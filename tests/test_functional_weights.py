@@ -113,6 +113,11 @@ def test_target_weights_of_any_size_and_precision(dtype, result, scale):
     np.testing.assert_allclose(weights.double().numpy(), expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-6)
 
 
+def test_target_weights_of_rewards_that_overflow_once_divided():
+    weights = target_weights(torch.tensor([[2e38, 2e38, -2e38], [-2e38, -2e38, -2e38]]), 1e-3)
+    torch.testing.assert_close(weights, torch.tensor([[0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]]))
+
+
 def test_target_weights_where_rewards_are_minus_infinite():
     inf = math.inf
     weights = target_weights(tensor([0.0, -inf, 0.0], [-inf, -inf, -inf], [-inf, -inf, 7.0]), 0.5)
@@ -166,6 +171,9 @@ def test_draw_categorical_at_the_upper_boundary(dtype):
     probs = torch.tensor([[0.1, 0.2, 0.7, 0.0], [0.3, 0.3, 0.2, 0.2], [1.0, 0.0, 0.0, 0.0]], dtype=dtype)
     uniform = torch.full((3, 1), LARGEST_BELOW_ONE[dtype], dtype=dtype)
     assert draw_categorical(probs, uniform)[:, 0].tolist() == [2, 3, 0]
+    # u · total rounds up to total where total is the smallest number there is.
+    smallest = torch.tensor([torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps, 0.0], dtype=dtype)
+    assert draw_categorical(smallest, uniform[0]).tolist() == [0]
 
 
 # Rewards, bounds, usage

@@ -60,7 +60,7 @@ def test_without_a_sample_dimension_the_batch_is_one_group_scored_by_its_advanta
     torch.testing.assert_close(loss(batch), one_group(batch.reshape(1, B * K)))
     batch["advantage"] = torch.randn(B, K, 1, dtype=F64)
     by_reward = loss(batch.exclude("advantage"))["loss_actor"]
-    swapped = batch.exclude("advantage").set(("next", "reward"), batch["advantage"])
+    swapped = batch.clone().exclude("advantage").set(("next", "reward"), batch["advantage"])
     torch.testing.assert_close(loss(batch), loss(swapped))
     assert not torch.isclose(loss(batch)["loss_actor"], by_reward)
     torch.testing.assert_close(one_group(batch), one_group(batch.exclude("advantage")))  # groups look at the reward
