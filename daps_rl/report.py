@@ -7,17 +7,19 @@ display is needed and no global state is touched. A picture appears complete or 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import textwrap
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+
+from daps_rl.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,17 +196,14 @@ def _new_figure(width: int, height: int, title: str | None) -> Figure:
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes the figure beside its final place, then moves it there in one step."""
+    """Writes the figure, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        FigureCanvasAgg(figure).print_png(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(picture)
+    write_atomically(path, picture.getvalue())
 
 
 def _dress(axes: Axes, heading: str = "", xlabel: str = "", ylabel: str = "") -> None:
