@@ -51,7 +51,7 @@ class ModelConfig:
     variance: float = 0.25
     min_variance: float = 1e-3
     decoder_embed_dim: int = 64
-    decoder_hidden: tuple[int, ...] = (64, 256)
+    decoder_hidden: tuple[int, ...] = (256, 512)
 
     def __post_init__(self) -> None:
         _one_of("policy", self.policy, POLICIES)
@@ -118,7 +118,7 @@ class TrainConfig(ModelConfig):
     samples: int = 8
     beta_start: float = 0.5
     beta_end: float = 0.01
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     decoder_learning_rate: float = 0.0
     learning_rate_schedule: str = "cosine"
     warmup_steps: int = 100
@@ -199,7 +199,7 @@ _PUBLISHED_OPTIMISER = {
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
         "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
-        "variance": 0.02,
+        "variance": 0.02, "learning_rate": 2e-3, "decoder_hidden": (64, 256),
     },
 }  # fmt: skip
 """Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
