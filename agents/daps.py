@@ -23,7 +23,7 @@ class DAPS(Agent):
         samples: K, codes per context.
         ess_fraction: effective sample size to aim at, as a fraction of K.
         trust_region: "ess", "kl", "fixed", "adaptive", or a module.
-        centered: centred weights.
+        centered: centred weights, see `functional.weighted_likelihood_loss`; safe here, as each batch is used once.
     Raises:
         ValueError: K is too small for the target.
     """
@@ -35,7 +35,7 @@ class DAPS(Agent):
         samples: int = 8,
         ess_fraction: float = 0.33,
         trust_region: str | nn.Module = "ess",
-        centered: bool = False,
+        centered: bool = True,
     ) -> None:
         super().__init__(policy)
         if samples < 2:

@@ -99,7 +99,7 @@ class TrainConfig(ModelConfig):
         clip_at: the clip's bound.
         ess_fraction: the trust region's target, as a fraction of K.
         trust_region: "ess", "kl", "fixed" or "adaptive".
-        centered: centred weights.
+        centered: centred weights: the same expected gradient, with a smaller variance.
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
         log_every: training steps per row of metrics.jsonl.
         validate_every: training steps between validations on at most `validation_size` data; 0 for never.
@@ -127,7 +127,7 @@ class TrainConfig(ModelConfig):
     clip_at: float = 1.0
     ess_fraction: float = 0.33
     trust_region: str = "ess"
-    centered: bool = False
+    centered: bool = True
     device: str = "auto"
     log_every: int = 10
     validate_every: int = 250
@@ -192,7 +192,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 _PUBLISHED_OPTIMISER = {
     "samples": 8, "learning_rate": 3e-4, "learning_rate_schedule": "constant", "weight_decay": 1e-4,
-    "gradient_clip": "adaptive", "clip_at": 1.0, "trust_region": "ess", "mlp_ratio": 4.0,
+    "gradient_clip": "adaptive", "clip_at": 1.0, "trust_region": "ess", "centered": False, "mlp_ratio": 4.0,
     "decoder_hidden": (64, 256), "decoder_embed_dim": 64, "aligned_patches": False,
 }  # fmt: skip
 
