@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.checkpoint import load_checkpoint, save_checkpoint
+from daps_rl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from daps_rl.config import TrainConfig, config_from_dict
 from daps_rl.data import Splits, load
 from daps_rl.evaluation import evaluate
@@ -83,6 +83,10 @@ def train_run(
     if resume and run.checkpoint.exists():
         tensors, info = load_checkpoint(run.checkpoint)
         same_data(splits.fingerprint(), info["fingerprint"])
+        if config_from_dict(info["config"]) != config:
+            raise CheckpointError(
+                f"{run.checkpoint} belongs to a run of other settings than {run.config}; restore the one or the other."
+            )
         trainer.load_state(tensors, info)
     elif not resume:
         run.write_json(run.config, dataclasses.asdict(config))

@@ -213,6 +213,17 @@ def test_foreign_checkpoint_is_refused(data, tmp_path, capsys):
     assert "not a checkpoint" in error_of(capsys)
 
 
+def test_checkpoint_of_other_settings_is_refused(data, tmp_path, capsys):
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert train(data, run, "--steps", "4") == 0
+    assert train(data, other, "--steps", "4", "--seed", "1") == 0
+    (run / "checkpoint.safetensors").write_bytes((other / "checkpoint.safetensors").read_bytes())
+    (run / "summary.json").unlink()
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", str(run)]) == 2
+    assert "other settings" in error_of(capsys)
+
+
 def test_folder_in_use_is_refused(data, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
@@ -225,11 +236,11 @@ def test_folder_in_use_is_refused(data, tmp_path, capsys):
 
 def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(data, tmp_path):
     run = tmp_path / "run"
-    assert train(data, run, "--steps", "4") == 0
+    child = process("train", "--data", str(data), "--out", str(run), *TINY, "--steps", "100000")
+    wait_for(lambda: (run / "metrics.jsonl").exists() or child.poll() is not None)
+    child.terminate()
+    child.communicate(timeout=60)
     before = (run / "checkpoint.safetensors").read_bytes()
-    (run / "summary.json").unlink()
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "steps": 100_000}))
 
     def little_room() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
