@@ -44,6 +44,9 @@ class RunFolder:
                 raise ValueError(
                     f"{self.path} is in use by another run; wait for it, or choose another --out."
                 ) from None
+            for file_ in (self.config, self.metrics, self.checkpoint, self.summary):
+                for torn in self.path.glob(f".{file_.name}.*"):  # of a process that was killed while it wrote
+                    torn.unlink()
             yield
 
     def write_json(self, path: Path, values: dict[str, Any]) -> None:

@@ -152,7 +152,7 @@ class Trainer:
         }
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
-        """Trains to the end, or until `stop()` is true after a step; yields a row per log step.
+        """Trains to the end, or until `stop()` is true after a step; yields a row per log step and checkpoint step.
 
         Raises:
             TrainingDiverged: 100 steps in a row were skipped for a non-finite loss or gradient.
@@ -171,8 +171,8 @@ class Trainer:
                 )
             now = time.perf_counter()
             self.seconds, clock = self.seconds + now - clock, now
-            finished = self.progress >= 1.0
-            if self.step % self.config.log_every == 0 or finished or stop():
+            due = self.step % self.config.log_every == 0 or self.step % self.config.checkpoint_every == 0
+            if due or self.progress >= 1.0 or stop():
                 yield self._row(metrics)
                 metrics = []
                 # What the caller does with a row, checkpoints among it, is not training time.

@@ -13,10 +13,12 @@ class Likelihood(nn.Module):
     """Base of the likelihoods: a network's outputs [..., P, *observation_shape] become a distribution over x.
 
     The distribution has batch shape [...] and event shape observation_shape; its `mean` is the reconstruction.
-    A likelihood of your own sets `outputs_per_entry` (P) and writes `forward`.
+    A likelihood of your own sets `outputs_per_entry` (P) and writes `forward`; `output_scale` and `outputs_at` say where a
+    decoder starts.
     """
 
     outputs_per_entry = 1
+    output_scale = 1.0  # how far an output must move to change the likelihood by about a nat
 
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
         """outputs [..., P, *observation_shape], event_dims = len(observation_shape)."""
@@ -82,6 +84,7 @@ class FixedGaussianLikelihood(Likelihood):
         if not variance > 0.0:
             raise ValueError(f"variance must be positive, got {variance}; the published one for motion is 0.25.")
         self.variance = variance
+        self.output_scale = math.sqrt(variance)
 
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
         mean = outputs.squeeze(-event_dims - 1)

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from daps_rl.decoders.likelihoods import BernoulliLikelihood, Likelihood
 from daps_rl.policies.checks import check_code_sizes
 
-LAST_LAYER_SCALE = 0.3  # of torch's own initial weights
+LAST_LAYER_SCALE = 0.3  # of torch's own initial weights, in units of the likelihood's scale
 
 
 class MLPDecoder(nn.Module):
@@ -64,7 +64,7 @@ class MLPDecoder(nn.Module):
         for layer in hidden:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        last.weight.mul_(LAST_LAYER_SCALE)
+        last.weight.mul_(LAST_LAYER_SCALE * self.likelihood.output_scale)
         nn.init.zeros_(last.bias)
         if data_mean is not None:
             last.bias.copy_(self.likelihood.outputs_at(data_mean).flatten())
