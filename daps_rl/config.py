@@ -199,7 +199,7 @@ _PUBLISHED_OPTIMISER = {
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
         "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
-        "variance": 0.02, "learning_rate": 2e-3, "decoder_hidden": (64, 256),
+        "variance": 0.02, "learning_rate": 2e-3, "decoder_hidden": (64, 256), "beta_start": 0.05,
     },
 }  # fmt: skip
 """Our own settings by data set: options of `TrainConfig` that differ from its defaults."""

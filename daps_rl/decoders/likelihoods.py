@@ -13,8 +13,8 @@ class Likelihood(nn.Module):
     """Base of the likelihoods: a network's outputs [..., P, *observation_shape] become a distribution over x.
 
     The distribution has batch shape [...] and event shape observation_shape; its `mean` is the reconstruction.
-    A likelihood of your own sets `outputs_per_entry` (P) and writes `forward`; `output_scale` and `outputs_at` say where a
-    decoder starts.
+    A likelihood of your own sets `outputs_per_entry` (P) and writes `forward`; `output_scale` and `outputs_at` say
+    where a decoder starts.
     """
 
     outputs_per_entry = 1
