@@ -129,16 +129,17 @@ class DiscreteAutoencoder(nn.Module):
         from safetensors.torch import load_file
 
         directory = Path(directory)
+        for name in (CONFIG, WEIGHTS):
+            if not (directory / name).is_file():
+                raise ValueError(
+                    f"{directory} holds no saved model: {name} is missing; "
+                    "pass a folder that save_pretrained wrote, such as RUN/model."
+                )
         try:
             values = json.loads((directory / CONFIG).read_text())
             if values.get("format") != "daps-rl":
                 raise ValueError("config.json is not daps-rl's")
             tensors = load_file(directory / WEIGHTS)
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"{directory} holds no saved model: {Path(error.filename).name} is missing; "
-                "pass a folder that save_pretrained wrote, such as RUN/model."
-            ) from error
         except (ValueError, AttributeError, SafetensorError) as error:
             raise ValueError(f"{directory} is no readable daps-rl model ({_short(error)}); save it again.") from error
         if values.get("model") is None:

@@ -149,7 +149,7 @@ def test_a_hundred_bad_steps_in_a_row_end_the_run(splits):
 
 
 def test_a_run_of_minutes_ends_in_time(splits):
-    run = trainer(splits, steps=None, minutes=0.5 / 60)
+    run = trainer(splits, steps=None, minutes=0.5 / 60, beta_start=0.5)
     rows = list(run.run())
     assert 0.5 <= rows[-1]["seconds"] < 5.0
     assert 0.01 <= rows[-1]["beta"] < rows[0]["beta"] == 0.5
