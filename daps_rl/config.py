@@ -28,7 +28,7 @@ class ModelConfig:
         num_code_layers: blocks on the code's side of an autoregressive policy.
         mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the datum; 0 for as many as tokens.
-        aligned_patches: add patch t to the code's position t (needs as many patches as tokens).
+        aligned_patches: add the encoded patches to the positions of an autoregressive policy's code.
         likelihood: "bernoulli", "gaussian", "fixed_gaussian", or "auto" for what suits the data.
         variance: of the fixed_gaussian likelihood.
         min_variance: lower clamp of the gaussian likelihood.

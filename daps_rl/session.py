@@ -82,7 +82,7 @@ def train_run(
     trainer = Trainer(config, splits)
     if resume and run.checkpoint.exists():
         tensors, info = load_checkpoint(run.checkpoint)
-        same_data(splits.fingerprint(), info["fingerprint"])
+        same_data(trainer.fingerprint, info["fingerprint"])
         if config_from_dict(info["config"]) != config:
             raise CheckpointError(
                 f"{run.checkpoint} belongs to a run of other settings than {run.config}; restore the one or the other."
@@ -130,7 +130,7 @@ def finish(trainer: Trainer, run: RunFolder) -> dict[str, Any]:
         "skipped_steps": int(trainer.optimizer.skipped),
         "device": str(trainer.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "fingerprint": trainer.splits.fingerprint(),
+        "fingerprint": trainer.fingerprint,
         **evaluate_splits(trainer.autoencoder, trainer.splits, config.beta_end),
     }
     run.write_json(run.summary, summary)

@@ -54,6 +54,7 @@ class Trainer:
         agent: Callable[[TrainConfig, nn.Module], Agent] | None = None,
     ) -> None:
         self.config, self.splits = config, splits
+        self.fingerprint = splits.fingerprint()  # once: every checkpoint holds it
         self.device = choose_device(config.device)
         torch.manual_seed(config.seed)
         model_config = config.model_config(splits.observation_shape, splits.likelihood)
@@ -229,7 +230,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "epoch": None if self._order is None else self._order[0],
-            "fingerprint": self.splits.fingerprint(),
+            "fingerprint": self.fingerprint,
             "config": dataclasses.asdict(self.config),
         }
         return tensors, info
