@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -12,8 +12,8 @@ from torch.distributions import Distribution
 from torchrl.data import Bounded, Composite, MultiCategorical, Unbounded
 from torchrl.envs import EnvBase
 
+from daps_rl.envs.task import EncodingTask, RewardFn
 from daps_rl.functional import beta_elbo, kl_estimate
-from daps_rl.policies import UniformCodes
 
 
 class EncodingEnv(EnvBase):
@@ -44,7 +44,7 @@ class EncodingEnv(EnvBase):
         num_tokens: T.
         vocab_size: V.
         batch_size: [B, K], contexts and codes per context.
-        beta: weight of the KL to the prior.
+        beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
         prior: distribution over codes of event shape [T]; uniform if None.
         reward_fn: in the decoder's place, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
             differentiable.
@@ -62,38 +62,54 @@ class EncodingEnv(EnvBase):
         num_tokens: int,
         vocab_size: int,
         batch_size: Sequence[int],
-        beta: float = 0.0,
+        beta: Tensor | float = 0.0,
         prior: Distribution | None = None,
-        reward_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+        reward_fn: RewardFn | None = None,
         device: torch.device | str | None = None,
         seed: int | None = None,
     ) -> None:
-        if (decoder is None) == (reward_fn is None):
-            raise ValueError("exactly one of decoder and reward_fn must be given; pass the one that scores the codes.")
         if len(batch_size) != 2 or min(batch_size) < 1:
             raise ValueError(f"batch_size must be [B, K], contexts and codes per context, got {list(batch_size)}.")
-        if data.ndim < 2 or not torch.is_floating_point(data):
-            raise ValueError(
-                f"data must be a floating-point tensor [N, ...], got {data.dtype} of shape {tuple(data.shape)}; "
-                "convert it with .float()."
-            )
-        if beta < 0.0:
-            raise ValueError(f"beta must be >= 0, got {beta}; it weighs the KL to the prior.")
-        device = torch.device(device) if device is not None else data.device
+        task = EncodingTask(
+            data,
+            decoder,
+            num_tokens=num_tokens,
+            vocab_size=vocab_size,
+            beta=beta,
+            prior=prior,
+            reward_fn=reward_fn,
+            device=device,
+        )
+        device = task.device
         super().__init__(device=device, batch_size=torch.Size(batch_size))
-        self.data = data.to(device)
-        self.decoder = decoder if decoder is None else decoder.to(device)
-        self.reward_fn = reward_fn
-        self.num_tokens, self.vocab_size = num_tokens, vocab_size
-        self.prior = prior or UniformCodes(num_tokens, vocab_size, device)
-        self.register_buffer("beta", torch.tensor(float(beta), device=device))
+        self.task = task
         self.generator = torch.Generator(device=device)
         self.set_seed(int(torch.randint(2**31 - 1, ())) if seed is None else seed)
         self._make_spec()
 
+    @property
+    def data(self) -> Tensor:
+        """The data. [N, *x]."""
+        return self.task.data
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        """The decoder itself, not a copy."""
+        return self.task.decoder
+
+    @property
+    def prior(self) -> Distribution:
+        """The prior over codes."""
+        return self.task.prior
+
+    @property
+    def beta(self) -> Tensor:
+        """The one shared value of β, 0-dim."""
+        return self.task.beta
+
     def _make_spec(self) -> None:
         batch, device = self.batch_size, self.device
-        code = torch.full((self.num_tokens,), self.vocab_size)
+        code = torch.full((self.task.num_tokens,), self.task.vocab_size)
 
         def entry(*shape: int) -> Unbounded:
             return Unbounded((*batch, *shape), device=device)
@@ -105,7 +121,7 @@ class EncodingEnv(EnvBase):
             shape=batch,
             device=device,
         )
-        self.action_spec = MultiCategorical(code, shape=(*batch, self.num_tokens), device=device)
+        self.action_spec = MultiCategorical(code, shape=(*batch, self.task.num_tokens), device=device)
         self.state_spec = Composite(action_log_prob=entry(), shape=batch, device=device)
         self.reward_spec = entry(1)
         done = Bounded(False, True, (*batch, 1), dtype=torch.bool, device=device)
@@ -150,7 +166,7 @@ class EncodingEnv(EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         x, codes = tensordict["observation"][:, :1], tensordict["action"]  # [B, 1, *x], [B, K, T]
-        log_likelihood = self.score(x, codes)  # [B, K]
+        log_likelihood = self.task.score(x, codes)  # [B, K]
         log_prob = tensordict.get("action_log_prob", None)
         if log_prob is None:
             log_prob = torch.full_like(log_likelihood, math.nan)
@@ -176,17 +192,6 @@ class EncodingEnv(EnvBase):
             batch_size=self.batch_size,
             device=self.device,
         )
-
-    @torch.no_grad()
-    def score(self, x: Tensor, codes: Tensor) -> Tensor:
-        """log p(x|z), or reward_fn's value, of each code. x [B, 1, *x], codes [B, K, T] → [B, K], float32."""
-        value = self.reward_fn(x, codes) if self.decoder is None else self.decoder(codes).log_prob(x)
-        if value.shape != codes.shape[:-1]:
-            raise ValueError(
-                f"{'reward_fn' if self.decoder is None else 'the decoder'} must score codes [B, K, T] as [B, K] = "
-                f"{tuple(codes.shape[:-1])}, got shape {tuple(value.shape)}; sum over the entries of x."
-            )
-        return value.float()
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Codes from the prior, and their log-probability: the behaviour policy of a random agent.

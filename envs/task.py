@@ -1,0 +1,121 @@
+"""What all encoding environments share: the data, what scores a code, the prior and β."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from daps_rl.functional import host_reward
+from daps_rl.policies import UniformCodes
+
+RewardFn = Callable[[Tensor, Tensor], Tensor]
+
+
+class EncodingTask(nn.Module):
+    """Data to encode, and how a code of them is paid. Holds the decoder itself, never a copy.
+
+    Args:
+        data: the data [N, ...], floating point; kept on `device`.
+        decoder: maps codes [..., T] to a distribution over x; its log_prob(x) is paid. Or None, with `reward_fn`.
+        num_tokens: T.
+        vocab_size: V.
+        beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
+        prior: distribution over codes of event shape [T]; uniform if None.
+        reward_fn: in the decoder's place, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
+            differentiable.
+        device: of data and decoder; the data's own if None.
+    Raises:
+        ValueError: data, sizes or beta make no sense, or not exactly one of decoder and reward_fn is given.
+        RuntimeError: this is a worker process, and the decoder is a copy that would fall behind the one that learns.
+    """
+
+    def __init__(
+        self,
+        data: Tensor,
+        decoder: nn.Module | None = None,
+        *,
+        num_tokens: int,
+        vocab_size: int,
+        beta: Tensor | float = 0.0,
+        prior: Distribution | None = None,
+        reward_fn: RewardFn | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if (decoder is None) == (reward_fn is None):
+            raise ValueError("exactly one of decoder and reward_fn must be given; pass the one that scores the codes.")
+        if data.ndim < 2 or len(data) == 0 or not torch.is_floating_point(data):
+            raise ValueError(
+                f"data must be a floating-point tensor [N, ...], got {data.dtype} of shape {tuple(data.shape)}; "
+                "convert it with .float()."
+            )
+        if beta < 0.0:
+            raise ValueError(f"beta must be >= 0, got {float(beta)}; it weighs the KL to the prior.")
+        if isinstance(beta, Tensor) and beta.ndim:
+            raise ValueError(f"beta must be a number or a 0-dim tensor, got shape {tuple(beta.shape)}.")
+        device = torch.device(device) if device is not None else data.device
+        self.data: Tensor
+        self.beta: Tensor
+        self.register_buffer("data", data.to(device), persistent=False)
+        self.register_buffer("beta", beta if isinstance(beta, Tensor) else torch.tensor(float(beta), device=device))
+        self.decoder = decoder if decoder is None else decoder.to(device)
+        self.reward_fn = reward_fn
+        self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        self.prior = prior or UniformCodes(num_tokens, vocab_size, device)
+        refuse_stale_copies(decoder, beta)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        refuse_stale_copies(self.decoder, self.beta)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data and the decoder are."""
+        return self.data.device
+
+    @torch.no_grad()
+    def score(self, x: Tensor, codes: Tensor) -> Tensor:
+        """log p(x|z), or reward_fn's value, of each code. x [B, 1, *x], codes [B, K, T] → [B, K], float32."""
+        value = self.reward_fn(x, codes) if self.reward_fn is not None else self.decoder(codes).log_prob(x)
+        if value.shape != codes.shape[:-1]:
+            raise ValueError(
+                f"{'the decoder' if self.reward_fn is None else 'reward_fn'} must score codes [B, K, T] as [B, K] = "
+                f"{tuple(codes.shape[:-1])}, got shape {tuple(value.shape)}; sum over the entries of x."
+            )
+        return value.float()
+
+    def pay(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """What a host is paid that does not see log q: log p(x|z) + β·log p(z), in nats.
+
+        Args:
+            x: data. [B, 1, *x].
+            codes: [B, K, T].
+        Returns:
+            reward [B, K] and log_likelihood [B, K], float32.
+        """
+        log_likelihood = self.score(x, codes)
+        return host_reward(log_likelihood, self.prior.log_prob(codes), self.beta), log_likelihood
+
+
+def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None:
+    """Raises RuntimeError in a worker process whose decoder or β is a private copy that training would not reach.
+
+    Parameters in shared memory (`decoder.share_memory()` before the workers start) are the same numbers in every
+    process, and a decoder without trainable parameters cannot fall behind.
+    """
+    if multiprocessing.parent_process() is None:
+        return
+    tensors = [] if decoder is None else [p for p in decoder.parameters() if p.requires_grad]
+    if isinstance(beta, Tensor):
+        tensors.append(beta)
+    if any(tensor.device.type == "cpu" and not tensor.is_shared() for tensor in tensors):
+        raise RuntimeError(
+            "this environment lives in a worker process and holds a copy of the decoder (or of beta) that training "
+            "would not reach; call decoder.share_memory() and beta.share_memory_() before the workers start and start "
+            "them through torch.multiprocessing or by fork, freeze the decoder (requires_grad_(False)), or use the "
+            "batched environments, which need no workers."
+        )
