@@ -2,35 +2,82 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+
 from torch import nn
 
-from daps_rl.agents.base import Agent, AgentLoss, Score
+from daps_rl.agents.a2c import A2C
+from daps_rl.agents.base import Agent, AgentLoss, Draw, Score
 from daps_rl.agents.daps import DAPS
+from daps_rl.agents.ppo import GRPO, PPO
+from daps_rl.agents.reinforce import Reinforce
+from daps_rl.agents.rloo import RLOO
+from daps_rl.agents.tpo import TPO
 from daps_rl.config import TrainConfig
 
-__all__ = ["AGENTS", "DAPS", "Agent", "AgentLoss", "Score", "make_agent"]
+__all__ = [
+    "A2C",
+    "AGENTS",
+    "DAPS",
+    "GRPO",
+    "PPO",
+    "RLOO",
+    "TPO",
+    "Agent",
+    "AgentLoss",
+    "Draw",
+    "Reinforce",
+    "Score",
+    "make_agent",
+]
 
+MakeAgent = Callable[[TrainConfig, nn.Module], Agent]
 
-def _make_daps(config: TrainConfig, policy: nn.Module) -> Agent:
-    return DAPS(
-        policy,
-        samples=config.samples,
-        ess_fraction=config.ess_fraction,
-        trust_region=config.trust_region,
-        centered=config.centered,
-    )
-
-
-AGENTS = {"daps": _make_daps, "daps-na": _make_daps}
-"""Agents by name: functions of the settings and the policy. "daps-na" comes with a factorised policy."""
+AGENTS: dict[str, type[Agent]] = {
+    "daps": DAPS,
+    "daps-na": DAPS,
+    "tpo": TPO,
+    "rloo": RLOO,
+    "grpo": GRPO,
+    "ppo": PPO,
+    "a2c": A2C,
+    "reinforce": Reinforce,
+}
+"""Agents by name. "daps-na" comes with a factorised policy."""
 
 
 def make_agent(config: TrainConfig, policy: nn.Module) -> Agent:
-    """The agent that the settings name.
+    """The agent that the settings name: of `AGENTS`, "sb3:NAME", or "package.module:Class" of your own.
 
     Raises:
         ValueError: the name is not known, or the agent cannot do what the settings ask.
     """
-    if config.agent not in AGENTS:
-        raise ValueError(f"agent must be one of {', '.join(AGENTS)}, got {config.agent!r}.")
-    return AGENTS[config.agent](config, policy)
+    return find_agent(config.agent)(config, policy)
+
+
+def find_agent(name: str) -> MakeAgent:
+    """What makes the agent of that name from settings and a policy.
+
+    Raises:
+        ValueError: there is no such agent.
+    """
+    if name in AGENTS:
+        return AGENTS[name].from_config
+    host, _, rest = name.partition(":")
+    if host == "sb3":
+        from daps_rl.agents.sb3.adapter import find_sb3_agent
+
+        return find_sb3_agent(rest)
+    if not rest:
+        raise ValueError(
+            f"agent must be one of {', '.join(AGENTS)}, sb3:NAME for an algorithm of Stable-Baselines3, or "
+            f"package.module:Class for one of your own, got {name!r}."
+        )
+    try:
+        made = getattr(importlib.import_module(host), rest)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"agent {name!r} cannot be imported ({error}); it must be package.module:Class.") from error
+    if not (isinstance(made, type) and issubclass(made, Agent)):
+        raise ValueError(f"agent {name!r} must be a subclass of daps_rl.agents.Agent; derive it from Agent.")
+    return made.from_config

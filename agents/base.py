@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from torch import Tensor, nn
+
+from daps_rl.config import TrainConfig
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(codes [B, K, T], their log-probability [B, K]) → rewards [B, K], in nats; one evaluation of the decoder."""
@@ -14,21 +17,51 @@ Score = Callable[[Tensor, Tensor], Tensor]
 class AgentLoss(NamedTuple):
     """One gradient step's loss, then what was drawn for it, detached."""
 
-    loss: Tensor  # 0-dim
+    loss: Tensor | None  # 0-dim; None where the agent has taken its own step
     codes: Tensor  # [B, K, T]
-    metrics: dict[str, Tensor]  # 0-dim each: ESS (fraction of K), temperature and entropy (nats)
+    metrics: dict[str, Tensor]  # 0-dim each, the same names every time; defined in docs/metrics.md
+
+
+class Draw(NamedTuple):
+    """K codes per context and their log-probability."""
+
+    codes: Tensor  # [B, K, T], int64
+    log_prob: Tensor  # [B, K], in nats, with gradient
 
 
 class Agent(nn.Module):
     """A learner. The training loop calls `losses` once per batch and takes a gradient step for each loss it yields.
 
+    An agent of your own implements `losses`; whatever its `__init__` takes after the policy becomes an option
+    (`--agent-options`). The training loop optimises `parameters()`, the policy's among them, and saves them.
+
     Args:
         policy: maps observations [B, *x] to a distribution over codes, batch shape [B], event shape [T].
+        samples: K, codes per context.
     """
 
-    def __init__(self, policy: nn.Module) -> None:
+    def __init__(self, policy: nn.Module, *, samples: int = 8) -> None:
         super().__init__()
-        self.policy = policy
+        if samples < 1:
+            raise ValueError(f"samples must be >= 1, got {samples}; it is the number of codes drawn per context.")
+        self.policy, self.samples = policy, samples
+
+    @classmethod
+    def from_config(cls, config: TrainConfig, policy: nn.Module) -> Agent:
+        """The agent that a run's settings describe.
+
+        Settings that `__init__` takes by the same name (`samples`, say) go to it, and so do all `agent_options`.
+
+        Raises:
+            ValueError: an option is unknown or makes no sense.
+        """
+        known = list(inspect.signature(cls).parameters)[1:]
+        if unknown := sorted(set(config.agent_options) - set(known)):
+            raise ValueError(
+                f"unknown agent option {', '.join(unknown)}; {cls.__name__} takes {', '.join(known) or 'none'}."
+            )
+        settings = {name: getattr(config, name) for name in known if hasattr(config, name)}
+        return cls(policy, **{**settings, **config.agent_options})
 
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
         """Draws codes, asks for their rewards, and yields the losses to descend, one gradient step each.
@@ -39,3 +72,29 @@ class Agent(nn.Module):
             floor: β as it is now, the floor of a temperature. 0-dim.
         """
         raise NotImplementedError
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the training loop's optimiser trains: all parameters, unless the agent has an optimiser of its own."""
+        return list(self.parameters())
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """State of an optimiser of the agent's own, flat; saved with every checkpoint."""
+        return {}
+
+    def load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Takes up the state that `optimizer_tensors` gave."""
+
+    def draw(self, observation: Tensor) -> Draw:
+        """Draws K codes per context and scores them, with gradient, on the very encoding they were drawn from."""
+        posterior = self.policy(observation)
+        codes = posterior.sample((self.samples,))  # [K, B, T]
+        return Draw(codes.transpose(0, 1), posterior.log_prob(codes).transpose(0, 1))
+
+
+def check_group(name: str, samples: int) -> None:
+    """Raises ValueError unless there are two codes per context to compare."""
+    if samples < 2:
+        raise ValueError(
+            f"{name} compares the codes of a context and needs samples >= 2, got {samples}; pass --samples 8, or an "
+            "agent with a critic (ppo, a2c, reinforce)."
+        )

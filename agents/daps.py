@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from daps_rl.agents.base import Agent, AgentLoss, Score
+from daps_rl.agents.base import Agent, AgentLoss, Score, check_group
 from daps_rl.functional import daps_loss
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
@@ -37,22 +37,22 @@ class DAPS(Agent):
         trust_region: str | nn.Module = "ess",
         centered: bool = True,
     ) -> None:
-        super().__init__(policy)
-        if samples < 2:
-            raise ValueError(f"samples must be >= 2, got {samples}: one code per context has nothing to compare with.")
+        super().__init__(policy, samples=samples)
+        check_group("DAPS", samples)
         if trust_region in ("ess", "adaptive"):
             check_ess_fraction(ess_fraction, samples)
-        self.samples, self.centered = samples, centered
+        self.centered = centered
         self.trust_region = make_trust_region(trust_region, ess_fraction)
 
+    def scores(self, reward: Tensor) -> Tensor:
+        """What the weights are made of: the reward. [B, K] → [B, K]."""
+        return reward
+
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
-        posterior = self.policy(observation)
-        drawn = posterior.sample((self.samples,))  # [K, B, T]
-        log_prob = posterior.log_prob(drawn).transpose(0, 1)  # [B, K]
-        codes = drawn.transpose(0, 1)  # [B, K, T]
-        reward = score(codes, log_prob.detach())
-        temperature = self.trust_region(reward, floor)
-        terms = daps_loss(log_prob, reward, temperature=temperature, centered=self.centered)
+        codes, log_prob = self.draw(observation)
+        scores = self.scores(score(codes, log_prob.detach()))
+        temperature = self.trust_region(scores, floor)
+        terms = daps_loss(log_prob, scores, temperature=temperature, centered=self.centered)
         yield AgentLoss(
             terms.loss.mean(),
             codes,

@@ -96,7 +96,7 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
         if field.name == "observation_shape":  # the data say
             continue
         flag, kind = f"--{field.name.replace('_', '-')}", types[field.name]
-        default = "" if field.default is None else f" (default: {_show(field.default)})"
+        default = "" if field.default in (None, dataclasses.MISSING) else f" (default: {_show(field.default)})"
         arguments: dict[str, Any] = {"default": None, "help": f"{texts[field.name]}{default}".replace("%", "%%")}
         if kind is bool:
             arguments["action"] = argparse.BooleanOptionalAction
@@ -122,6 +122,15 @@ def _attribute_texts() -> dict[str, str]:
 def _converter(kind: Any) -> Any:
     """What turns a flag's text into a value of that type."""
     options = [option for option in typing.get_args(kind) if option is not type(None)]
+    if typing.get_origin(kind) is dict:
+
+        def named(text: str) -> dict[str, Any]:
+            pairs = [part.split("=", 1) for part in text.split(",") if part]
+            if not all(len(pair) == 2 for pair in pairs):
+                raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE, got {text!r}")
+            return {name.strip(): _literal(value) for name, value in pairs}
+
+        return named
     if typing.get_origin(kind) is tuple:
 
         def widths(text: str) -> tuple[int, ...]:
@@ -129,6 +138,14 @@ def _converter(kind: Any) -> Any:
 
         return widths
     return options[0] if options else kind
+
+
+def _literal(text: str) -> Any:
+    """A number, true, false or null where the text is one, else the text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def _show(value: Any) -> str:

@@ -83,7 +83,9 @@ class TrainConfig(ModelConfig):
     Attributes:
         data: name of a data set or a path.
         data_dir: folder that the data set's files are in.
-        agent: the learner, a name of `daps_rl.agents.AGENTS`.
+        agent: the learner: daps, daps-na, tpo, rloo, grpo, ppo, a2c, reinforce; sb3:daps, sb3:ppo, sb3:a2c; or
+            package.module:Class of your own.
+        agent_options: what else the agent takes, as NAME=VALUE,NAME=VALUE.
         steps: length of the run in training steps; or
         minutes: in minutes of training.
         seed: of weights, order of the data, and sampling.
@@ -111,6 +113,7 @@ class TrainConfig(ModelConfig):
     data: str = "digits"
     data_dir: str | None = None
     agent: str = "daps"
+    agent_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     steps: int | None = None
     minutes: float | None = None
     seed: int = 0
@@ -214,7 +217,7 @@ AGENT_RECIPES: dict[str, dict[str, Any]] = {
     "daps": {"policy": "autoregressive", "num_layers": 2},
     "daps-na": {"policy": "factorized", "num_layers": 2, "mlp_ratio": 6.0},
 }
-"""Our own settings by agent."""
+"""Our own settings by agent; one that is not here takes those of "daps"."""
 
 
 def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
@@ -233,7 +236,7 @@ def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
     if preset is None:
         base = RECIPES.get(options.get("data", TrainConfig.data), OTHER_DATA)
         agent = options.get("agent", base.get("agent", TrainConfig.agent))
-        base = {**base, "agent": agent, **AGENT_RECIPES.get(agent, {})}
+        base = {**base, "agent": agent, **AGENT_RECIPES.get(agent, AGENT_RECIPES["daps"])}
     else:
         _one_of("config", preset, tuple(PUBLISHED))
         agent = options.get("agent", TrainConfig.agent)

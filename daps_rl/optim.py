@@ -73,24 +73,33 @@ class GuardedAdamW:
 
     def tensors(self) -> dict[str, Tensor]:
         """State, flat."""
-        state = {
-            f"{index}.{name}": value
-            for index, values in self.optimizer.state_dict()["state"].items()
-            for name, value in values.items()
-        }
+        state = optimizer_tensors(self.optimizer)
         return {**state, "skipped": self.skipped, "skipped_in_row": self.skipped_in_row}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Takes up the state that `tensors` gave."""
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            index, _, name = key.partition(".")
-            if name:
-                state.setdefault(int(index), {})[name] = value
-        whole = {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        self.optimizer.load_state_dict(whole)
+        load_optimizer_tensors(self.optimizer, tensors)
         self.skipped.copy_(tensors["skipped"])
         self.skipped_in_row.copy_(tensors["skipped_in_row"])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as named tensors: "INDEX.NAME", by the index of the parameter."""
+    return {
+        f"{index}.{name}": value
+        for index, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Takes up the state that `optimizer_tensors` gave; names without an index are passed over."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        if name:
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def learning_rate_factor(step: int, progress: float, *, schedule: str, warmup_steps: int) -> float:

@@ -66,7 +66,7 @@ class Trainer:
         self.validation = splits.validation[: config.validation_size]
         self.optimizer = GuardedAdamW(
             [
-                {"params": list(self.agent.parameters()), "lr": config.learning_rate},
+                {"params": self.agent.trained(), "lr": config.learning_rate},
                 {
                     "params": list(self.autoencoder.decoder.parameters()),
                     "lr": config.decoder_learning_rate or config.learning_rate,
@@ -135,20 +135,21 @@ class Trainer:
             loss = result.loss
             if "loss_decoder" not in scored:  # once per batch, beside the agent's first step
                 scored["loss_decoder"] = decoder_loss(scored["log_likelihood"]).mean()
-                loss = loss + scored["loss_decoder"]
-            self.optimizer.step(loss, self.learning_rate_factor)
+                loss = scored["loss_decoder"] if loss is None else loss + scored["loss_decoder"]
+            if loss is not None:
+                self.optimizer.step(loss, self.learning_rate_factor)
         if result is None:
             raise ValueError(f"agent {config.agent!r} yielded no loss; its `losses` must yield at least one.")
         self._usage[1] += count_codes(result.codes, config.vocab_size)
         self.step += 1
         log_likelihood, kl = scored["log_likelihood"].detach().mean(), scored["kl"].mean()
         return {
-            "loss_actor": result.loss.detach(),
             "loss_decoder": scored["loss_decoder"].detach(),
             "log_likelihood": log_likelihood,
             "kl": kl,
             "elbo": beta_elbo(log_likelihood, kl, 1.0),
             "beta_elbo": beta_elbo(log_likelihood, kl, self.beta),
+            **({} if result.loss is None else {"loss_actor": result.loss.detach()}),
             **result.metrics,
         }
 
@@ -193,7 +194,7 @@ class Trainer:
             "code_usage": code_usage(self._usage.sum(0)).item(),
             "skipped": int(self.optimizer.skipped),
         }
-        if config.trust_region in ("ess", "adaptive"):
+        if "ESS" in row and config.trust_region in ("ess", "adaptive"):
             row["ess_target"] = config.ess_fraction
         finished = self.progress >= 1.0
         every = config.validate_every
@@ -215,10 +216,10 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that decides the next step, as tensors and JSON."""
-        agent = {name: value for name, value in self.agent.state_dict().items() if not name.startswith("policy.")}
         tensors = {
             **{f"model.{name}": value for name, value in self.autoencoder.state_dict().items()},
-            **{f"agent.{name}": value for name, value in agent.items()},
+            **{f"agent.{name}": value for name, value in self._agent_tensors().items()},
+            **{f"learner.{name}": value for name, value in self.agent.optimizer_tensors().items()},
             **{f"optimizer.{name}": value for name, value in self.optimizer.tensors().items()},
             "beta": self.beta,
             "usage": self._usage,
@@ -235,23 +236,40 @@ class Trainer:
         }
         return tensors, info
 
+    def _agent_tensors(self) -> dict[str, Tensor]:
+        """The agent's state beyond the model's: each tensor once, however many names it has."""
+        seen = {id(value) for value in self.autoencoder.state_dict(keep_vars=True).values()}
+        tensors = {}
+        for name, value in self.agent.state_dict(keep_vars=True).items():
+            if id(value) not in seen:
+                seen.add(id(value))
+                tensors[name] = value
+        return tensors
+
+    def _load_agent_tensors(self, tensors: dict[str, Tensor]) -> None:
+        own = self._agent_tensors()
+        if set(own) != set(tensors):
+            raise KeyError(f"the agent's state has other entries: {', '.join(sorted(set(own) ^ set(tensors)))}")
+        for name, value in tensors.items():
+            own[name].data.copy_(value)
+
     def load_state(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Takes up the state that `state` gave.
 
         Raises:
             ValueError: the state does not fit this run's settings.
         """
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "agent": {}, "optimizer": {}, "random": {}}
+        parts: dict[str, dict[str, Tensor]] = {
+            name: {} for name in ("model", "agent", "learner", "optimizer", "random")
+        }
         for name, value in tensors.items():
             prefix, _, rest = name.partition(".")
             if rest:
                 parts[prefix][rest] = value
-        policy = {
-            f"policy.{k.removeprefix('policy.')}": v for k, v in parts["model"].items() if k.startswith("policy.")
-        }
         try:
             self.autoencoder.load_state_dict(parts["model"])
-            self.agent.load_state_dict({**policy, **parts["agent"]})
+            self._load_agent_tensors(parts["agent"])
+            self.agent.load_optimizer_tensors(parts["learner"])
             self.optimizer.load_tensors(parts["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"the checkpoint does not fit this run: {' '.join(str(error).split())[:200]}") from error

@@ -198,7 +198,7 @@ def test_an_agent_of_several_steps_per_batch(splits):
 
 
 def test_daps_needs_samples_to_compare():
-    with pytest.raises(ValueError, match="samples must be >= 2"):
+    with pytest.raises(ValueError, match="needs samples >= 2"):
         DAPS(nn.Linear(1, 1), samples=1)
     with pytest.raises(ValueError, match="ess_fraction"):
         DAPS(nn.Linear(1, 1), samples=3, ess_fraction=0.33)

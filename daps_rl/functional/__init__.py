@@ -4,6 +4,7 @@ Shapes: B contexts, K codes sampled per context, T token positions, V tokens per
 Units are nats. Nothing here needs more than torch.
 """
 
+from daps_rl.functional.advantages import leave_one_out_advantage, standardized_reward
 from daps_rl.functional.bounds import (
     beta_elbo,
     code_perplexity,
@@ -29,8 +30,10 @@ __all__ = [
     "encoding_reward",
     "host_reward",
     "kl_estimate",
+    "leave_one_out_advantage",
     "solve_temperature",
     "solve_temperature_kl",
+    "standardized_reward",
     "target_weights",
     "weighted_likelihood_loss",
     "weights_kl",

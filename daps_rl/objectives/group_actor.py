@@ -39,11 +39,27 @@ class GroupDistribution(Distribution):
         b, k, *rest = self.batch_shape
         return value.reshape(k, b, *rest, *value.shape[2:]).movedim(0, 1)
 
-    def sample(self, sample_shape: SampleShape = ()) -> Tensor:
-        """Draws one code for each member of each group. [B, K, ..., T]."""
+    def _check_sample_shape(self, sample_shape: SampleShape) -> None:
         if len(sample_shape):
             raise ValueError("a group has K codes already; sample it with an empty sample_shape.")
+
+    def sample(self, sample_shape: SampleShape = ()) -> Tensor:
+        """Draws one code for each member of each group. [B, K, ..., T]."""
+        self._check_sample_shape(sample_shape)
         return self._group(self.base.sample((self.batch_shape[1],)))
+
+    def sample_with_log_prob(self, sample_shape: SampleShape = ()) -> tuple[Tensor, Tensor]:
+        """Draws codes [B, K, ..., T], and gives their log-probability [B, K, ...] in nats; without gradient.
+
+        One pass where the base distribution scores a code while it draws it, two where it does not.
+        """
+        if hasattr(self.base, "sample_with_log_prob"):
+            self._check_sample_shape(sample_shape)
+            action, log_prob = self.base.sample_with_log_prob((self.batch_shape[1],))
+            return self._group(action), self._group(log_prob)
+        with torch.no_grad():
+            action = self.sample(sample_shape)
+            return action, self.log_prob(action)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), in nats. [B, K, ..., T] → [B, K, ...]."""
@@ -86,6 +102,7 @@ class GroupActor(TensorDictModuleBase):
         super().__init__()
         self.policy = policy
         self.in_keys, self.out_keys = [in_key], [action_key, log_prob_key]
+        self.dist_sample_keys, self.log_prob_keys = [action_key], [log_prob_key]  # where TorchRL's losses look
 
     def get_dist(self, tensordict: TensorDictBase) -> GroupDistribution:
         """The policy at the batch's observations, as a distribution of the tensordict's batch size [B, K, ...]."""
@@ -105,7 +122,7 @@ class GroupActor(TensorDictModuleBase):
             distribution = self.get_dist(tensordict)
             if exploration_type() in (ExplorationType.MODE, ExplorationType.MEAN, ExplorationType.DETERMINISTIC):
                 action = distribution.mode
+                log_prob = distribution.log_prob(action)
             else:
-                action = distribution.sample()
-            log_prob = distribution.log_prob(action)
+                action, log_prob = distribution.sample_with_log_prob()
         return tensordict.set(action_key, action).set(log_prob_key, log_prob)

@@ -1,0 +1,43 @@
+"""Advantage actor-critic, on TorchRL's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torchrl.objectives import A2CLoss
+
+from daps_rl.agents.base import AgentLoss, Score
+from daps_rl.agents.critic import HostLossAgent
+
+
+class A2C(HostLossAgent):
+    """One policy-gradient step per batch, with advantages from a critic of weight `critic_coeff`.
+
+    There is no entropy bonus: the KL to the prior is in the reward, and for autoregressive policies the hosts'
+    estimate of the entropy has no gradient.
+
+    Args:
+        policy: see `Agent`.
+        samples: K, codes per context.
+        hidden: width of the critic's hidden layers.
+        critic_coeff: weight of the critic's loss.
+    References:
+        Mnih et al. (2016). The loss is `torchrl.objectives.A2CLoss`.
+    """
+
+    def __init__(self, policy: nn.Module, *, samples: int = 8, hidden: int = 128, critic_coeff: float = 0.5) -> None:
+        super().__init__(policy, samples=samples, hidden=hidden)
+        self.loss = A2CLoss(
+            self.actor,
+            self.critic,
+            functional=False,
+            entropy_bonus=False,
+            entropy_coeff=0.0,
+            critic_coeff=critic_coeff,
+            loss_critic_type="l2",
+        )
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        tensordict = self.collect(observation, score)
+        yield self.descend(tensordict, tensordict["action"])

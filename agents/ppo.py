@@ -1,0 +1,101 @@
+"""PPO and its group form without a critic (GRPO), on TorchRL's clipped loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torchrl.objectives import ClipPPOLoss
+
+from daps_rl.agents.base import AgentLoss, Score, check_group
+from daps_rl.agents.critic import HostLossAgent
+from daps_rl.functional import standardized_reward
+
+
+class PPO(HostLossAgent):
+    """Clipped policy gradient: several passes over a batch, with advantages from a critic.
+
+    There is no entropy bonus: the KL to the prior is in the reward (see `A2C`).
+
+    Args:
+        policy: see `Agent`.
+        samples: K, codes per context.
+        hidden: width of the critic's hidden layers.
+        clip_epsilon: bound on the change of a code's probability.
+        epochs: passes over a batch.
+        minibatches: gradient steps per pass; groups stay together.
+        critic_coeff: weight of the critic's loss.
+        normalize_advantage: standardise the advantages over a minibatch.
+    References:
+        Schulman et al. (2017). The loss is `torchrl.objectives.ClipPPOLoss`.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        *,
+        samples: int = 8,
+        hidden: int = 128,
+        clip_epsilon: float = 0.2,
+        epochs: int = 2,
+        minibatches: int = 1,
+        critic_coeff: float = 0.5,
+        normalize_advantage: bool = True,
+    ) -> None:
+        super().__init__(policy, samples=samples, hidden=hidden)
+        if min(epochs, minibatches) < 1 or not 0.0 < clip_epsilon < 1.0:
+            raise ValueError(
+                "epochs and minibatches must be >= 1 and clip_epsilon in (0, 1), got "
+                f"{epochs}, {minibatches} and {clip_epsilon}."
+            )
+        self.passes, self.minibatches = epochs, minibatches
+        self.loss = ClipPPOLoss(
+            self.actor,
+            self.critic,
+            functional=False,
+            clip_epsilon=clip_epsilon,
+            entropy_bonus=False,
+            critic_coeff=critic_coeff if hidden else None,
+            loss_critic_type="l2",
+            normalize_advantage=normalize_advantage,
+        )
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        yield from self.epochs(self.collect(observation, score), self.passes, self.minibatches)
+
+
+class GRPO(PPO):
+    """PPO without a critic: the advantage is the reward in units of its group.
+
+    Args:
+        policy: see `Agent`.
+        samples: K >= 2, codes per context.
+        clip_epsilon, epochs, minibatches: see `PPO`.
+    References:
+        Shao et al. (2024), DeepSeekMath. The KL to the prior is in the reward instead of the loss.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        *,
+        samples: int = 8,
+        clip_epsilon: float = 0.2,
+        epochs: int = 2,
+        minibatches: int = 1,
+    ) -> None:
+        check_group("GRPO", samples)
+        super().__init__(
+            policy,
+            samples=samples,
+            hidden=0,
+            clip_epsilon=clip_epsilon,
+            epochs=epochs,
+            minibatches=minibatches,
+            normalize_advantage=False,
+        )
+
+    def advantage(self, tensordict: TensorDictBase, reward: Tensor) -> tuple[Tensor, Tensor]:
+        advantage = standardized_reward(reward).unsqueeze(-1)
+        return advantage, advantage

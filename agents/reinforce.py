@@ -1,0 +1,31 @@
+"""REINFORCE with a critic as baseline, on TorchRL's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torchrl.objectives import ReinforceLoss
+
+from daps_rl.agents.base import AgentLoss, Score
+from daps_rl.agents.critic import HostLossAgent
+
+
+class Reinforce(HostLossAgent):
+    """The score-function gradient, one step per batch, with a learned baseline.
+
+    Args:
+        policy: see `Agent`.
+        samples: K, codes per context.
+        hidden: width of the critic's hidden layers.
+    References:
+        Williams (1992). The loss is `torchrl.objectives.ReinforceLoss`.
+    """
+
+    def __init__(self, policy: nn.Module, *, samples: int = 8, hidden: int = 128) -> None:
+        super().__init__(policy, samples=samples, hidden=hidden)
+        self.loss = ReinforceLoss(self.actor, self.critic, functional=False, loss_critic_type="l2")
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        tensordict = self.collect(observation, score)
+        yield self.descend(tensordict, tensordict["action"])

@@ -1,0 +1,31 @@
+"""RLOO: the policy gradient with the other codes of the group as baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from daps_rl.agents.base import Agent, AgentLoss, Score, check_group
+from daps_rl.functional import leave_one_out_advantage, weighted_likelihood_loss
+
+
+class RLOO(Agent):
+    """REINFORCE leave-one-out: − (1/K) Σ_k A_k · log q(z_k|x), A_k the reward less the mean of the others'.
+
+    Args:
+        policy: see `Agent`.
+        samples: K >= 2, codes per context.
+    References:
+        Kool et al. (2019); Ahmadian et al. (2024), Back to basics.
+    """
+
+    def __init__(self, policy: nn.Module, *, samples: int = 8) -> None:
+        super().__init__(policy, samples=samples)
+        check_group("RLOO", samples)
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        codes, log_prob = self.draw(observation)
+        advantage = leave_one_out_advantage(score(codes, log_prob.detach()))
+        loss = weighted_likelihood_loss(log_prob, advantage / self.samples)
+        yield AgentLoss(loss.mean(), codes, {"entropy": -log_prob.detach().mean()})

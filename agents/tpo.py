@@ -1,0 +1,37 @@
+"""Target policy optimisation: weighted maximum likelihood with standardised scores and a fixed temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from daps_rl.agents.base import AgentLoss, Score
+from daps_rl.agents.daps import DAPS
+from daps_rl.functional import standardized_reward
+from daps_rl.objectives import FixedTemperature
+
+
+class TPO(DAPS):
+    """DAPS with the rewards of each group standardised and the temperature fixed: no trust region to solve for.
+
+    Standardised scores have no units, so that β is no floor of the temperature here; it acts through the reward.
+
+    Args:
+        policy: see `Agent`.
+        samples: K, codes per context.
+        temperature: of the standardised scores, without units.
+        centered: see `functional.weighted_likelihood_loss`.
+    References:
+        Target Policy Optimization, arXiv 2604.06159: temperature 1.
+    """
+
+    def __init__(self, policy: nn.Module, *, samples: int = 8, temperature: float = 1.0, centered: bool = True) -> None:
+        super().__init__(policy, samples=samples, trust_region=FixedTemperature(temperature), centered=centered)
+
+    def scores(self, reward: Tensor) -> Tensor:
+        """The reward in units of its group. [B, K] → [B, K]."""
+        return standardized_reward(reward)
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        yield from super().losses(observation, score, floor.new_zeros(()))

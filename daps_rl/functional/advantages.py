@@ -1,0 +1,53 @@
+"""Advantages within a group: how much better a code is than the others drawn for the same context."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from daps_rl.functional.checks import as_float, check_matrix
+
+MIN_STD = 1e-4  # nats: groups whose rewards differ by less count as equal
+
+
+def leave_one_out_advantage(reward: Tensor) -> Tensor:
+    """Reward minus the mean reward of the other K − 1 codes: R_k − (1/(K−1)) Σ_{j≠k} R_j, in nats.
+
+    The baseline does not depend on the code it is subtracted from, so that the policy gradient stays unbiased.
+
+    Args:
+        reward: larger is better; no gradient flows. [B, K], K >= 2.
+    Returns:
+        [B, K], each row sums to 0.
+    Raises:
+        ValueError: reward is not [B, K], or K is 1.
+    References:
+        Kool et al. (2019), Buy 4 REINFORCE samples, get a baseline for free.
+    """
+    _check_group(reward)
+    reward = as_float(reward.detach())
+    k = reward.shape[-1]
+    return (reward - reward.mean(-1, keepdim=True)) * (k / (k - 1))
+
+
+def standardized_reward(reward: Tensor) -> Tensor:
+    """Reward in units of its group: (R_k − mean) / std, without units. Groups of equal rewards give 0.
+
+    Args:
+        reward: larger is better; no gradient flows. [B, K], K >= 2.
+    Returns:
+        [B, K].
+    Raises:
+        ValueError: reward is not [B, K], or K is 1.
+    References:
+        Shao et al. (2024), DeepSeekMath (GRPO), section 4.1; arXiv 2604.06159 (TPO).
+    """
+    _check_group(reward)
+    reward = as_float(reward.detach())
+    centered = reward - reward.mean(-1, keepdim=True)
+    return centered / reward.std(-1, keepdim=True).clamp_min(MIN_STD)
+
+
+def _check_group(reward: Tensor) -> None:
+    check_matrix("reward", reward)
+    if reward.shape[-1] < 2:
+        raise ValueError("reward must hold at least two codes per context, [B, K] with K >= 2; raise samples.")
