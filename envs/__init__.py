@@ -1,5 +1,42 @@
-"""Environments: encoding, and other discrete policy problems, as bandits. Imported as `daps_rl.envs`."""
+"""Environments: encoding, and other discrete policy problems, as bandits. Imported as `daps_rl.envs`.
+
+The import registers `daps_rl/Encoding-v0` with Gymnasium. Stable-Baselines3 is imported with `EncodingVecEnv` alone.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
 
 from daps_rl.envs.encoding import EncodingEnv
+from daps_rl.envs.gymnasium_env import GymnasiumEncodingEnv, KLReward
+from daps_rl.envs.host import Shared
+from daps_rl.envs.task import EncodingTask
+from daps_rl.envs.vector_env import EncodingVectorEnv, VectorKLReward
 
-__all__ = ["EncodingEnv"]
+if TYPE_CHECKING:
+    from daps_rl.envs.sb3_vec_env import EncodingVecEnv
+
+__all__ = [
+    "EncodingEnv",
+    "EncodingTask",
+    "EncodingVecEnv",
+    "EncodingVectorEnv",
+    "GymnasiumEncodingEnv",
+    "KLReward",
+    "Shared",
+    "VectorKLReward",
+]
+
+gymnasium.register(
+    "daps_rl/Encoding-v0",
+    entry_point="daps_rl.envs.gymnasium_env:GymnasiumEncodingEnv",
+    vector_entry_point="daps_rl.envs.vector_env:EncodingVectorEnv",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EncodingVecEnv":
+        from daps_rl.envs.sb3_vec_env import EncodingVecEnv
+
+        return EncodingVecEnv
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from daps_rl.functional import host_reward
+from daps_rl.functional import decoder_loss, host_reward
 from daps_rl.policies import UniformCodes
 
 RewardFn = Callable[[Tensor, Tensor], Tensor]
@@ -100,12 +100,42 @@ class EncodingTask(nn.Module):
         log_likelihood = self.score(x, codes)
         return host_reward(log_likelihood, self.prior.log_prob(codes), self.beta), log_likelihood
 
+    def pay_and_learn(self, x: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
+        """As `pay`, by the same one forward pass, and then a step on the decoder's loss, −mean log p(x|z).
+
+        What is paid is what the decoder said before the step. A loss that is not finite takes no step.
+
+        Args:
+            x: data. [B, 1, *x].
+            codes: [B, K, T].
+            optimizer: of the decoder's parameters.
+        Returns:
+            reward [B, K] and log_likelihood [B, K], float32, detached.
+        Raises:
+            RuntimeError: there is no decoder.
+        """
+        if self.decoder is None:
+            raise RuntimeError("reward_fn stands in the decoder's place, and it does not learn; call pay.")
+        with torch.enable_grad():
+            log_likelihood = self.decoder(codes).log_prob(x)
+        paid = log_likelihood.detach().float()
+        reward = host_reward(paid, self.prior.log_prob(codes), self.beta)  # refuses any shape but [B, K]
+        with torch.enable_grad():
+            loss = decoder_loss(log_likelihood).mean()
+        if loss.isfinite():
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return reward, paid
+
 
 def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None:
     """Raises RuntimeError in a worker process whose decoder or β is a private copy that training would not reach.
 
     Parameters in shared memory (`decoder.share_memory()` before the workers start) are the same numbers in every
-    process, and a decoder without trainable parameters cannot fall behind.
+    process, and a decoder without trainable parameters cannot fall behind. What cannot be seen from here is a copy that
+    was made first and shared then.
     """
     if multiprocessing.parent_process() is None:
         return
@@ -116,6 +146,7 @@ def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None
         raise RuntimeError(
             "this environment lives in a worker process and holds a copy of the decoder (or of beta) that training "
             "would not reach; call decoder.share_memory() and beta.share_memory_() before the workers start and start "
-            "them through torch.multiprocessing or by fork, freeze the decoder (requires_grad_(False)), or use the "
-            "batched environments, which need no workers."
+            "them through torch.multiprocessing or by fork (in TorchRL: EnvCreator(make_env, {'decoder': decoder, "
+            "'beta': beta})), freeze the decoder (requires_grad_(False)), or use the batched environments, which need "
+            "no workers."
         )

@@ -1,0 +1,52 @@
+"""The decoder of `daps_rl/Encoding-v0` when none is given: principal components, without training or chance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from daps_rl.decoders import FixedGaussianLikelihood, MLPDecoder
+
+NUM_TOKENS, VOCAB_SIZE = 8, 16
+MAX_ENTRIES = 4096  # of a datum: the covariance is this number squared
+MIN_VARIANCE = 1e-3
+
+
+@torch.no_grad()
+def principal_decoder(data: Tensor, num_tokens: int = NUM_TOKENS, vocab_size: int = VOCAB_SIZE) -> MLPDecoder:
+    """p(x|z) = N(mean + Σ_t level(z_t)·√λ_t·u_t, σ²): token t says how much of the data's t-th principal component.
+
+    The levels are the V-quantiles of a standard normal, and σ² is the mean variance per entry that the T components
+    leave over. Every token matters, the best codes give recognisable reconstructions, and the same data give the same
+    decoder everywhere: no random number is drawn. Its parameters are frozen, so copies of it cannot fall behind.
+
+    Args:
+        data: [N, *x].
+        num_tokens: T, at most the number of entries of a datum.
+        vocab_size: V.
+    Raises:
+        ValueError: a datum has too many entries, or fewer than T.
+    """
+    flat = data.flatten(1).double()  # [N, D]
+    count, entries = flat.shape
+    if not num_tokens <= entries <= MAX_ENTRIES:
+        raise ValueError(
+            f"the default decoder needs data of {num_tokens} (num_tokens) to {MAX_ENTRIES} entries each, "
+            f"got {entries}; pass a decoder."
+        )
+    mean = flat.mean(0)
+    variances, components = torch.linalg.eigh((flat - mean).T @ (flat - mean) / count)  # ascending
+    variances = variances.flip(-1).clamp(min=0.0)
+    components = components.flip(-1)[:, :num_tokens]  # [D, T]
+    strongest = components.gather(0, components.abs().argmax(0, keepdim=True))  # fixes the sign, which is free
+    residual = variances[num_tokens:].sum().item() / entries
+    likelihood = FixedGaussianLikelihood(max(residual, MIN_VARIANCE))
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten, the caller's generator untouched
+        decoder = MLPDecoder(
+            num_tokens, vocab_size, tuple(data.shape[1:]), likelihood=likelihood, embed_dim=1, hidden=()
+        )
+    levels = torch.special.ndtri((torch.arange(vocab_size, dtype=torch.float64) + 0.5) / vocab_size)
+    decoder.embed.weight.copy_(levels[:, None])
+    decoder.layers[0].weight.copy_(components * strongest.sign() * variances[:num_tokens].sqrt())
+    decoder.layers[0].bias.copy_(mean)
+    return decoder.requires_grad_(False).to(data.device)

@@ -1,0 +1,205 @@
+"""Encoding as a one-step Gymnasium environment, and the wrapper that completes its reward."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from daps_rl.envs.host import (
+    Data,
+    EncodingBatch,
+    TaskHost,
+    check_options,
+    check_render_mode,
+    make_problem,
+    make_spaces,
+    unwrap,
+)
+from daps_rl.envs.pictures import image_shape
+from daps_rl.envs.task import EncodingTask, RewardFn
+
+LogProb = Callable[[np.ndarray, np.ndarray], "Tensor | np.ndarray | float"]
+
+
+class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
+    """Encode a datum x as a code z: one step, paid by how well the decoder explains x from z.
+
+    `gymnasium.make("daps_rl/Encoding-v0")` makes one; many at once are `EncodingVectorEnv` (`gymnasium.make_vec`).
+
+    Observation:
+        a datum [*x], Box, float32: within [0, 1] if all data are, else within the data's own range.
+    Action:
+        a code [T], MultiDiscrete([V] * T).
+    Reward:
+        log p(x|z) + β·log p(z), in nats; larger is better. The env does not see log q(z|x): whoever trains an encoder
+        with β > 0 completes the reward with −β·log q(z|x), the log-probability that the code was drawn with, in one
+        of two ways: our algorithm or callback in SB3 (`daps_rl.agents.sb3.DAPS`, or `KLRewardCallback` with SB3's
+        own), or elsewhere a wrapper that is given a `log_prob` callable (`KLReward`, `VectorKLReward`). Once, not both.
+        The info of a step has `log_likelihood`, log p(x|z) alone.
+    Episode end:
+        Every episode ends after its one step: terminated, never truncated. The observation then is still x.
+    Reset and seed:
+        A reset draws a datum uniformly from `np_random`. There are no reset options.
+
+    What copies the decoder: `gymnasium.make` passes on the object itself, and `env.spec` holds it by `Shared`, so that
+    `make(env.spec)` gets the same one. The spec of a `SyncVectorEnv` or `AsyncVectorEnv` holds it bare, and
+    `make_vec(envs.spec)` would copy it: pass `decoder=Shared(decoder)`, or use the native vector environment.
+    `copy.deepcopy(env)` copies it. In worker processes (`AsyncVectorEnv`) a decoder that could learn stays in step only
+    in shared memory: `decoder.share_memory()` before the workers start by fork. Any other is refused there, with a
+    RuntimeError at the first reset.
+
+    Args:
+        data: a tensor or array [N, *x], or a name or path for `daps_rl.data.load` (the training split); digits, flat,
+            if None.
+        decoder: maps codes [..., T] to a distribution over x; its log_prob(x) is paid. If None (and no `reward_fn`) the
+            data's principal components, frozen.
+        num_tokens: T; the decoder's own if None.
+        vocab_size: V; the decoder's own if None.
+        beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
+        prior: distribution over codes of event shape [T]; uniform if None.
+        reward_fn: in the decoder's place, any function of x [B, 1, *x] and z [B, K, T] that gives [B, K].
+        device: where codes are scored; the decoder's own if None.
+        render_mode: "rgb_array": the original beside its reconstruction, for images; or None.
+    Raises:
+        ValueError: data, sizes, beta or render_mode make no sense, or both decoder and reward_fn are given.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 1}  # type: ignore[misc]  # as gymnasium's own
+
+    def __init__(
+        self,
+        data: Data | None = None,
+        decoder: nn.Module | None = None,
+        *,
+        num_tokens: int | None = None,
+        vocab_size: int | None = None,
+        beta: Tensor | float = 0.0,
+        prior: Distribution | None = None,
+        reward_fn: RewardFn | None = None,
+        device: torch.device | str | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        reward_fn = unwrap(reward_fn)
+        problem = make_problem(
+            unwrap(data),
+            unwrap(decoder),
+            num_tokens=num_tokens,
+            vocab_size=vocab_size,
+            reward_fn=reward_fn,
+            device=device,
+        )
+        self.observation_space, self.action_space = make_spaces(problem)
+        shape = self.observation_space.shape
+        check_render_mode(render_mode, shape)
+        self.render_mode = render_mode
+        if image_shape(shape) is None:
+            self.metadata = {**self.metadata, "render_modes": []}  # type: ignore[misc]  # of this instance alone
+        self._over = True
+        self._refusal: RuntimeError | None = None
+        try:
+            self.task = EncodingTask(
+                problem.data,
+                problem.decoder,
+                num_tokens=problem.num_tokens,
+                vocab_size=problem.vocab_size,
+                beta=unwrap(beta),
+                prior=unwrap(prior),
+                reward_fn=reward_fn,
+                device=problem.device,
+            )
+            self._batch = EncodingBatch(self.task)
+        except RuntimeError as error:
+            # AsyncVectorEnv hands on what a worker raises in reset(), but of a failed constructor only an EOFError.
+            if multiprocessing.parent_process() is None:
+                raise
+            self._refusal = error
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """A new datum. See the class.
+
+        Raises:
+            ValueError: options are given.
+            RuntimeError: this is a worker process, and the decoder is a copy that training would not reach.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        super().reset(seed=seed)
+        check_options(options)
+        self._batch.draw(self.np_random)
+        self._batch.forget()
+        self._over = False
+        return self._batch.observation()[0], {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Pays the code and ends the episode. See the class.
+
+        Raises:
+            ResetNeeded: the episode is over, or none has begun.
+            ValueError: the action is no code.
+        """
+        if self._over:
+            raise ResetNeeded("an encoding episode is over after one step; call reset() for the next datum.")
+        reward, log_likelihood = self._batch.step(np.asarray(action)[None])
+        self._over = True
+        return self._batch.observation()[0], float(reward[0]), True, False, {"log_likelihood": float(log_likelihood[0])}
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]  # gymnasium's type is a free type variable
+        """The datum beside its reconstruction (grey before there is one). [H, W, 3], uint8."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() needs gymnasium.make(..., render_mode='rgb_array').")
+            return None
+        low, high = self.observation_space.low.min(), self.observation_space.high.max()
+        return self._batch.frames(float(low), float(high))[0]
+
+
+class KLReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """Completes the reward to log p(x|z) − β·(log q(z|x) − log p(z)), β being the env's own at that step.
+
+    Args:
+        env: a `GymnasiumEncodingEnv`, wrapped or not.
+        log_prob: log q(z|x), in nats, of an observation [*x] and an action [T] under the policy that drew it, when the
+            step is taken.
+    Raises:
+        TypeError: the environment has no β.
+    """
+
+    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], log_prob: LogProb) -> None:
+        super().__init__(env)
+        check_has_beta(env.unwrapped)
+        self._log_prob = log_prob
+        self._observation: np.ndarray | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """As the environment's."""
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """As the environment's, the reward complete."""
+        if self._observation is None:
+            raise ResetNeeded("call reset() of the wrapper first: it needs the observation.")
+        log_prob = float(self._log_prob(self._observation, action))
+        self._observation, reward, terminated, truncated, info = self.env.step(action)
+        beta = self.env.unwrapped.beta.item()  # type: ignore[attr-defined]  # checked in the constructor
+        return self._observation, float(reward) - beta * log_prob, terminated, truncated, info
+
+
+def check_has_beta(env: object) -> None:
+    """Raises TypeError unless the environment says by how much the KL weighs."""
+    if not isinstance(env, TaskHost):
+        raise TypeError(
+            f"this wrapper needs an encoding environment, which holds beta, got {type(env).__name__}; "
+            "use KLReward around each environment of a SyncVectorEnv, VectorKLReward around an EncodingVectorEnv."
+        )

@@ -1,0 +1,216 @@
+"""Many encoding environments as one native Gymnasium vector environment, and the wrapper that completes its reward."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from daps_rl.envs.gymnasium_env import LogProb, check_has_beta
+from daps_rl.envs.host import (
+    Data,
+    EncodingBatch,
+    TaskHost,
+    check_options,
+    check_render_mode,
+    make_problem,
+    make_spaces,
+    unwrap,
+)
+from daps_rl.envs.task import EncodingTask, RewardFn
+
+
+class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """`num_envs` encoding environments, scored in one decoder call per step.
+
+    `gymnasium.make_vec("daps_rl/Encoding-v0", num_envs=...)` makes one.
+
+    Observation:
+        data [num_envs, *x], float32, in memory of their own at every step; with `samples_per_context` K > 1 environment
+        b·K + k is copy k of context b.
+    Action:
+        codes [num_envs, T], integers in 0 … V-1.
+    Reward:
+        log p(x|z) + β·log p(z) [num_envs], float64, in nats; larger is better. To be completed with −β·log q(z|x),
+        once, where β > 0: see `GymnasiumEncodingEnv`; `VectorKLReward` does it here.
+    Episode end:
+        Every environment terminates at every step, and resets in the same step (`AutoresetMode.SAME_STEP`): the
+        observation that step returns is the next datum, `final_obs` in the info the one just encoded, and `final_info`
+        holds its `log_likelihood`, which stands at the top of the info as well. Both are as `SyncVectorEnv` gives them.
+    Reset and seed:
+        Contexts are drawn uniformly from `np_random`, the one generator of all environments. There are no options.
+
+    Args:
+        data: a tensor or array [N, *x], or a name or path for `daps_rl.data.load` (the training split); digits, flat,
+            if None.
+        decoder: maps codes [..., T] to a distribution over x; its log_prob(x) is paid. If None (and no `reward_fn`) the
+            data's principal components, frozen.
+        num_envs: environments, all copies of a context counted.
+        samples_per_context: K, which divides num_envs.
+        num_tokens: T; the decoder's own if None.
+        vocab_size: V; the decoder's own if None.
+        beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
+        prior: distribution over codes of event shape [T]; uniform if None.
+        reward_fn: in the decoder's place, any function of x [B, 1, *x] and z [B, K, T] that gives [B, K].
+        decoder_optimizer: of the decoder's parameters. If given, each step also descends −mean log p(x|z) on the codes
+            it has just scored, by the same forward pass; the rewards are those before the update.
+        device: where codes are scored; the decoder's own if None.
+        render_mode: "rgb_array": originals beside their reconstructions, for images; or None.
+    Raises:
+        ValueError: data, sizes, beta, optimiser or render_mode make no sense, or both decoder and reward_fn are given.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]  # as gymnasium's own
+        "render_modes": ["rgb_array"],
+        "render_fps": 1,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    def __init__(
+        self,
+        data: Data | None = None,
+        decoder: nn.Module | None = None,
+        *,
+        num_envs: int = 1,
+        samples_per_context: int = 1,
+        num_tokens: int | None = None,
+        vocab_size: int | None = None,
+        beta: Tensor | float = 0.0,
+        prior: Distribution | None = None,
+        reward_fn: RewardFn | None = None,
+        decoder_optimizer: torch.optim.Optimizer | None = None,
+        device: torch.device | str | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if samples_per_context < 1 or num_envs < 1 or num_envs % samples_per_context:
+            raise ValueError(
+                f"num_envs must be a positive multiple of samples_per_context, got {num_envs} and "
+                f"{samples_per_context}; pass contexts times samples."
+            )
+        reward_fn = unwrap(reward_fn)
+        problem = make_problem(
+            unwrap(data),
+            unwrap(decoder),
+            num_tokens=num_tokens,
+            vocab_size=vocab_size,
+            reward_fn=reward_fn,
+            device=device,
+        )
+        self.single_observation_space, self.single_action_space = make_spaces(problem)
+        check_render_mode(render_mode, tuple(problem.data.shape[1:]))
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.num_envs, self.samples_per_context = num_envs, samples_per_context
+        self.num_contexts = num_envs // samples_per_context
+        self.autoreset_mode = AutoresetMode.SAME_STEP
+        self.render_mode = render_mode
+        self.task = EncodingTask(
+            problem.data,
+            problem.decoder,
+            num_tokens=problem.num_tokens,
+            vocab_size=problem.vocab_size,
+            beta=unwrap(beta),
+            prior=unwrap(prior),
+            reward_fn=reward_fn,
+            device=problem.device,
+        )
+        self._batch = EncodingBatch(self.task, self.num_contexts, samples_per_context, unwrap(decoder_optimizer))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """New data everywhere. See the class.
+
+        Raises:
+            ValueError: options are given.
+        """
+        super().reset(seed=seed)
+        check_options(options)
+        self._batch.draw(self.np_random)
+        self._batch.forget()
+        return self._batch.observation(), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Pays the codes, ends every episode and draws the next data. See the class.
+
+        Raises:
+            ResetNeeded: before the first reset.
+            ValueError: the actions are no codes.
+        """
+        reward, log_likelihood = self._batch.step(actions)
+        info = self._info(self._batch.observation(), log_likelihood.astype(np.float64))
+        self._batch.draw(self.np_random)
+        terminated = np.ones(self.num_envs, np.bool_)
+        return self._batch.observation(), reward.astype(np.float64), terminated, np.zeros_like(terminated), info
+
+    def _info(self, final: np.ndarray, log_likelihood: np.ndarray) -> dict[str, Any]:
+        final_obs = np.empty(self.num_envs, dtype=object)
+        for i, row in enumerate(final):
+            final_obs[i] = row
+
+        def all_of_them() -> np.ndarray:
+            return np.ones(self.num_envs, np.bool_)
+
+        return {
+            "final_obs": final_obs,
+            "_final_obs": all_of_them(),
+            "final_info": {"log_likelihood": log_likelihood, "_log_likelihood": all_of_them()},
+            "_final_info": all_of_them(),
+            "log_likelihood": log_likelihood.copy(),
+            "_log_likelihood": all_of_them(),
+        }
+
+    def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]  # gymnasium's type is a free variable
+        """Of every environment the datum it has just encoded beside its reconstruction. [H, W, 3], uint8, each."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() needs render_mode='rgb_array'.")
+            return None
+        box = self.single_observation_space
+        return tuple(self._batch.frames(float(box.low.min()), float(box.high.max())))  # type: ignore[attr-defined]  # a Box
+
+
+class VectorKLReward(VectorWrapper):
+    """Completes the reward to log p(x|z) − β·(log q(z|x) − log p(z)), β being the env's own at that step.
+
+    Args:
+        env: an `EncodingVectorEnv`, wrapped or not.
+        log_prob: log q(z|x) [num_envs], in nats, of observations [num_envs, *x] and actions [num_envs, T] under the
+            policy that drew them, when the step is taken.
+    Raises:
+        TypeError: the environment has no β.
+    """
+
+    def __init__(self, env: VectorEnv, log_prob: LogProb) -> None:
+        super().__init__(env)
+        check_has_beta(env.unwrapped)
+        self._log_prob = log_prob
+        self._observations: np.ndarray | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """As the environment's."""
+        self._observations, info = self.env.reset(seed=seed, options=options)
+        return self._observations, info
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """As the environment's, the rewards complete.
+
+        Raises:
+            ValueError: log_prob does not give [num_envs].
+        """
+        if self._observations is None:
+            raise ResetNeeded("call reset() of the wrapper first: it needs the observations.")
+        log_prob = torch.as_tensor(self._log_prob(self._observations, actions)).detach().cpu().double().numpy()
+        if log_prob.shape != (self.num_envs,):
+            raise ValueError(f"log_prob must give [num_envs] = ({self.num_envs},), got shape {log_prob.shape}.")
+        self._observations, reward, terminated, truncated, info = self.env.step(actions)
+        beta = self.env.unwrapped.beta.item()  # type: ignore[attr-defined]  # checked in the constructor
+        return self._observations, reward - beta * log_prob, terminated, truncated, info
