@@ -25,7 +25,8 @@ test-all: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p daps_rl
+	rm -rf build/typed && mkdir -p build/typed && cp -r daps_rl build/typed && cp -r envs agents build/typed/daps_rl
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p daps_rl  # as it is installed: one package
 
 bench: install
 	$(BIN)/python benchmarks/digits.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -26,11 +27,15 @@ __all__ = [
     "TPO",
     "Agent",
     "AgentLoss",
+    "DAPSTrainer",
     "Draw",
     "Reinforce",
     "Score",
     "make_agent",
 ]
+
+if TYPE_CHECKING:
+    from daps_rl.agents.trainer import DAPSTrainer
 
 MakeAgent = Callable[[TrainConfig, nn.Module], Agent]
 
@@ -81,3 +86,12 @@ def find_agent(name: str) -> MakeAgent:
     if not (isinstance(made, type) and issubclass(made, Agent)):
         raise ValueError(f"agent {name!r} must be a subclass of daps_rl.agents.Agent; derive it from Agent.")
     return made.from_config
+
+
+def __getattr__(name: str) -> object:
+    """`DAPSTrainer` is imported when it is asked for: the training loop does not need TorchRL's trainers."""
+    if name == "DAPSTrainer":
+        from daps_rl.agents.trainer import DAPSTrainer
+
+        return DAPSTrainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,6 +40,9 @@ class Agent(nn.Module):
         samples: K, codes per context.
     """
 
+    learning_rate: float = 0.0
+    """As the run's schedule has it now; for agents with an optimiser of their own."""
+
     def __init__(self, policy: nn.Module, *, samples: int = 8) -> None:
         super().__init__()
         if samples < 1:

@@ -86,12 +86,13 @@ class HostLossAgent(Agent):
         self.actor = GroupActor(policy)
         self.critic: Critic | None = None
         if hidden:
-            if not hasattr(policy, "observation_shape"):
+            shape = getattr(policy, "observation_shape", None)
+            if not isinstance(shape, tuple):
                 raise ValueError(
                     f"{type(self).__name__} sizes its critic by the policy's observation_shape, which "
-                    f"{type(policy).__name__} does not have; set it to the shape of one datum."
+                    f"{type(policy).__name__} does not have; set it to the shape of one datum, a tuple."
                 )
-            self.critic = Critic(tuple(policy.observation_shape), hidden)
+            self.critic = Critic(shape, hidden)
             self.scale = RewardScale()
 
     def collect(self, observation: Tensor, score: Score) -> TensorDictBase:

@@ -174,8 +174,8 @@ def train_command(*, out: str | None, resume: bool, config: str | None, **option
             return 0
     else:
         settings = make_config(config, **given)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(settings.data).stem)
-        path = Path(out) if out is not None else new_run_path(Path("runs"), f"{name}-{settings.agent}")
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(settings.data).stem}-{settings.agent}")
+        path = Path(out) if out is not None else new_run_path(Path("runs"), name)
         run = RunFolder(path)
         if run.config.exists():
             raise ValueError(f"{path} holds a run already; add --resume to go on with it, or choose another --out.")

@@ -130,6 +130,7 @@ class Trainer:
             scored["kl"] = kl_estimate(log_prob, prior_log_prob)
             return encoding_reward(scored["log_likelihood"].detach(), log_prob, prior_log_prob, self.beta)
 
+        self.agent.learning_rate = config.learning_rate * self.learning_rate_factor
         result: AgentLoss | None = None
         for result in self.agent.losses(x, score, self.beta):
             loss = result.loss

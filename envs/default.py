@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from daps_rl.decoders import FixedGaussianLikelihood, MLPDecoder
 
@@ -47,6 +47,7 @@ def principal_decoder(data: Tensor, num_tokens: int = NUM_TOKENS, vocab_size: in
         )
     levels = torch.special.ndtri((torch.arange(vocab_size, dtype=torch.float64) + 0.5) / vocab_size)
     decoder.embed.weight.copy_(levels[:, None])
-    decoder.layers[0].weight.copy_(components * strongest.sign() * variances[:num_tokens].sqrt())
-    decoder.layers[0].bias.copy_(mean)
+    (layer,) = (layer for layer in decoder.layers if isinstance(layer, nn.Linear))
+    layer.weight.copy_(components * strongest.sign() * variances[:num_tokens].sqrt())
+    layer.bias.copy_(mean)
     return decoder.requires_grad_(False).to(data.device)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -130,6 +131,10 @@ class EncodingEnv(EnvBase):
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
             self.generator.manual_seed(seed)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's. An empty state, all that a TorchRL collector saves of an env without transforms, is no error."""
+        return super().load_state_dict(state_dict, strict=strict and len(state_dict) > 0, assign=assign)
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: object) -> TensorDictBase:
         contexts, samples = self.batch_size

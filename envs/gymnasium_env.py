@@ -153,13 +153,14 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         self._over = True
         return self._batch.observation()[0], float(reward[0]), True, False, {"log_likelihood": float(log_likelihood[0])}
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]  # gymnasium's type is a free type variable
+    def render(self) -> np.ndarray | None:
         """The datum beside its reconstruction (grey before there is one). [H, W, 3], uint8."""
         if self.render_mode is None:
             gymnasium.logger.warn("render() needs gymnasium.make(..., render_mode='rgb_array').")
             return None
-        low, high = self.observation_space.low.min(), self.observation_space.high.max()
-        return self._batch.frames(float(low), float(high))[0]
+        box = self.observation_space
+        assert isinstance(box, gymnasium.spaces.Box)  # from make_spaces
+        return self._batch.frames(float(box.low.min()), float(box.high.max()))[0]
 
 
 class KLReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):

@@ -80,7 +80,11 @@ class EncodingTask(nn.Module):
     @torch.no_grad()
     def score(self, x: Tensor, codes: Tensor) -> Tensor:
         """log p(x|z), or reward_fn's value, of each code. x [B, 1, *x], codes [B, K, T] → [B, K], float32."""
-        value = self.reward_fn(x, codes) if self.reward_fn is not None else self.decoder(codes).log_prob(x)
+        if self.reward_fn is not None:
+            value = self.reward_fn(x, codes)
+        else:
+            assert self.decoder is not None  # one of the two is given
+            value = self.decoder(codes).log_prob(x)
         if value.shape != codes.shape[:-1]:
             raise ValueError(
                 f"{'the decoder' if self.reward_fn is None else 'reward_fn'} must score codes [B, K, T] as [B, K] = "
@@ -139,7 +143,7 @@ def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None
     """
     if multiprocessing.parent_process() is None:
         return
-    tensors = [] if decoder is None else [p for p in decoder.parameters() if p.requires_grad]
+    tensors: list[Tensor] = [] if decoder is None else [p for p in decoder.parameters() if p.requires_grad]
     if isinstance(beta, Tensor):
         tensors.append(beta)
     if any(tensor.device.type == "cpu" and not tensor.is_shared() for tensor in tensors):

@@ -167,7 +167,7 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
             "_log_likelihood": all_of_them(),
         }
 
-    def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]  # gymnasium's type is a free variable
+    def render(self) -> tuple[np.ndarray, ...] | None:
         """Of every environment the datum it has just encoded beside its reconstruction. [H, W, 3], uint8, each."""
         if self.render_mode is None:
             gymnasium.logger.warn("render() needs render_mode='rgb_array'.")

@@ -78,6 +78,11 @@ class DAPSLoss(LossModule):
     ) -> None:
         if sample_dim is not None and sample_dim < 0:
             raise ValueError(f"sample_dim counts from the front and must be >= 0, got {sample_dim}; 1 for [B, K, ...].")
+        if sample_dim is not None and getattr(actor_network, "sample_dim", sample_dim) != sample_dim:
+            raise ValueError(
+                f"sample_dim must be the actor's own, {actor_network.sample_dim}, got {sample_dim}; it is where the K "
+                "codes of a context lie."
+            )
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}.")
         self._functional = functional

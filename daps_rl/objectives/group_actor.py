@@ -22,22 +22,24 @@ class GroupDistribution(Distribution):
     Args:
         base: distribution over codes, batch shape [B·...].
         batch_shape: [B, K, ...].
+        sample_dim: the dimension of K in it.
     """
 
     arg_constraints: ClassVar[dict] = {}
 
-    def __init__(self, base: Distribution, batch_shape: torch.Size) -> None:
-        self.base = base
+    def __init__(self, base: Distribution, batch_shape: torch.Size, sample_dim: int = 1) -> None:
+        self.base, self.sample_dim = base, sample_dim
+        self.samples = batch_shape[sample_dim]  # K
         super().__init__(batch_shape, base.event_shape, validate_args=False)
 
     def _ungroup(self, value: Tensor) -> Tensor:
         """[B, K, ..., T] → [K, B·..., T]."""
-        return value.movedim(1, 0).flatten(1, -2)
+        return value.movedim(self.sample_dim, 0).flatten(1, -2)
 
     def _group(self, value: Tensor) -> Tensor:
         """[K, B·..., (T)] → [B, K, ..., (T)]."""
-        b, k, *rest = self.batch_shape
-        return value.reshape(k, b, *rest, *value.shape[2:]).movedim(0, 1)
+        contexts = [*self.batch_shape[: self.sample_dim], *self.batch_shape[self.sample_dim + 1 :]]
+        return value.reshape(self.samples, *contexts, *value.shape[2:]).movedim(0, self.sample_dim)
 
     def _check_sample_shape(self, sample_shape: SampleShape) -> None:
         if len(sample_shape):
@@ -46,7 +48,7 @@ class GroupDistribution(Distribution):
     def sample(self, sample_shape: SampleShape = ()) -> Tensor:
         """Draws one code for each member of each group. [B, K, ..., T]."""
         self._check_sample_shape(sample_shape)
-        return self._group(self.base.sample((self.batch_shape[1],)))
+        return self._group(self.base.sample((self.samples,)))
 
     def sample_with_log_prob(self, sample_shape: SampleShape = ()) -> tuple[Tensor, Tensor]:
         """Draws codes [B, K, ..., T], and gives their log-probability [B, K, ...] in nats; without gradient.
@@ -55,7 +57,7 @@ class GroupDistribution(Distribution):
         """
         if hasattr(self.base, "sample_with_log_prob"):
             self._check_sample_shape(sample_shape)
-            action, log_prob = self.base.sample_with_log_prob((self.batch_shape[1],))
+            action, log_prob = self.base.sample_with_log_prob((self.samples,))
             return self._group(action), self._group(log_prob)
         with torch.no_grad():
             action = self.sample(sample_shape)
@@ -67,12 +69,12 @@ class GroupDistribution(Distribution):
 
     def entropy(self) -> Tensor:
         """Entropy of each member, in nats. [B, K, ...]."""
-        return self._group(self.base.entropy().expand(self.batch_shape[1], -1))
+        return self._group(self.base.entropy().expand(self.samples, -1))
 
     @property
     def mode(self) -> Tensor:
         """Greedy codes, the same K times. [B, K, ..., T]."""
-        return self._group(self.base.mode.expand(self.batch_shape[1], -1, -1))
+        return self._group(self.base.mode.expand(self.samples, -1, -1))
 
     @property
     def deterministic_sample(self) -> Tensor:
@@ -89,6 +91,10 @@ class GroupActor(TensorDictModuleBase):
     Args:
         policy: maps observations [B, *x] to a distribution of batch shape [B] and event shape [T].
         in_key, action_key, log_prob_key: keys of the tensordict.
+        sample_dim: the dimension of the K codes of a context, counted from the front, as in `DAPSLoss`; 2 for the
+            batches [W, B, K] of a `ParallelEnv`.
+    Raises:
+        ValueError: (when called) the batch has no dimension `sample_dim`, or the entries along it are not one datum.
     """
 
     def __init__(
@@ -98,22 +104,35 @@ class GroupActor(TensorDictModuleBase):
         in_key: str = "observation",
         action_key: str = "action",
         log_prob_key: str = "action_log_prob",
+        sample_dim: int = 1,
     ) -> None:
         super().__init__()
+        if sample_dim < 1:
+            raise ValueError(
+                f"sample_dim counts from the front, behind the contexts; it must be >= 1, got {sample_dim}."
+            )
+        self.sample_dim = sample_dim
         self.policy = policy
         self.in_keys, self.out_keys = [in_key], [action_key, log_prob_key]
         self.dist_sample_keys, self.log_prob_keys = [action_key], [log_prob_key]  # where TorchRL's losses look
 
     def get_dist(self, tensordict: TensorDictBase) -> GroupDistribution:
         """The policy at the batch's observations, as a distribution of the tensordict's batch size [B, K, ...]."""
-        batch = tensordict.batch_size
-        if len(batch) < 2:
+        batch, dim = tensordict.batch_size, self.sample_dim
+        if len(batch) <= dim:
             raise ValueError(
                 f"a GroupActor needs a tensordict of batch size [B, K, ...], got {list(batch)}; "
-                "unsqueeze a group dimension, tensordict.unsqueeze(1)."
+                f"unsqueeze a group dimension, tensordict.unsqueeze({dim})."
             )
-        observation = tensordict.get(self.in_keys[0])[:, 0]  # [B, ..., *x]
-        return GroupDistribution(self.policy(observation.flatten(0, len(batch) - 2)), batch)
+        observation = tensordict.get(self.in_keys[0])
+        first = observation.select(dim, 0)  # [B, ..., *x]
+        same_memory = observation.stride(dim) == 0 or batch[dim] == 1
+        if not (same_memory or torch.compiler.is_compiling() or torch.equal(first, observation.select(dim, -1))):
+            raise ValueError(
+                f"the K entries of a context, along dimension {dim} of a batch {list(batch)}, must be one datum, and "
+                "they differ; pass sample_dim=2 for a ParallelEnv's [W, B, K], or cat_results=0 to a collector."
+            )
+        return GroupDistribution(self.policy(first.flatten(0, len(batch) - 2)), batch, dim)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Draws codes, without gradient."""

@@ -1,0 +1,282 @@
+"""DAPS as one of TorchRL's trainers, beside its PPOTrainer and ReinforceTrainer."""
+
+from __future__ import annotations
+
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn, optim
+from torchrl.collectors import BaseCollector
+from torchrl.data import ReplayBuffer
+from torchrl.data.replay_buffers.samplers import SamplerWithoutReplacement
+from torchrl.record.loggers import Logger
+from torchrl.trainers import LogScalar, LRSchedulerHook, OptimizerHook, Trainer, UpdateWeights
+from torchrl.trainers.trainers import TrainerHookBase
+
+from daps_rl.objectives import DAPSLoss, DecoderLoss
+
+
+class DAPSTrainer(Trainer):
+    """Trains a policy over codes, and the decoder beside it, in TorchRL's training loop.
+
+    Of the same shape as TorchRL's `PPOTrainer` and `ReinforceTrainer`, and with their hooks: a collector brings
+    batches [B, K, 1], each is descended `num_epochs` times, and the collector's policy is brought up to date. Without a
+    replay buffer an epoch is `optim_steps_per_batch` steps on the whole batch. With one, it goes through minibatches
+    of whole groups, as many as there are but at most `optim_steps_per_batch`; an element of the buffer is a context
+    with its K codes. A frame is one code: a batch counts B·K.
+
+    What is saved and loaded (`save_trainer_file`, `load_from_file`): policy, decoder, optimisers, scheduler, β, counts.
+
+    Args:
+        collector: on an `EncodingEnv`, with batches [B, K, 1]; set `cat_results=0` where it has several workers.
+        total_frames: codes to draw in all.
+        loss_module: the policy's loss.
+        optimizer: of the policy's parameters, and of the decoder's if there is no `decoder_optimizer`.
+        decoder_loss: the decoder's loss, if it learns.
+        decoder_optimizer: of the decoder's parameters.
+        lr_scheduler: stepped once per batch of the collector.
+        beta_schedule: β as a function of the share of the run that is done, 0 … 1. Written in place into the loss's
+            `temperature_floor`, which must then be the env's own `beta`.
+        optim_steps_per_batch: steps of an epoch; None for all minibatches of the replay buffer.
+        num_epochs: over each batch.
+        replay_buffer: of minibatches; sample it without replacement.
+        logger: one of `torchrl.record`; rewards, log-likelihood, KL and the losses' outputs are logged.
+        enable_logging, log_rewards: whether to log at all beside the losses' outputs; whether to log rewards.
+        weight_update_map: for a collector with weight sync schemes of its own: from its destinations to paths on this
+            trainer. The policy's is filled in.
+        frame_skip, clip_grad_norm, clip_norm, progress_bar, seed, save_trainer_interval, log_interval,
+            save_trainer_file, log_timings, auto_log_optim_steps: see `torchrl.trainers.Trainer`.
+    Raises:
+        ValueError: a schedule of β without a tensor to write it to, a decoder optimiser without a decoder loss, a
+            replay buffer that is sampled with replacement, or a collector's destination without a source.
+    """
+
+    def __init__(
+        self,
+        *,
+        collector: BaseCollector,
+        total_frames: int,
+        loss_module: DAPSLoss,
+        optimizer: optim.Optimizer,
+        decoder_loss: DecoderLoss | None = None,
+        decoder_optimizer: optim.Optimizer | None = None,
+        lr_scheduler: optim.lr_scheduler.LRScheduler | None = None,
+        beta_schedule: Callable[[float], float] | None = None,
+        frame_skip: int = 1,
+        optim_steps_per_batch: int | None = 1,
+        num_epochs: int = 1,
+        replay_buffer: ReplayBuffer | None = None,
+        logger: Logger | None = None,
+        clip_grad_norm: bool = True,
+        clip_norm: float | None = None,
+        progress_bar: bool = True,
+        seed: int | None = None,
+        save_trainer_interval: int = 10_000,
+        log_interval: int = 10_000,
+        save_trainer_file: str | pathlib.Path | None = None,
+        enable_logging: bool = True,
+        log_rewards: bool = True,
+        weight_update_map: dict[str, str] | None = None,
+        log_timings: bool = False,
+        auto_log_optim_steps: bool = True,
+    ) -> None:
+        if decoder_optimizer is not None and decoder_loss is None:
+            raise ValueError("decoder_optimizer needs a decoder_loss to descend; pass DecoderLoss(decoder).")
+        beta = loss_module.temperature_floor
+        if beta_schedule is not None and not isinstance(beta, Tensor):
+            raise ValueError(
+                f"beta_schedule needs the env's own beta to write to, got a loss whose temperature_floor is {beta}; "
+                "build it with DAPSLoss(temperature_floor=env.beta)."
+            )
+        _check_replay_buffer(replay_buffer, optim_steps_per_batch)
+        sources = _weight_sources(collector, weight_update_map)
+        # All checks are done: a trainer of TorchRL's that is thrown away shuts its collector down.
+        super().__init__(
+            collector=collector,
+            total_frames=total_frames,
+            frame_skip=frame_skip,
+            optim_steps_per_batch=optim_steps_per_batch,
+            loss_module=loss_module if decoder_loss is None else JointLoss(loss_module, decoder_loss),
+            logger=logger,
+            clip_grad_norm=clip_grad_norm,
+            clip_norm=clip_norm,
+            progress_bar=progress_bar,
+            seed=seed,
+            save_trainer_interval=save_trainer_interval,
+            log_interval=log_interval,
+            save_trainer_file=save_trainer_file,
+            num_epochs=num_epochs,
+            log_timings=log_timings,
+            auto_log_optim_steps=auto_log_optim_steps,
+        )
+        self.replay_buffer = replay_buffer
+        self._register_optimizers(optimizer, decoder_optimizer)
+        if lr_scheduler is not None:
+            LRSchedulerHook(lr_scheduler).register(self)
+        if replay_buffer is not None:
+            MinibatchHook(replay_buffer).register(self)
+        self._register_weight_update(sources)
+        if isinstance(beta, Tensor):
+            BetaHook(beta, beta_schedule).register(self)
+        if enable_logging:
+            self._register_logging(log_rewards)
+
+    def _register_optimizers(self, optimizer: optim.Optimizer, decoder_optimizer: optim.Optimizer | None) -> None:
+        with warnings.catch_warnings():
+            # The hook goes some day, says TorchRL 0.14, whose own trainers use it; its successor runs no loss hooks.
+            warnings.simplefilter("ignore", FutureWarning)
+            if decoder_optimizer is None:
+                OptimizerHook(optimizer).register(self)
+            else:
+                OptimizerHook(optimizer, ["loss_actor"]).register(self)
+                OptimizerHook(decoder_optimizer, ["loss_decoder"]).register(self, name="decoder_optimizer")
+
+    def _register_weight_update(self, sources: dict[str, str]) -> None:
+        if sources:
+            hook = UpdateWeights(self.collector, 1, weight_update_map=sources, trainer=self)
+        else:
+            getter = partial(TensorDict.from_module, self.loss_module.actor_network)
+            hook = UpdateWeights(self.collector, 1, policy_weights_getter=getter)
+        self.register_op("post_steps", hook)
+
+    def _register_logging(self, log_rewards: bool) -> None:
+        if log_rewards:
+            self.register_op("pre_steps_log", LogScalar(("next", "reward"), "r_training", log_pbar=True))
+        for name in ("log_likelihood", "kl"):
+            self.register_op("pre_steps_log", partial(_log_mean, name))
+
+
+class JointLoss(nn.Module):
+    """The policy's loss and the decoder's on one batch; the outputs of both in one tensordict.
+
+    Args:
+        policy_loss: gives `loss_actor` and what goes with it.
+        decoder_loss: gives `loss_decoder`.
+    """
+
+    def __init__(self, policy_loss: DAPSLoss, decoder_loss: DecoderLoss) -> None:
+        super().__init__()
+        self.policy_loss, self.decoder_loss = policy_loss, decoder_loss
+
+    @property
+    def actor_network(self) -> nn.Module:
+        """The policy's actor, where TorchRL's hooks look for it."""
+        return self.policy_loss.actor_network
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return self.policy_loss(tensordict).update(self.decoder_loss(tensordict))
+
+
+class MinibatchHook(TrainerHookBase):
+    """Brings each epoch the batch's groups in minibatches, in a new order, each group once.
+
+    TorchRL's own on-policy trainers flatten a batch into frames first; here an element of the buffer is one context
+    with its K codes.
+
+    Args:
+        replay_buffer: emptied and filled at each epoch; holds at least one batch of the collector.
+    """
+
+    def __init__(self, replay_buffer: ReplayBuffer) -> None:
+        self.replay_buffer = replay_buffer
+        self.minibatches: Iterator[TensorDictBase] = iter(())
+
+    def register(self, trainer: Trainer, name: str = "minibatches") -> None:
+        """Registers the hook under a name."""
+        trainer.register_op("pre_epoch", self._fill)
+        trainer.register_op("process_optim_batch", self._next)
+        trainer.register_module(name, self)
+
+    def _fill(self, batch: TensorDictBase) -> TensorDictBase:
+        self.replay_buffer.empty()
+        self.replay_buffer.extend(batch)
+        if len(self.replay_buffer) < len(batch):
+            raise ValueError(
+                f"replay_buffer holds {len(self.replay_buffer)} groups and a batch has {len(batch)}; give its storage "
+                "room for one batch of the collector."
+            )
+        self.minibatches = iter(self.replay_buffer)
+        return batch
+
+    def _next(self, batch: TensorDictBase) -> TensorDictBase:
+        return next(self.minibatches).to(batch.device)  # StopIteration ends the epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: between batches the buffer holds nothing that is still needed."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to take up."""
+
+
+class BetaHook(TrainerHookBase):
+    """Moves β along its schedule between a batch's last step and the next batch, logs and saves it.
+
+    A batch is paid, and its temperature bounded, with one value.
+
+    Args:
+        beta: 0-dim; written in place.
+        schedule: β as a function of the share of the run that is done; None leaves it as it is.
+    """
+
+    def __init__(self, beta: Tensor, schedule: Callable[[float], float] | None) -> None:
+        self.beta, self.schedule = beta, schedule
+
+    def register(self, trainer: Trainer, name: str = "beta") -> None:
+        """Registers the hook under a name."""
+        if self.schedule is not None:
+            move = partial(self._move, trainer, self.schedule)
+            trainer.register_op("setup", move)
+            trainer.register_op("post_steps", move)
+        trainer.register_op("pre_steps_log", self._log)
+        trainer.register_module(name, self)
+
+    def _move(self, trainer: Trainer, schedule: Callable[[float], float]) -> None:
+        self.beta.fill_(schedule(min(trainer.collected_frames / trainer.total_frames, 1.0)))
+
+    def _log(self, batch: TensorDictBase) -> dict[str, float]:
+        return {"beta": self.beta.item()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """β."""
+        return {"beta": self.beta.clone()}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Takes up β, in place."""
+        with torch.no_grad():
+            self.beta.copy_(state_dict["beta"])
+
+
+def _log_mean(name: str, batch: TensorDictBase) -> dict[str, float] | None:
+    """Mean of what the env writes beside the reward; nothing where it does not."""
+    value = batch.get(("next", name), None)
+    return None if value is None else {name: value.float().mean().item()}
+
+
+def _weight_sources(collector: BaseCollector, weight_update_map: dict[str, str] | None) -> dict[str, str]:
+    """Where the weights come from that the collector's workers are sent, by destination; nothing without workers."""
+    sources = {"policy": "loss_module.actor_network", **(weight_update_map or {})}
+    destinations = getattr(collector, "_weight_sync_schemes", None) or {}
+    if missing := sorted(set(destinations) - set(sources)):
+        raise ValueError(
+            f"the collector sends weights to {', '.join(missing)}; name where they come from in weight_update_map, "
+            "a path on this trainer each."
+        )
+    return {destination: sources[destination] for destination in destinations}
+
+
+def _check_replay_buffer(replay_buffer: ReplayBuffer | None, optim_steps_per_batch: int | None) -> None:
+    if replay_buffer is None:
+        if optim_steps_per_batch is None:
+            raise ValueError("optim_steps_per_batch must be a number where there is no replay_buffer; pass 1.")
+        return
+    if not isinstance(replay_buffer.sampler, SamplerWithoutReplacement):
+        raise ValueError(
+            "replay_buffer must be sampled without replacement, so that an epoch ends and takes each group once, got "
+            f"{type(replay_buffer.sampler).__name__}; pass sampler=SamplerWithoutReplacement()."
+        )
