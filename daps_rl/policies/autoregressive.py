@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -41,10 +43,15 @@ class CodeTransformer(nn.Module):
         num_layers: int,
         mlp_ratio: float,
         readout: nn.Module | None = None,
+        token_sizes: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.num_tokens, self.vocab_size, self.num_heads = num_tokens, vocab_size, num_heads
         self.readout = readout
+        # [T, V], which tokens a position may take; None where it may take them all.
+        self.allowed: Tensor | None
+        allowed = None if token_sizes is None else torch.arange(vocab_size) < torch.tensor(token_sizes)[:, None]
+        self.register_buffer("allowed", allowed, persistent=False)
         self.start = nn.Parameter(torch.randn(embed_dim) * 0.02)
         self.embed = nn.Embedding(vocab_size, embed_dim)
         nn.init.normal_(self.embed.weight, std=0.02)
@@ -73,14 +80,19 @@ class CodeTransformer(nn.Module):
         x = self.input_at(torch.cat((start, self.embed(codes[..., :-1])), dim=2), context, 0)  # [B, K, T, D]
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             x = block(x, keys_values)
-        return self.head(self.norm(x))
+        return self.masked(self.head(self.norm(x)), slice(None))
+
+    def masked(self, logits: Tensor, position: slice | int) -> Tensor:
+        """-inf where a position may not take a token. [..., V] at one position, or [..., T, V] at all."""
+        return logits if self.allowed is None else torch.where(self.allowed[position], logits, -math.inf)
 
     def step(self, embedded: Tensor, context: Context, caches: list[KeyValueCache]) -> Tensor:
         """Logits of the next token from the embedding of the last. embedded [B, K, 1, D] → [B, K, V]."""
-        x = self.input_at(embedded, context, caches[0].length)
+        position = caches[0].length
+        x = self.input_at(embedded, context, position)
         for block, keys_values, cache in zip(self.blocks, context.keys_values, caches, strict=True):
             x = block(x, keys_values, cache)
-        return self.head(self.norm(x[:, :, 0]))
+        return self.masked(self.head(self.norm(x[:, :, 0])), position)
 
 
 class AutoregressiveCategorical(Distribution):
@@ -188,7 +200,8 @@ class AutoregressiveCategorical(Distribution):
         """
         logits = self.token_logits(self.sample((num_samples,), generator))  # [N, B, T, V]
         log_probs = torch.log_softmax(as_float(logits), dim=-1)
-        return -(log_probs.exp() * log_probs).sum((-2, -1)).mean(0)
+        finite = torch.where(log_probs == -math.inf, 0.0, log_probs)  # a token that may not stand here adds nothing
+        return -(log_probs.exp() * finite).sum((-2, -1)).mean(0)
 
 
 class AutoregressivePolicy(nn.Module):
@@ -209,9 +222,11 @@ class AutoregressivePolicy(nn.Module):
         num_patches: patches of the observation; T if None, as published.
         aligned_patches: also add the encoded patches to the code's positions (through learned queries where there are
             not as many patches as tokens). Not published; learns faster.
+        token_sizes: how many tokens each of the T positions may take, each at most V: the others have probability 0
+            there. All V if None.
         encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
     Raises:
-        ValueError: a size is not positive, or num_heads does not divide embed_dim.
+        ValueError: a size is not positive, num_heads does not divide embed_dim, or token_sizes do not fit T and V.
     References:
         Drolet et al. (2026), arXiv 2509.24716, appendix. Departure: the start token lies outside the vocabulary, and
         no token is masked, so that sampled and rescored log-probabilities agree.
@@ -230,10 +245,13 @@ class AutoregressivePolicy(nn.Module):
         mlp_ratio: float = 4.0,
         num_patches: int | None = None,
         aligned_patches: bool = True,
+        token_sizes: Sequence[int] | None = None,
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
+        if token_sizes is not None:
+            check_token_sizes(token_sizes, num_tokens, vocab_size)
         num_code_layers = num_layers if num_code_layers is None else num_code_layers
         check_transformer_sizes(embed_dim, num_heads, min(num_layers, num_code_layers))
         self.observation_shape = tuple(observation_shape)
@@ -256,8 +274,18 @@ class AutoregressivePolicy(nn.Module):
             num_layers=num_code_layers,
             mlp_ratio=mlp_ratio,
             readout=readout if aligned_patches else None,
+            token_sizes=token_sizes,
         )
 
     def forward(self, observation: Tensor) -> AutoregressiveCategorical:
         context = self.transformer.prepare(self.encoder(observation))
         return AutoregressiveCategorical(self.transformer, context)
+
+
+def check_token_sizes(token_sizes: Sequence[int], num_tokens: int, vocab_size: int) -> None:
+    """Raises ValueError unless there is a size for each position, in 1 … V."""
+    if len(token_sizes) != num_tokens or not all(1 <= size <= vocab_size for size in token_sizes):
+        raise ValueError(
+            f"token_sizes must be {num_tokens} numbers in 1 … {vocab_size} (num_tokens and vocab_size), "
+            f"got {list(token_sizes)}; vocab_size is the largest of them."
+        )

@@ -1,0 +1,291 @@
+"""Callbacks for every on-policy algorithm of Stable-Baselines3: the decoder's learning, and the KL in the reward.
+
+What they learn is saved in the model's own zip, by plain `model.save(path)`, and is back when a callback of the same
+kind is next used with the model that `PPO.load(path, env)` gives.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import FloatSchedule
+from torch import Tensor, nn
+
+from daps_rl.agents.sb3.beta import BetaArgument, PayKL, SharedBeta, env_attribute
+from daps_rl.agents.sb3.daps import DAPS
+from daps_rl.agents.sb3.optim import descend
+from daps_rl.functional import decoder_loss, kl_estimate
+
+ATTRIBUTE = "_daps_rl_callbacks"  # of the model: what its zip holds beside SB3's own
+
+
+class Stateful(Protocol):
+    """A callback with a state of its own."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors and numbers."""
+
+
+class SavedState:
+    """Stands on the model for a callback, and is pickled as the callback's state at that moment.
+
+    SB3 pickles a model's attributes into its zip. This one never gives it (or `copy.deepcopy`) the callback, the
+    decoder or the environment, only copies of their numbers.
+    """
+
+    def __init__(self, callback: Stateful | None, state: dict[str, Any] | None = None) -> None:
+        self.callback, self.state = callback, state
+
+    def current(self) -> dict[str, Any]:
+        """The callback's state as it is now, or as it was saved."""
+        state = self.callback.state_dict() if self.callback is not None else self.state
+        return _copied(state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SavedState, (None, self.current())
+
+
+def saved_state(model: BaseAlgorithm, name: str) -> SavedState | None:
+    """What a model holds of a callback ("decoder" or "kl_reward")."""
+    return getattr(model, ATTRIBUTE, {}).get(name)
+
+
+def load_decoder(model: BaseAlgorithm, decoder: nn.Module) -> nn.Module:
+    """Puts the decoder that was saved with a model back into one of the same make, to use without training on.
+
+    Args:
+        model: trained with a `DecoderCallback`, or loaded.
+        decoder: gets the parameters.
+    Raises:
+        ValueError: the model holds no decoder, or one of another make.
+    """
+    saved = saved_state(model, "decoder")
+    if saved is None:
+        raise ValueError("the model holds no decoder; train it with a DecoderCallback before it is saved.")
+    _load(decoder, saved.current()["decoder"])
+    return decoder
+
+
+class DecoderCallback(BaseCallback):
+    """Trains the decoder beside the policy: after each step of the environments, one update on what they were paid for.
+
+    With an `EncodingVecEnv(decoder_optimizer=...)`, which learns by the very pass that scores the codes and so is
+    faster, it makes no update of its own, and looks after logging, saving and restoring.
+
+    For DAPS, PPO and A2C. The very decoder that the environments score with is moved, by the unweighted likelihood of
+    the observations given the actions. Logs `train/decoder_loss` and `rollout/log_likelihood` (nats), and
+    `train/decoder_skipped`, the number of updates that were left out because they were not finite.
+
+    Args:
+        decoder: maps codes [..., T] to a distribution over x; None for that of the environment's `task`.
+        learning_rate: of AdamW; a number or a schedule of the progress remaining.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are clipped to this norm; None for no bound.
+        optimizer: in AdamW's place, one over the decoder's parameters; its learning rate is left alone.
+        verbose: as in SB3.
+    Raises:
+        ValueError: there is no decoder, it is a copy in another process, it has two optimisers, the saved one is of
+            another make, or the observations are normalised.
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module | None = None,
+        *,
+        learning_rate: Any = 1e-3,
+        weight_decay: float = 1e-4,
+        max_grad_norm: float | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        self.learning_rate, self.weight_decay, self.max_grad_norm = learning_rate, weight_decay, max_grad_norm
+        self.given_decoder, self.given_optimizer = decoder, optimizer
+        self.decoder: nn.Module
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.skipped, self.loss = 0, math.nan
+
+    def _init_callback(self) -> None:
+        env, model = self.training_env, self.model
+        task = env_attribute(env, "task")
+        decoder = self._find_decoder(task)
+        normalize = model.get_vec_normalize_env()
+        if normalize is not None and normalize.norm_obs:
+            raise ValueError(
+                "the decoder explains the data themselves, and VecNormalize changes them; "
+                "use VecNormalize(env, norm_obs=False)."
+            )
+        self.data_shape = None if task is None else tuple(task.data.shape[1:])
+        self.samples = env_attribute(env, "samples_per_context") or 1
+        self.schedule = FloatSchedule(self.learning_rate)
+        # An environment with an optimiser of its own has moved the decoder by the very pass that scored the codes.
+        learning = getattr(env_attribute(env, "_batch"), "optimizer", None)
+        if learning is not None and self.given_optimizer not in (None, learning):
+            raise ValueError(
+                "the environment trains the decoder already, by its decoder_optimizer; leave one optimizer out."
+            )
+        self.env_learns = learning is not None
+        given = learning if self.env_learns else self.given_optimizer
+        if given is not None:
+            self.optimizer = given
+        elif self.optimizer is None or decoder is not self.decoder:
+            parameters = [p for p in decoder.parameters() if p.requires_grad]
+            self.optimizer = torch.optim.AdamW(parameters, lr=self.schedule(1.0), weight_decay=self.weight_decay)
+        self.decoder = decoder
+        saved = saved_state(model, "decoder")
+        if saved is not None and saved.callback is not self:
+            self._take_up(saved)
+        _register(model, "decoder", self)
+
+    def _find_decoder(self, task: Any) -> nn.Module:
+        """The decoder that the environments score with, and the one that was given: the same."""
+        scoring = getattr(task, "decoder", None)
+        decoder = self.given_decoder or scoring
+        if decoder is None:
+            raise ValueError(
+                "there is no decoder to train: the environment's task has none; pass DecoderCallback(decoder)."
+            )
+        if scoring is not None and scoring is not decoder:
+            raise ValueError(
+                "the decoder given is not the one that the environment scores with (or a copy of it lives in another "
+                "process); leave it out, and use EncodingVecEnv or DummyVecEnv."
+            )
+        if scoring is not None and env_attribute(self.training_env, "task").decoder is not scoring:
+            raise ValueError("the environment's decoder lives in another process; use EncodingVecEnv or DummyVecEnv.")
+        return decoder
+
+    def _take_up(self, saved: SavedState) -> None:
+        """Goes on from a loaded model's state, or from an earlier callback that trained the same decoder."""
+        assert self.optimizer is not None  # see _init_callback
+        previous = saved.callback
+        if previous is None:
+            _load(self.decoder, saved.current()["decoder"])
+        elif not (isinstance(previous, DecoderCallback) and previous.decoder is self.decoder):
+            return
+        state = saved.current()
+        own_groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own_groups})
+        self.skipped = state["skipped"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The decoder, its optimiser, and how many updates were skipped."""
+        assert self.optimizer is not None  # set by _init_callback, which registers this callback
+        return {
+            "decoder": self.decoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "skipped": self.skipped,
+        }
+
+    def _on_step(self) -> bool:
+        if self.env_learns:
+            log_likelihood = torch.tensor([info["log_likelihood"] for info in self.locals["infos"]])
+            self.loss = decoder_loss(log_likelihood.view(1, -1)).item()
+            self.skipped += not math.isfinite(self.loss)
+        else:
+            self._learn()
+        self.logger.record_mean("train/decoder_loss", self.loss)
+        self.logger.record_mean("rollout/log_likelihood", -self.loss)
+        self.logger.record("train/decoder_skipped", self.skipped)
+        return True
+
+    def _learn(self) -> None:
+        """One update on the step's observations and actions."""
+        assert self.optimizer is not None  # see _init_callback
+        if self.given_optimizer is None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.schedule(self.model._current_progress_remaining)
+        device = next(self.decoder.parameters()).device
+        k = self.samples
+        actions = torch.as_tensor(self.locals["actions"], device=device).long()
+        codes = actions.reshape(-1, k, *(actions.shape[1:] or (1,)))  # [B, K, T]
+        x = self.locals["obs_tensor"][::k].to(device)
+        x = x.reshape(-1, 1, *(x.shape[1:] if self.data_shape is None else self.data_shape))  # [B, 1, *x]
+        was_training = self.decoder.training
+        self.decoder.train()
+        loss = decoder_loss(self.decoder(codes).log_prob(x)).mean()
+        self.loss = loss.item()
+        self.skipped += not descend(self.optimizer, loss, self.max_grad_norm)
+        self.decoder.train(was_training)
+
+
+class KLRewardCallback(PayKL):
+    """Subtracts β·log π from the reward before it is stored, so that SB3's own PPO and A2C optimise the β-ELBO too.
+
+    Their entropy bonus cannot do it: where a distribution has no closed-form entropy they fall back on −log π, whose
+    expected gradient on-policy is zero. An environment of ours pays log p(x|z) + β·log p(z); with any other reward this
+    is entropy regularisation, paid per step. Put it last in a list of callbacks: those before it see the reward as the
+    environment paid it. Logs `train/beta` and, where the environment has a prior, `rollout/kl` (nats).
+
+    Args:
+        beta: a number, a 0-dim tensor, or a schedule of the progress remaining (1 … 0); it fills the environment's own
+            `beta` where there is one. None for the environment's own.
+        verbose: as in SB3.
+    Raises:
+        ValueError: with our DAPS, which subtracts it already; with VecNormalize(norm_reward=True); or there is no β.
+    """
+
+    def __init__(self, beta: BetaArgument = None, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.argument = beta
+        self.prior: torch.distributions.Distribution | None = None
+
+    def _init_callback(self) -> None:
+        model, env = self.model, self.training_env
+        if isinstance(model, DAPS):
+            raise ValueError(
+                "DAPS subtracts β·log π itself, and this would do it twice; pass DAPS(..., beta=...) instead."
+            )
+        if self.argument is None and not SharedBeta(None, env).in_env:
+            raise ValueError("the environment has no beta of its own; pass KLRewardCallback(beta).")
+        self.beta = SharedBeta(self.argument, env)
+        saved = saved_state(model, "kl_reward")
+        if saved is not None and saved.callback is None and self.argument is None:
+            self.beta.fill(saved.current()["beta"])
+        self.prior = getattr(env_attribute(env, "task"), "prior", None)
+        _register(model, "kl_reward", self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """β as it is now."""
+        return {"beta": float(self.beta.value)}
+
+    def _on_rollout_start(self) -> None:
+        self.beta.update(self.model._current_progress_remaining)
+
+    def _on_step(self) -> bool:
+        self.logger.record("train/beta", float(self.beta.value))
+        if self.prior is not None:
+            log_prob = self.locals["log_probs"].detach().flatten().cpu()
+            codes = torch.as_tensor(self.locals["actions"]).long()
+            kl = kl_estimate(log_prob, self.prior.log_prob(codes).to(log_prob))
+            self.logger.record_mean("rollout/kl", kl.mean().item())
+        return super()._on_step()
+
+
+def _register(model: BaseAlgorithm, name: str, callback: Stateful) -> None:
+    """Puts the callback's state on the model, so that SB3 saves it."""
+    setattr(model, ATTRIBUTE, {**getattr(model, ATTRIBUTE, {}), name: SavedState(callback)})
+
+
+def _load(decoder: nn.Module, state: dict[str, Tensor]) -> None:
+    try:
+        decoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the decoder saved with the model is of another make: {' '.join(str(error).split())[:200]}; "
+            "build the environment with a decoder of the same sizes."
+        ) from error
+
+
+def _copied(value: Any) -> Any:
+    """The same dicts and lists, with copies of the tensors, on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {key: _copied(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(entry) for entry in value)
+    return value

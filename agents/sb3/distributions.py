@@ -1,0 +1,107 @@
+"""Distributions over codes, as Stable-Baselines3 knows distributions over actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
+from torch import Tensor, nn
+
+
+def token_sizes(action_space: spaces.Space) -> tuple[int, ...]:
+    """How many values each token of an action may take.
+
+    Raises:
+        ValueError: the space is not one of those that SB3's discrete distributions know, counted from zero.
+    """
+    match action_space:
+        case spaces.Discrete() if action_space.start == 0:
+            return (int(action_space.n),)
+        case spaces.MultiDiscrete() if action_space.nvec.ndim == 1 and not action_space.start.any():
+            return tuple(int(n) for n in action_space.nvec)
+        case spaces.MultiBinary() if len(action_space.shape) == 1:
+            return (2,) * int(action_space.shape[0])
+    raise ValueError(
+        "the action space must be Discrete, MultiDiscrete or MultiBinary, of one axis and counted from zero, "
+        f"got {action_space}; wrap the environment so that its actions are."
+    )
+
+
+class CodeDistribution(Distribution):
+    """A distribution over codes as SB3 knows distributions: one action per observation.
+
+    Args:
+        posterior: batch shape [N], event shape [T].
+        action_shape: shape of one action, () for Discrete.
+        exact_entropy: its `entropy` is in closed form; else `entropy` gives None, which SB3 takes to mean: estimate.
+    """
+
+    def __init__(
+        self, posterior: torch.distributions.Distribution, action_shape: tuple[int, ...], *, exact_entropy: bool
+    ) -> None:
+        super().__init__()
+        self.distribution = posterior
+        self.action_shape, self.exact_entropy = action_shape, exact_entropy
+
+    def proba_distribution_net(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Not there: the policy's network gives the distribution."""
+        raise NotImplementedError("a CodePolicy's network gives the distribution; there is no layer to make.")
+
+    def proba_distribution(self, *args: Any, **kwargs: Any) -> CodeDistribution:
+        """Not there: the policy's network gives the distribution."""
+        raise NotImplementedError("a CodePolicy's network gives the distribution; it has no parameters to set.")
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """log π(a|s), in nats. [N, *action_shape] → [N]."""
+        return self._posterior.log_prob(self._codes(actions))
+
+    def entropy(self) -> Tensor | None:
+        """Entropy, in nats [N], or None where it has no closed form."""
+        return self._posterior.entropy() if self.exact_entropy else None
+
+    def sample(self) -> Tensor:
+        """One action per observation. [N, *action_shape]."""
+        return self._actions(self._posterior.sample())
+
+    def mode(self) -> Tensor:
+        """The greedy action: the likeliest token at each position given those before it. [N, *action_shape]."""
+        return self._actions(self._posterior.mode)
+
+    def draw(self, deterministic: bool = False) -> tuple[Tensor, Tensor]:
+        """Actions and their log-probabilities."""
+        codes, log_prob = draw_codes(self._posterior, (), deterministic=deterministic)
+        return self._actions(codes), log_prob
+
+    def actions_from_params(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Not there: see `proba_distribution`."""
+        raise NotImplementedError("a CodePolicy's network gives the distribution; it has no parameters to set.")
+
+    def log_prob_from_params(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Not there: see `proba_distribution`."""
+        raise NotImplementedError("a CodePolicy's network gives the distribution; it has no parameters to set.")
+
+    @property
+    def _posterior(self) -> torch.distributions.Distribution:
+        assert isinstance(self.distribution, torch.distributions.Distribution)  # SB3 allows a list here
+        return self.distribution
+
+    def _codes(self, actions: Tensor) -> Tensor:
+        return actions.long().reshape(-1, *self._posterior.event_shape)
+
+    def _actions(self, codes: Tensor) -> Tensor:
+        return codes.reshape(-1, *self.action_shape)
+
+
+def draw_codes(
+    posterior: torch.distributions.Distribution, sample_shape: tuple[int, ...], *, deterministic: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Codes [*sample_shape, N, T] and their log-probabilities [*sample_shape, N], in one pass where it can be done."""
+    if deterministic:
+        codes = posterior.mode
+    elif hasattr(posterior, "sample_with_log_prob"):
+        return posterior.sample_with_log_prob(sample_shape)
+    else:
+        codes = posterior.sample(torch.Size(sample_shape))
+    return codes, posterior.log_prob(codes)

@@ -1,0 +1,335 @@
+"""Policies over codes for Stable-Baselines3: actor-critics whose discrete action is drawn token by token, or at once.
+
+Any of SB3's on-policy algorithms takes them: `PPO(AutoregressivePolicy, env)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from daps_rl import policies
+from daps_rl.agents.sb3.distributions import CodeDistribution, draw_codes, token_sizes
+
+NetworkFactory = Callable[[tuple[int, ...], int, int], nn.Module]
+"""(observation_shape, num_tokens, vocab_size) → a module: observations [N, *observation_shape] → a distribution over
+codes of batch shape [N] and event shape [T], with `sample`, `log_prob`, `mode` and `entropy`."""
+
+
+class CodePolicy(ActorCriticPolicy):
+    """An actor-critic around any policy network of this project, or of your own.
+
+    The action is a code: MultiDiscrete has a token per entry, Discrete is one token, MultiBinary tokens of two. The
+    log-probability is that of the whole action, the same number when it is drawn and when it is scored.
+
+    A Box observation of one to three axes goes to the network in its own shape, after SB3's preprocessing (uint8
+    images are scaled and channels come first); any other, and any with a features extractor of the user's, as the
+    vector that the features extractor makes of it. The critic is an MLP on the features extractor's vector.
+
+    Args:
+        observation_space, action_space, lr_schedule: as SB3 passes them.
+        network: see `NetworkFactory`; a function, so that SB3's zip holds its name and not a network.
+        exact_entropy: the network's distribution has its entropy in closed form. Else `evaluate_actions` gives None in
+            its place, and SB3's entropy bonus falls back on −log π, whose expected gradient on-policy is zero: pay for
+            entropy in the reward instead (`KLRewardCallback`).
+        net_arch: widths of the critic's hidden layers, a list or dict(vf=[...]); [64, 64] if None.
+        activation_fn, ortho_init: of the critic.
+        use_sde: SB3 passes it; must be False.
+        features_extractor_class: None for SB3's own choice (flatten, or combine a Dict).
+        features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs: as in SB3.
+    Raises:
+        ValueError: the action space is not discrete, or an option makes no sense here.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        *,
+        network: NetworkFactory | None = None,
+        exact_entropy: bool = False,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.Tanh,
+        ortho_init: bool = True,
+        use_sde: bool = False,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if use_sde:
+            raise ValueError("use_sde must be False: state-dependent noise is for continuous actions.")
+        # Read by `_build`, which the base class calls.
+        self.token_sizes = token_sizes(action_space)
+        self.network_factory, self.exact_entropy = network, exact_entropy
+        self.own_extractor = features_extractor_class
+        flat = CombinedExtractor if isinstance(observation_space, spaces.Dict) else FlattenExtractor
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch={"pi": [], "vf": _critic_widths(net_arch)},
+            activation_fn=activation_fn,
+            ortho_init=ortho_init,
+            features_extractor_class=features_extractor_class or flat,
+            features_extractor_kwargs=features_extractor_kwargs,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+
+    def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
+        """The actor's network. Override it, or pass `network`.
+
+        Raises:
+            ValueError: there is no factory, or the tokens differ in size, of which a factory knows nothing.
+        """
+        if self.network_factory is None:
+            raise ValueError("CodePolicy needs policy_kwargs=dict(network=...), a function that makes the network.")
+        return self.network_factory(observation_shape, len(self.token_sizes), self.vocab_size())
+
+    def vocab_size(self) -> int:
+        """V, where all tokens have one size."""
+        if len(set(self.token_sizes)) > 1:
+            raise ValueError(
+                f"the tokens of the action must have one size here, got {list(self.token_sizes)}; "
+                "AutoregressivePolicy and SB3's own MlpPolicy take tokens of different sizes."
+            )
+        return self.token_sizes[0]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        space = self.observation_space
+        self.network_reads_features = (
+            self.own_extractor is not None or not isinstance(space, spaces.Box) or len(space.shape) not in (1, 2, 3)
+        )
+        self._build_mlp_extractor()
+        self.value_net = nn.Linear(self.mlp_extractor.latent_dim_vf, 1)
+        if self.ortho_init:
+            self.mlp_extractor.apply(lambda module: self.init_weights(module, gain=2**0.5))
+            self.value_net.apply(lambda module: self.init_weights(module, gain=1.0))
+        shape = (self.features_dim,) if self.network_reads_features else space.shape
+        assert shape is not None  # a Box has a shape
+        self.network = self.make_network(tuple(shape))
+        rate: dict[str, Any] = {"lr": lr_schedule(1)}
+        self.optimizer = self.optimizer_class(self.parameters(), **rate, **self.optimizer_kwargs)
+
+    def posterior(self, obs: PyTorchObs) -> torch.distributions.Distribution:
+        """The network's distribution over codes: batch shape [N], event shape [T]."""
+        if self.network_reads_features:
+            return self.network(self._features(obs))
+        preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        assert isinstance(preprocessed, Tensor)  # a Dict is read through its features
+        return self.network(preprocessed.to(self.value_net.weight.dtype))
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions [N, *action_shape], values [N, 1] and log-probabilities [N]."""
+        actions, log_prob = self.get_distribution(obs).draw(deterministic)
+        return actions, self.predict_values(obs), log_prob
+
+    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values [N, 1], log-probabilities [N], and the entropy [N] or None, see `exact_entropy`."""
+        distribution = self.get_distribution(obs)
+        return self.predict_values(obs), distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: PyTorchObs) -> CodeDistribution:
+        """The policy at the observations."""
+        shape = self.action_space.shape
+        assert shape is not None  # the discrete spaces have one
+        return CodeDistribution(self.posterior(obs), shape, exact_entropy=self.exact_entropy)
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """The critic's estimates. [N, 1]."""
+        return self.value_net(self.mlp_extractor.forward_critic(self._features(obs)))
+
+    def sample_groups(self, contexts: PyTorchObs, samples: int) -> tuple[Tensor, Tensor]:
+        """K actions for each of B contexts, which are encoded once.
+
+        Args:
+            contexts: observations, one per context. [B, ...].
+            samples: K.
+        Returns:
+            actions [B·K, *action_shape], a context's side by side, and their log-probabilities [B·K].
+        """
+        codes, log_prob = draw_codes(self.posterior(contexts), (samples,))  # [K, B, T], [K, B]
+        return codes.transpose(0, 1).reshape(-1, *self.action_space.shape), log_prob.t().flatten()  # type: ignore[misc]  # the shape is known
+
+    def score_groups(self, contexts: PyTorchObs, actions: Tensor) -> Tensor:
+        """Log-probabilities [B, K] of the actions of each context, which is encoded once.
+
+        Args:
+            contexts: observations, one per context. [B, ...].
+            actions: [B, K, ...].
+        """
+        codes = actions.long().reshape(*actions.shape[:2], -1).transpose(0, 1)  # [K, B, T]
+        return self.posterior(contexts).log_prob(codes).t()
+
+    def _features(self, obs: PyTorchObs) -> Tensor:
+        """The features extractor's vector, in the parameters' precision. [N, features_dim]."""
+        features = self.extract_features(obs)
+        assert isinstance(features, Tensor)  # one extractor serves both
+        return features.to(self.value_net.weight.dtype)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "lr_schedule": self._dummy_schedule,
+            "network": self.network_factory,
+            "exact_entropy": self.exact_entropy,
+            "net_arch": self.net_arch,
+            "activation_fn": self.activation_fn,
+            "ortho_init": self.ortho_init,
+            "features_extractor_class": self.own_extractor,
+            "features_extractor_kwargs": self.features_extractor_kwargs,
+            "normalize_images": self.normalize_images,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+        }
+
+
+class _SizedPolicy(CodePolicy):
+    """A CodePolicy whose network is given by sizes; those not given are the network's own defaults."""
+
+    def __init__(self, *args: Any, sizes: dict[str, Any], exact_entropy: bool, **kwargs: Any) -> None:
+        self.sizes = {name: value for name, value in sizes.items() if value is not None}
+        super().__init__(*args, exact_entropy=exact_entropy, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        del data["network"], data["exact_entropy"]
+        return {**data, **self.sizes}
+
+
+class AutoregressivePolicy(_SizedPolicy):
+    """An actor-critic that draws a MultiDiscrete action token by token, each given those before it.
+
+    π(a|s) = Π_t π(a_t | a_<t, s): a transformer encodes the observation, a causal transformer writes the action. SB3's
+    own policies draw the entries of an action independently of each other, and cannot agree on one of two good actions
+    that differ in two entries. Stands on its own with `PPO(AutoregressivePolicy, env)` and `A2C(AutoregressivePolicy,
+    env)`; entries may differ in size; Discrete (one token) and MultiBinary work too.
+
+    Entropy has no closed form: SB3's `ent_coef` does nothing in expectation here; `KLRewardCallback` does.
+
+    Args:
+        observation_space, action_space, lr_schedule: as SB3 passes them.
+        embed_dim, num_heads, num_layers, num_code_layers, mlp_ratio, aligned_patches: sizes of
+            `daps_rl.policies.AutoregressivePolicy`, whose defaults stand where they are None.
+        num_patches: pieces that the observation is cut into; as many as tokens, or as it has, if None.
+        options: of `CodePolicy`: net_arch (the critic's), optimizer_class, features_extractor_class ...
+    Raises:
+        ValueError: the action space is not discrete, or a size is out of range.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        *,
+        embed_dim: int | None = None,
+        num_heads: int | None = None,
+        num_layers: int | None = None,
+        num_code_layers: int | None = None,
+        mlp_ratio: float | None = None,
+        num_patches: int | None = None,
+        aligned_patches: bool | None = None,
+        **options: Any,
+    ) -> None:
+        sizes = {
+            "embed_dim": embed_dim,
+            "num_heads": num_heads,
+            "num_layers": num_layers,
+            "num_code_layers": num_code_layers,
+            "mlp_ratio": mlp_ratio,
+            "num_patches": num_patches,
+            "aligned_patches": aligned_patches,
+        }
+        super().__init__(observation_space, action_space, lr_schedule, sizes=sizes, exact_entropy=False, **options)
+
+    def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
+        """The transformer, with tokens of different sizes where the action has them."""
+        sizes = self.token_sizes
+        vocab_size = max(2, *sizes)
+        options = {"num_patches": most_patches(observation_shape, len(sizes)), **self.sizes}
+        different = any(size != vocab_size for size in sizes)
+        return policies.AutoregressivePolicy(
+            observation_shape, len(sizes), vocab_size, token_sizes=sizes if different else None, **options
+        )
+
+
+class FactorizedPolicy(_SizedPolicy):
+    """An actor-critic that draws all tokens of an action at once, independently given the observation (DAPS-NA).
+
+    A transformer, where SB3's MlpPolicy is an MLP. The entropy is exact.
+
+    Args:
+        observation_space, action_space, lr_schedule: as SB3 passes them; the tokens have one size.
+        embed_dim, num_heads, num_layers, mlp_ratio: sizes of `daps_rl.policies.FactorizedPolicy`, whose defaults stand
+            where they are None.
+        num_patches: pieces that the observation is cut into; as many as tokens, or as it has, if None.
+        options: of `CodePolicy`.
+    Raises:
+        ValueError: the action space is not discrete, or a size is out of range.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        *,
+        embed_dim: int | None = None,
+        num_heads: int | None = None,
+        num_layers: int | None = None,
+        mlp_ratio: float | None = None,
+        num_patches: int | None = None,
+        **options: Any,
+    ) -> None:
+        sizes = {
+            "embed_dim": embed_dim,
+            "num_heads": num_heads,
+            "num_layers": num_layers,
+            "mlp_ratio": mlp_ratio,
+            "num_patches": num_patches,
+        }
+        super().__init__(observation_space, action_space, lr_schedule, sizes=sizes, exact_entropy=True, **options)
+
+    def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
+        """The transformer."""
+        num_tokens = len(self.token_sizes)
+        options = {"num_patches": most_patches(observation_shape, num_tokens), **self.sizes}
+        return policies.FactorizedPolicy(observation_shape, num_tokens, self.vocab_size(), **options)
+
+
+def most_patches(observation_shape: tuple[int, ...], num_tokens: int) -> int:
+    """T, or the largest number below it of patches that the observation can be cut into."""
+    for num_patches in range(num_tokens, 1, -1):
+        try:
+            policies.Patches(observation_shape, num_patches)
+        except ValueError:
+            continue
+        return num_patches
+    return 1
+
+
+def _critic_widths(net_arch: Sequence[int] | dict[str, list[int]] | None) -> list[int]:
+    if net_arch is None:
+        return [64, 64]
+    if not isinstance(net_arch, dict):
+        return list(net_arch)
+    if net_arch.get("pi"):
+        raise ValueError(
+            f"net_arch is the critic's here, got pi={net_arch['pi']}; the actor is the network: pass its sizes, "
+            "policy_kwargs=dict(embed_dim=..., num_layers=...)."
+        )
+    return list(net_arch.get("vf", []))

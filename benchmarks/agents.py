@@ -1,0 +1,127 @@
+"""All agents on the same problem: digits, the same networks, data, code and β; at equal time and at equal evaluations.
+
+    python benchmarks/agents.py tune                 # learning rates, on the validation split, by seeds of their own
+    python benchmarks/agents.py minutes              # one minute of training each, five seeds
+    python benchmarks/agents.py steps                # the same number of decoder evaluations each, five seeds
+
+Runs two at a time, one thread each, and skips what has a row already. A failed run is a row that says why. The table
+in docs/results.md takes each agent's learning rate from the tuning rows. A logistic regression fitted on the original
+training digits reads the test split's reconstructions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from common import ROWS, write_row
+
+AGENTS = (
+    "daps", "daps-na", "tpo", "rloo", "grpo", "ppo", "a2c", "reinforce", "sb3:daps", "sb3:ppo", "sb3:a2c",
+)  # fmt: skip
+LEARNING_RATES = (1e-3, 2e-3, 4e-3)
+SEEDS, TUNING_SEEDS = (0, 1, 2, 3, 4), (100, 101)
+BUDGETS: dict[str, dict[str, Any]] = {"tune": {"minutes": 0.5}, "minutes": {"minutes": 1.0}, "steps": {"steps": 400}}
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    path = ROWS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def tuned() -> dict[str, float]:
+    """Each agent's learning rate of the best mean validation β-ELBO over the tuning seeds."""
+    scores: dict[str, dict[float, list[float]]] = {}
+    for row in rows("agents_tune"):
+        if "error" not in row:
+            scores.setdefault(row["agent"], {}).setdefault(row["learning_rate"], []).append(
+                row["validation"]["beta_elbo"]
+            )
+    return {
+        agent: max(rates, key=lambda rate, rates=rates: sum(rates[rate]) / len(rates[rate]))
+        for agent, rates in scores.items()
+    }
+
+
+def measure(mode: str, agent: str, seed: int, learning_rate: float) -> None:
+    """One run, in a process of its own; writes its row."""
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    from daps_rl.config import make_config
+    from daps_rl.data import load
+    from daps_rl.session import evaluate_splits
+    from daps_rl.training import Trainer
+
+    torch.set_num_threads(1)
+    row: dict[str, Any] = {"mode": mode, "agent": agent, "seed": seed, "learning_rate": learning_rate}
+    try:
+        splits = load("digits")
+        assert splits.train_labels is not None
+        assert splits.test_labels is not None
+        config = make_config(
+            agent=agent, seed=seed, learning_rate=learning_rate, device="cpu", validate_every=0, **BUDGETS[mode]
+        )
+        trainer = Trainer(config, splits)
+        curve = [(entry["step"], entry["seconds"], entry["beta_elbo"]) for entry in trainer.run()]
+        model = trainer.autoencoder.eval()
+        metrics = evaluate_splits(model, splits, config.beta_end)
+        if mode == "tune":
+            del metrics["test"]  # never looked at while tuning
+        else:
+            reader = LogisticRegression(max_iter=2000)
+            reader.fit(splits.train.flatten(1).numpy(), splits.train_labels.numpy())
+            torch.manual_seed(0)
+            images = model.decode(model.encode(splits.test))
+            row["read"] = float(reader.score(images.flatten(1).numpy(), splits.test_labels.numpy()))
+        row |= {
+            "steps": trainer.step,
+            "seconds": trainer.seconds,
+            "decoder_evaluations": trainer.step * config.batch_size * config.samples,
+            "skipped_steps": int(trainer.optimizer.skipped),
+            **metrics,
+            "curve": curve[:: max(1, len(curve) // 50)],
+        }
+    except Exception as error:  # a row that says why
+        row["error"] = f"{type(error).__name__}: {error}"
+    write_row(f"agents_{mode}", row)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mode", choices=sorted(BUDGETS))
+    parser.add_argument("--agents", nargs="+", default=AGENTS)
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--one", nargs=3, metavar=("AGENT", "SEED", "LEARNING_RATE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        agent, seed, rate = options.one
+        return measure(options.mode, agent, int(seed), float(rate))
+    tuning = options.mode == "tune"
+    seeds = options.seeds or (TUNING_SEEDS if tuning else SEEDS)
+    best = {} if tuning else tuned()
+    done = {(row["agent"], row["seed"], row["learning_rate"]) for row in rows(f"agents_{options.mode}")}
+    tasks = [
+        (agent, seed, rate)
+        for seed in seeds
+        for agent in options.agents
+        for rate in (LEARNING_RATES if tuning else (best[agent],))
+        if (agent, seed, rate) not in done
+    ]
+
+    def launch(task: tuple[str, int, float]) -> None:
+        command = [sys.executable, str(Path(__file__)), options.mode, "--one", *map(str, task)]
+        subprocess.run(command, check=False)
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        list(pool.map(launch, tasks))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Stable-Baselines3's algorithms as agents of the training loop: `--agent sb3:NAME`."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from test_agents import SIZES
+from test_bandit_optimum import divergence, make_bandit, make_policy, optimum
+from torch import nn
+
+from daps_rl.agents.sb3.adapter import ALGORITHMS, SB3Agent
+from daps_rl.config import make_config
+from daps_rl.data import from_arrays
+from daps_rl.functional import encoding_reward
+from daps_rl.training import Trainer
+
+NAMES = [f"sb3:{name}" for name in ALGORITHMS]
+
+
+@pytest.fixture
+def splits():
+    return from_arrays(torch.rand(50, 6, generator=torch.Generator().manual_seed(0)))
+
+
+def on_the_bandit(name: str, *, steps: int, learning_rate: float, pay_kl: bool = True) -> float:
+    """KL(q ‖ q*) of the worst context after training, in nats; 1.8 before."""
+    x, decoder, prior = make_bandit()
+    policy = make_policy()
+    target = optimum(x, decoder, prior, 1.0)
+    agent = SB3Agent(policy, ALGORITHMS[name], make_config(steps=1, batch_size=len(x), samples=32))
+    beta = torch.tensor(0.0)
+
+    def score(codes, log_prob):
+        log_likelihood = decoder(codes).log_prob(x[:, None])
+        return encoding_reward(log_likelihood, log_prob, prior.log_prob(codes), beta if pay_kl else torch.zeros(()))
+
+    for step in range(steps):
+        beta.fill_(8.0 ** (1.0 - min(1.0, 2.0 * step / steps)))
+        agent.learning_rate = learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        for out in agent.losses(x, score, beta):
+            assert out.loss is None
+            assert out.codes.shape == (3, 32, 2)
+    return divergence(policy, x, target)
+
+
+@pytest.mark.parametrize(
+    ("name", "learning_rate"), [("daps", 2e-2), ("ppo", 1e-2), pytest.param("a2c", 1e-2, marks=pytest.mark.slow)]
+)
+def test_sb3s_algorithms_come_to_the_same_optimum(name, learning_rate):
+    assert on_the_bandit(name, steps=250, learning_rate=learning_rate) < 0.1
+
+
+def test_without_the_kl_in_the_reward_they_do_not():
+    assert on_the_bandit("ppo", steps=100, learning_rate=1e-2, pay_kl=False) > 0.5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_network_is_the_runs_own_and_the_decoder_is_evaluated_once(name, splits):
+    trainer = Trainer(make_config(**{**SIZES, "steps": 3, "agent": name}), splits)
+    reference = Trainer(make_config(**{**SIZES, "steps": 3, "agent": "daps"}), splits)
+    assert trainer.agent.actor_critic.network is trainer.autoencoder.policy
+    for value, other in zip(trainer.autoencoder.parameters(), reference.autoencoder.parameters(), strict=True):
+        assert torch.equal(value, other)
+    calls = []
+    trainer.autoencoder.decoder.register_forward_hook(lambda module, args, out: calls.append(args[0].shape))
+    before = {key: value.clone() for key, value in trainer.autoencoder.state_dict().items()}
+    (*_, row) = trainer.run()
+    assert calls == [(7, 5, 3)] * 3
+    changed = {key for key, value in trainer.autoencoder.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == set(before)
+    assert row["skipped"] == 0
+    assert row["elbo"] == pytest.approx(row["log_likelihood"] - row["kl"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_stopped_and_resumed_is_the_run_that_was_not(name, splits):
+    config = make_config(**{**SIZES, "steps": 6, "agent": name, "agent_options": {}})
+    whole = Trainer(config, splits)
+    list(whole.run())
+    first = Trainer(config, splits)
+    list(first.run(stop=lambda: first.step == 3))
+    tensors, info = first.state()
+    tensors = {key: value.clone() for key, value in tensors.items()}
+    second = Trainer(config, splits)
+    second.load_state(tensors, info)
+    list(second.run())
+    for (key, value), other in zip(whole.state()[0].items(), second.state()[0].values(), strict=True):
+        assert torch.equal(value, other), key
+
+
+def test_the_learning_rate_is_the_runs(splits):
+    trainer = Trainer(make_config(**{**SIZES, "steps": 3, "agent": "sb3:ppo"}), splits)
+    trainer.train_step()
+    rate = trainer.agent.algorithm.policy.optimizer.param_groups[0]["lr"]
+    assert rate == pytest.approx(trainer.config.learning_rate / trainer.config.warmup_steps)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"agent": "sb3:nobody"}, "sb3:daps, sb3:ppo, sb3:a2c"),
+        ({"agent": "sb3:stable_baselines3:DQN"}, "on-policy"),
+        ({"agent": "sb3:ppo", "agent_options": {"epochs": 2}}, "unknown agent option epochs; PPO takes .*n_epochs"),
+        ({"agent": "sb3:daps", "samples": 1}, "at least two"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_the_run(options, message, splits):
+    with pytest.raises(ValueError, match=message):
+        Trainer(make_config(**{**SIZES, "steps": 2, **options}), splits)
+
+
+def test_any_on_policy_algorithm_by_its_path(splits):
+    trainer = Trainer(make_config(**{**SIZES, "steps": 2, "agent": "sb3:stable_baselines3.a2c:A2C"}), splits)
+    assert len(list(trainer.run())) == 2
+
+
+def test_a_policy_that_does_not_say_its_sizes_is_refused(splits):
+    policy = nn.Linear(6, 12)
+    with pytest.raises(ValueError, match="observation_shape"):
+        Trainer(make_config(**{**SIZES, "steps": 2, "agent": "sb3:ppo"}), splits, policy=policy)
+
+
+def test_the_folder_of_a_run_has_a_plain_name(tmp_path, monkeypatch):
+    from daps_rl.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--steps", "1", "--batch-size", "8", "--embed-dim", "8", "--num-heads", "2"]
+    assert main(["train", "--agent", "sb3:daps", *sizes]) == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits-sb3-daps"]

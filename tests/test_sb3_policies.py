@@ -1,0 +1,269 @@
+"""The policies of daps_rl.agents.sb3: one log-probability, every space, masks, and SB3's own PPO and A2C."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from sb3_envs import NVEC, GroupBandit, bandit_reward
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from torch import nn
+
+from daps_rl import policies
+from daps_rl.agents.sb3 import AutoregressivePolicy, CodePolicy, FactorizedPolicy, KLRewardCallback
+from daps_rl.agents.sb3.policies import most_patches
+
+SMALL = {"embed_dim": 16, "num_heads": 2}
+BOX = spaces.Box(-1.0, 1.0, (8,), np.float32)
+CODES = spaces.MultiDiscrete([5, 5, 5])
+N = 7
+
+
+def make(policy_class=AutoregressivePolicy, observation_space=BOX, action_space=CODES, seed=0, **options):
+    torch.manual_seed(seed)
+    sizes = {} if policy_class is CodePolicy else SMALL
+    return policy_class(observation_space, action_space, lambda _: 1e-3, **{**sizes, **options})
+
+
+def own_network(observation_shape, num_tokens, vocab_size):
+    return policies.FactorizedPolicy(observation_shape, num_tokens, vocab_size, encoder=own_encoder(), embed_dim=16)
+
+
+def own_encoder():
+    return nn.Sequential(nn.Linear(8, 4 * 16), nn.Unflatten(1, (4, 16)))
+
+
+KINDS = {
+    "autoregressive": lambda: make(),
+    "factorized": lambda: make(FactorizedPolicy),
+    "own": lambda: make(CodePolicy, network=own_network, exact_entropy=True),
+    "sizes": lambda: make(action_space=spaces.MultiDiscrete(NVEC)),
+    "bits": lambda: make(action_space=spaces.MultiBinary(4)),
+    "discrete": lambda: make(action_space=spaces.Discrete(6)),
+}
+
+
+@pytest.fixture(params=KINDS)
+def policy(request):
+    policy = KINDS[request.param]()
+    for name, parameter in policy.network.named_parameters():
+        if name.endswith("head.weight"):
+            nn.init.normal_(parameter, std=0.5)
+    return policy
+
+
+def observations(count=N):
+    return torch.rand(count, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_sampled_log_probability_is_the_evaluated_one_in_both_modes(policy):
+    obs = observations()
+    for training in (True, False):
+        policy.set_training_mode(training)
+        actions, values, log_prob = policy(obs)
+        assert actions.shape == (N, *policy.action_space.shape)
+        assert values.shape == (N, 1)
+        again, rescored, entropy = policy.evaluate_actions(obs, actions.float())
+        torch.testing.assert_close(rescored.detach(), log_prob.detach(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(again, values)
+        assert rescored.requires_grad
+        assert (entropy is None) == isinstance(policy, AutoregressivePolicy)
+        torch.testing.assert_close(policy.get_distribution(obs).log_prob(actions).detach(), log_prob.detach())
+        torch.testing.assert_close(policy.predict_values(obs), values)
+
+
+def test_deterministic_actions_are_the_mode_and_lie_in_the_space(policy):
+    obs, space = observations(), policy.action_space
+    greedy, _, log_prob = policy(obs, deterministic=True)
+    assert torch.equal(greedy, policy.get_distribution(obs).mode())
+    assert torch.equal(greedy, policy(obs, deterministic=True)[0])
+    torch.testing.assert_close(policy.evaluate_actions(obs, greedy)[1], log_prob, rtol=0, atol=1e-5)
+    assert np.array_equal(policy.predict(obs.numpy(), deterministic=True)[0], greedy.numpy())
+    for action in policy.predict(obs.numpy())[0]:
+        assert space.contains(action.astype(space.dtype) if space.shape else int(action))
+    assert policy.predict(obs.numpy()[0])[0].shape == space.shape
+
+
+def test_groups_are_drawn_and_scored_as_repeated_observations_are(policy):
+    obs = observations(3)
+    actions, log_prob = policy.sample_groups(obs, 4)
+    assert actions.shape == (12, *policy.action_space.shape)
+    repeated = policy.evaluate_actions(obs.repeat_interleave(4, 0), actions)[1].detach()
+    torch.testing.assert_close(log_prob.detach(), repeated, rtol=0, atol=1e-5)
+    scored = policy.score_groups(obs, actions.view(3, 4, *actions.shape[1:]))
+    torch.testing.assert_close(scored.flatten().detach(), repeated, rtol=0, atol=1e-5)
+
+
+def test_save_and_load_of_the_policy_alone(policy, tmp_path):
+    policy.save(tmp_path / "policy.pth")
+    back = type(policy).load(tmp_path / "policy.pth", device="cpu")
+    obs = observations().numpy()
+    assert np.array_equal(policy.predict(obs, deterministic=True)[0], back.predict(obs, deterministic=True)[0])
+    assert back.sizes == policy.sizes if hasattr(policy, "sizes") else back.network_factory is own_network
+
+
+def test_every_parameter_is_in_the_optimiser_and_learns(policy):
+    obs = observations()
+    actions, _, _ = policy(obs)
+    values, log_prob, _ = policy.evaluate_actions(obs, actions)
+    (values.sum() + log_prob.sum()).backward()
+    held = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
+    for name, parameter in policy.named_parameters():
+        assert id(parameter) in held
+        single = name.endswith(("embed.weight", "start")) and isinstance(policy.action_space, spaces.Discrete)
+        assert parameter.grad is not None or single, name
+
+
+def test_actor_and_critic_share_no_parameter():
+    policy = make()
+    obs = observations()
+    policy.predict_values(obs).sum().backward()
+    assert all(p.grad is None for p in policy.network.parameters())
+    policy.zero_grad()
+    policy.get_distribution(obs).log_prob(policy(obs)[0]).sum().backward()
+    assert all(p.grad is None for p in policy.value_net.parameters())
+
+
+# Tokens of different sizes
+
+
+def test_tokens_that_an_action_does_not_have_are_impossible():
+    policy = make(action_space=spaces.MultiDiscrete(NVEC))
+    distribution = policy.get_distribution(observations(2))
+    every = torch.cartesian_prod(*[torch.arange(n) for n in NVEC])
+    log_prob = torch.stack([distribution.log_prob(code.expand(2, 3)) for code in every])
+    torch.testing.assert_close(log_prob.exp().sum(0), torch.ones(2))
+    assert (distribution.log_prob(torch.tensor([[0, 2, 0], [0, 3, 0]])) == -torch.inf).all()
+    drawn = torch.stack([distribution.sample() for _ in range(300)])
+    assert (drawn.amax((0, 1)) == torch.tensor(NVEC) - 1).all()
+
+
+# Observations
+
+
+@pytest.mark.parametrize(
+    ("space", "shape"),
+    [
+        (spaces.Box(0.0, 1.0, (6, 4), np.float32), (6, 4)),
+        (spaces.Box(0, 255, (3, 36, 40), np.uint8), (3, 36, 40)),
+        (spaces.Box(0.0, 1.0, (2, 2, 2, 2), np.float32), (16,)),
+        (spaces.Discrete(5), (5,)),
+        (spaces.MultiBinary(6), (6,)),
+        (spaces.MultiDiscrete([3, 4]), (7,)),
+        (spaces.Dict({"a": spaces.Box(0.0, 1.0, (3,), np.float32), "b": spaces.Discrete(4)}), (7,)),
+    ],
+    ids=str,
+)
+def test_observations_reach_the_network_in_their_own_shape_or_as_a_vector(space, shape):
+    policy = make(observation_space=space)
+    seen = []
+    policy.network.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    action, _ = policy.predict(space.sample())
+    assert CODES.contains(action)
+    assert seen[0].shape == (1, *shape)
+    assert policy.network.observation_shape == shape
+    if space.dtype == np.uint8 and isinstance(space, spaces.Box):
+        assert seen[0].max() <= 1.0
+
+
+def test_a_features_extractor_of_the_users_feeds_actor_and_critic():
+    class Half(FlattenExtractor):
+        def __init__(self, space):
+            super().__init__(space)
+            self._features_dim = 4
+
+        def forward(self, observations):
+            return observations[:, :4]
+
+    policy = make(features_extractor_class=Half)
+    assert policy.network.observation_shape == (4,)
+    assert policy.mlp_extractor.value_net[0].in_features == 4
+    assert isinstance(make().features_extractor, FlattenExtractor)
+    assert isinstance(make(observation_space=spaces.Dict({"a": BOX})).features_extractor, CombinedExtractor)
+
+
+def test_patches_never_outnumber_the_observation():
+    assert [most_patches(shape, 8) for shape in ((4,), (100,), (3, 2), (1, 2, 2), (1, 28, 28))] == [4, 8, 3, 4, 8]
+    assert make(observation_space=spaces.Box(0.0, 1.0, (2,), np.float32)).network.encoder.patches.num_patches == 2
+
+
+# Errors
+
+
+def test_what_does_not_fit_is_refused():
+    for space in (
+        BOX,
+        spaces.Discrete(3, start=1),
+        spaces.MultiDiscrete([[2, 2], [2, 2]]),
+        spaces.MultiBinary([2, 2]),
+        spaces.MultiDiscrete([3, 3], start=[1, 0]),
+    ):
+        with pytest.raises(ValueError, match="must be Discrete, MultiDiscrete or MultiBinary"):
+            make(action_space=space)
+    with pytest.raises(ValueError, match="must have one size here"):
+        make(FactorizedPolicy, action_space=spaces.MultiDiscrete(NVEC))
+    with pytest.raises(ValueError, match="needs policy_kwargs"):
+        make(CodePolicy)
+    with pytest.raises(ValueError, match="use_sde must be False"):
+        make(use_sde=True)
+    with pytest.raises(ValueError, match=r"net_arch is the critic's here, got pi=\[8\]"):
+        make(net_arch={"pi": [8], "vf": [8]})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'embed_dims'"):
+        make(embed_dims=3)
+    assert make(net_arch=[32]).mlp_extractor.value_net[0].out_features == 32
+    with pytest.raises(ValueError, match="embed_dim must be a positive multiple of num_heads"):
+        make(embed_dim=15)
+
+
+# SB3's own algorithms
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+@pytest.mark.parametrize("space", [CODES, spaces.MultiDiscrete(NVEC)], ids=["equal", "different"])
+def test_ppo_and_a2c_learn_the_identity_bandit(algorithm, space):
+    """The best action is worth 1; a random one about 0.2 or 0.36."""
+    env = GroupBandit(num_contexts=64, samples=1, action_space=space)
+    settings = {"n_steps": 1, **({"batch_size": 64, "n_epochs": 4} if algorithm is PPO else {})}
+    rate = lambda remaining: 3e-3 * remaining  # noqa: E731
+    model = algorithm(
+        AutoregressivePolicy, env, learning_rate=rate, seed=0, device="cpu", policy_kwargs=SMALL, **settings
+    )
+    assert evaluate_policy(model, env, n_eval_episodes=128, deterministic=False, warn=False)[0] < 0.5
+    entropy_reward = KLRewardCallback(lambda remaining: 0.01 * remaining)
+    model.learn(64 * (60 if algorithm is PPO else 350), entropy_reward, log_interval=1000)
+    observation = np.eye(4, dtype=np.float32)
+    actions = np.concatenate([model.predict(observation, deterministic=False)[0] for _ in range(50)])
+    assert bandit_reward(space, np.tile(np.arange(4), 50), actions).mean() >= 0.99
+
+
+def test_correlated_tokens_need_the_autoregressive_policy():
+    """Paid for both tokens alike, and for no choice more often than 60 %: independent tokens can only pick one."""
+
+    policy = make(action_space=spaces.MultiDiscrete([2, 2]), observation_space=spaces.Box(0.0, 1.0, (2,), np.float32))
+    independent = ActorCriticPolicy(policy.observation_space, policy.action_space, lambda _: 1e-2)
+    obs = torch.ones(64, 2)
+    goal = torch.tensor([[0, 0], [1, 1]]).repeat(32, 1)
+    for model in (policy, independent):
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(150):
+            optimizer.zero_grad()
+            loss = -model.evaluate_actions(obs, goal)[1].mean()
+            loss.backward()
+            optimizer.step()
+    assert -policy.evaluate_actions(obs, goal)[1].mean().item() == pytest.approx(np.log(2.0), abs=0.02)  # one bit
+    assert -independent.evaluate_actions(obs, goal)[1].mean() > 1.9 * np.log(2.0)  # two
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_save_and_load_with_sb3s_own_algorithms(algorithm, tmp_path):
+    options = {"n_steps": 2, **({"batch_size": 8} if algorithm is PPO else {})}
+    model = algorithm(AutoregressivePolicy, GroupBandit(), seed=0, device="cpu", policy_kwargs=SMALL, **options)
+    model.learn(100)
+    model.save(tmp_path / "model.zip")
+    back = algorithm.load(tmp_path / "model.zip", env=GroupBandit(), device="cpu")
+    obs = np.eye(4, dtype=np.float32)
+    assert np.array_equal(model.predict(obs, deterministic=True)[0], back.predict(obs, deterministic=True)[0])
+    assert back.policy.network.transformer.allowed is not None
+    back.learn(100)
