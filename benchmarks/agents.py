@@ -26,7 +26,7 @@ AGENTS = (
 )  # fmt: skip
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 SEEDS, TUNING_SEEDS = (0, 1, 2, 3, 4), (100, 101)
-BUDGETS: dict[str, dict[str, Any]] = {"tune": {"steps": 300}, "minutes": {"minutes": 1.0}, "steps": {"steps": 400}}
+BUDGETS: dict[str, dict[str, Any]] = {"tune": {"steps": 300}, "minutes": {"minutes": 1.0}, "steps": {"steps": 300}}
 
 
 def rows(name: str) -> list[dict[str, Any]]:

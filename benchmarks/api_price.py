@@ -13,28 +13,45 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from common import write_row
+from stable_baselines3.common.callbacks import BaseCallback
 from torchrl.collectors import Collector
 
+from daps_rl.agents.sb3 import DAPS, CodePolicy, DecoderCallback
 from daps_rl.config import TrainConfig, make_config
 from daps_rl.data import Splits, load
-from daps_rl.envs import EncodingEnv
+from daps_rl.envs import EncodingEnv, EncodingVecEnv
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
 from daps_rl.optim import exponential_decay
 from daps_rl.training import Trainer
 
-Step = Callable[[], object]
+Loop = Callable[[float], float]
+"""Trains for so many seconds, and gives the steps per second."""
 MANY = 1_000_000_000  # steps; long enough that no schedule and no collector ends within a measurement
 
 
-def make_bare(config: TrainConfig, splits: Splits) -> Step:
+def looped(step: Callable[[], object]) -> Loop:
+    """Repeats a function that takes one step."""
+
+    def loop(seconds: float) -> float:
+        count, start = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < seconds:
+            step()
+            count += 1
+        return count / elapsed
+
+    return loop
+
+
+def make_bare(config: TrainConfig, splits: Splits) -> Loop:
     """The training loop of `daps-rl train`."""
-    return Trainer(config, splits).train_step
+    return looped(Trainer(config, splits).train_step)
 
 
-def make_torchrl(config: TrainConfig, splits: Splits) -> Step:
+def make_torchrl(config: TrainConfig, splits: Splits) -> Loop:
     """TorchRL's collector on EncodingEnv, DAPSLoss and DecoderLoss; networks and optimiser as the bare loop's."""
     trainer = Trainer(config, splits)
     policy, decoder = trainer.autoencoder.policy, trainer.autoencoder.decoder
@@ -74,26 +91,75 @@ def make_torchrl(config: TrainConfig, splits: Splits) -> Step:
         trainer.optimizer.step(total, trainer.learning_rate_factor)
         trainer.step += 1
 
-    return step
+    return looped(step)
 
 
-LOOPS: dict[str, Callable[[TrainConfig, Splits], Step]] = {"bare": make_bare, "torchrl": make_torchrl}
-"""Loops by name: functions of settings and data that give a function which takes one step."""
+class StopAfter(BaseCallback):
+    """Ends `learn` after so many seconds, between two rollouts; counts them."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.count, self.start = seconds, 0, time.perf_counter()
+
+    def _on_step(self) -> bool:
+        self.count += 1
+        return time.perf_counter() - self.start < self.seconds
 
 
-def measure(loops: dict[str, Step], rounds: int, seconds: float) -> dict[str, list[float]]:
+def make_sb3(config: TrainConfig, splits: Splits, *, callback: bool = True) -> Loop:
+    """SB3's `learn` with DAPS on EncodingVecEnv; the decoder learns by DecoderCallback, or within the env's step."""
+    model = Trainer(config, splits).autoencoder
+    optimizer = torch.optim.AdamW(model.decoder.parameters(), lr=config.learning_rate, fused=True)
+    env = EncodingVecEnv(
+        splits.train,
+        model.decoder,
+        num_contexts=config.batch_size,
+        samples_per_context=config.samples,
+        beta=config.beta_start,
+        decoder_optimizer=None if callback else optimizer,
+    )
+    algorithm = DAPS(
+        CodePolicy,
+        env,
+        learning_rate=config.learning_rate,
+        ess_fraction=config.ess_fraction,
+        trust_region=config.trust_region,
+        centered=config.centered,
+        beta=lambda remaining: exponential_decay(1.0 - remaining, config.beta_start, config.beta_end),
+        policy_kwargs={
+            "network": lambda *_: model.policy,
+            "optimizer_class": torch.optim.AdamW,
+            "optimizer_kwargs": {"weight_decay": config.weight_decay, "fused": True},
+        },
+        device="cpu",
+    )
+    trained = [DecoderCallback(optimizer=optimizer)] if callback else []
+
+    def loop(seconds: float) -> float:
+        stop = StopAfter(seconds)
+        algorithm.learn(MANY, [*trained, stop], reset_num_timesteps=False)
+        return stop.count / (time.perf_counter() - stop.start)
+
+    return loop
+
+
+LOOPS: dict[str, Callable[[TrainConfig, Splits], Loop]] = {
+    "bare": make_bare,
+    "torchrl": make_torchrl,
+    "sb3": make_sb3,
+    "sb3_env": partial(make_sb3, callback=False),
+}
+"""Loops by name."""
+
+
+def measure(loops: dict[str, Loop], rounds: int, seconds: float) -> dict[str, list[float]]:
     """Steps per second of each loop in each round; the loops take turns, in an order that alternates."""
     rates: dict[str, list[float]] = {name: [] for name in loops}
-    for step in loops.values():
-        for _ in range(5):
-            step()
+    for loop in loops.values():
+        loop(min(seconds, 2.0))  # not counted
     for turn in range(rounds):
         for name in list(loops) if turn % 2 == 0 else reversed(loops):
-            count, start = 0, time.perf_counter()
-            while (elapsed := time.perf_counter() - start) < seconds:
-                loops[name]()
-                count += 1
-            rates[name].append(count / elapsed)
+            rates[name].append(loops[name](seconds))
     return rates
 
 

@@ -112,7 +112,7 @@ def test_a_random_and_an_ablated_agent_do_not():
     assert identity(lambda policy: DAPS(policy, samples=K), steps=1) < 0.4
 
 
-@pytest.mark.parametrize("name", list(AGENTS))
+@pytest.mark.parametrize("name", [*AGENTS, "sb3:daps", "sb3:ppo", "sb3:a2c"])
 def test_a_run_stopped_and_resumed_is_the_run_that_was_not(name, splits):
     """Critics, running moments and optimisers are part of the state, each tensor once."""
     config = make_config(**{**SIZES, "steps": 6, "agent": name})

@@ -74,22 +74,6 @@ def test_the_network_is_the_runs_own_and_the_decoder_is_evaluated_once(name, spl
     assert row["elbo"] == pytest.approx(row["log_likelihood"] - row["kl"], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_stopped_and_resumed_is_the_run_that_was_not(name, splits):
-    config = make_config(**{**SIZES, "steps": 6, "agent": name, "agent_options": {}})
-    whole = Trainer(config, splits)
-    list(whole.run())
-    first = Trainer(config, splits)
-    list(first.run(stop=lambda: first.step == 3))
-    tensors, info = first.state()
-    tensors = {key: value.clone() for key, value in tensors.items()}
-    second = Trainer(config, splits)
-    second.load_state(tensors, info)
-    list(second.run())
-    for (key, value), other in zip(whole.state()[0].items(), second.state()[0].values(), strict=True):
-        assert torch.equal(value, other), key
-
-
 def test_the_learning_rate_is_the_runs(splits):
     trainer = Trainer(make_config(**{**SIZES, "steps": 3, "agent": "sb3:ppo"}), splits)
     trainer.train_step()

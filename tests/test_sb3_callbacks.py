@@ -2,6 +2,7 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -297,3 +298,9 @@ def test_models_without_callbacks_save_as_before(tmp_path):
     model.learn(8)
     model.save(tmp_path / "model.zip")
     assert not hasattr(PPO.load(tmp_path / "model.zip"), "_daps_rl_callbacks")
+
+
+def test_a_frozen_decoder_is_refused():
+    env = gym.make("daps_rl/Encoding-v0")
+    with pytest.raises(ValueError, match="no parameters to train"):
+        PPO("MlpPolicy", env, n_steps=4, batch_size=4, device="cpu").learn(4, DecoderCallback())
