@@ -83,9 +83,86 @@ def speed() -> str:
     return markdown(["agent", "steps per second", "median step (ms)", "threads", "CPU"], lines)
 
 
+def control() -> str:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in read("control"):
+        groups[row["problem"], row["agent"]].append(row)
+    lines = []
+    for (problem, agent), rows in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1] != "daps")):
+        first = [row["first_reached_at_steps"] for row in rows if row.get("first_reached_at_steps")]
+        lines.append(
+            [
+                problem, agent, " ".join(f"{row['return']:g}" for row in sorted(rows, key=lambda row: row["seed"])),
+                f"{sum(bool(row.get('reached')) for row in rows)} of {len(rows)}",
+                f"{max(first):,}" if len(first) == len(rows) else "",
+            ]
+        )  # fmt: skip
+    header = ["problem", "agent", "mean return, per seed", "reach the threshold", "all seeds had reached it by step"]
+    return markdown(header, lines)
+
+
+def agents(mode: str) -> str:
+    """One line per agent, the best mean test β-ELBO first; failed runs are counted."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in read(f"agents_{mode}"):
+        groups[row["agent"]].append(row)
+    lines = []
+    for agent, rows in groups.items():
+        good = [row for row in rows if "error" not in row]
+        test = [row["test"] for row in good]
+        lines.append(
+            [
+                f"`{agent}`", f"{good[0]['learning_rate']:g}", f"{len(good)} of {len(rows)}",
+                interval([t["beta_elbo"] for t in test]), interval([t["log_likelihood"] for t in test]),
+                interval([t["kl"] for t in test]), interval([t["psnr"] for t in test], 2),
+                interval([100 * row["read"] for row in good]), interval([row["steps"] for row in good], 0),
+                interval([row["seconds"] for row in good], 0),
+            ]
+        )  # fmt: skip
+    lines.sort(key=lambda line: -float(line[3].split()[0]))
+    header = ["agent", "learning rate", "runs", "test β-ELBO (nats)", "log-likelihood", "KL", "PSNR (dB)"]
+    return markdown([*header, "sampled read (%)", "steps", "seconds"], lines)
+
+
+def tuning() -> str:
+    """Validation β-ELBO by learning rate."""
+    groups: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in read("agents_tune"):
+        if "error" not in row:
+            groups[row["agent"]][row["learning_rate"]].append(row["validation"]["beta_elbo"])
+    rates = sorted({rate for scores in groups.values() for rate in scores})
+    lines = [
+        [f"`{agent}`", *(interval(scores[rate]) if rate in scores else "" for rate in rates)]
+        for agent, scores in groups.items()
+    ]
+    return markdown(["agent", *(f"{rate:g}" for rate in rates)], lines)
+
+
+def api_price() -> str:
+    lines = [
+        [
+            row["configuration"], str(row["threads"]), f"{row['bare_steps_per_second']:.2f}",
+            *(f"{row[f'{loop}_ratio']:.0%}" for loop in ("torchrl", "sb3", "sb3_env")), row["cpu"],
+        ]
+        for row in read("api_price")
+    ]  # fmt: skip
+    header = ["configuration", "threads", "bare loop (steps/s)", "TorchRL", "SB3", "SB3, decoder learns in the env"]
+    return markdown([*header, "CPU"], lines)
+
+
 def main() -> None:
     text = PAGE.read_text()
-    for name, table in (("fashion_mnist", fashion_mnist()), ("digits", digits()), ("speed", speed())):
+    tables = {
+        "fashion_mnist": fashion_mnist(),
+        "digits": digits(),
+        "speed": speed(),
+        "control": control(),
+        "agents_tune": tuning(),
+        "agents_minutes": agents("minutes"),
+        "agents_steps": agents("steps"),
+        "api_price": api_price(),
+    }
+    for name, table in tables.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, _, rest = text.partition(start)
         _, _, after = rest.partition(end)

@@ -113,6 +113,11 @@ class EncodingVecEnv(TaskHost, VecEnv):
         self._random, _ = seeding.np_random(seed)
         self._actions: np.ndarray | None = None
 
+    @property
+    def decoder_optimizer(self) -> torch.optim.Optimizer | None:
+        """What the decoder learns by, within each step; None where it does not."""
+        return self._batch.optimizer
+
     def reset(self) -> np.ndarray:
         """New data everywhere; a seed given before takes effect. See the class."""
         for options in self._options:

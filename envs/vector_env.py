@@ -123,6 +123,11 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
         )
         self._batch = EncodingBatch(self.task, self.num_contexts, samples_per_context, unwrap(decoder_optimizer))
 
+    @property
+    def decoder_optimizer(self) -> torch.optim.Optimizer | None:
+        """What the decoder learns by, within each step; None where it does not."""
+        return self._batch.optimizer
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:

@@ -123,7 +123,7 @@ class DecoderCallback(BaseCallback):
         self.samples = env_attribute(env, "samples_per_context") or 1
         self.schedule = FloatSchedule(self.learning_rate)
         # An environment with an optimiser of its own has moved the decoder by the very pass that scored the codes.
-        learning = getattr(env_attribute(env, "_batch"), "optimizer", None)
+        learning = env_attribute(env, "decoder_optimizer")
         if learning is not None and self.given_optimizer not in (None, learning):
             raise ValueError(
                 "the environment trains the decoder already, by its decoder_optimizer; leave one optimizer out."
@@ -134,6 +134,11 @@ class DecoderCallback(BaseCallback):
             self.optimizer = given
         elif self.optimizer is None or decoder is not self.decoder:
             parameters = [p for p in decoder.parameters() if p.requires_grad]
+            if not parameters:
+                raise ValueError(
+                    f"the decoder {type(decoder).__name__} has no parameters to train (the default one is "
+                    "frozen); give the environment a decoder that can learn, or leave DecoderCallback out."
+                )
             self.optimizer = torch.optim.AdamW(parameters, lr=self.schedule(1.0), weight_decay=self.weight_decay)
         self.decoder = decoder
         saved = saved_state(model, "decoder")
