@@ -24,7 +24,7 @@ from common import ROWS, write_row
 AGENTS = (
     "daps", "daps-na", "tpo", "rloo", "grpo", "ppo", "a2c", "reinforce", "sb3:daps", "sb3:ppo", "sb3:a2c",
 )  # fmt: skip
-LEARNING_RATES = (1e-3, 2e-3, 4e-3)
+LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 SEEDS, TUNING_SEEDS = (0, 1, 2, 3, 4), (100, 101)
 BUDGETS: dict[str, dict[str, Any]] = {"tune": {"steps": 300}, "minutes": {"minutes": 1.0}, "steps": {"steps": 300}}
 
