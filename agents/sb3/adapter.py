@@ -103,7 +103,8 @@ class SB3Agent(Agent):
             CodePolicy,
             self.env,
             learning_rate=lambda _: self.learning_rate,
-            policy_kwargs={"network": lambda *_: policy},
+            # The critic of our own actor-critics (agents/critic.py), so that only the algorithm differs.
+            policy_kwargs={"network": lambda *_: policy, "net_arch": [128, 128], "activation_fn": nn.ReLU},
             device=next(policy.parameters()).device,
             **{name: value for name, value in settings.items() if name in known},
         )
