@@ -58,7 +58,13 @@ class Agent(nn.Module):
         Raises:
             ValueError: an option is unknown or makes no sense.
         """
-        known = list(inspect.signature(cls).parameters)[1:]
+        parameters = list(inspect.signature(cls).parameters.values())[1:]
+        known = [parameter.name for parameter in parameters]
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters) or "samples" not in known:
+            raise ValueError(
+                f"{cls.__name__}.__init__ must name what it takes, `samples` among it, so that --samples and "
+                "--agent-options reach it; write def __init__(self, policy, *, samples=8, ...)."
+            )
         if unknown := sorted(set(config.agent_options) - set(known)):
             raise ValueError(
                 f"unknown agent option {', '.join(unknown)}; {cls.__name__} takes {', '.join(known) or 'none'}."

@@ -67,6 +67,13 @@ class RewardScale(nn.Module):
         return (reward - mean) / (square - mean.square()).clamp_min(1e-8).sqrt()
 
 
+def check_positive_integers(**values: int) -> None:
+    """Raises ValueError unless all are integers of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+
+
 class HostLossAgent(Agent):
     """An agent whose loss is one of TorchRL's, on tensordicts of batch size [B, K].
 
@@ -76,16 +83,17 @@ class HostLossAgent(Agent):
     Args:
         policy: see `Agent`; its `observation_shape` sizes the critic.
         samples: K, codes per context.
-        hidden: width of the critic's hidden layers; 0 for no critic.
+        hidden: width of the critic's hidden layers; None for no critic.
     """
 
     loss: LossModule
 
-    def __init__(self, policy: nn.Module, *, samples: int, hidden: int) -> None:
+    def __init__(self, policy: nn.Module, *, samples: int, hidden: int | None) -> None:
         super().__init__(policy, samples=samples)
         self.actor = GroupActor(policy)
         self.critic: Critic | None = None
-        if hidden:
+        if hidden is not None:
+            check_positive_integers(hidden=hidden)
             shape = getattr(policy, "observation_shape", None)
             if not isinstance(shape, tuple):
                 raise ValueError(
@@ -110,7 +118,8 @@ class HostLossAgent(Agent):
 
     def advantage(self, tensordict: TensorDictBase, reward: Tensor) -> tuple[Tensor, Tensor]:
         """Advantage and target of the value, each [B, K, 1]: one step, so the target is the reward itself."""
-        assert self.critic is not None
+        if self.critic is None:
+            raise ValueError(f"{type(self).__name__} needs a critic; pass hidden=128, or use rloo or grpo.")
         target = self.scale(reward).unsqueeze(-1)
         value = self.critic(tensordict.select("observation"))["state_value"]
         return target - value, target

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchrl.objectives import ClipPPOLoss
 
 from daps_rl.agents.base import AgentLoss, Score, check_group
-from daps_rl.agents.critic import HostLossAgent
+from daps_rl.agents.critic import HostLossAgent, check_positive_integers
 from daps_rl.functional import standardized_reward
 
 
@@ -21,7 +21,7 @@ class PPO(HostLossAgent):
     Args:
         policy: see `Agent`.
         samples: K, codes per context.
-        hidden: width of the critic's hidden layers.
+        hidden: width of the critic's hidden layers. (None for `GRPO`.)
         clip_epsilon: bound on the change of a code's probability.
         epochs: passes over a batch.
         minibatches: gradient steps per pass; groups stay together.
@@ -36,7 +36,7 @@ class PPO(HostLossAgent):
         policy: nn.Module,
         *,
         samples: int = 8,
-        hidden: int = 128,
+        hidden: int | None = 128,
         clip_epsilon: float = 0.2,
         epochs: int = 2,
         minibatches: int = 1,
@@ -44,11 +44,9 @@ class PPO(HostLossAgent):
         normalize_advantage: bool = True,
     ) -> None:
         super().__init__(policy, samples=samples, hidden=hidden)
-        if min(epochs, minibatches) < 1 or not 0.0 < clip_epsilon < 1.0:
-            raise ValueError(
-                "epochs and minibatches must be >= 1 and clip_epsilon in (0, 1), got "
-                f"{epochs}, {minibatches} and {clip_epsilon}."
-            )
+        check_positive_integers(epochs=epochs, minibatches=minibatches)
+        if not 0.0 < clip_epsilon < 1.0:
+            raise ValueError(f"clip_epsilon must lie in (0, 1), got {clip_epsilon}; 0.2 is the usual choice.")
         self.passes, self.minibatches = epochs, minibatches
         self.loss = ClipPPOLoss(
             self.actor,
@@ -56,7 +54,7 @@ class PPO(HostLossAgent):
             functional=False,
             clip_epsilon=clip_epsilon,
             entropy_bonus=False,
-            critic_coeff=critic_coeff if hidden else None,
+            critic_coeff=None if hidden is None else critic_coeff,
             loss_critic_type="l2",
             normalize_advantage=normalize_advantage,
         )
@@ -89,7 +87,7 @@ class GRPO(PPO):
         super().__init__(
             policy,
             samples=samples,
-            hidden=0,
+            hidden=None,
             clip_epsilon=clip_epsilon,
             epochs=epochs,
             minibatches=minibatches,

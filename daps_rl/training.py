@@ -125,6 +125,10 @@ class Trainer:
         scored: dict[str, Tensor] = {}
 
         def score(codes: Tensor, log_prob: Tensor) -> Tensor:
+            if scored:
+                raise ValueError(
+                    f"agent {config.agent!r} asked for the rewards of a batch twice; `losses` calls `score` once."
+                )
             prior_log_prob = self.autoencoder.prior().log_prob(codes)
             scored["log_likelihood"] = self.autoencoder.log_likelihood(x, codes)  # with the decoder's gradient
             scored["kl"] = kl_estimate(log_prob, prior_log_prob)
@@ -133,6 +137,8 @@ class Trainer:
         self.agent.learning_rate = config.learning_rate * self.learning_rate_factor
         result: AgentLoss | None = None
         for result in self.agent.losses(x, score, self.beta):
+            if not scored:
+                raise ValueError(f"agent {config.agent!r} yielded a loss before it called `score`; call it first.")
             loss = result.loss
             if "loss_decoder" not in scored:  # once per batch, beside the agent's first step
                 scored["loss_decoder"] = decoder_loss(scored["log_likelihood"]).mean()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class EncodingEnv(EnvBase):
 
     def __init__(
         self,
-        data: Tensor,
+        data: Tensor | np.ndarray,
         decoder: nn.Module | None = None,
         *,
         num_tokens: int,
@@ -105,18 +106,22 @@ class EncodingEnv(EnvBase):
 
     @property
     def beta(self) -> Tensor:
-        """The one shared value of β, 0-dim."""
+        """The one shared value of β, 0-dim. Assigning a number fills it in place."""
         return self.task.beta
+
+    @beta.setter
+    def beta(self, value: Tensor | float) -> None:
+        self.task.fill_beta(value)
 
     def _make_spec(self) -> None:
         batch, device = self.batch_size, self.device
         code = torch.full((self.task.num_tokens,), self.task.vocab_size)
 
-        def entry(*shape: int) -> Unbounded:
-            return Unbounded((*batch, *shape), device=device)
+        def entry(*shape: int, dtype: torch.dtype = torch.float32) -> Unbounded:
+            return Unbounded((*batch, *shape), device=device, dtype=dtype)
 
         self.observation_spec = Composite(
-            observation=entry(*self.data.shape[1:]),
+            observation=entry(*self.data.shape[1:], dtype=self.data.dtype),
             log_likelihood=entry(1),
             kl=entry(1),
             shape=batch,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from daps_rl.data import load
 from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, principal_decoder
 from daps_rl.envs.pictures import image_shape, side_by_side
-from daps_rl.envs.task import EncodingTask, RewardFn
+from daps_rl.envs.task import EncodingTask, RewardFn, check_data
 
 Data = Tensor | np.ndarray | str | os.PathLike[str]
 PLAIN = (bool, int, float, str, bytes, os.PathLike, torch.device, type(None))
@@ -65,7 +65,7 @@ class TaskHost:
 
     @beta.setter
     def beta(self, value: Tensor | float) -> None:
-        self.task.beta.fill_(value)
+        self.task.fill_beta(value)
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -137,14 +137,7 @@ def _as_tensor(data: Data | None) -> Tensor:
         tensor = load(data).train
     else:
         tensor = torch.as_tensor(data)
-    if tensor.ndim < 2 or len(tensor) == 0 or not torch.is_floating_point(tensor):
-        raise ValueError(
-            f"data must be floating-point [N, ...], got {tensor.dtype} of shape {tuple(tensor.shape)}; "
-            "convert it with .float() or .astype('float32')."
-        )
-    if not tensor.isfinite().all():
-        raise ValueError("data must be finite, got NaN or infinite entries; remove the data that hold them.")
-    return tensor.float()
+    return check_data(tensor).float()
 
 
 def make_spaces(problem: Problem) -> tuple[spaces.Box, spaces.MultiDiscrete]:

@@ -87,6 +87,7 @@ class EncodingVecEnv(TaskHost, VecEnv):
         seed: int | None = None,
         render_mode: str | None = None,
     ) -> None:
+        reward_fn = unwrap(reward_fn)
         problem = make_problem(
             unwrap(data),
             unwrap(decoder),
@@ -101,12 +102,12 @@ class EncodingVecEnv(TaskHost, VecEnv):
             problem.decoder,
             num_tokens=problem.num_tokens,
             vocab_size=problem.vocab_size,
-            beta=beta,
-            prior=prior,
+            beta=unwrap(beta),
+            prior=unwrap(prior),
             reward_fn=reward_fn,
             device=problem.device,
         )
-        self._batch = EncodingBatch(self.task, num_contexts, samples_per_context, decoder_optimizer)
+        self._batch = EncodingBatch(self.task, num_contexts, samples_per_context, unwrap(decoder_optimizer))
         self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
         self.render_mode = render_mode
         super().__init__(num_contexts * samples_per_context, *make_spaces(problem))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps_rl.functional import decoder_loss, host_reward
+from daps_rl.optim import descend
 from daps_rl.policies import UniformCodes
 
 RewardFn = Callable[[Tensor, Tensor], Tensor]
@@ -17,6 +19,8 @@ RewardFn = Callable[[Tensor, Tensor], Tensor]
 
 class EncodingTask(nn.Module):
     """Data to encode, and how a code of them is paid. Holds the decoder itself, never a copy.
+
+    The decoder scores in the mode it is in: one with batch statistics wants `decoder.eval()` where it is not to learn.
 
     Args:
         data: the data [N, ...], floating point; kept on `device`.
@@ -35,7 +39,7 @@ class EncodingTask(nn.Module):
 
     def __init__(
         self,
-        data: Tensor,
+        data: Tensor | np.ndarray,
         decoder: nn.Module | None = None,
         *,
         num_tokens: int,
@@ -48,10 +52,12 @@ class EncodingTask(nn.Module):
         super().__init__()
         if (decoder is None) == (reward_fn is None):
             raise ValueError("exactly one of decoder and reward_fn must be given; pass the one that scores the codes.")
-        if data.ndim < 2 or len(data) == 0 or not torch.is_floating_point(data):
+        data = check_data(data)
+        check_decoder_sizes(decoder, num_tokens, vocab_size, tuple(data.shape[1:]))
+        if prior is not None and not hasattr(prior, "log_prob"):
             raise ValueError(
-                f"data must be a floating-point tensor [N, ...], got {data.dtype} of shape {tuple(data.shape)}; "
-                "convert it with .float()."
+                f"prior must be a distribution over codes, got {type(prior).__name__}; of a module that makes it, give "
+                "what it makes: prior=module()."
             )
         if beta < 0.0:
             raise ValueError(f"beta must be >= 0, got {float(beta)}; it weighs the KL to the prior.")
@@ -71,6 +77,16 @@ class EncodingTask(nn.Module):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         refuse_stale_copies(self.decoder, self.beta)
+
+    def fill_beta(self, value: Tensor | float) -> None:
+        """Sets β, in place: whoever shares the tensor sees it.
+
+        Raises:
+            ValueError: value is negative or not a number.
+        """
+        if not value >= 0.0:
+            raise ValueError(f"beta must be >= 0, got {float(value)}; it weighs the KL to the prior.")
+        self.beta.fill_(value)
 
     @property
     def device(self) -> torch.device:
@@ -107,7 +123,7 @@ class EncodingTask(nn.Module):
     def pay_and_learn(self, x: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
         """As `pay`, by the same one forward pass, and then a step on the decoder's loss, −mean log p(x|z).
 
-        What is paid is what the decoder said before the step. A loss that is not finite takes no step.
+        What is paid is what the decoder said before the step. A loss or gradient that is not finite takes no step.
 
         Args:
             x: data. [B, 1, *x].
@@ -126,12 +142,39 @@ class EncodingTask(nn.Module):
         reward = host_reward(paid, self.prior.log_prob(codes), self.beta)  # refuses any shape but [B, K]
         with torch.enable_grad():
             loss = decoder_loss(log_likelihood).mean()
-        if loss.isfinite():
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            descend(optimizer, loss, max_grad_norm=None)
         return reward, paid
+
+
+def check_data(data: Tensor | np.ndarray) -> Tensor:
+    """The data as a tensor.
+
+    Raises:
+        ValueError: they are not floating-point [N, ...], or not finite.
+    """
+    tensor = torch.as_tensor(data)
+    if tensor.ndim < 2 or len(tensor) == 0 or not torch.is_floating_point(tensor):
+        raise ValueError(
+            f"data must be floating-point [N, ...], got {tensor.dtype} of shape {tuple(tensor.shape)}; "
+            "convert it with .float() or .astype('float32')."
+        )
+    if not tensor.isfinite().all():
+        raise ValueError("data must be finite, got NaN or infinite entries; remove the data that hold them.")
+    return tensor
+
+
+def check_decoder_sizes(
+    decoder: nn.Module | None, num_tokens: int, vocab_size: int, observation_shape: tuple[int, ...]
+) -> None:
+    """Raises ValueError where a decoder that says its sizes says others."""
+    given = {"num_tokens": num_tokens, "vocab_size": vocab_size, "observation_shape": observation_shape}
+    for name, value in given.items():
+        own = getattr(decoder, name, None)
+        if isinstance(own, (int, tuple)) and own != value:
+            raise ValueError(
+                f"{name} must be the decoder's own, {own}, got {value}"
+                f"{' from the data' if name == 'observation_shape' else ''}; make the two fit."
+            )
 
 
 def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None:

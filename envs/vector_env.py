@@ -43,7 +43,8 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
     Episode end:
         Every environment terminates at every step, and resets in the same step (`AutoresetMode.SAME_STEP`): the
         observation that step returns is the next datum, `final_obs` in the info the one just encoded, and `final_info`
-        holds its `log_likelihood`, which stands at the top of the info as well. Both are as `SyncVectorEnv` gives them.
+        holds its `log_likelihood`. Both are as `SyncVectorEnv` gives them;
+        `log_likelihood` at the top of the info is ours.
     Reset and seed:
         Contexts are drawn uniformly from `np_random`, the one generator of all environments. There are no options.
 

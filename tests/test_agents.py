@@ -240,6 +240,31 @@ class Mine(Agent):
         yield AgentLoss(-(log_prob * (reward - reward.mean()) * self.power).mean(), codes, {})
 
 
+class Vague(Mine):
+    def __init__(self, policy, **options):
+        super().__init__(policy, **options)
+
+
+class Hasty(Mine):
+    def losses(self, observation, score, floor):
+        codes, log_prob = self.draw(observation)
+        yield AgentLoss(-log_prob.mean(), codes, {})
+
+
+class Greedy(Mine):
+    def losses(self, observation, score, floor):
+        codes, log_prob = self.draw(observation)
+        score(codes, log_prob.detach())
+        score(codes, log_prob.detach())
+        yield AgentLoss(-log_prob.mean(), codes, {})
+
+
+@pytest.mark.parametrize(("agent", "message"), [(Hasty, "before it called `score`"), (Greedy, "twice")])
+def test_the_rewards_of_a_batch_are_asked_for_once(agent, message, splits):
+    with pytest.raises(ValueError, match=message):
+        list(Trainer(make_config(**{**SIZES, "steps": 1}), splits, agent=agent.from_config).run())
+
+
 def test_an_agent_of_ones_own_by_its_name(splits):
     config = make_config(**{**SIZES, "steps": 2, "agent": "test_agents:Mine", "agent_options": {"power": 2.0}})
     trainer = Trainer(config, splits)
@@ -256,7 +281,10 @@ def test_an_agent_of_ones_own_by_its_name(splits):
         ({"agent": "test_agents:NoSuch"}, "cannot be imported"),
         ({"agent": "math:sqrt"}, "subclass"),
         ({"agent": "ppo", "agent_options": {"epoch": 3}}, r"unknown agent option epoch; PPO takes .*epochs"),
-        ({"agent": "ppo", "agent_options": {"epochs": 0}}, "epochs"),
+        ({"agent": "ppo", "agent_options": {"epochs": 0}}, "epochs must be an integer >= 1, got 0"),
+        ({"agent": "ppo", "agent_options": {"epochs": 2.5}}, "epochs must be an integer >= 1, got 2.5"),
+        ({"agent": "a2c", "agent_options": {"hidden": 0}}, "hidden must be an integer >= 1, got 0"),
+        ({"agent": "test_agents:Vague"}, "must name what it takes"),
         ({"agent": "daps", "samples": 1}, "DAPS .* samples >= 2"),
         ({"agent": "rloo", "samples": 1}, "RLOO .* samples >= 2"),
         ({"agent": "grpo", "samples": 1}, "GRPO .* samples >= 2"),

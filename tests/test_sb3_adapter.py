@@ -87,6 +87,8 @@ def test_the_learning_rate_is_the_runs(splits):
         ({"agent": "sb3:nobody"}, "sb3:daps, sb3:ppo, sb3:a2c"),
         ({"agent": "sb3:stable_baselines3:DQN"}, "on-policy"),
         ({"agent": "sb3:ppo", "agent_options": {"epochs": 2}}, "unknown agent option epochs; PPO takes .*n_epochs"),
+        ({"agent": "sb3:ppo", "agent_options": {"learning_rate": 1e-4}}, "unknown agent option learning_rate"),
+        ({"agent": "sb3:daps", "agent_options": {"beta": 7}}, "unknown agent option beta"),
         ({"agent": "sb3:daps", "samples": 1}, "at least two"),
     ],
 )

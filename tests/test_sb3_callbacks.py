@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from daps_rl.agents.sb3 import DAPS, AutoregressivePolicy, DecoderCallback, KLRewardCallback, load_decoder
+from daps_rl.envs import KLReward
 from daps_rl.functional import decoder_loss
 
 SMALL = {"embed_dim": 16, "num_heads": 2}
@@ -304,3 +305,51 @@ def test_a_frozen_decoder_is_refused():
     env = gym.make("daps_rl/Encoding-v0")
     with pytest.raises(ValueError, match="no parameters to train"):
         PPO("MlpPolicy", env, n_steps=4, batch_size=4, device="cpu").learn(4, DecoderCallback())
+
+
+class IntegerRewards(GroupBandit):
+    def step_wait(self):
+        observations, rewards, dones, infos = super().step_wait()
+        return observations, rewards.astype(np.int64), dones, infos
+
+
+def test_the_kl_is_never_rounded_away():
+    with pytest.raises(ValueError, match=r"int64.*pay floats"):
+        DAPS("MlpPolicy", IntegerRewards(), samples_per_context=6, beta=0.1, device="cpu").learn(24)
+
+
+def test_the_kl_is_never_paid_twice():
+    paid = DummyVecEnv([lambda: KLReward(gym.make("daps_rl/Encoding-v0", beta=0.1), lambda x, z: 0.0)])
+    with pytest.raises(ValueError, match="KLReward"):
+        DAPS("MlpPolicy", paid, n_steps=8, device="cpu")
+    model = PPO("MlpPolicy", encoding_env(beta=0.1), n_steps=1, batch_size=8, device="cpu")
+    with pytest.raises(ValueError, match="two KLRewardCallbacks"):
+        model.learn(1, [KLRewardCallback(), KLRewardCallback()])
+    model.learn(1, KLRewardCallback())
+    model.learn(1, KLRewardCallback())  # one after the other is one at a time
+
+
+@pytest.mark.parametrize("algorithm", [DAPS, PPO])
+def test_a_schedule_of_beta_starts_where_learn_starts(algorithm):
+    env = encoding_env(beta=0.1)
+    ours = algorithm is DAPS
+    schedule = {"beta": lambda remaining: 1.0 + remaining}
+    model = algorithm("MlpPolicy", env, n_steps=1, batch_size=env.num_envs, device="cpu", **(schedule if ours else {}))
+    for _ in range(2):
+        seen = []
+
+        class Look(BaseCallback):
+            def _on_step(self, seen=seen):
+                seen.append(float(env.beta))
+                return True
+
+        callbacks = [Look()] if ours else [KLRewardCallback(**schedule), Look()]
+        model.learn(2 * env.num_envs, callbacks)
+        assert seen == pytest.approx([2.0, 1.5])
+
+
+def test_a_beta_that_set_attr_masks_is_refused():
+    env = DummyVecEnv([lambda: gym.make("daps_rl/Encoding-v0", beta=0.1)])
+    env.set_attr("beta", 0.3)
+    with pytest.raises(ValueError, match="masked"):
+        DAPS("MlpPolicy", env, n_steps=8, device="cpu")

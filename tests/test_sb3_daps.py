@@ -1,10 +1,12 @@
 """daps_rl.agents.sb3.DAPS: the same loss as the core and TorchRL, SB3's contract, and learning."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from sb3_envs import NVEC, GroupBandit, IdentityEnv, encoding_env
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -544,3 +546,25 @@ def test_cartpole_reaches_475():
     model = DAPS("MlpPolicy", "CartPole-v1", seed=0, device="cpu")
     model.learn(60_000)
     assert evaluate_policy(model, quick_env(n_envs=1, seed=1000), n_eval_episodes=20)[0] >= 475.0
+
+
+def test_ordinary_environments_of_one_context_draw_alike():
+    class Context(gym.Env):
+        observation_space = spaces.Box(0.0, 1.0, (2,), np.float32)
+        action_space = spaces.MultiDiscrete([3, 3])
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.np_random.random(2).astype(np.float32), {}
+
+        def step(self, action):
+            return np.zeros(2, np.float32), float(action.sum()), True, False, {}
+
+    env = VecMonitor(DummyVecEnv([Context] * 8))
+    DAPS("MlpPolicy", env, samples_per_context=4, ess_fraction=0.5, device="cpu").learn(24)
+
+
+def test_a_networks_factory_belongs_to_code_policy():
+    env = GroupBandit()
+    with pytest.raises(ValueError, match="CodePolicy"):
+        PPO(AutoregressivePolicy, env, policy_kwargs={"network": lambda *_: None}, device="cpu")

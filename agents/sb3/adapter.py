@@ -31,6 +31,12 @@ ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"daps": DAPS, "ppo": PPO, "a2c
 DEFAULTS: dict[type, dict[str, Any]] = {PPO: {"n_epochs": 2}}
 """Where SB3's defaults, made for long rollouts of small batches, do not suit one step of a large one."""
 
+OWNED = {
+    "policy", "env", "learning_rate", "n_steps", "beta", "samples_per_context", "policy_kwargs", "seed", "device",
+    "tensorboard_log", "_init_setup_model",
+}  # fmt: skip
+"""Arguments of an algorithm that the run decides by its own settings (--learning-rate, --beta-start, --seed ...)."""
+
 METRICS = {
     "train/ess": "ESS",
     "train/temperature": "temperature",
@@ -94,7 +100,7 @@ class SB3Agent(Agent):
             )
         self.env = BatchEnv(*sizes, contexts=config.batch_size, samples=config.samples)
         settings = {**self._settings(algorithm, config), **config.agent_options}
-        known = set(inspect.signature(algorithm).parameters)
+        known = set(inspect.signature(algorithm).parameters) - OWNED
         if unknown := sorted(set(config.agent_options) - known):
             raise ValueError(
                 f"unknown agent option {', '.join(unknown)}; {algorithm.__name__} takes {', '.join(sorted(known))}."
@@ -106,6 +112,7 @@ class SB3Agent(Agent):
             # The critic of our own actor-critics (agents/critic.py), so that only the algorithm differs.
             policy_kwargs={"network": lambda *_: policy, "net_arch": [128, 128], "activation_fn": nn.ReLU},
             device=next(policy.parameters()).device,
+            n_steps=1,
             **{name: value for name, value in settings.items() if name in known},
         )
         # Registered, so that what is not the policy's own is saved with the run.
@@ -121,10 +128,10 @@ class SB3Agent(Agent):
 
     @staticmethod
     def _settings(algorithm: type[OnPolicyAlgorithm], config: TrainConfig) -> dict[str, Any]:
-        """The run's settings by SB3's names; one step a rollout, whole batches."""
+        """The run's settings by SB3's names; whole batches."""
         size = config.batch_size * config.samples
         ours = {name: getattr(config, name) for name in ("ess_fraction", "trust_region", "centered")}
-        return {"n_steps": 1, "batch_size": size, **ours, **DEFAULTS.get(algorithm, {})}
+        return {"batch_size": size, **ours, **DEFAULTS.get(algorithm, {})}
 
     def trained(self) -> list[nn.Parameter]:
         """None: the algorithm has an optimiser of its own."""

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
+
+from daps_rl.envs import EncodingTask, KLReward
 
 BetaArgument = float | Tensor | Callable[[float], float] | None
 """A number, a 0-dim tensor (kept by reference), a schedule of the progress remaining (1 … 0); None: the env's own."""
@@ -44,6 +47,7 @@ class SharedBeta:
             self.value = beta
         self.update(1.0)
         self._check_shared(env)
+        _refuse_paid(env)
         normalize = None if env is None else unwrap_vec_normalize(env)
         if normalize is not None and normalize.norm_reward and (callable(beta) or self.value > 0):
             raise ValueError(
@@ -83,9 +87,19 @@ class PayKL(BaseCallback):
     def _on_step(self) -> bool:
         beta = float(self.beta.value)
         if beta > 0.0:
+            rewards = self.locals["rewards"]
+            if rewards.dtype.kind != "f":
+                raise ValueError(f"β·log q cannot be subtracted from rewards of type {rewards.dtype}; pay floats.")
             log_prob = self.locals["log_probs"].detach().flatten().cpu().numpy()
-            self.locals["rewards"] -= (beta * log_prob).astype(self.locals["rewards"].dtype)
+            rewards -= (beta * log_prob).astype(rewards.dtype)
         return True
+
+
+def progress_remaining(model: BaseAlgorithm) -> float:
+    """1 … 0, as it is now: SB3's own value is that of the last rollout's end, of an earlier `learn` even."""
+    if model._total_timesteps > 0:
+        return 1.0 - model.num_timesteps / model._total_timesteps
+    return model._current_progress_remaining
 
 
 def _env_betas(env: VecEnv | None) -> list[Tensor]:
@@ -94,4 +108,20 @@ def _env_betas(env: VecEnv | None) -> list[Tensor]:
         return []
     values = {id(beta): beta for beta in env.get_attr("beta")}
     found = [beta for beta in values.values() if isinstance(beta, Tensor) and beta.ndim == 0]
-    return found if len(found) == len(values) else []
+    if len(found) == len(values):
+        return found
+    if isinstance(env_attribute(env, "task"), EncodingTask):
+        raise ValueError(
+            "the environment's beta is masked by a value of another kind, set by set_attr perhaps; fill the tensor "
+            "instead: env.get_attr('beta')[0].fill_(0.1)."
+        )
+    return []
+
+
+def _refuse_paid(env: VecEnv | None) -> None:
+    """Raises ValueError where a wrapper subtracts β·log q already."""
+    if env is not None and any(env.env_is_wrapped(KLReward)):
+        raise ValueError(
+            "the environment is wrapped in KLReward, which subtracts β·log q already, and this would do it twice; "
+            "leave the wrapper out."
+        )

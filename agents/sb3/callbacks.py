@@ -15,10 +15,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor, nn
 
-from daps_rl.agents.sb3.beta import BetaArgument, PayKL, SharedBeta, env_attribute
+from daps_rl.agents.sb3.beta import BetaArgument, PayKL, SharedBeta, env_attribute, progress_remaining
 from daps_rl.agents.sb3.daps import DAPS
-from daps_rl.agents.sb3.optim import descend
 from daps_rl.functional import decoder_loss, kl_estimate
+from daps_rl.optim import descend
 
 ATTRIBUTE = "_daps_rl_callbacks"  # of the model: what its zip holds beside SB3's own
 
@@ -185,6 +185,12 @@ class DecoderCallback(BaseCallback):
             "skipped": self.skipped,
         }
 
+    def _on_rollout_start(self) -> None:
+        assert self.optimizer is not None  # see _init_callback
+        if self.given_optimizer is None and not self.env_learns:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.schedule(progress_remaining(self.model))
+
     def _on_step(self) -> bool:
         if self.env_learns:
             log_likelihood = torch.tensor([info["log_likelihood"] for info in self.locals["infos"]])
@@ -200,9 +206,6 @@ class DecoderCallback(BaseCallback):
     def _learn(self) -> None:
         """One update on the step's observations and actions."""
         assert self.optimizer is not None  # see _init_callback
-        if self.given_optimizer is None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.schedule(self.model._current_progress_remaining)
         device = next(self.decoder.parameters()).device
         k = self.samples
         actions = torch.as_tensor(self.locals["actions"], device=device).long()
@@ -230,7 +233,8 @@ class KLRewardCallback(PayKL):
             `beta` where there is one. None for the environment's own.
         verbose: as in SB3.
     Raises:
-        ValueError: with our DAPS, which subtracts it already; with VecNormalize(norm_reward=True); or there is no β.
+        ValueError: with whatever subtracts it already (our DAPS, `KLReward`, another of these); with
+            VecNormalize(norm_reward=True); or there is no β.
     """
 
     def __init__(self, beta: BetaArgument = None, verbose: int = 0) -> None:
@@ -248,6 +252,9 @@ class KLRewardCallback(PayKL):
             raise ValueError("the environment has no beta of its own; pass KLRewardCallback(beta).")
         self.beta = SharedBeta(self.argument, env)
         saved = saved_state(model, "kl_reward")
+        self.learn_started = model.start_time
+        if saved is not None and getattr(saved.callback, "learn_started", None) == model.start_time:
+            raise ValueError("there are two KLRewardCallbacks, and β·log π would be subtracted twice; leave one out.")
         if saved is not None and saved.callback is None and self.argument is None:
             self.beta.fill(saved.current()["beta"])
         self.prior = getattr(env_attribute(env, "task"), "prior", None)
@@ -258,7 +265,7 @@ class KLRewardCallback(PayKL):
         return {"beta": float(self.beta.value)}
 
     def _on_rollout_start(self) -> None:
-        self.beta.update(self.model._current_progress_remaining)
+        self.beta.update(progress_remaining(self.model))
 
     def _on_step(self) -> bool:
         self.logger.record("train/beta", float(self.beta.value))

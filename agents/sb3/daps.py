@@ -20,13 +20,12 @@ from stable_baselines3.common.policies import (
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daps_rl.agents.sb3.beta import BetaArgument, PayKL, SharedBeta, env_attribute
+from daps_rl.agents.sb3.beta import BetaArgument, PayKL, SharedBeta, env_attribute, progress_remaining
 from daps_rl.agents.sb3.distributions import token_sizes
-from daps_rl.agents.sb3.optim import descend
 from daps_rl.agents.sb3.policies import CodePolicy
 from daps_rl.functional import (
     daps_loss,
@@ -37,6 +36,7 @@ from daps_rl.functional import (
 )
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
+from daps_rl.optim import descend
 
 SelfDAPS = TypeVar("SelfDAPS", bound="DAPS")
 
@@ -249,11 +249,25 @@ class DAPS(OnPolicyAlgorithm):
             log_interval = 1 if self.samples_per_context is None else 20
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        """As SB3's; the K environments of a context start from one seed, so that ordinary ones draw the same."""
+        if self.samples_per_context is not None and env_attribute(self.env, "samples_per_context") is None:
+            self._seed_groups(self.samples_per_context)
+        return super()._setup_learn(*args, **kwargs)
+
+    def _seed_groups(self, samples: int) -> None:
+        env = self.env
+        while isinstance(env, VecEnvWrapper):
+            env = env.venv
+        assert env is not None  # there is one to learn in
+        first = int(torch.randint(2**31 - env.num_envs, ())) if self.seed is None else self.seed
+        env._seeds = [first + i // samples for i in range(env.num_envs)]
+
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """As in SB3, with β·log π subtracted from the rewards after the callbacks have seen them."""
-        self._beta.update(self._current_progress_remaining)
+        self._beta.update(progress_remaining(self))
         callbacks = CallbackList([callback, self._pay])
         callbacks.model = self._pay.model = self
         if self.samples_per_context is None:
@@ -310,7 +324,8 @@ class DAPS(OnPolicyAlgorithm):
             if not np.array_equal(value[::samples], value[samples - 1 :: samples]):
                 raise ValueError(
                     f"environments b·K … b·K + K - 1 must share an observation, with K = samples_per_context = "
-                    f"{samples}; use EncodingVecEnv, or seed the K environments of a context alike."
+                    f"{samples}; the K start from one seed, and must draw alike; or use a VecEnv that "
+                    "repeats its contexts, as EncodingVecEnv does."
                 )
 
     # Learning

@@ -201,6 +201,8 @@ class _SizedPolicy(CodePolicy):
     """A CodePolicy whose network is given by sizes; those not given are the network's own defaults."""
 
     def __init__(self, *args: Any, sizes: dict[str, Any], exact_entropy: bool, **kwargs: Any) -> None:
+        if "network" in kwargs:
+            raise ValueError(f"{type(self).__name__} makes its own network; pass yours to CodePolicy.")
         self.sizes = {name: value for name, value in sizes.items() if value is not None}
         super().__init__(*args, exact_entropy=exact_entropy, **kwargs)
 

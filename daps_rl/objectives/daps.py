@@ -133,13 +133,26 @@ class DAPSLoss(LossModule):
 
     def _reward(self, tensordict: TensorDictBase) -> Tensor:
         reward = tensordict.get(self.tensor_keys.advantage, None) if self.sample_dim is None else None
-        return tensordict.get(self._reward_key) if reward is None else reward
+        if reward is not None:
+            return reward
+        return self._read(
+            tensordict, self._reward_key, "step an environment, or name the key with set_keys(reward=...)"
+        )
+
+    @staticmethod
+    def _read(tensordict: TensorDictBase, key: NestedKey, remedy: str) -> Tensor:
+        value = tensordict.get(key, None)
+        if value is None:
+            raise KeyError(f"DAPSLoss reads {key!r}, and the batch does not have it; {remedy}.")
+        return value
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch; see the class."""
         action = tensordict.get(self.tensor_keys.action)
-        old_log_prob = tensordict.get(self.tensor_keys.sample_log_prob).detach()
+        old_log_prob = self._read(
+            tensordict, self.tensor_keys.sample_log_prob, "use an actor that writes it (return_log_prob=True)"
+        ).detach()
         parameters = (
             self.actor_network_params.to_module(self.actor_network) if self.functional else contextlib.nullcontext()
         )
