@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 USAGE_ERROR = 2
+COLLAPSED = 0.1  # nats of code_gain
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -202,6 +203,13 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
     for split in ("validation", "test"):
         print(f"{split:>10}  {_metrics_text(summary[split])}")
     print(f"look at {path}{os.sep}reconstructions.png")
+    gain = summary["validation"].get("code_gain")
+    if gain is not None and gain < COLLAPSED:
+        print(
+            "the codes say nothing of the data (posterior collapse: another datum's code does as well); lower "
+            "--beta-start or --learning-rate, or train longer",
+            file=sys.stderr,
+        )
 
 
 def _metrics_text(metrics: dict[str, Any]) -> str:

@@ -213,9 +213,18 @@ OTHER_DATA: dict[str, Any] = {"agent": "daps-na", "minutes": 10.0}
 PUBLISHED_AGENTS: dict[str, dict[str, Any]] = {"daps-na": {"policy": "factorized", "num_layers": 2, "mlp_ratio": 6.0}}
 """What the published settings change for an agent."""
 
+_AUTOREGRESSIVE: dict[str, Any] = {"policy": "autoregressive", "num_layers": 2}
+
+# Tuned on digits (docs/results.md): policy gradients collapse at rates that weighted likelihood bears.
+_AGENT_RATES = {
+    "tpo": 2e-3, "rloo": 5e-4, "grpo": 1e-3, "ppo": 1e-3, "a2c": 1e-3, "reinforce": 1e-3,
+    "sb3:daps": 4e-3, "sb3:ppo": 1e-3, "sb3:a2c": 5e-4,
+}  # fmt: skip
+
 AGENT_RECIPES: dict[str, dict[str, Any]] = {
-    "daps": {"policy": "autoregressive", "num_layers": 2},
+    "daps": _AUTOREGRESSIVE,
     "daps-na": {"policy": "factorized", "num_layers": 2, "mlp_ratio": 6.0},
+    **{agent: {**_AUTOREGRESSIVE, "learning_rate": rate} for agent, rate in _AGENT_RATES.items()},
 }
 """Our own settings by agent; one that is not here takes those of "daps"."""
 

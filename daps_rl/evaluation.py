@@ -41,8 +41,8 @@ def evaluate(
         batch_size: data at a time; changes nothing but memory and time.
         seed: of the sampled codes.
     Returns:
-        log_likelihood, kl, elbo, beta_elbo (nats), psnr, psnr_greedy (dB), ssim (None for data that are no images),
-        code_usage (share), code_perplexity (codes).
+        log_likelihood, kl, elbo, beta_elbo, code_gain (nats), psnr, psnr_greedy (dB), ssim (None for data that are no
+        images), code_usage (share), code_perplexity (codes).
     """
     device = next(autoencoder.parameters()).device
     was_training = autoencoder.training
@@ -70,8 +70,10 @@ def _evaluate_batch(autoencoder: DiscreteAutoencoder, x: Tensor, value_range: tu
     codes = posterior.sample()  # [B, T]
     distribution = autoencoder.decoder(codes)
     greedy = autoencoder.decode(posterior.mode)
+    log_likelihood = distribution.log_prob(x)
     row = {
-        "log_likelihood": distribution.log_prob(x),
+        "log_likelihood": log_likelihood,
+        "code_gain": log_likelihood - autoencoder.log_likelihood(x, codes.roll(1, 0)),  # another datum's code
         "kl": kl_estimate(posterior.log_prob(codes), autoencoder.prior().log_prob(codes)),
         "psnr": psnr(distribution.mean, x, value_range),
         "psnr_greedy": psnr(greedy, x, value_range),

@@ -9,10 +9,10 @@ from torch.distributions import Categorical, Independent
 from torchrl.envs import RewardSum, SerialEnv, StepCounter, TransformedEnv, check_env_specs
 
 from daps_rl.decoders import MLPDecoder
-from daps_rl.envs import EncodingEnv
+from daps_rl.envs import EncodingEnv, EncodingTask
 from daps_rl.functional import daps_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
-from daps_rl.policies import AutoregressivePolicy, UniformCodes
+from daps_rl.policies import AutoregressivePolicy, UniformCodes, UniformPrior
 
 N, B, K, T, V = 11, 3, 4, 2, 5
 SHAPE = (1, 3, 2)
@@ -241,11 +241,17 @@ def test_a_rollout_feeds_the_losses():
         ({"batch_size": [B]}, r"batch_size must be \[B, K\].*got \[3\]"),
         ({"batch_size": [B, 0]}, r"batch_size must be \[B, K\].*got \[3, 0\]"),
         ({"batch_size": [B, K, 1]}, r"batch_size must be \[B, K\]"),
-        ({"data": torch.zeros(5)}, r"data must be a floating-point tensor \[N, \.\.\.\].*\(5,\)"),
-        ({"data": torch.zeros(5, 2, dtype=torch.int64)}, "data must be a floating-point tensor.*torch.int64"),
+        ({"data": torch.zeros(5)}, r"data must be floating-point \[N, \.\.\.\].*\(5,\)"),
+        ({"data": torch.zeros(5, 2, dtype=torch.int64)}, "data must be floating-point.*torch.int64"),
         ({"beta": -0.1}, r"beta must be >= 0, got -0\.1"),
-        ({"num_tokens": 0}, "num_tokens must be >= 1 and vocab_size >= 2, got 0"),
-        ({"vocab_size": 1}, "num_tokens must be >= 1 and vocab_size >= 2, got 2 and 1"),
+        (
+            {"num_tokens": 0, "decoder": None, "reward_fn": negative_distance},
+            "num_tokens must be >= 1 and vocab_size >= 2, got 0",
+        ),
+        (
+            {"vocab_size": 1, "decoder": None, "reward_fn": negative_distance},
+            "num_tokens must be >= 1 and vocab_size >= 2, got 2 and 1",
+        ),
     ],
 )
 def test_impossible_arguments_are_refused(changes, message):
@@ -266,3 +272,67 @@ def test_log_probabilities_of_the_wrong_shape_are_refused():
     batch["action_log_prob"] = torch.zeros(B, K, 1)
     with pytest.raises(ValueError, match=r"must have the shape of action_log_prob, \(3, 4, 1\), got \(3, 4\)"):
         env.step(batch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": torch.full((N, *SHAPE), math.nan)}, "finite"),
+        ({"vocab_size": V + 1}, "vocab_size must be the decoder's own, 5, got 6"),
+        ({"num_tokens": T + 1}, "num_tokens must be the decoder's own, 2, got 3"),
+        (
+            {"data": torch.rand(N, 6)},
+            r"observation_shape must be the decoder's own, \(1, 3, 2\), got \(6,\) from the data",
+        ),
+        ({"prior": UniformPrior(T, V)}, r"prior must be a distribution over codes, got UniformPrior; .*module\(\)"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_env(**changes)
+
+
+@pytest.mark.parametrize("data", [make_data().numpy(), make_data().double()], ids=["numpy", "float64"])
+def test_arrays_and_double_precision(data):
+    env = make_env(data=data, decoder=None, reward_fn=negative_distance)
+    check_env_specs(env)
+    assert env.rollout(1)["observation"].dtype == torch.as_tensor(data).dtype
+
+
+def test_beta_is_filled_in_place_and_never_negative():
+    env = make_env(beta=0.5)
+    shared = env.beta
+    env.beta = 0.25
+    assert env.beta is shared
+    assert shared.item() == 0.25
+    with pytest.raises(ValueError, match="beta must be >= 0"):
+        env.beta = -1.0
+
+
+@pytest.mark.parametrize("missing", ["action_log_prob", ("next", "reward")])
+def test_the_loss_names_what_a_batch_lacks(missing):
+    actor = make_actor()
+    batch = make_env().rollout(1, actor).exclude(missing)
+    with pytest.raises(KeyError, match="DAPSLoss reads"):
+        DAPSLoss(actor, ess_fraction=0.5)(batch)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_decoder_alone():
+    class Root(torch.nn.Module):
+        """A finite likelihood with an infinite gradient, at a parameter of zero."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, codes):
+            return torch.distributions.Independent(
+                torch.distributions.Normal(self.weight.sqrt().expand(*codes.shape[:-1], 6), 1.0), 1
+            )
+
+    decoder = Root()
+    task = EncodingTask(torch.rand(N, 6), decoder, num_tokens=T, vocab_size=V)
+    optimizer = torch.optim.SGD(decoder.parameters(), lr=1.0)
+    reward, log_likelihood = task.pay_and_learn(task.data[:B, None], torch.zeros(B, K, T, dtype=torch.int64), optimizer)
+    assert log_likelihood.isfinite().all()
+    assert decoder.weight.item() == 0.0
