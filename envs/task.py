@@ -166,9 +166,11 @@ def check_data(data: Tensor | np.ndarray) -> Tensor:
 def check_decoder_sizes(
     decoder: nn.Module | None, num_tokens: int, vocab_size: int, observation_shape: tuple[int, ...]
 ) -> None:
-    """Raises ValueError where a decoder that says its sizes says others."""
-    given = {"num_tokens": num_tokens, "vocab_size": vocab_size, "observation_shape": observation_shape}
-    for name, value in given.items():
+    """Raises ValueError where a decoder that says its sizes cannot read such codes, or explains other data."""
+    own_vocab = getattr(decoder, "vocab_size", None)
+    if isinstance(own_vocab, int) and vocab_size > own_vocab:
+        raise ValueError(f"vocab_size must be at most the decoder's own, {own_vocab}, got {vocab_size}; lower it.")
+    for name, value in (("num_tokens", num_tokens), ("observation_shape", observation_shape)):
         own = getattr(decoder, name, None)
         if isinstance(own, (int, tuple)) and own != value:
             raise ValueError(

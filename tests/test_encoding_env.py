@@ -278,7 +278,7 @@ def test_log_probabilities_of_the_wrong_shape_are_refused():
     ("changes", "message"),
     [
         ({"data": torch.full((N, *SHAPE), math.nan)}, "finite"),
-        ({"vocab_size": V + 1}, "vocab_size must be the decoder's own, 5, got 6"),
+        ({"vocab_size": V + 1}, "vocab_size must be at most the decoder's own, 5, got 6"),
         ({"num_tokens": T + 1}, "num_tokens must be the decoder's own, 2, got 3"),
         (
             {"data": torch.rand(N, 6)},
@@ -333,6 +333,6 @@ def test_a_gradient_that_is_not_finite_leaves_the_decoder_alone():
     decoder = Root()
     task = EncodingTask(torch.rand(N, 6), decoder, num_tokens=T, vocab_size=V)
     optimizer = torch.optim.SGD(decoder.parameters(), lr=1.0)
-    reward, log_likelihood = task.pay_and_learn(task.data[:B, None], torch.zeros(B, K, T, dtype=torch.int64), optimizer)
+    _, log_likelihood = task.pay_and_learn(task.data[:B, None], torch.zeros(B, K, T, dtype=torch.int64), optimizer)
     assert log_likelihood.isfinite().all()
     assert decoder.weight.item() == 0.0
