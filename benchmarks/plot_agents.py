@@ -45,7 +45,7 @@ def draw(axes: Any, found: dict[str, tuple[np.ndarray, np.ndarray]], label: str)
         color, style = COLORS[name], "--" if host else "-"
         mean = values.mean(0)
         axes.plot(axis, mean, style, color=color, linewidth=1.6, label=f"{agent}  {mean[-1]:.0f}")
-        axes.fill_between(axis, values.min(0), values.max(0), color=color, alpha=0.08, linewidth=0)
+        axes.fill_between(axis, values.min(0), values.max(0), color=color, alpha=0.05, linewidth=0)
     axes.set_xlabel(label)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
