@@ -155,6 +155,7 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, batch: dict[str, Tens
 def train(settings: Settings) -> tuple[float, float]:
     """Trains, printing the mean return, and gives that of random actions and that of the last tenth of training."""
     torch.manual_seed(settings.seed)
+    torch.set_num_threads(1)  # networks this small are slower on several
     envs = RecordEpisodeStatistics(gymnasium.make_vec(settings.env_id, num_envs=settings.num_envs))
     space = envs.single_action_space
     choices = [int(space.n)] if isinstance(space, gymnasium.spaces.Discrete) else [int(n) for n in space.nvec]
