@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from daps_rl.data import load
 from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, principal_decoder
 from daps_rl.envs.pictures import image_shape, side_by_side
-from daps_rl.envs.task import EncodingTask, RewardFn, check_data
+from daps_rl.envs.task import EncodingTask, RewardFn, check_data, use_one_thread_after_fork
 
 Data = Tensor | np.ndarray | str | os.PathLike[str]
 PLAIN = (bool, int, float, str, bytes, os.PathLike, torch.device, type(None))
@@ -114,6 +114,7 @@ def make_problem(
     Raises:
         ValueError: data make no sense, or T and V can be had from nowhere.
     """
+    use_one_thread_after_fork()
     tensor = _as_tensor(data)
     if decoder is None and reward_fn is None:
         decoder = principal_decoder(tensor, num_tokens or NUM_TOKENS, vocab_size or VOCAB_SIZE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,7 @@ from daps_rl.optim import descend
 from daps_rl.policies import UniformCodes
 
 RewardFn = Callable[[Tensor, Tensor], Tensor]
+_IMPORTED_IN = os.getpid()
 
 
 class EncodingTask(nn.Module):
@@ -49,6 +51,7 @@ class EncodingTask(nn.Module):
         reward_fn: RewardFn | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        use_one_thread_after_fork()
         super().__init__()
         if (decoder is None) == (reward_fn is None):
             raise ValueError("exactly one of decoder and reward_fn must be given; pass the one that scores the codes.")
@@ -76,6 +79,7 @@ class EncodingTask(nn.Module):
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
+        use_one_thread_after_fork()
         refuse_stale_copies(self.decoder, self.beta)
 
     def fill_beta(self, value: Tensor | float) -> None:
@@ -177,6 +181,15 @@ def check_decoder_sizes(
                 f"{name} must be the decoder's own, {own}, got {value}"
                 f"{' from the data' if name == 'observation_shape' else ''}; make the two fit."
             )
+
+
+def use_one_thread_after_fork() -> None:
+    """In a forked process, has torch compute on one thread: OpenMP's other threads do not survive a fork.
+
+    A process forked from one that has used them waits for them forever. (PyTorch's data loader does the same.)
+    """
+    if os.getpid() != _IMPORTED_IN:
+        torch.set_num_threads(1)
 
 
 def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None:

@@ -482,6 +482,7 @@ def test_a_decoder_that_workers_would_copy_is_refused():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_shared_decoder_stays_in_step_with_workers():
+    torch.ones(1000, 1000) @ torch.ones(1000, 1000)  # OpenMP's threads run; a forked worker must not wait for them
     decoder = make_decoder().share_memory()
     envs = make_async(decoder)
     codes = np.array([[0, 1], [2, 3]])
