@@ -1,5 +1,6 @@
 """Decoders p(x|z): networks, and the likelihoods that give their outputs a meaning."""
 
+from daps_rl.decoders.base import CodeDecoder
 from daps_rl.decoders.likelihoods import (
     LIKELIHOODS,
     BernoulliLikelihood,
@@ -14,6 +15,7 @@ __all__ = [
     "LIKELIHOODS",
     "BernoulliLikelihood",
     "CategoricalLikelihood",
+    "CodeDecoder",
     "FixedGaussianLikelihood",
     "GaussianLikelihood",
     "Likelihood",

@@ -7,15 +7,14 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-from daps_rl.decoders.likelihoods import BernoulliLikelihood, Likelihood
-from daps_rl.policies.checks import check_code_sizes
+from daps_rl.decoders.base import CodeDecoder
+from daps_rl.decoders.likelihoods import Likelihood
 
 LAST_LAYER_SCALE = 0.3  # of torch's own initial weights, in units of the likelihood's scale
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(CodeDecoder):
     """p(x|z) by dense layers: codes [..., T] → a distribution over x, batch shape [...].
 
     The hidden layers start at full scale and the last one small, around the data's mean where that is given.
@@ -29,6 +28,7 @@ class MLPDecoder(nn.Module):
         embed_dim: of a token.
         hidden: widths of the hidden layers; (64, 256) are the published ones.
         data_mean: mean of the training data [*observation_shape], where the reconstructions start.
+        embed: see `CodeDecoder`.
     Raises:
         ValueError: a size is not positive.
     """
@@ -43,13 +43,11 @@ class MLPDecoder(nn.Module):
         embed_dim: int = 64,
         hidden: tuple[int, ...] = (64, 256),
         data_mean: Tensor | None = None,
+        embed: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        check_code_sizes(num_tokens, vocab_size)
-        self.num_tokens, self.vocab_size = num_tokens, vocab_size
-        self.observation_shape = tuple(observation_shape)
-        self.likelihood = likelihood or BernoulliLikelihood()
-        self.embed = nn.Embedding(vocab_size, embed_dim)
+        super().__init__(
+            num_tokens, vocab_size, observation_shape, likelihood=likelihood, embed_dim=embed_dim, embed=embed
+        )
         outputs = self.likelihood.outputs_per_entry * math.prod(self.observation_shape)
         widths = (num_tokens * embed_dim, *hidden, outputs)
         layers: list[nn.Module] = []
@@ -69,8 +67,5 @@ class MLPDecoder(nn.Module):
         if data_mean is not None:
             last.bias.copy_(self.likelihood.outputs_at(data_mean).flatten())
 
-    def forward(self, codes: Tensor) -> Distribution:
-        embedded = self.embed(codes).flatten(-2)  # [..., T * embed_dim]
-        outputs = self.layers(embedded)
-        shape = (*codes.shape[:-1], self.likelihood.outputs_per_entry, *self.observation_shape)
-        return self.likelihood(outputs.view(shape), len(self.observation_shape))
+    def outputs(self, embedded: Tensor) -> Tensor:
+        return self.layers(embedded.flatten(1)).view(-1, self.likelihood.outputs_per_entry, *self.observation_shape)

@@ -6,6 +6,7 @@ Batch shape [B], event shape [T]. That interface is the plug: any module that gi
 from daps_rl.policies.autoregressive import AutoregressiveCategorical, AutoregressivePolicy
 from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
 from daps_rl.policies.observation import ObservationEncoder, Patches
+from daps_rl.policies.point import PointCodes
 from daps_rl.policies.priors import UniformCodes, UniformPrior
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "FactorizedPolicy",
     "ObservationEncoder",
     "Patches",
+    "PointCodes",
     "UniformCodes",
     "UniformPrior",
 ]
