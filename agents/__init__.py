@@ -11,9 +11,11 @@ from torch import nn
 from daps_rl.agents.a2c import A2C
 from daps_rl.agents.base import Agent, AgentLoss, Draw, Score
 from daps_rl.agents.daps import DAPS
+from daps_rl.agents.pathwise import GaussianVAE, GumbelRao, GumbelSoftmax, PathwiseAgent, Quantizer, ReinMax, Relaxation
 from daps_rl.agents.ppo import GRPO, PPO
-from daps_rl.agents.reinforce import Reinforce
+from daps_rl.agents.reinforce import Reinforce, ReinforceNoCritic
 from daps_rl.agents.rloo import RLOO
+from daps_rl.agents.scorer import Scorer
 from daps_rl.agents.tpo import TPO
 from daps_rl.config import TrainConfig
 
@@ -29,8 +31,17 @@ __all__ = [
     "AgentLoss",
     "DAPSTrainer",
     "Draw",
+    "GaussianVAE",
+    "GumbelRao",
+    "GumbelSoftmax",
+    "PathwiseAgent",
+    "Quantizer",
+    "ReinMax",
     "Reinforce",
+    "ReinforceNoCritic",
+    "Relaxation",
     "Score",
+    "Scorer",
     "make_agent",
 ]
 
@@ -48,8 +59,21 @@ AGENTS: dict[str, type[Agent]] = {
     "ppo": PPO,
     "a2c": A2C,
     "reinforce": Reinforce,
+    "reinforce-no-critic": ReinforceNoCritic,
+    "daps-fixed": DAPS,
+    "gumbel": GumbelSoftmax,
+    "gumbel-na": GumbelSoftmax,
+    "gr-mck": GumbelRao,
+    "gr-mck-na": GumbelRao,
+    "reinmax": ReinMax,
+    "reinmax-na": ReinMax,
+    "vq": Quantizer,
+    "vq-rotation": Quantizer,
+    "fsq": Quantizer,
+    "gaussian": GaussianVAE,
 }
-"""Agents by name. "daps-na" comes with a factorised policy."""
+"""Agents by name. Those in "-na" come with a factorised policy, and what else sets namesakes apart is in
+`config.AGENT_SETTINGS`: "daps-fixed" has a fixed temperature, "vq-rotation" the rotation trick."""
 
 
 def make_agent(config: TrainConfig, policy: nn.Module) -> Agent:

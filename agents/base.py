@@ -6,12 +6,17 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from daps_rl.config import TrainConfig
+from daps_rl.recompute import in_microbatches
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""(codes [B, K, T], their log-probability [B, K]) → rewards [B, K], in nats; one evaluation of the decoder."""
+"""(codes [B, K, T], their log-probability [B, K]) → rewards [B, K], in nats; one evaluation of the decoder.
+
+In the training loop it is a `Scorer`, from which agents that learn through the decoder's gradient get more.
+"""
 
 
 class AgentLoss(NamedTuple):
@@ -42,6 +47,12 @@ class Agent(nn.Module):
 
     learning_rate: float = 0.0
     """As the run's schedule has it now; for agents with an optimiser of their own."""
+    progress: float = 0.0
+    """Share of the run that is done, 0 … 1; for agents with a schedule of their own."""
+    microbatch: int = 0
+    """Data that `draw` encodes at a time; 0 for all at once."""
+    bounded_memory: bool = True
+    """Whether the agent keeps to `microbatch`: it draws by `draw`, and keeps no other pass over the whole batch."""
 
     def __init__(self, policy: nn.Module, *, samples: int = 8) -> None:
         super().__init__()
@@ -94,10 +105,21 @@ class Agent(nn.Module):
         """Takes up the state that `optimizer_tensors` gave."""
 
     def draw(self, observation: Tensor) -> Draw:
-        """Draws K codes per context and scores them, with gradient, on the very encoding they were drawn from."""
-        posterior = self.policy(observation)
-        codes = posterior.sample((self.samples,))  # [K, B, T]
-        return Draw(codes.transpose(0, 1), posterior.log_prob(codes).transpose(0, 1))
+        """Draws K codes per context and scores them, with gradient, on the very encoding they were drawn from.
+
+        With `microbatch`, the data are encoded a part at a time, once to draw and once more in the backward pass.
+        """
+        if not 0 < self.microbatch < len(observation):
+            posterior = self.policy(observation)
+            codes = posterior.sample((self.samples,))  # [K, B, T]
+            return Draw(codes.transpose(0, 1), posterior.log_prob(codes).transpose(0, 1))
+        with torch.no_grad():
+            parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
+        drawn = torch.cat(parts)  # [B, K, T]
+        return Draw(drawn, in_microbatches(self._log_prob, observation, drawn, size=self.microbatch))
+
+    def _log_prob(self, observation: Tensor, codes: Tensor) -> Tensor:
+        return self.policy(observation).log_prob(codes.transpose(0, 1)).transpose(0, 1)  # [B, K]
 
 
 def check_group(name: str, samples: int) -> None:

@@ -87,6 +87,7 @@ class HostLossAgent(Agent):
     """
 
     loss: LossModule
+    bounded_memory = False
 
     def __init__(self, policy: nn.Module, *, samples: int, hidden: int | None) -> None:
         super().__init__(policy, samples=samples)

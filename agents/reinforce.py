@@ -1,4 +1,4 @@
-"""REINFORCE with a critic as baseline, on TorchRL's loss."""
+"""REINFORCE: with a critic as baseline on TorchRL's loss, and without one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torchrl.objectives import ReinforceLoss
 
-from daps_rl.agents.base import AgentLoss, Score
-from daps_rl.agents.critic import HostLossAgent
+from daps_rl.agents.base import Agent, AgentLoss, Score
+from daps_rl.agents.critic import HostLossAgent, RewardScale
+from daps_rl.functional import weighted_likelihood_loss
 
 
 class Reinforce(HostLossAgent):
@@ -29,3 +30,24 @@ class Reinforce(HostLossAgent):
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
         tensordict = self.collect(observation, score)
         yield self.descend(tensordict, tensordict["action"])
+
+
+class ReinforceNoCritic(Agent):
+    """The score-function gradient with the reward's running mean as baseline, in units of its running deviation.
+
+    Args:
+        policy: see `Agent`.
+        samples: K, codes per context.
+    References:
+        Williams (1992).
+    """
+
+    def __init__(self, policy: nn.Module, *, samples: int = 8) -> None:
+        super().__init__(policy, samples=samples)
+        self.scale = RewardScale()
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        codes, log_prob = self.draw(observation)
+        advantage = self.scale(score(codes, log_prob.detach()))
+        loss = weighted_likelihood_loss(log_prob, advantage / self.samples).mean()
+        yield AgentLoss(loss, codes, {"entropy": -log_prob.detach().mean()})

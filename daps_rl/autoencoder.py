@@ -11,9 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.config import ModelConfig, config_from_dict
-from daps_rl.decoders import LIKELIHOODS, FixedGaussianLikelihood, GaussianLikelihood, Likelihood, MLPDecoder
+from daps_rl.decoders import (
+    LIKELIHOODS,
+    CodeDecoder,
+    FixedGaussianLikelihood,
+    GaussianLikelihood,
+    Likelihood,
+    MLPDecoder,
+)
 from daps_rl.files import write_atomically
-from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy, UniformPrior
+from daps_rl.policies import (
+    AutoregressivePolicy,
+    Codebook,
+    FactorizedPolicy,
+    GaussianPolicy,
+    NormalPrior,
+    QuantizerPolicy,
+    TokenEncoder,
+    UniformPrior,
+)
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -52,10 +68,11 @@ class DiscreteAutoencoder(nn.Module):
             data_mean: mean of the training data, where a decoder that is built here starts.
         """
         own_parts = any(part is not None for part in (policy, decoder, prior))
+        decoder = decoder or make_decoder(config, data_mean)
         return cls(
-            policy or make_policy(config),
-            decoder or make_decoder(config, data_mean),
-            prior or UniformPrior(config.num_tokens, config.vocab_size),
+            policy or make_policy(config, decoder),
+            decoder,
+            prior or make_prior(config),
             None if own_parts else config,
         )
 
@@ -86,8 +103,8 @@ class DiscreteAutoencoder(nn.Module):
         return self.decoder(z).mean
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x|z), in nats. x [B, *x]; z [B, T] → [B], or z [B, K, T] → [B, K]."""
-        groups = z.ndim - 2
+        """log p(x|z), in nats. x [B, *x]; z [B, T] → [B], or z [B, K, T] → [B, K]. Continuous z have E behind T."""
+        groups = z.ndim - (3 if torch.is_floating_point(z) else 2)
         return self.decoder(z).log_prob(x[(slice(None), *[None] * groups)])
 
     @torch.no_grad()
@@ -158,8 +175,12 @@ class DiscreteAutoencoder(nn.Module):
         return model.to(device).eval()
 
 
-def make_policy(config: ModelConfig) -> nn.Module:
-    """The policy that a config describes."""
+def make_policy(config: ModelConfig, decoder: nn.Module) -> nn.Module:
+    """The policy that a config describes; a quantiser shares the decoder's codebook.
+
+    Raises:
+        ValueError: the policy is a quantiser, and the decoder has no codebook.
+    """
     sizes: dict[str, Any] = {
         "embed_dim": config.embed_dim,
         "num_heads": config.num_heads,
@@ -167,12 +188,35 @@ def make_policy(config: ModelConfig) -> nn.Module:
         "mlp_ratio": config.mlp_ratio,
         "num_patches": config.num_patches or None,
     }
-    shape = (config.observation_shape, config.num_tokens, config.vocab_size)
+    codes = (config.num_tokens, config.vocab_size)
+    if config.policy == "autoregressive":
+        return AutoregressivePolicy(
+            config.observation_shape,
+            *codes,
+            **sizes,
+            num_code_layers=config.num_code_layers,
+            aligned_patches=config.aligned_patches,
+        )
     if config.policy == "factorized":
-        return FactorizedPolicy(*shape, **sizes)
-    return AutoregressivePolicy(
-        *shape, **sizes, num_code_layers=config.num_code_layers, aligned_patches=config.aligned_patches
-    )
+        return FactorizedPolicy(config.observation_shape, *codes, **sizes)
+    if config.policy == "gaussian":
+        encoder = TokenEncoder(config.observation_shape, config.num_tokens, 2 * config.decoder_embed_dim, **sizes)
+        return GaussianPolicy(encoder, *codes)
+    codebook = getattr(decoder, "embed", None)
+    if not isinstance(codebook, Codebook):
+        raise ValueError(
+            f"policy {config.policy!r} quantises with the decoder's codebook, and {type(decoder).__name__} has none; "
+            "build the decoder with embed=daps_rl.policies.Codebook(...)."
+        )
+    encoder = TokenEncoder(config.observation_shape, config.num_tokens, config.decoder_embed_dim, **sizes)
+    return QuantizerPolicy(encoder, codebook, *codes)
+
+
+def make_prior(config: ModelConfig) -> nn.Module:
+    """Uniform over codes; standard normal for continuous latents."""
+    if config.policy == "gaussian":
+        return NormalPrior(config.num_tokens, config.decoder_embed_dim)
+    return UniformPrior(config.num_tokens, config.vocab_size)
 
 
 def make_likelihood(config: ModelConfig) -> Likelihood:
@@ -181,21 +225,37 @@ def make_likelihood(config: ModelConfig) -> Likelihood:
     if cls is FixedGaussianLikelihood:
         return FixedGaussianLikelihood(config.variance)
     if cls is GaussianLikelihood:
-        return GaussianLikelihood(config.min_variance)
+        return GaussianLikelihood(config.min_variance, config.max_variance)
     return cls()
 
 
-def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> MLPDecoder:
+def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> CodeDecoder:
     """The decoder that a config describes."""
-    return MLPDecoder(
-        config.num_tokens,
-        config.vocab_size,
-        config.observation_shape,
-        likelihood=make_likelihood(config),
-        embed_dim=config.decoder_embed_dim,
-        hidden=config.decoder_hidden,
-        data_mean=data_mean,
-    )
+    embed = None
+    if config.policy in ("vq", "fsq"):
+        embed = Codebook(config.policy, config.vocab_size, config.decoder_embed_dim, config.policy_options)
+    sizes = (config.num_tokens, config.vocab_size, config.observation_shape)
+    shared: dict[str, Any] = {
+        "likelihood": make_likelihood(config),
+        "embed_dim": config.decoder_embed_dim,
+        "data_mean": data_mean,
+        "embed": embed,
+    }
+    if config.decoder == "resnet":
+        from daps_rl.decoders import ResNetDecoder
+
+        return ResNetDecoder(
+            *sizes,
+            **shared,
+            channels=config.decoder_channels,
+            num_blocks=config.decoder_blocks,
+            norm=config.decoder_norm,
+        )
+    if config.decoder == "sequence":
+        from daps_rl.decoders import SequenceDecoder
+
+        return SequenceDecoder(*sizes, **shared)
+    return MLPDecoder(*sizes, **shared, hidden=config.decoder_hidden)
 
 
 def code_sizes(policy: nn.Module) -> tuple[int, int]:

@@ -7,7 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-POLICIES = ("autoregressive", "factorized")
+POLICIES = ("autoregressive", "factorized", "vq", "fsq", "gaussian")
+DECODERS = ("auto", "mlp", "resnet", "sequence")
+DECODER_NORMS = ("group", "batch", "none")
 LEARNING_RATE_SCHEDULES = ("constant", "cosine")
 GRADIENT_CLIPS = ("adaptive", "norm", "none")
 DEVICES = ("auto", "cpu", "cuda")
@@ -21,7 +23,9 @@ class ModelConfig:
         observation_shape: shape of one datum, from the data.
         num_tokens: T, tokens of a code.
         vocab_size: V, codes per token.
-        policy: "autoregressive" or "factorized".
+        policy: "autoregressive" or "factorized"; to compare with, a quantiser ("vq", "fsq") or continuous latents
+            ("gaussian").
+        policy_options: of the quantiser, as NAME=VALUE,NAME=VALUE; see vector-quantize-pytorch.
         embed_dim: width of the policy's transformers.
         num_heads: attention heads.
         num_layers: blocks on the x-side.
@@ -31,15 +35,21 @@ class ModelConfig:
         aligned_patches: add the encoded patches to the positions of an autoregressive policy's code.
         likelihood: "bernoulli", "gaussian", "fixed_gaussian", or "auto" for what suits the data.
         variance: of the fixed_gaussian likelihood.
-        min_variance: lower clamp of the gaussian likelihood.
+        min_variance, max_variance: bounds of the gaussian likelihood's variance.
+        decoder: "mlp", "resnet" (images), "sequence" (time by features), or "auto": resnet for images of colour or of
+            64 pixels and more, else mlp.
         decoder_embed_dim: of a token in the decoder.
-        decoder_hidden: widths of the decoder's hidden layers.
+        decoder_hidden: widths of the MLP decoder's hidden layers.
+        decoder_channels, decoder_blocks: of the ResNet decoder.
+        decoder_norm: of the ResNet decoder: "group", "batch" (published; a code's reward then depends on its batch
+            mates) or "none".
     """
 
     observation_shape: tuple[int, ...] = ()
     num_tokens: int = 8
     vocab_size: int = 256
     policy: str = "autoregressive"
+    policy_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     embed_dim: int = 64
     num_heads: int = 4
     num_layers: int = 1
@@ -50,14 +60,22 @@ class ModelConfig:
     likelihood: str = "auto"
     variance: float = 0.25
     min_variance: float = 1e-3
+    max_variance: float = 1.0
+    decoder: str = "auto"
     decoder_embed_dim: int = 64
     decoder_hidden: tuple[int, ...] = (256, 512)
+    decoder_channels: int = 64
+    decoder_blocks: int = 2
+    decoder_norm: str = "group"
 
     def __post_init__(self) -> None:
         _one_of("policy", self.policy, POLICIES)
         _one_of("likelihood", self.likelihood, ("auto", "bernoulli", "gaussian", "fixed_gaussian"))
         _positive(self, "num_tokens", "embed_dim", "num_heads", "num_layers", "num_code_layers", "mlp_ratio")
-        _positive(self, "variance", "min_variance", "decoder_embed_dim")
+        _positive(self, "variance", "min_variance", "max_variance", "decoder_embed_dim", "decoder_channels")
+        _positive(self, "decoder_blocks")
+        _one_of("decoder", self.decoder, DECODERS)
+        _one_of("decoder_norm", self.decoder_norm, DECODER_NORMS)
         if self.vocab_size < 2:
             raise ValueError(f"vocab_size must be >= 2, got {self.vocab_size}.")
         if self.vocab_size > 2**20 or self.num_tokens > 2**16:
@@ -71,9 +89,22 @@ class ModelConfig:
             raise ValueError(f"decoder_hidden must be positive widths, got {self.decoder_hidden}; pass 64,256.")
 
     @property
-    def bits(self) -> float:
-        """Size of a code, T·log2 V, in bits."""
+    def bits(self) -> float | None:
+        """Size of a code, T·log2 V, in bits (FSQ's V is the product of its levels); None for continuous latents."""
+        if self.policy == "gaussian":
+            return None
+        if self.policy == "fsq":
+            from daps_rl.policies.latents import fsq_levels
+
+            levels = self.policy_options.get("levels") or fsq_levels(self.vocab_size)
+            return self.num_tokens * math.log2(math.prod(levels))
         return self.num_tokens * math.log2(self.vocab_size)
+
+
+_NOT_NEGATIVE = (
+    "weight_decay", "decoder_learning_rate", "warmup_steps", "validate_every", "seed", "microbatch", "image_size",
+    "data_workers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +114,21 @@ class TrainConfig(ModelConfig):
     Attributes:
         data: name of a data set or a path.
         data_dir: folder that the data set's files are in.
-        agent: the learner: daps, daps-na, tpo, rloo, grpo, ppo, a2c, reinforce; sb3:daps, sb3:ppo, sb3:a2c; or
-            package.module:Class of your own.
+        image_size: pixels that images of a folder or a hub data set are resized and cropped to; 0 for the data set's
+            default.
+        image_column: column of a hub data set that holds the images; found by its type if not given.
+        streaming: read a hub data set as it comes, without keeping it.
+        data_workers: processes that decode streamed images.
+        agent: the learner: daps, daps-na, daps-fixed, tpo, rloo, grpo, ppo, a2c, reinforce, reinforce-no-critic;
+            sb3:daps, sb3:ppo, sb3:a2c; to compare with, through the decoder's gradient: gumbel, gumbel-na, gr-mck,
+            gr-mck-na, reinmax, reinmax-na, vq, vq-rotation, fsq, gaussian; or package.module:Class of your own.
         agent_options: what else the agent takes, as NAME=VALUE,NAME=VALUE.
         steps: length of the run in training steps; or
         minutes: in minutes of training.
         seed: of weights, order of the data, and sampling.
         batch_size: B, contexts per step.
         samples: K, codes per context.
+        microbatch: contexts at a time, for bounded memory at the price of one more forward pass; 0 for all at once.
         beta_start, beta_end: weight of the KL, decaying exponentially over the run.
         learning_rate: of AdamW, for the policy.
         decoder_learning_rate: for the decoder; 0 for the same.
@@ -112,6 +150,10 @@ class TrainConfig(ModelConfig):
 
     data: str = "digits"
     data_dir: str | None = None
+    image_size: int = 0
+    image_column: str | None = None
+    streaming: bool = False
+    data_workers: int = 2
     agent: str = "daps"
     agent_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     steps: int | None = None
@@ -119,6 +161,7 @@ class TrainConfig(ModelConfig):
     seed: int = 0
     batch_size: int = 256
     samples: int = 8
+    microbatch: int = 0
     beta_start: float = 0.5
     beta_end: float = 0.01
     learning_rate: float = 4e-3
@@ -155,7 +198,7 @@ class TrainConfig(ModelConfig):
         _one_of("learning_rate_schedule", self.learning_rate_schedule, LEARNING_RATE_SCHEDULES)
         _one_of("gradient_clip", self.gradient_clip, GRADIENT_CLIPS)
         _one_of("device", self.device, DEVICES)
-        for name in ("weight_decay", "decoder_learning_rate", "warmup_steps", "validate_every", "seed"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}.")
 
@@ -165,7 +208,15 @@ class TrainConfig(ModelConfig):
         values["observation_shape"] = tuple(observation_shape)
         if values["likelihood"] == "auto":
             values["likelihood"] = likelihood
+        if values["decoder"] == "auto":
+            values["decoder"] = _decoder_for(values["observation_shape"])
         return ModelConfig(**values)
+
+
+def _decoder_for(observation_shape: tuple[int, ...]) -> str:
+    """The decoder that suits data of that shape."""
+    image = len(observation_shape) == 3
+    return "resnet" if image and (observation_shape[0] >= 3 or min(observation_shape[1:]) >= 64) else "mlp"
 
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -177,17 +228,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "cifar10": {
         "num_tokens": 64, "vocab_size": 512, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
-        "likelihood": "gaussian", "ess_fraction": 0.33, "beta_start": 6.0, "beta_end": 0.01,
-        "batch_size": 256, "steps": 250_000,
+        "likelihood": "gaussian", "decoder": "resnet", "decoder_norm": "batch", "decoder_embed_dim": 128,
+        "ess_fraction": 0.33, "beta_start": 6.0, "beta_end": 0.01, "batch_size": 256, "steps": 250_000,
     },
     "imagenet256": {
         "num_tokens": 1024, "vocab_size": 1024, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
-        "likelihood": "gaussian", "min_variance": 0.01, "ess_fraction": 0.25, "beta_start": 50.0, "beta_end": 1.0,
+        "likelihood": "gaussian", "min_variance": 0.01, "decoder": "resnet", "decoder_norm": "batch",
+        "decoder_embed_dim": 128, "ess_fraction": 0.25, "beta_start": 50.0, "beta_end": 1.0,
         "batch_size": 64, "steps": 300_000,
     },
     "motion": {
         "num_tokens": 64, "vocab_size": 1024, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
-        "likelihood": "fixed_gaussian", "variance": 0.25, "ess_fraction": 0.33, "beta_start": 3.0, "beta_end": 0.01,
+        "likelihood": "fixed_gaussian", "variance": 0.25, "decoder": "sequence",
+        "decoder_embed_dim": 128, "ess_fraction": 0.33, "beta_start": 3.0, "beta_end": 0.01,
         "batch_size": 256, "steps": 250_000,
     },
 }  # fmt: skip
@@ -210,23 +263,42 @@ RECIPES: dict[str, dict[str, Any]] = {
 OTHER_DATA: dict[str, Any] = {"agent": "daps-na", "minutes": 10.0}
 """The recipe for all other data: the factorised policy, whose steps are several times cheaper (docs/results.md)."""
 
-PUBLISHED_AGENTS: dict[str, dict[str, Any]] = {"daps-na": {"policy": "factorized", "num_layers": 2, "mlp_ratio": 6.0}}
-"""What the published settings change for an agent."""
+_FACTORIZED: dict[str, Any] = {"policy": "factorized", "num_layers": 2, "mlp_ratio": 6.0}
+_ONE_SAMPLE: dict[str, Any] = {"samples": 1}
+_VQ: dict[str, Any] = {"kmeans_init": True, "threshold_ema_dead_code": 2, "rotation_trick": False}
+
+AGENT_SETTINGS: dict[str, dict[str, Any]] = {
+    "daps-na": _FACTORIZED,
+    "daps-fixed": {"trust_region": "fixed"},
+    "gumbel": _ONE_SAMPLE,
+    "gumbel-na": {**_FACTORIZED, **_ONE_SAMPLE},
+    "gr-mck": _ONE_SAMPLE,
+    "gr-mck-na": {**_FACTORIZED, **_ONE_SAMPLE},
+    "reinmax": _ONE_SAMPLE,
+    "reinmax-na": {**_FACTORIZED, **_ONE_SAMPLE},
+    "vq": {**_FACTORIZED, **_ONE_SAMPLE, "policy": "vq", "policy_options": _VQ},
+    "vq-rotation": {
+        **_FACTORIZED, **_ONE_SAMPLE, "policy": "vq", "policy_options": {**_VQ, "rotation_trick": True},
+    },
+    "fsq": {**_FACTORIZED, **_ONE_SAMPLE, "policy": "fsq"},
+    "gaussian": {**_FACTORIZED, **_ONE_SAMPLE, "policy": "gaussian"},
+}  # fmt: skip
+"""What makes an agent what it is beside its class, with published settings or ours. One code per datum where the
+gradient passes through the decoder: more cost as much again, for a gradient that is little less noisy."""
 
 _AUTOREGRESSIVE: dict[str, Any] = {"policy": "autoregressive", "num_layers": 2}
 
 # Tuned on digits (docs/results.md): policy gradients collapse at rates that weighted likelihood bears.
 _AGENT_RATES = {
-    "tpo": 2e-3, "rloo": 5e-4, "grpo": 1e-3, "ppo": 1e-3, "a2c": 1e-3, "reinforce": 1e-3,
+    "tpo": 2e-3, "rloo": 5e-4, "grpo": 1e-3, "ppo": 1e-3, "a2c": 1e-3, "reinforce": 1e-3, "reinforce-no-critic": 1e-3,
     "sb3:daps": 4e-3, "sb3:ppo": 1e-3, "sb3:a2c": 5e-4,
 }  # fmt: skip
 
-AGENT_RECIPES: dict[str, dict[str, Any]] = {
-    "daps": _AUTOREGRESSIVE,
-    "daps-na": {"policy": "factorized", "num_layers": 2, "mlp_ratio": 6.0},
-    **{agent: {**_AUTOREGRESSIVE, "learning_rate": rate} for agent, rate in _AGENT_RATES.items()},
-}
-"""Our own settings by agent; one that is not here takes those of "daps"."""
+
+def agent_recipe(agent: str) -> dict[str, Any]:
+    """Our own settings by agent."""
+    rate = {"learning_rate": _AGENT_RATES[agent]} if agent in _AGENT_RATES else {}
+    return {**_AUTOREGRESSIVE, **rate, **AGENT_SETTINGS.get(agent, {})}
 
 
 def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
@@ -245,11 +317,12 @@ def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
     if preset is None:
         base = RECIPES.get(options.get("data", TrainConfig.data), OTHER_DATA)
         agent = options.get("agent", base.get("agent", TrainConfig.agent))
-        base = {**base, "agent": agent, **AGENT_RECIPES.get(agent, AGENT_RECIPES["daps"])}
+        base = {**base, "agent": agent, **agent_recipe(agent)}
     else:
         _one_of("config", preset, tuple(PUBLISHED))
         agent = options.get("agent", TrainConfig.agent)
-        base = {**_PUBLISHED_OPTIMISER, **PUBLISHED[preset], **PUBLISHED_AGENTS.get(agent, {})}
+        base = {**_PUBLISHED_OPTIMISER, **PUBLISHED[preset], **AGENT_SETTINGS.get(agent, {})}
+    options |= {name: {**base.get(name, {}), **value} for name, value in options.items() if isinstance(value, dict)}
     settings = {**base, **options}
     if "steps" in options and "minutes" not in options:
         settings["minutes"] = None

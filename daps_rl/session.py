@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -121,6 +122,8 @@ def finish(trainer: Trainer, run: RunFolder) -> dict[str, Any]:
         "steps": trainer.step,
         "seconds": trainer.seconds,
         "steps_per_second": trainer.step / max(trainer.seconds, 1e-9),
+        "decoder_evaluations": trainer.decoder_evaluations,
+        "peak_memory_bytes": peak_memory(trainer.device),
         "num_parameters": {
             "policy": sum(p.numel() for p in trainer.agent.parameters()),
             "decoder": sum(p.numel() for p in trainer.autoencoder.decoder.parameters()),
@@ -136,6 +139,13 @@ def finish(trainer: Trainer, run: RunFolder) -> dict[str, Any]:
     run.write_json(run.summary, summary)
     draw(run, trainer.autoencoder, trainer.splits)
     return summary
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most memory that this process has held at once, in bytes: on a GPU of its tensors, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
 
 
 def evaluate_splits(autoencoder: DiscreteAutoencoder, splits: Splits, beta: float) -> dict[str, dict[str, Any]]:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from daps_rl.agents import Agent, AgentLoss, make_agent
+from daps_rl.agents import Agent, AgentLoss, Scorer, make_agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
 from daps_rl.data import Splits
 from daps_rl.evaluation import count_codes, evaluate
-from daps_rl.functional import beta_elbo, code_usage, decoder_loss, encoding_reward, kl_estimate
+from daps_rl.functional import code_usage
 from daps_rl.optim import GuardedAdamW, exponential_decay, learning_rate_factor
 
 MAX_SKIPPED_IN_ROW = 100
@@ -76,7 +76,12 @@ class Trainer:
             gradient_clip=config.gradient_clip,
             clip_at=config.clip_at,
         )
-        self.step, self.seconds = 0, 0.0
+        if config.microbatch and not self.agent.bounded_memory:
+            raise ValueError(
+                f"agent {config.agent!r} makes passes over whole batches and cannot keep to microbatch; leave it out "
+                "and lower --batch-size, or use daps, daps-na, tpo, rloo or a relaxation."
+            )
+        self.step, self.seconds, self.decoder_evaluations = 0, 0.0, 0
         # The one shared value of β: the reward's weight of the KL and the temperature's floor.
         self.beta = torch.tensor(config.beta_start, device=self.device)
         self._usage = torch.zeros(2, config.num_tokens, config.vocab_size, dtype=torch.int64, device=self.device)
@@ -122,40 +127,31 @@ class Trainer:
         config = self.config
         self.beta.fill_(exponential_decay(self.progress, config.beta_start, config.beta_end))
         x = self.batch()
-        scored: dict[str, Tensor] = {}
-
-        def score(codes: Tensor, log_prob: Tensor) -> Tensor:
-            if scored:
-                raise ValueError(
-                    f"agent {config.agent!r} asked for the rewards of a batch twice; `losses` calls `score` once."
-                )
-            prior_log_prob = self.autoencoder.prior().log_prob(codes)
-            scored["log_likelihood"] = self.autoencoder.log_likelihood(x, codes)  # with the decoder's gradient
-            scored["kl"] = kl_estimate(log_prob, prior_log_prob)
-            return encoding_reward(scored["log_likelihood"].detach(), log_prob, prior_log_prob, self.beta)
-
+        autoencoder = self.autoencoder
+        scorer = Scorer(autoencoder.decoder, autoencoder.prior(), x, self.beta, config.microbatch)
         self.agent.learning_rate = config.learning_rate * self.learning_rate_factor
+        self.agent.progress, self.agent.microbatch = self.progress, config.microbatch
         result: AgentLoss | None = None
-        for result in self.agent.losses(x, score, self.beta):
-            if not scored:
+        loss_decoder: Tensor | None = None
+        for result in self.agent.losses(x, scorer, self.beta):
+            if not scorer.paid:
                 raise ValueError(f"agent {config.agent!r} yielded a loss before it called `score`; call it first.")
             loss = result.loss
-            if "loss_decoder" not in scored:  # once per batch, beside the agent's first step
-                scored["loss_decoder"] = decoder_loss(scored["log_likelihood"]).mean()
-                loss = scored["loss_decoder"] if loss is None else loss + scored["loss_decoder"]
+            if loss_decoder is None:  # once per batch, beside the agent's first step
+                loss_decoder = scorer.decoder_loss()
+                if not scorer.pathwise:
+                    loss = loss_decoder if loss is None else loss + loss_decoder
             if loss is not None:
                 self.optimizer.step(loss, self.learning_rate_factor)
-        if result is None:
+        if result is None or loss_decoder is None:
             raise ValueError(f"agent {config.agent!r} yielded no loss; its `losses` must yield at least one.")
-        self._usage[1] += count_codes(result.codes, config.vocab_size)
+        if not torch.is_floating_point(result.codes):
+            self._usage[1] += count_codes(result.codes, config.vocab_size)
         self.step += 1
-        log_likelihood, kl = scored["log_likelihood"].detach().mean(), scored["kl"].mean()
+        self.decoder_evaluations += scorer.evaluations
         return {
-            "loss_decoder": scored["loss_decoder"].detach(),
-            "log_likelihood": log_likelihood,
-            "kl": kl,
-            "elbo": beta_elbo(log_likelihood, kl, 1.0),
-            "beta_elbo": beta_elbo(log_likelihood, kl, self.beta),
+            "loss_decoder": loss_decoder.detach(),
+            **scorer.metrics(),
             **({} if result.loss is None else {"loss_actor": result.loss.detach()}),
             **result.metrics,
         }
@@ -195,6 +191,7 @@ class Trainer:
         row |= {name: _finite(value) for name, value in zip(names, means.tolist(), strict=True)}
         config = self.config
         row |= {
+            "decoder_evaluations": self.decoder_evaluations,
             "beta": self.beta.item(),
             "temperature_floor": self.beta.item(),
             "learning_rate": config.learning_rate * self.learning_rate_factor,
@@ -206,11 +203,11 @@ class Trainer:
         finished = self.progress >= 1.0
         every = config.validate_every
         if every and len(self.validation) and (self.step // every > (self.step - len(metrics)) // every or finished):
-            row["validation_beta_elbo"] = _finite(self.validate())
+            row |= {f"validation_{name}": value for name, value in self.validate().items()}
         return row
 
-    def validate(self) -> float:
-        """β-ELBO on (at most `validation_size` of) the validation split, at β's final value, in nats."""
+    def validate(self) -> dict[str, float | None]:
+        """β-ELBO (at β's final value), log-likelihood and PSNR on at most `validation_size` of the validation split."""
         evaluation = evaluate(
             self.autoencoder,
             self.validation,
@@ -219,7 +216,7 @@ class Trainer:
             seed=self.config.seed,
         )
         self.agent.train()
-        return evaluation.metrics["beta_elbo"] or math.nan
+        return {name: _finite(evaluation.metrics[name]) for name in ("beta_elbo", "log_likelihood", "psnr")}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that decides the next step, as tensors and JSON."""
@@ -237,6 +234,7 @@ class Trainer:
         info = {
             "step": self.step,
             "seconds": self.seconds,
+            "decoder_evaluations": self.decoder_evaluations,
             "epoch": None if self._order is None else self._order[0],
             "fingerprint": self.fingerprint,
             "config": dataclasses.asdict(self.config),
@@ -282,6 +280,7 @@ class Trainer:
             raise ValueError(f"the checkpoint does not fit this run: {' '.join(str(error).split())[:200]}") from error
         self.beta.copy_(tensors["beta"])
         self.step, self.seconds = info["step"], info["seconds"]
+        self.decoder_evaluations = info["decoder_evaluations"]
         if info["epoch"] is not None:
             self._epoch_order(info["epoch"])
         self._usage.copy_(tensors["usage"])
@@ -302,6 +301,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: float | None) -> float | None:
     """JSON has no NaN: None instead."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None

@@ -90,6 +90,8 @@ class SB3Agent(Agent):
         ValueError: an option is unknown, or the policy does not say its sizes.
     """
 
+    bounded_memory = False
+
     def __init__(self, policy: nn.Module, algorithm: type[OnPolicyAlgorithm], config: TrainConfig) -> None:
         super().__init__(policy, samples=config.samples)
         sizes: Any = [getattr(policy, name, None) for name in ("observation_shape", "num_tokens", "vocab_size")]

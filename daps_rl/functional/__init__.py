@@ -11,9 +11,11 @@ from daps_rl.functional.bounds import (
     code_usage,
     encoding_reward,
     host_reward,
+    importance_weighted_bound,
     kl_estimate,
 )
 from daps_rl.functional.losses import DAPSTerms, daps_loss, decoder_loss, weighted_likelihood_loss
+from daps_rl.functional.relaxations import gumbel_rao, gumbel_softmax, reinmax, straight_through, tokenwise_kl
 from daps_rl.functional.sampling import draw_categorical
 from daps_rl.functional.temperature import solve_temperature, solve_temperature_kl
 from daps_rl.functional.weights import effective_sample_size, target_weights, weights_kl
@@ -28,13 +30,19 @@ __all__ = [
     "draw_categorical",
     "effective_sample_size",
     "encoding_reward",
+    "gumbel_rao",
+    "gumbel_softmax",
     "host_reward",
+    "importance_weighted_bound",
     "kl_estimate",
     "leave_one_out_advantage",
+    "reinmax",
     "solve_temperature",
     "solve_temperature_kl",
     "standardized_reward",
+    "straight_through",
     "target_weights",
+    "tokenwise_kl",
     "weighted_likelihood_loss",
     "weights_kl",
 ]

@@ -13,8 +13,15 @@ from torch.nn import functional as F
 
 from daps_rl.functional import draw_categorical
 from daps_rl.functional.checks import as_float
-from daps_rl.policies.checks import SampleShape, check_code_sizes, check_codes, check_transformer_sizes
-from daps_rl.policies.layers import DecoderBlock, KeyValueCache, sinusoidal_positions
+from daps_rl.policies.checks import (
+    Relaxation,
+    RelaxedCodes,
+    SampleShape,
+    check_code_sizes,
+    check_codes,
+    check_transformer_sizes,
+)
+from daps_rl.policies.layers import Cache, DecoderBlock, GrowingCache, KeyValueCache, sinusoidal_positions
 from daps_rl.policies.observation import ObservationEncoder, make_readout
 
 
@@ -86,7 +93,7 @@ class CodeTransformer(nn.Module):
         """-inf where a position may not take a token. [..., V] at one position, or [..., T, V] at all."""
         return logits if self.allowed is None else torch.where(self.allowed[position], logits, -math.inf)
 
-    def step(self, embedded: Tensor, context: Context, caches: list[KeyValueCache]) -> Tensor:
+    def step(self, embedded: Tensor, context: Context, caches: Sequence[Cache]) -> Tensor:
         """Logits of the next token from the embedding of the last. embedded [B, K, 1, D] → [B, K, V]."""
         position = caches[0].length
         x = self.input_at(embedded, context, position)
@@ -141,6 +148,21 @@ class AutoregressiveCategorical(Distribution):
         codes, log_prob = self._unroll(torch.Size(sample_shape).numel(), generator, greedy=False)
         codes = codes.transpose(0, 1).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
         return codes, log_prob.transpose(0, 1).reshape(*sample_shape, *self.batch_shape)
+
+    def relaxed_sample(self, relaxation: Relaxation, num_samples: int = 1) -> RelaxedCodes:
+        """Draws K codes per context with a gradient through every drawn token. One-hot [B, K, T, V].
+
+        Token by token, as each is the next one's input: memory grows with T².
+        """
+        net, batch = self.transformer, self.batch_shape[0]
+        caches = [GrowingCache() for _ in net.blocks]
+        x = net.start.expand(batch, num_samples, 1, -1)  # [B, K, 1, D]
+        tokens, log_probs = [], []
+        for _ in range(net.num_tokens):
+            log_probs.append(torch.log_softmax(as_float(net.step(x, self.context, caches)), dim=-1))  # [B, K, V]
+            tokens.append(relaxation(log_probs[-1]))
+            x = (tokens[-1].to(net.embed.weight.dtype) @ net.embed.weight).unsqueeze(2)
+        return RelaxedCodes(torch.stack(tokens, dim=2), torch.stack(log_probs, dim=2))
 
     @property
     def mode(self) -> Tensor:

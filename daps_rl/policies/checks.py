@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+Relaxation: TypeAlias = Callable[[Tensor], Tensor]
+"""Logits [..., V] → one-hot tokens [..., V] with a gradient, such as `functional.gumbel_softmax`."""
+
+
+class RelaxedCodes(NamedTuple):
+    """Codes drawn with a gradient, and the log-probabilities of every token given those before it."""
+
+    one_hot: Tensor  # [B, K, T, V]
+    log_probs: Tensor  # [B, K, T, V], in nats
+
 
 SampleShape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 

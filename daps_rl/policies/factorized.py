@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from daps_rl.functional import draw_categorical
-from daps_rl.policies.checks import SampleShape, check_code_sizes, check_codes, check_transformer_sizes
-from daps_rl.policies.observation import ObservationEncoder, make_readout
+from daps_rl.policies.checks import Relaxation, RelaxedCodes, SampleShape, check_code_sizes, check_codes
+from daps_rl.policies.observation import TokenEncoder
 
 
 class FactorizedCategorical(Distribution):
@@ -51,6 +51,11 @@ class FactorizedCategorical(Distribution):
         codes = self.sample(sample_shape, generator)
         return codes, self.log_prob(codes)
 
+    def relaxed_sample(self, relaxation: Relaxation, num_samples: int = 1) -> RelaxedCodes:
+        """Draws K codes per context with a gradient to the logits. One-hot [B, K, T, V]."""
+        log_probs = self.log_probs.unsqueeze(1).expand(-1, num_samples, -1, -1)
+        return RelaxedCodes(relaxation(log_probs), log_probs)
+
     @property
     def mode(self) -> Tensor:
         """The likeliest code. [B, T]."""
@@ -68,7 +73,7 @@ class FactorizedCategorical(Distribution):
         return -(self.log_probs.exp() * self.log_probs).sum((-2, -1))
 
 
-class FactorizedPolicy(nn.Module):
+class FactorizedPolicy(TokenEncoder):
     """Transformer policy whose tokens are independent given the datum (the published DAPS-NA).
 
     The patches are encoded; T learned queries attend to them and give each token's logits (with P = T, as published,
@@ -104,22 +109,19 @@ class FactorizedPolicy(nn.Module):
         num_patches: int | None = None,
         encoder: nn.Module | None = None,
     ) -> None:
-        super().__init__()
         check_code_sizes(num_tokens, vocab_size)
-        check_transformer_sizes(embed_dim, num_heads, num_layers)
-        self.observation_shape = tuple(observation_shape)
-        self.num_tokens, self.vocab_size = num_tokens, vocab_size
-        num_patches = num_tokens if num_patches is None else num_patches
-        self.encoder = encoder or ObservationEncoder(
+        super().__init__(
             observation_shape,
-            num_patches=num_patches,
+            num_tokens,
+            vocab_size,
             embed_dim=embed_dim,
             num_heads=num_heads,
             num_layers=num_layers,
             mlp_ratio=mlp_ratio,
+            num_patches=num_patches,
+            encoder=encoder,
         )
-        self.readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=encoder is not None)
-        self.head = nn.Linear(embed_dim, vocab_size)
+        self.vocab_size = vocab_size
 
     def forward(self, observation: Tensor) -> FactorizedCategorical:
-        return FactorizedCategorical(self.head(self.readout(self.encoder(observation))))  # from [B, T, D]
+        return FactorizedCategorical(self.token_outputs(observation))

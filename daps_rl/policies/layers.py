@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,28 @@ class KeyValueCache:
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
 
+class GrowingCache:
+    """Keys and values of the tokens so far, kept for the backward pass: a new tensor for every token."""
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self.length = 0
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds one token's key and value [N, H, 1, D/H]; returns all so far [N, H, length, D/H]."""
+        if self.keys is None or self.values is None:
+            self.keys, self.values = key, value
+        else:
+            self.keys = torch.cat((self.keys, key), dim=2)
+            self.values = torch.cat((self.values, value), dim=2)
+        self.length += 1
+        return self.keys, self.values
+
+
+Cache: TypeAlias = KeyValueCache | GrowingCache
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over [N, L, D], causal or not, with an optional cache for one token at a time."""
 
@@ -45,7 +68,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         n, length, dim = x.shape
         q, k, v = self.qkv(x).view(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each [N, H, L, D/H]
         if cache is not None:
@@ -116,7 +139,7 @@ class DecoderBlock(nn.Module):
         self.norm_mlp = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim, mlp_ratio)
 
-    def forward(self, x: Tensor, context: tuple[Tensor, Tensor], cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: tuple[Tensor, Tensor], cache: Cache | None = None) -> Tensor:
         b, k, length, dim = x.shape
         x = x + self.attention(self.norm_attention(x).view(b * k, length, dim), cache).view(b, k, length, dim)
         x = x + self.cross(self.norm_cross(x).view(b, k * length, dim), context).view(b, k, length, dim)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from daps_rl.policies.checks import check_transformer_sizes
 from daps_rl.policies.layers import CrossAttention, EncoderBlock, sinusoidal_positions
 
 
@@ -133,6 +135,61 @@ def make_readout(num_tokens: int, num_patches: int, dim: int, num_heads: int, *,
     if num_patches == num_tokens and not own_encoder:
         return nn.Identity()
     return TokenQueries(num_tokens, dim, num_heads)
+
+
+class TokenEncoder(nn.Module):
+    """Transformer from an observation to one vector per token. [B, *observation_shape] → [B, T, outputs].
+
+    The patches are encoded and brought to T positions (see `make_readout`); a linear layer gives the outputs.
+
+    Args:
+        observation_shape: shape of one observation: (C, H, W), (L, D) or (D,).
+        num_tokens: T.
+        outputs: size of a token's vector.
+        embed_dim: width D of the transformer.
+        num_heads: attention heads; divides embed_dim.
+        num_layers: blocks.
+        mlp_ratio: width of the feed-forward layers over embed_dim.
+        num_patches: patches of the observation; T if None, as published.
+        encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
+    Raises:
+        ValueError: a size is not positive, or num_heads does not divide embed_dim.
+    """
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        num_tokens: int,
+        outputs: int,
+        *,
+        embed_dim: int = 64,
+        num_heads: int = 4,
+        num_layers: int = 2,
+        mlp_ratio: float = 6.0,
+        num_patches: int | None = None,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_transformer_sizes(embed_dim, num_heads, num_layers)
+        self.observation_shape, self.num_tokens = tuple(observation_shape), num_tokens
+        num_patches = num_tokens if num_patches is None else num_patches
+        self.encoder = encoder or ObservationEncoder(
+            observation_shape,
+            num_patches=num_patches,
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            num_layers=num_layers,
+            mlp_ratio=mlp_ratio,
+        )
+        self.readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=encoder is not None)
+        self.head = nn.Linear(embed_dim, outputs)
+
+    def forward(self, observation: Tensor) -> Any:
+        return self.token_outputs(observation)
+
+    def token_outputs(self, observation: Tensor) -> Tensor:
+        """[B, *observation_shape] → [B, T, outputs]."""
+        return self.head(self.readout(self.encoder(observation)))
 
 
 def check_observation(observation: Tensor, shape: tuple[int, ...]) -> None:

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Independent, Normal, constraints, register_kl
 
 from daps_rl.policies.checks import SampleShape, check_code_sizes
+from daps_rl.policies.factorized import FactorizedCategorical
 
 
 class UniformCodes(Distribution):
@@ -43,6 +44,11 @@ class UniformCodes(Distribution):
         """−T log V for every code, in nats. [..., T] → [...]."""
         return torch.full(value.shape[:-1], -self.entropy().item(), device=value.device)
 
+    @property
+    def token_log_probs(self) -> Tensor:
+        """log p of every token at every position: what a prior has whose tokens are independent. [T, V]."""
+        return torch.full((self.event_shape[0], self.vocab_size), -math.log(self.vocab_size), device=self.device)
+
     def entropy(self) -> Tensor:
         """T log V, in nats. 0-dim."""
         return torch.tensor(self.event_shape[0] * math.log(self.vocab_size))
@@ -63,3 +69,26 @@ class UniformPrior(nn.Module):
 
     def forward(self) -> UniformCodes:
         return UniformCodes(self.num_tokens, self.vocab_size, self._device.device)
+
+
+@register_kl(FactorizedCategorical, UniformCodes)
+def _kl_factorized_uniform(q: FactorizedCategorical, p: UniformCodes) -> Tensor:
+    """KL(q(·|x) ‖ p) = T log V − H(q), exact, with gradient, in nats. [B]."""
+    return p.entropy().to(q.log_probs) - q.entropy()
+
+
+class NormalPrior(nn.Module):
+    """Standard normal prior of continuous latents [T, E]: called without arguments, gives the distribution.
+
+    Args:
+        num_tokens: T.
+        embed_dim: E.
+    """
+
+    def __init__(self, num_tokens: int, embed_dim: int) -> None:
+        super().__init__()
+        self._zeros: Tensor
+        self.register_buffer("_zeros", torch.zeros(num_tokens, embed_dim), persistent=False)
+
+    def forward(self) -> Distribution:
+        return Independent(Normal(self._zeros, torch.ones_like(self._zeros), validate_args=False), 2)

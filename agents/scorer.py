@@ -1,0 +1,118 @@
+"""The decoder's side of one batch, as an agent sees it."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from daps_rl.agents.base import Score
+from daps_rl.functional import beta_elbo, decoder_loss, encoding_reward, kl_estimate
+from daps_rl.recompute import in_microbatches
+
+
+class Scorer:
+    """Pays codes of a batch of data, once, and keeps what the decoder learns from. The training loop makes one a batch.
+
+    An agent calls it for rewards. One that learns through the decoder's own gradient calls `log_likelihood` and then
+    `learn_from` in its stead, and has the decoder's loss in its own.
+
+    Args:
+        decoder: maps codes [..., T], or embedded codes [..., T, E], to a distribution over x.
+        prior: over codes.
+        x: the batch. [B, *x].
+        beta: weight of the KL. 0-dim.
+        microbatch: data at a time; 0 for all at once.
+    """
+
+    def __init__(self, decoder: nn.Module, prior: Distribution, x: Tensor, beta: Tensor, microbatch: int = 0) -> None:
+        self.decoder, self.prior, self.x, self.beta, self.microbatch = decoder, prior, x, beta, microbatch
+        self.log_likelihood: Tensor | None = None  # [B, K], with the decoder's gradient
+        self.kl: Tensor | None = None  # [B, K] or [B], of the same codes; None where it is not defined
+        self.pathwise = False  # whether the agent's loss holds the decoder's
+
+    def __call__(self, codes: Tensor, log_prob: Tensor) -> Tensor:
+        """Rewards log p(x|z) − β·(log q(z|x) − log p(z)), in nats, detached. codes [B, K, T] → [B, K].
+
+        Raises:
+            ValueError: the batch has been paid already.
+        """
+        self._once()
+        prior_log_prob = self.prior.log_prob(codes)
+        self.log_likelihood = in_microbatches(self.likelihood, self.x, codes, size=self.microbatch)
+        self.kl = kl_estimate(log_prob, prior_log_prob)
+        return encoding_reward(self.log_likelihood.detach(), log_prob, prior_log_prob, self.beta)
+
+    def likelihood(self, x: Tensor, latents: Tensor) -> Tensor:
+        """log p(x|z), in nats, with gradient. x [B, *x], codes [B, K, T] or embedded codes [B, K, T, E] → [B, K]."""
+        return self.decoder(latents).log_prob(x.unsqueeze(1))
+
+    def learn_from(self, log_likelihood: Tensor, kl: Tensor | None) -> None:
+        """Says what the agent's own loss, which holds the decoder's, was made of. [B, K] each, in nats.
+
+        Raises:
+            ValueError: the batch has been paid already.
+        """
+        self._once()
+        self.log_likelihood, self.kl, self.pathwise = log_likelihood, kl, True
+
+    def embedding(self) -> Tensor:
+        """The decoder's table of token vectors [V, E], for codes that are one-hot with a gradient.
+
+        Raises:
+            ValueError: the decoder has none.
+        """
+        weight = getattr(getattr(self.decoder, "embed", None), "weight", None)
+        if not isinstance(weight, Tensor):
+            raise ValueError(
+                f"this agent sends gradients through the decoder's embedding, and {type(self.decoder).__name__} has "
+                "no nn.Embedding by the name of embed; derive the decoder from daps_rl.decoders.CodeDecoder, or use "
+                "an agent that needs no such gradient (daps)."
+            )
+        return weight
+
+    @property
+    def paid(self) -> bool:
+        """Whether the batch has been paid."""
+        return self.log_likelihood is not None
+
+    @property
+    def evaluations(self) -> int:
+        """Data decoded for the batch: B·K."""
+        return 0 if self.log_likelihood is None else self.log_likelihood.numel()
+
+    def decoder_loss(self) -> Tensor:
+        """−mean log p(x|z). 0-dim."""
+        return decoder_loss(cast(Tensor, self.log_likelihood)).mean()
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Means over the batch, in nats, detached, 0-dim each; kl, elbo and beta_elbo where they are defined."""
+        log_likelihood = cast(Tensor, self.log_likelihood).detach().mean()
+        if self.kl is None:
+            return {"log_likelihood": log_likelihood}
+        kl = self.kl.detach().mean()
+        return {
+            "log_likelihood": log_likelihood,
+            "kl": kl,
+            "elbo": beta_elbo(log_likelihood, kl, 1.0),
+            "beta_elbo": beta_elbo(log_likelihood, kl, self.beta),
+        }
+
+    def _once(self) -> None:
+        if self.paid:
+            raise ValueError("an agent asked for the rewards of a batch twice; `losses` calls `score` once.")
+
+
+def as_scorer(score: Score) -> Scorer:
+    """What an agent needs that learns through the decoder's gradient.
+
+    Raises:
+        ValueError: only rewards are to be had here.
+    """
+    if not isinstance(score, Scorer):
+        raise ValueError(
+            "this agent learns through the decoder's own gradient and got a function of rewards alone; use the "
+            "training loop, pass a daps_rl.agents.Scorer, or use an agent that needs rewards only (daps)."
+        )
+    return score

@@ -1,0 +1,136 @@
+"""Encoders that draw no codes: quantisers and continuous latents, to compare with.
+
+With a `TokenEncoder` they have the networks of `FactorizedPolicy`; only what becomes of its T outputs differs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+
+from daps_rl.policies.point import PointCodes
+
+FSQ_LEVELS = {
+    256: (8, 6, 5), 1024: (8, 5, 5, 5), 4096: (7, 5, 5, 5, 5), 16384: (8, 8, 8, 6, 5), 65536: (8, 8, 8, 5, 5, 5),
+}  # fmt: skip
+"""Recommended levels by the size of the vocabulary that they stand for (Mentzer et al., 2024, table 1)."""
+
+
+def fsq_levels(vocab_size: int) -> tuple[int, ...]:
+    """Levels of FSQ for a vocabulary: recommended ones, or those of 3 to 8 with the largest product of at most V.
+
+    Raises:
+        ValueError: V is under 3.
+    """
+    if vocab_size in FSQ_LEVELS:
+        return FSQ_LEVELS[vocab_size]
+    if vocab_size < 3:
+        raise ValueError(f"FSQ needs a vocab_size >= 3, got {vocab_size}; raise it.")
+    most = math.ceil(math.log(vocab_size, 8))  # dimensions
+    levels = (c for n in range(1, most + 2) for c in itertools.combinations_with_replacement(range(8, 2, -1), n))
+    return max((c for c in levels if math.prod(c) <= vocab_size), key=lambda c: (math.prod(c), -len(c)))
+
+
+LOG_VARIANCES = (-12.0, 6.0)  # bounds of a continuous latent's
+
+
+class Quantized(NamedTuple):
+    """What a quantiser makes of an encoder's outputs."""
+
+    embedded: Tensor  # [B, T, E], with a gradient to the encoder's outputs
+    codes: Tensor  # int64 [B, T]
+    loss: Tensor  # 0-dim, the quantiser's own
+
+
+class Codebook(nn.Module):
+    """A quantiser of vector-quantize-pytorch as a decoder's embedding: `embed=Codebook(...)`.
+
+    The decoder reads codes through it, and a `QuantizerPolicy` writes them with it.
+
+    Args:
+        kind: "vq" or "fsq".
+        vocab_size: V. FSQ has `fsq_levels(V)`, whose product is at most V.
+        embed_dim: E.
+        options: of `VectorQuantize` or `FSQ`.
+    Raises:
+        ImportError: vector-quantize-pytorch is not installed.
+        ValueError: FSQ has no levels for V.
+    """
+
+    def __init__(self, kind: str, vocab_size: int, embed_dim: int, options: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        try:
+            from vector_quantize_pytorch import FSQ, VectorQuantize
+        except ImportError as error:
+            raise ImportError(
+                "quantisers come from vector-quantize-pytorch; install it with pip install 'daps-rl[quantizers]'."
+            ) from error
+        options = dict(options or {})
+        self.quantizer: nn.Module
+        if kind == "vq":
+            self.quantizer = VectorQuantize(embed_dim, vocab_size, **options)
+        else:
+            levels = options.pop("levels", None) or fsq_levels(vocab_size)
+            self.quantizer = FSQ(list(levels), dim=embed_dim, **options)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Codes [..., T] → their vectors [..., T, E]."""
+        flat = codes.flatten()
+        if hasattr(self.quantizer, "indices_to_codes"):
+            vectors = self.quantizer.indices_to_codes(flat)
+        else:
+            vectors = self.quantizer.get_output_from_indices(flat)
+        return vectors.view(*codes.shape, -1)
+
+    def quantize(self, features: Tensor) -> Quantized:
+        """The nearest codes of an encoder's outputs [B, T, E]."""
+        embedded, codes, *loss = self.quantizer(features)
+        return Quantized(embedded, codes.long(), loss[0].sum() if loss else features.new_zeros(()))
+
+
+class QuantizerPolicy(nn.Module):
+    """A deterministic encoder: called on observations [B, *x], gives `PointCodes` [B, T].
+
+    Args:
+        encoder: gives each token's vector, [B, T, E]; a `TokenEncoder`, say.
+        codebook: the decoder's; it stays the decoder's (it is held, not registered).
+        num_tokens: T.
+        vocab_size: V.
+    """
+
+    def __init__(self, encoder: nn.Module, codebook: Codebook, num_tokens: int, vocab_size: int) -> None:
+        super().__init__()
+        self.encoder, self.num_tokens, self.vocab_size = encoder, num_tokens, vocab_size
+        self._codebook = (codebook,)
+
+    def quantize(self, observation: Tensor) -> Quantized:
+        """Codes with their vectors, and the quantiser's loss. In training mode the codebook learns too."""
+        return self._codebook[0].quantize(self.encoder(observation))
+
+    def forward(self, observation: Tensor) -> PointCodes:
+        return PointCodes(self.quantize(observation).codes)
+
+
+class GaussianPolicy(nn.Module):
+    """Continuous latents: called on observations [B, *x], gives a diagonal Gaussian of event shape [T, E].
+
+    No codes at all: the ceiling that codes of any size are held against.
+
+    Args:
+        encoder: gives means and log-variances, [B, T, 2E]; a `TokenEncoder`, say.
+        num_tokens: T.
+        vocab_size: V, for the record.
+    """
+
+    def __init__(self, encoder: nn.Module, num_tokens: int, vocab_size: int) -> None:
+        super().__init__()
+        self.encoder, self.num_tokens, self.vocab_size = encoder, num_tokens, vocab_size
+
+    def forward(self, observation: Tensor) -> Independent:
+        mean, log_variance = self.encoder(observation).chunk(2, dim=-1)
+        deviation = (0.5 * log_variance.clamp(*LOG_VARIANCES)).exp()
+        return Independent(Normal(mean, deviation, validate_args=False), 2)

@@ -1,0 +1,85 @@
+"""Microbatches: the same numbers and gradients, in less memory."""
+
+import pytest
+import torch
+
+from daps_rl.agents import Scorer
+from daps_rl.config import make_config
+from daps_rl.data import load
+from daps_rl.recompute import in_microbatches
+from daps_rl.training import Trainer
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 7, 8, 100])
+def test_values_and_gradients_are_those_of_the_whole_batch(size):
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 2).double()
+    x, y = torch.randn(8, 3, dtype=torch.float64), torch.randn(8, 2, dtype=torch.float64)
+
+    def function(x, y):
+        return (net(x) * y).sum(-1), net(x).square()
+
+    expected = function(x, y)
+    want = torch.autograd.grad(expected[0].exp().sum() + expected[1].sum(), net.parameters())
+    out = in_microbatches(function, x, y, size=size)
+    got = torch.autograd.grad(out[0].exp().sum() + out[1].sum(), net.parameters())
+    for a, b in zip((*out, *got), (*expected, *want), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_random_numbers_are_the_same_in_both_passes():
+    weight = torch.ones((), requires_grad=True)
+    drawn = []
+
+    def function(x):
+        drawn.append(torch.rand(len(x)))
+        return x * weight * drawn[-1]
+
+    torch.manual_seed(0)
+    in_microbatches(function, torch.ones(4), size=2).sum().backward()
+    first, second = torch.cat(drawn[:2]), torch.cat(sorted(drawn[2:], key=lambda d: d.tolist() != drawn[0].tolist()))
+    torch.testing.assert_close(first, second)
+    torch.testing.assert_close(weight.grad, first.sum())
+
+
+@pytest.mark.parametrize("agent", ["daps", "daps-na", "rloo"])
+def test_a_training_step_takes_the_same_step(agent, monkeypatch):
+    splits = load("digits")
+
+    def gradients(microbatch):
+        config = make_config(agent=agent, steps=2, batch_size=10, microbatch=microbatch, gradient_clip="none")
+        trainer = Trainer(config, splits)
+        codes = torch.randint(16, (8, 10, 8), generator=torch.Generator().manual_seed(3))
+        start = 0
+
+        def sample(self, sample_shape=(), generator=None):
+            nonlocal start
+            start, stop = start + self.batch_shape[0], start + self.batch_shape[0]
+            return codes[:, start - self.batch_shape[0] : stop]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(trainer.autoencoder.policy(splits.train[:2])), "sample", sample)
+            trainer.train_step()
+        return [p.grad for p in trainer.optimizer.parameters]
+
+    for one, other in zip(gradients(0), gradients(4), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_agents_that_pass_over_whole_batches_refuse():
+    with pytest.raises(ValueError, match="cannot keep to microbatch"):
+        Trainer(make_config(agent="ppo", steps=2, microbatch=4), load("digits"))
+
+
+def test_a_scorer_pays_once():
+    torch.manual_seed(0)
+    model = Trainer(make_config(steps=1), load("digits")).autoencoder
+    x = load("digits").train[:3]
+    scorer = Scorer(model.decoder, model.prior(), x, torch.tensor(0.1))
+    codes = torch.randint(16, (3, 2, 8))
+    reward = scorer(codes, torch.full((3, 2), -4.0))
+    expected = model.log_likelihood(x, codes) - 0.1 * (-4.0 + 8 * torch.tensor(16.0).log())
+    torch.testing.assert_close(reward, expected.detach())
+    assert scorer.evaluations == 6
+    with pytest.raises(ValueError, match="twice"):
+        scorer(codes, torch.zeros(3, 2))
