@@ -18,11 +18,14 @@ from daps_rl.decoders import (
     GaussianLikelihood,
     Likelihood,
     MLPDecoder,
+    ResNetDecoder,
+    SequenceDecoder,
 )
 from daps_rl.files import write_atomically
 from daps_rl.policies import (
     AutoregressivePolicy,
     Codebook,
+    EmbeddingHead,
     FactorizedPolicy,
     GaussianPolicy,
     NormalPrior,
@@ -176,7 +179,7 @@ class DiscreteAutoencoder(nn.Module):
 
 
 def make_policy(config: ModelConfig, decoder: nn.Module) -> nn.Module:
-    """The policy that a config describes; a quantiser shares the decoder's codebook.
+    """The policy that a config describes, for that decoder: it shares the vectors of its tokens, or its codebook.
 
     Raises:
         ValueError: the policy is a quantiser, and the decoder has no codebook.
@@ -189,27 +192,31 @@ def make_policy(config: ModelConfig, decoder: nn.Module) -> nn.Module:
         "num_patches": config.num_patches or None,
     }
     codes = (config.num_tokens, config.vocab_size)
+    embed = getattr(decoder, "embed", None)
+    head = (
+        EmbeddingHead(config.embed_dim, embed) if config.shared_embedding and isinstance(embed, nn.Embedding) else None
+    )
     if config.policy == "autoregressive":
         return AutoregressivePolicy(
             config.observation_shape,
             *codes,
             **sizes,
+            head=head,
             num_code_layers=config.num_code_layers,
             aligned_patches=config.aligned_patches,
         )
     if config.policy == "factorized":
-        return FactorizedPolicy(config.observation_shape, *codes, **sizes)
+        return FactorizedPolicy(config.observation_shape, *codes, **sizes, head=head)
     if config.policy == "gaussian":
         encoder = TokenEncoder(config.observation_shape, config.num_tokens, 2 * config.decoder_embed_dim, **sizes)
         return GaussianPolicy(encoder, *codes)
-    codebook = getattr(decoder, "embed", None)
-    if not isinstance(codebook, Codebook):
+    if not isinstance(embed, Codebook):
         raise ValueError(
             f"policy {config.policy!r} quantises with the decoder's codebook, and {type(decoder).__name__} has none; "
             "build the decoder with embed=daps_rl.policies.Codebook(...)."
         )
     encoder = TokenEncoder(config.observation_shape, config.num_tokens, config.decoder_embed_dim, **sizes)
-    return QuantizerPolicy(encoder, codebook, *codes)
+    return QuantizerPolicy(encoder, embed, *codes)
 
 
 def make_prior(config: ModelConfig) -> nn.Module:
@@ -242,8 +249,6 @@ def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> CodeDe
         "embed": embed,
     }
     if config.decoder == "resnet":
-        from daps_rl.decoders import ResNetDecoder
-
         return ResNetDecoder(
             *sizes,
             **shared,
@@ -252,8 +257,6 @@ def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> CodeDe
             norm=config.decoder_norm,
         )
     if config.decoder == "sequence":
-        from daps_rl.decoders import SequenceDecoder
-
         return SequenceDecoder(*sizes, **shared)
     return MLPDecoder(*sizes, **shared, hidden=config.decoder_hidden)
 

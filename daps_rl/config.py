@@ -39,6 +39,8 @@ class ModelConfig:
         decoder: "mlp", "resnet" (images), "sequence" (time by features), or "auto": resnet for images of colour or of
             64 pixels and more, else mlp.
         decoder_embed_dim: of a token in the decoder.
+        shared_embedding: the policy's logits are similarities to the decoder's vectors of the tokens (not published;
+            learns much faster); otherwise a linear layer of its own.
         decoder_hidden: widths of the MLP decoder's hidden layers.
         decoder_channels, decoder_blocks: of the ResNet decoder.
         decoder_norm: of the ResNet decoder: "group", "batch" (published; a code's reward then depends on its batch
@@ -63,6 +65,7 @@ class ModelConfig:
     max_variance: float = 1.0
     decoder: str = "auto"
     decoder_embed_dim: int = 64
+    shared_embedding: bool = True
     decoder_hidden: tuple[int, ...] = (256, 512)
     decoder_channels: int = 64
     decoder_blocks: int = 2
@@ -250,6 +253,7 @@ _PUBLISHED_OPTIMISER = {
     "samples": 8, "learning_rate": 3e-4, "learning_rate_schedule": "constant", "weight_decay": 1e-4,
     "gradient_clip": "adaptive", "clip_at": 1.0, "trust_region": "ess", "centered": False, "mlp_ratio": 4.0,
     "decoder_hidden": (64, 256), "decoder_embed_dim": 64, "aligned_patches": False,
+    "shared_embedding": False,
 }  # fmt: skip
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -18,6 +18,7 @@ from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from daps_rl.config import TrainConfig, config_from_dict
 from daps_rl.data import Splits, load
+from daps_rl.data.load import NAMES
 from daps_rl.evaluation import evaluate
 from daps_rl.report import plot_code_usage, plot_learning_curves, plot_reconstructions, read_metrics
 from daps_rl.runs import RunFolder, same_data
@@ -189,7 +190,13 @@ def load_run(path: str | Path, device: str = "auto") -> tuple[RunFolder, TrainCo
 
 def load_data(config: TrainConfig) -> Splits:
     """The data that the settings name."""
-    return load(config.data, config.data_dir)
+    return load(
+        config.data,
+        config.data_dir,
+        image_size=config.image_size or None,
+        image_column=config.image_column,
+        streaming=config.streaming,
+    )
 
 
 def absolute_paths(options: dict[str, Any]) -> dict[str, Any]:
@@ -197,6 +204,6 @@ def absolute_paths(options: dict[str, Any]) -> dict[str, Any]:
     resolved = dict(options)
     if resolved.get("data_dir") is not None:
         resolved["data_dir"] = os.path.abspath(resolved["data_dir"])
-    elif resolved.get("data") is not None and (os.sep in resolved["data"] or os.path.isfile(resolved["data"])):
+    elif resolved.get("data") is not None and os.path.exists(resolved["data"]) and resolved["data"] not in NAMES:
         resolved["data"] = os.path.abspath(resolved["data"])
     return resolved

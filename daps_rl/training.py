@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from daps_rl.agents import Agent, AgentLoss, Scorer, make_agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
-from daps_rl.data import Splits
+from daps_rl.data import Feed, Splits
 from daps_rl.evaluation import count_codes, evaluate
 from daps_rl.functional import code_usage
 from daps_rl.optim import GuardedAdamW, exponential_decay, learning_rate_factor
@@ -62,7 +62,7 @@ class Trainer:
             model_config, policy=policy, decoder=decoder, prior=prior, data_mean=splits.train.mean(0)
         ).to(self.device)
         self.agent = (agent or make_agent)(config, self.autoencoder.policy).to(self.device)
-        self.train_data = splits.train.to(self.device)
+        self.feed = Feed(splits.train, config.batch_size, config.seed, device=self.device, workers=config.data_workers)
         self.validation = splits.validation[: config.validation_size]
         self.optimizer = GuardedAdamW(
             [
@@ -85,7 +85,6 @@ class Trainer:
         # The one shared value of β: the reward's weight of the KL and the temperature's floor.
         self.beta = torch.tensor(config.beta_start, device=self.device)
         self._usage = torch.zeros(2, config.num_tokens, config.vocab_size, dtype=torch.int64, device=self.device)
-        self._order: tuple[int, Tensor] | None = None
 
     @property
     def progress(self) -> float:
@@ -105,22 +104,7 @@ class Trainer:
 
     def batch(self) -> Tensor:
         """The data of the current step: a new order every epoch, a function of seed and step alone. [B, *x]."""
-        count, size = len(self.train_data), self.config.batch_size
-        start = self.step * size
-        indices = []
-        while size > 0:
-            epoch, offset = divmod(start, count)
-            taken = min(size, count - offset)
-            indices.append(self._epoch_order(epoch)[offset : offset + taken])
-            start, size = start + taken, size - taken
-        return self.train_data[torch.cat(indices)]
-
-    def _epoch_order(self, epoch: int) -> Tensor:
-        if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
-            self._order = epoch, torch.randperm(len(self.train_data), generator=generator).to(self.device)
-            self._usage[0], self._usage[1] = self._usage[1].clone(), 0
-        return self._order[1]
+        return self.feed.batch(self.step)
 
     def train_step(self) -> dict[str, Tensor]:
         """One batch: the agent's losses and the decoder's. Returns metrics, 0-dim tensors on the device."""
@@ -145,6 +129,8 @@ class Trainer:
                 self.optimizer.step(loss, self.learning_rate_factor)
         if result is None or loss_decoder is None:
             raise ValueError(f"agent {config.agent!r} yielded no loss; its `losses` must yield at least one.")
+        for _ in range(min(self.feed.new_epochs(self.step), 2)):
+            self._usage[0], self._usage[1] = self._usage[1].clone(), 0
         if not torch.is_floating_point(result.codes):
             self._usage[1] += count_codes(result.codes, config.vocab_size)
         self.step += 1
@@ -235,7 +221,6 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "decoder_evaluations": self.decoder_evaluations,
-            "epoch": None if self._order is None else self._order[0],
             "fingerprint": self.fingerprint,
             "config": dataclasses.asdict(self.config),
         }
@@ -281,8 +266,6 @@ class Trainer:
         self.beta.copy_(tensors["beta"])
         self.step, self.seconds = info["step"], info["seconds"]
         self.decoder_evaluations = info["decoder_evaluations"]
-        if info["epoch"] is not None:
-            self._epoch_order(info["epoch"])
         self._usage.copy_(tensors["usage"])
         torch.set_rng_state(parts["random"]["cpu"])
         if self.device.type == "cuda" and "cuda" in parts["random"]:

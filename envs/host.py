@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from torch import Tensor, nn
 
-from daps_rl.data import load
+from daps_rl.data import Stream, load
 from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, principal_decoder
 from daps_rl.envs.pictures import image_shape, side_by_side
 from daps_rl.envs.task import EncodingTask, RewardFn, check_data, use_one_thread_after_fork
@@ -133,12 +133,22 @@ def make_problem(
 
 def _as_tensor(data: Data | None) -> Tensor:
     if data is None:
-        tensor = load("digits").train.flatten(1)
+        tensor = in_memory(load("digits").train, "digits").flatten(1)
     elif isinstance(data, (str, os.PathLike)):
-        tensor = load(data).train
+        tensor = in_memory(load(data).train, data)
     else:
         tensor = torch.as_tensor(data)
     return check_data(tensor).float()
+
+
+def in_memory(data: Tensor | Stream, name: object) -> Tensor:
+    """The data, or a ValueError where they are streamed: an environment draws its contexts from memory."""
+    if not isinstance(data, Tensor):
+        raise ValueError(
+            f"{name} is streamed, and an environment holds its data in memory; pass a tensor of them, such as "
+            "daps_rl.data.load(...).train[:10_000]."
+        )
+    return data
 
 
 def make_spaces(problem: Problem) -> tuple[spaces.Box, spaces.MultiDiscrete]:

@@ -453,6 +453,15 @@ def test_make_keeps_the_decoder_and_beta():
     assert gymnasium.make(env.spec, decoder=changed).unwrapped.decoder is changed
 
 
+def test_streamed_data_are_refused(tmp_path):
+    from PIL import Image
+
+    for number in range(12):
+        Image.effect_noise((16, 16), 64).save(tmp_path / f"{number}.png")
+    with pytest.raises(ValueError, match="holds its data in memory"):
+        GymnasiumEncodingEnv(str(tmp_path))
+
+
 def test_sizes_come_from_the_decoder():
     env = GymnasiumEncodingEnv(make_data(), make_decoder())
     assert env.action_space == gymnasium.spaces.MultiDiscrete([V] * T)

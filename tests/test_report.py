@@ -15,6 +15,7 @@ import torch
 matplotlib_image = pytest.importorskip("matplotlib.image")
 
 from daps_rl import report  # noqa: E402  (after the check for matplotlib)
+from daps_rl.report import learning_curves, reconstructions  # noqa: E402
 
 ORANGE = np.array([230, 159, 0])
 
@@ -44,8 +45,11 @@ def make_rows(number: int) -> list[dict[str, Any]]:
 
 def capture(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Keeps the figures instead of writing them, to look at their parts."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     figures: list[Any] = []
-    monkeypatch.setattr(report, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda canvas, _: figures.append(canvas.figure))
+    monkeypatch.setattr("daps_rl.report.figures.write_atomically", lambda path, content: None)
     return figures
 
 
@@ -86,7 +90,7 @@ class TestReconstructions:
 
     @pytest.mark.parametrize(("value", "shown"), [(-1.0, 0), (0.0, 128), (1.0, 255), (7.0, 255), (-math.inf, 0)])
     def test_value_range_is_black_to_white(self, value: float, shown: int) -> None:
-        pixels = report._to_pixels(torch.full((1, 1, 2, 2), value), (-1.0, 1.0))
+        pixels = reconstructions._to_pixels(torch.full((1, 1, 2, 2), value), (-1.0, 1.0))
         assert (pixels == shown).all()
 
     def test_nan_pixels_are_orange(self, tmp_path: Path) -> None:
@@ -118,7 +122,11 @@ class TestReconstructions:
         for datum, axes in enumerate(shown):
             for line, part in zip(axes.lines, parts, strict=True):
                 np.testing.assert_allclose(line.get_ydata(), part[datum])
-        assert [text.get_text() for text in figures[0].legends[0].get_texts()] == list(report._ROW_LABELS)
+        assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
+            "original",
+            "greedy code",
+            "sampled code",
+        ]
 
     def test_the_most_varied_features_get_a_lane_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
         figures = capture(monkeypatch)
@@ -140,17 +148,17 @@ class TestReconstructions:
         report.plot_reconstructions(tmp_path / "a.png", data, torch.full_like(data, math.nan), data)
         read_png(tmp_path / "a.png")
 
-    @pytest.mark.parametrize("shape", [(4,), (4, 2, 8, 8), (0, 1, 8, 8), (2, 0), (1, 1, 1, 2, 2)])
+    @pytest.mark.parametrize("shape", [(4,), (0, 1, 8, 8), (2, 0), (1, 1, 1, 2, 2)])
     def test_other_shapes_are_refused(self, shape: tuple[int, ...]) -> None:
         images = torch.zeros(shape)
-        with pytest.raises(ValueError, match=r"originals must be \[N, C, H, W\]"):
+        with pytest.raises(ValueError, match=r"original must be \[N, C, H, W\]"):
             report.plot_reconstructions("a.png", images, images, images)
 
     def test_shapes_must_agree(self) -> None:
         images, fewer = torch.zeros(2, 1, 8, 8), torch.zeros(1, 1, 8, 8)
-        with pytest.raises(ValueError, match="greedy must have the shape"):
+        with pytest.raises(ValueError, match="greedy code must have the shape of original"):
             report.plot_reconstructions("a.png", images, fewer, images)
-        with pytest.raises(ValueError, match="sampled must have the shape"):
+        with pytest.raises(ValueError, match="sampled code must have the shape"):
             report.plot_reconstructions("a.png", images, images, fewer)
 
     def test_too_many_data_are_refused(self) -> None:
@@ -163,6 +171,42 @@ class TestReconstructions:
         images = torch.zeros(1, 1, 8, 8)
         with pytest.raises(ValueError, match="value_range must be finite and increasing"):
             report.plot_reconstructions("a.png", images, images, images, value_range=value_range)
+
+
+class TestSheet:
+    def test_a_labelled_row_for_each_reconstruction(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        figures = capture(monkeypatch)
+        images = torch.rand(5, 1, 8, 8)
+        labels = ["original", "a\n20 dB", "an agent with a very long name", "c", "d"]
+        report.plot_sheet("a.png", dict.fromkeys(labels, images), title="Title")
+        texts = figures[0].texts
+        assert [text.get_text() for text in texts] == ["Title", *labels]
+        FigureCanvasAgg(figures[0]).draw()
+        assert min(text.get_window_extent().x0 for text in texts) >= 0  # no label is cut off
+
+    @pytest.mark.parametrize("channels", [2, 4])
+    def test_other_numbers_of_channels_are_averaged_to_grey(self, channels: int) -> None:
+        images = torch.zeros(1, channels, 2, 2)
+        images[:, 0] = 1.0
+        pixels = reconstructions._to_pixels(images, (0.0, 1.0))
+        assert (pixels == round(255 / channels)).all()
+
+    def test_many_series_are_told_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        figures = capture(monkeypatch)
+        report.plot_sheet("a.png", {f"line\n{index}": torch.randn(2, 9) for index in range(9)})
+        looks = [str(look) for look, _ in zip(reconstructions._looks(), range(22), strict=False)]
+        assert len(set(looks)) == 22
+        assert len(figures[0].axes[0].lines) == 9
+        assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [f"line {i}" for i in range(9)]
+
+    def test_as_many_images_as_fit_are_one_line(self, tmp_path: Path) -> None:
+        for width in (8, 64, 128):
+            number = report.images_in_a_line(width)
+            assert 8 <= number <= 16
+            assert reconstructions._image_grid(number, 8, width)[1] == 1
+            assert reconstructions._image_grid(number + 1, 8, width)[1] == 2
 
 
 class TestLearningCurves:
@@ -239,25 +283,25 @@ class TestLearningCurves:
             {"beta_elbo": -99.0},
             {"step": 2, "entropy": 1.0, "temperature_floor": 0.0},
         ]
-        steps, values = report._series(rows, "beta_elbo")
+        steps, values = learning_curves._series(rows, "beta_elbo")
         assert (steps.tolist(), values.tolist()) == ([1.0], [-3.0])
         report.plot_learning_curves(tmp_path / "a.png", rows)
         read_png(tmp_path / "a.png")
 
     def test_the_later_row_of_a_resumed_run_counts(self) -> None:
         rows = [{"step": 1, "ESS": 0.1}, {"step": 2, "ESS": 0.2}, {"step": 1, "ESS": 0.3}]
-        steps, values = report._series(rows, "ESS")
+        steps, values = learning_curves._series(rows, "ESS")
         assert (steps.tolist(), values.tolist()) == ([1.0, 2.0], [0.3, 0.2])
 
     def test_smoothing_keeps_lines_and_averages_noise(self) -> None:
         line = np.arange(400.0)
-        np.testing.assert_allclose(report._smooth(line)[10:-10], line[10:-10])
+        np.testing.assert_allclose(learning_curves._smooth(line)[10:-10], line[10:-10])
         noise = np.random.default_rng(0).normal(size=4000)
-        smooth = report._smooth(noise)
+        smooth = learning_curves._smooth(noise)
         assert len(smooth) == 4000
         assert smooth[200:-200].std() < 0.2
         assert abs(smooth[-1]) < 1.0
-        np.testing.assert_allclose(report._smooth(np.ones(1)), [1.0])
+        np.testing.assert_allclose(learning_curves._smooth(np.ones(1)), [1.0])
 
     @pytest.mark.parametrize("rows", [[], [{"beta_elbo": 1.0}], [{"step": None}]])
     def test_a_step_is_needed(self, rows: list[dict[str, Any]]) -> None:

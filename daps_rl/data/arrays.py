@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError
+from daps_rl.data.held_out import held_out
 from daps_rl.data.splits import LABELS, SPLITS, Splits, check_values
 
 Array = np.ndarray | Tensor
 
-SPLIT_SEED = 0
-HELD_OUT_SHARE = 10  # a split that is not given is one tenth of train
 CHANNELS = (1, 3, 4)  # grey, colour, colour with opacity
 WHITE = 255
 
@@ -148,21 +147,11 @@ def _as_labels(array: Array, where: str) -> Tensor:
 def _cut_missing(
     data: dict[str, Tensor], labels: dict[str, Tensor], name: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Draw each split that is missing from train, a tenth of it, labels along."""
+    """Draw each split that is missing from train, labels along."""
     missing = [split for split in SPLITS if split not in data]
     if not missing:
         return data, labels
-    count = len(data["train"])
-    size = max(1, count // HELD_OUT_SHARE)
-    if count <= size * len(missing):
-        raise DataError(
-            f"{name}: train must hold more than {size * len(missing)} data to cut {' and '.join(missing)} from, "
-            f"got {count}; add data, or give {' and '.join(missing)}"
-        )
-    # RandomState: numpy promises that its stream never changes.
-    order = torch.from_numpy(np.random.RandomState(SPLIT_SEED).permutation(count))
-    rows = {split: order[i * size : (i + 1) * size] for i, split in enumerate(missing)}
-    rows["train"] = order[size * len(missing) :]
+    rows = held_out(len(data["train"]), missing, name)
     data = data | {split: data["train"][index] for split, index in rows.items()}
     if "train_labels" in labels:
         labels = labels | {f"{split}_labels": labels["train_labels"][index] for split, index in rows.items()}

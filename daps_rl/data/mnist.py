@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from daps_rl.data.errors import DataError, MissingDataError, one_line
+from daps_rl.data.errors import DataError
+from daps_rl.data.hub import read_hub_arrays
 from daps_rl.data.idx import IDX_FILES, find_idx_files, read_idx_folder
 from daps_rl.data.images import image_splits
 from daps_rl.data.splits import Splits
@@ -49,7 +50,8 @@ def load_image_source(source: ImageSource, data_dir: Path | None, *, binarize: b
         return load_idx_folder(source.name, data_dir, binarize=binarize)
     if source.system_dir is not None and len(find_idx_files(source.system_dir)) == len(IDX_FILES):
         return load_idx_folder(source.name, source.system_dir, binarize=binarize)
-    return _cut_validation(source.name, _read_hub(source), binarize=binarize)
+    arrays = read_hub_arrays(source.name, source.hub_id, "image", 1, partial(_remedies, source))
+    return _cut_validation(source.name, arrays, binarize=binarize)
 
 
 def load_idx_folder(name: str, folder: Path, *, binarize: bool = True) -> Splits:
@@ -83,36 +85,6 @@ def _cut_validation(name: str, arrays: Mapping[str, np.ndarray], *, binarize: bo
         maximum=WHITE,
         binarize=binarize,
     )
-
-
-def _read_hub(source: ImageSource) -> dict[str, np.ndarray]:
-    """The official training and test images from the Hugging Face hub, in the form of `read_idx_folder`."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingDataError(_remedies(source, f"no package to reach the hub with ({one_line(error)})")) from error
-    try:
-        hub = datasets.load_dataset(source.hub_id)
-    # The hub's client passes on errors of several HTTP libraries, which share no base class.
-    except Exception as error:
-        reason = f"no answer from the hub for {source.hub_id} ({one_line(error)})"
-        raise MissingDataError(_remedies(source, reason)) from error
-    arrays = {}
-    for split in ("train", "test"):
-        arrays[split] = _stack_images(source, hub[split]["image"])
-        arrays[f"{split}_labels"] = np.asarray(list(hub[split]["label"]), dtype=np.int64)
-    return arrays
-
-
-def _stack_images(source: ImageSource, images: Any) -> np.ndarray:
-    frames = [np.asarray(image) for image in images]
-    kinds = sorted({f"{frame.dtype} {list(frame.shape)}" for frame in frames})
-    if len(kinds) != 1 or frames[0].dtype != np.uint8 or frames[0].ndim != 2:
-        raise DataError(
-            f"{source.name}: images of {source.hub_id} must be uint8 [H, W], all of one size, "
-            f"got {', '.join(kinds[:3]) or 'none'}; pass --data-dir with the IDX files"
-        )
-    return np.stack(frames)  # [N, H, W]
 
 
 def _remedies(source: ImageSource, reason: str) -> str:

@@ -4,11 +4,13 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError
+from daps_rl.data.stream import ImageStream, Stream
 
 SPLITS = ("train", "validation", "test")
 LABELS = tuple(f"{split}_labels" for split in SPLITS)
@@ -24,7 +26,8 @@ class Splits:
 
     Args:
         name: what messages and reports call the data set.
-        train, validation, test: float32, finite, as the model takes them. [N, ...], images [N, C, H, W].
+        train, validation, test: float32, finite, as the model takes them. [N, ...], images [N, C, H, W]. Tensors, or
+            streams where memory may not hold them all.
         train_labels, validation_labels, test_labels: int64 classes, or None. [N].
         likelihood: which of `LIKELIHOODS` suits the values: "bernoulli" for 0 and 1, "fixed_gaussian" for grey values
             in [0, 1], "gaussian" (a learned variance) for any other real values.
@@ -34,9 +37,9 @@ class Splits:
     """
 
     name: str
-    train: Tensor
-    validation: Tensor
-    test: Tensor
+    train: Tensor | Stream
+    validation: Tensor | ImageStream
+    test: Tensor | ImageStream
     train_labels: Tensor | None = None
     validation_labels: Tensor | None = None
     test_labels: Tensor | None = None
@@ -57,13 +60,11 @@ class Splits:
             )
 
     def _check_split(self, split: str) -> None:
-        data: Tensor = getattr(self, split)
+        data: Tensor | Stream = getattr(self, split)
         labels: Tensor | None = getattr(self, f"{split}_labels")
         where = f"{self.name}: {split}"
-        if not isinstance(data, Tensor) or data.dtype != torch.float32:
-            got = str(data.dtype) if isinstance(data, Tensor) else type(data).__name__
-            raise DataError(f"{where} must be a float32 tensor, got {got}; convert it, or use daps_rl.data.from_arrays")
-        check_values(where, data)
+        if not isinstance(data, Stream if split == "train" else ImageStream):
+            _check_tensor(where, data)
         if data.shape[1:] != self.train.shape[1:]:
             raise DataError(
                 f"{where} must hold data of shape {list(self.train.shape[1:])} as train does, "
@@ -74,8 +75,8 @@ class Splits:
         if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != data.shape[:1]:
             got = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
             raise DataError(
-                f"{where}_labels must be an int64 tensor of shape [{len(data)}], one label for each datum, got {got}; "
-                "give one class number for each, or None"
+                f"{where}_labels must be an int64 tensor of shape [{data.shape[0]}], one label for each datum, "
+                f"got {got}; give one class number for each, or None"
             )
 
     @property
@@ -90,7 +91,7 @@ class Splits:
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> Any:
         if name not in self.keys():
             raise KeyError(f"{self.name} has no {name!r}; it has {', '.join(self.keys())}")
         return getattr(self, name)
@@ -102,14 +103,27 @@ class Splits:
     def fingerprint(self) -> str:
         """SHA-256 of shape, dtype and bytes of the three splits: a resumed run notices data that changed.
 
+        Of a stream: names and sizes of its files and what is done to them, as reading every file would take too long.
         Labels are left out: no model is trained on them.
         """
         digest = hashlib.sha256()
         for split in SPLITS:
+            if isinstance(self[split], Stream):
+                digest.update(f"{split} stream;".encode())
+                for item in self[split].identity():
+                    digest.update(f"{item}\n".encode(errors="surrogateescape"))
+                continue
             data = self[split].detach().cpu().contiguous()
             digest.update(f"{split} {list(data.shape)} {data.dtype};".encode())
             digest.update(data.numpy().data)
         return digest.hexdigest()
+
+
+def _check_tensor(where: str, data: object) -> None:
+    if not isinstance(data, Tensor) or data.dtype != torch.float32:
+        got = str(data.dtype) if isinstance(data, Tensor) else type(data).__name__
+        raise DataError(f"{where} must be a float32 tensor, got {got}; convert it, or use daps_rl.data.from_arrays")
+    check_values(where, data)
 
 
 def check_values(where: str, data: Tensor) -> None:

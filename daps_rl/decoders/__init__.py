@@ -10,6 +10,8 @@ from daps_rl.decoders.likelihoods import (
     Likelihood,
 )
 from daps_rl.decoders.mlp import MLPDecoder
+from daps_rl.decoders.resnet import ResNetDecoder
+from daps_rl.decoders.sequence import SequenceDecoder
 
 __all__ = [
     "LIKELIHOODS",
@@ -20,4 +22,6 @@ __all__ = [
     "GaussianLikelihood",
     "Likelihood",
     "MLPDecoder",
+    "ResNetDecoder",
+    "SequenceDecoder",
 ]

@@ -9,12 +9,17 @@ from torch.distributions import Distribution
 from daps_rl.decoders.likelihoods import BernoulliLikelihood, Likelihood
 from daps_rl.policies.checks import check_code_sizes
 
+LAST_LAYER_SCALE = 0.3  # of a usual start, in units of the likelihood's scale
+
 
 class CodeDecoder(nn.Module):
     """Base of the decoders p(x|z): codes [..., T] → a distribution over x, batch shape [...].
 
     Codes are integers, embedded by `embed`, or floats [..., T, E], taken as embedded already: relaxed one-hot codes
     times the embedding, the vectors of a quantiser, continuous latents. A network of one's own writes `outputs`.
+
+    A decoder's last layer starts small, around the data's mean where that is given. Otherwise the decoder first learns
+    the mean, and to do so learns to ignore the codes: hundreds of steps are lost.
 
     Args:
         num_tokens: T.
@@ -39,6 +44,7 @@ class CodeDecoder(nn.Module):
     ) -> None:
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
+        check_positive(embed_dim=embed_dim)
         self.num_tokens, self.vocab_size, self.embed_dim = num_tokens, vocab_size, embed_dim
         self.observation_shape = tuple(observation_shape)
         self.likelihood = likelihood or BernoulliLikelihood()
@@ -48,8 +54,33 @@ class CodeDecoder(nn.Module):
         """Embedded codes [N, T, E] → the likelihood's parameters [N, P, *observation_shape]."""
         raise NotImplementedError
 
+    def start_at(self, data_mean: Tensor | None) -> None:
+        """Makes the buffer that `around_start` adds: outputs [P, *x] for the data's mean [*x], or zeros."""
+        start = torch.zeros(self.likelihood.outputs_per_entry, *self.observation_shape)
+        if data_mean is not None:
+            start.copy_(self.likelihood.outputs_at(data_mean).detach())
+        self.outputs_at_start: Tensor
+        self.register_buffer("outputs_at_start", start)
+
+    def around_start(self, outputs: Tensor) -> Tensor:
+        """A network's own outputs [N, P, *x], around those for the data's mean."""
+        return outputs + self.outputs_at_start
+
     def forward(self, codes: Tensor) -> Distribution:
         embedded = codes if torch.is_floating_point(codes) else self.embed(codes)  # [..., T, E]
+        if embedded.shape[-2:] != (self.num_tokens, self.embed_dim):
+            raise ValueError(
+                f"codes must be integers [..., {self.num_tokens}] or embedded [..., {self.num_tokens}, "
+                f"{self.embed_dim}], got {codes.dtype} of shape {tuple(codes.shape)}; make num_tokens and embed_dim "
+                "fit them."
+            )
         outputs = self.outputs(embedded.reshape(-1, *embedded.shape[-2:]))
-        outputs = outputs.view(*embedded.shape[:-2], *outputs.shape[1:])  # [..., P, *x]
+        outputs = outputs.reshape(*embedded.shape[:-2], *outputs.shape[1:])  # [..., P, *x]
         return self.likelihood(outputs, len(self.observation_shape))
+
+
+def check_positive(**sizes: int) -> None:
+    """Raises ValueError unless every size is at least one."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be >= 1, got {size}.")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal
 
+from daps_rl.decoders.gaussian import DiagonalGaussian, LogVarianceBounds
+
 
 class Likelihood(nn.Module):
     """Base of the likelihoods: a network's outputs [..., P, *observation_shape] become a distribution over x.
@@ -41,10 +43,11 @@ class BernoulliLikelihood(Likelihood):
 
 
 class GaussianLikelihood(Likelihood):
-    """Diagonal Gaussian with learned mean and log-variance; the variance is clamped.
+    """Diagonal Gaussian with learned mean and log-variance; the variance is clamped, see `DiagonalGaussian`.
 
     Args:
-        min_variance, max_variance: bounds of the variance; a tight lower one keeps the likelihood finite.
+        min_variance, max_variance: bounds of the variance; a tight lower one keeps the likelihood finite. An infinite
+            upper one is no bound.
     Raises:
         ValueError: unless 0 < min_variance < max_variance.
     """
@@ -60,14 +63,16 @@ class GaussianLikelihood(Likelihood):
             )
         self.min_variance, self.max_variance = min_variance, max_variance
 
+    @property
+    def bounds(self) -> LogVarianceBounds:
+        """Of the log-variance."""
+        return LogVarianceBounds(math.log(self.min_variance), math.log(self.max_variance))
+
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
-        mean, log_variance = outputs.unbind(-event_dims - 1)
-        log_variance = log_variance.clamp(math.log(self.min_variance), math.log(self.max_variance))
-        normal = Normal(mean, (0.5 * log_variance).exp(), validate_args=False)
-        return Independent(normal, event_dims, validate_args=False)
+        return DiagonalGaussian(outputs, self.bounds, event_dims)
 
     def outputs_at(self, mean: Tensor) -> Tensor:
-        return torch.stack((mean, torch.zeros_like(mean)))
+        return torch.stack((mean, torch.zeros_like(mean).clamp(*self.bounds)))
 
 
 class FixedGaussianLikelihood(Likelihood):

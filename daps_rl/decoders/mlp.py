@@ -8,17 +8,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from daps_rl.decoders.base import CodeDecoder
+from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder
 from daps_rl.decoders.likelihoods import Likelihood
-
-LAST_LAYER_SCALE = 0.3  # of torch's own initial weights, in units of the likelihood's scale
 
 
 class MLPDecoder(CodeDecoder):
     """p(x|z) by dense layers: codes [..., T] → a distribution over x, batch shape [...].
-
-    The hidden layers start at full scale and the last one small, around the data's mean where that is given.
-    Otherwise the decoder first learns the mean, and to do so learns to ignore the codes: hundreds of steps are lost.
 
     Args:
         num_tokens: T.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from daps_rl.functional.checks import check_same_shape
+from daps_rl.functional.checks import check_matrix, check_same_shape
 
 
 def kl_estimate(action_log_prob: Tensor, prior_log_prob: Tensor) -> Tensor:
@@ -73,6 +75,28 @@ def host_reward(log_likelihood: Tensor, prior_log_prob: Tensor, beta: Tensor | f
     """
     check_same_shape(log_likelihood=log_likelihood, prior_log_prob=prior_log_prob)
     return log_likelihood + beta * prior_log_prob
+
+
+def importance_weighted_bound(log_likelihood: Tensor, action_log_prob: Tensor, prior_log_prob: Tensor) -> Tensor:
+    """Importance-weighted bound, log (1/K) Σ_k p(x|z_k) p(z_k) / q(z_k|x) with z_k drawn from q(·|x), in nats.
+
+    In expectation between the ELBO (K = 1) and log p(x), which it reaches as K grows: the nearer, the better the codes
+    cover the posterior of the model.
+
+    Args:
+        log_likelihood: log p(x|z), in nats. [B, K].
+        action_log_prob: log q(z|x) with which the codes were drawn. [B, K].
+        prior_log_prob: log p(z). [B, K].
+    Returns:
+        [B], in nats.
+    Raises:
+        ValueError: shapes differ or are not [B, K].
+    References:
+        Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, eq. 8.
+    """
+    check_matrix("log_likelihood", log_likelihood)
+    log_weights = encoding_reward(log_likelihood, action_log_prob, prior_log_prob, 1.0)
+    return log_weights.logsumexp(-1) - math.log(log_weights.shape[-1])
 
 
 def code_usage(counts: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Batch shape [B], event shape [T]. That interface is the plug: any module that gi
 from daps_rl.policies.autoregressive import AutoregressiveCategorical, AutoregressivePolicy
 from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy
+from daps_rl.policies.layers import EmbeddingHead
 from daps_rl.policies.observation import ObservationEncoder, Patches, TokenEncoder
 from daps_rl.policies.point import PointCodes
 from daps_rl.policies.priors import NormalPrior, UniformCodes, UniformPrior
@@ -14,6 +15,7 @@ __all__ = [
     "AutoregressiveCategorical",
     "AutoregressivePolicy",
     "Codebook",
+    "EmbeddingHead",
     "FactorizedCategorical",
     "FactorizedPolicy",
     "GaussianPolicy",

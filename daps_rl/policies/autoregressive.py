@@ -51,6 +51,7 @@ class CodeTransformer(nn.Module):
         mlp_ratio: float,
         readout: nn.Module | None = None,
         token_sizes: Sequence[int] | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.num_tokens, self.vocab_size, self.num_heads = num_tokens, vocab_size, num_heads
@@ -66,7 +67,7 @@ class CodeTransformer(nn.Module):
         self.register_buffer("positions", sinusoidal_positions(num_tokens, embed_dim), persistent=False)
         self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
-        self.head = nn.Linear(embed_dim, vocab_size)
+        self.head = head or nn.Linear(embed_dim, vocab_size)
 
     def prepare(self, encoded: Tensor) -> Context:
         """All that the code's side needs of a datum, computed once per context. encoded [B, P, D]."""
@@ -247,6 +248,8 @@ class AutoregressivePolicy(nn.Module):
         token_sizes: how many tokens each of the T positions may take, each at most V: the others have probability 0
             there. All V if None.
         encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
+        head: in place of a linear layer to the logits, any module [..., embed_dim] → [..., V], such as
+            `EmbeddingHead`.
     Raises:
         ValueError: a size is not positive, num_heads does not divide embed_dim, or token_sizes do not fit T and V.
     References:
@@ -269,6 +272,7 @@ class AutoregressivePolicy(nn.Module):
         aligned_patches: bool = True,
         token_sizes: Sequence[int] | None = None,
         encoder: nn.Module | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
@@ -297,6 +301,7 @@ class AutoregressivePolicy(nn.Module):
             mlp_ratio=mlp_ratio,
             readout=readout if aligned_patches else None,
             token_sizes=token_sizes,
+            head=head,
         )
 
     def forward(self, observation: Tensor) -> AutoregressiveCategorical:

@@ -90,6 +90,8 @@ class FactorizedPolicy(TokenEncoder):
         mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the observation; T if None, as published.
         encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
+        head: in place of a linear layer to the logits, any module [..., embed_dim] → [..., V], such as
+            `EmbeddingHead`.
     Raises:
         ValueError: a size is not positive, or num_heads does not divide embed_dim.
     References:
@@ -108,6 +110,7 @@ class FactorizedPolicy(TokenEncoder):
         mlp_ratio: float = 6.0,
         num_patches: int | None = None,
         encoder: nn.Module | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         check_code_sizes(num_tokens, vocab_size)
         super().__init__(
@@ -120,6 +123,7 @@ class FactorizedPolicy(TokenEncoder):
             mlp_ratio=mlp_ratio,
             num_patches=num_patches,
             encoder=encoder,
+            head=head,
         )
         self.vocab_size = vocab_size
 

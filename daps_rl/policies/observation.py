@@ -152,6 +152,7 @@ class TokenEncoder(nn.Module):
         mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the observation; T if None, as published.
         encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
+        head: in place of the linear layer, any module [B, T, embed_dim] → [B, T, outputs].
     Raises:
         ValueError: a size is not positive, or num_heads does not divide embed_dim.
     """
@@ -168,6 +169,7 @@ class TokenEncoder(nn.Module):
         mlp_ratio: float = 6.0,
         num_patches: int | None = None,
         encoder: nn.Module | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_transformer_sizes(embed_dim, num_heads, num_layers)
@@ -182,7 +184,7 @@ class TokenEncoder(nn.Module):
             mlp_ratio=mlp_ratio,
         )
         self.readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=encoder is not None)
-        self.head = nn.Linear(embed_dim, outputs)
+        self.head = head or nn.Linear(embed_dim, outputs)
 
     def forward(self, observation: Tensor) -> Any:
         return self.token_outputs(observation)

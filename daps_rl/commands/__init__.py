@@ -1,0 +1,1 @@
+"""The commands of `daps-rl`, one file each."""

@@ -1,0 +1,89 @@
+"""What is done with a finished run: `daps-rl evaluate`, `report`, `encode`, `decode`, `sample`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def evaluate_command(*, run: str, device: str) -> int:
+    """`daps-rl evaluate`: prints the metrics as JSON."""
+    from daps_rl.runs import same_data
+    from daps_rl.session import evaluate_splits, load_data, load_run
+
+    folder, config, model = load_run(run, device)
+    splits = load_data(config)
+    same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
+    print(json.dumps(evaluate_splits(model, splits, config.beta_end), indent=2))
+    return 0
+
+
+def report_command(*, run: str, device: str) -> int:
+    """`daps-rl report`."""
+    from daps_rl.session import draw, load_data, load_run
+
+    folder, config, model = load_run(run, device)
+    for path in draw(folder, model, load_data(config)):
+        print(path)
+    return 0
+
+
+def encode_command(*, run: str, device: str, input: str, output: str, sampled: bool) -> int:
+    """`daps-rl encode`."""
+    import numpy as np
+    import torch
+
+    from daps_rl.session import load_run
+
+    _, _, model = load_run(run, device)
+    x = torch.from_numpy(_read_npy(input)).float()
+    codes = [model.encode(part.to(_device(model)), deterministic=not sampled).cpu() for part in x.split(500)]
+    np.save(output, torch.cat(codes).numpy())
+    return 0
+
+
+def decode_command(*, run: str, device: str, input: str, output: str) -> int:
+    """`daps-rl decode`."""
+    import numpy as np
+    import torch
+
+    from daps_rl.session import load_run
+
+    _, config, model = load_run(run, device)
+    codes = torch.from_numpy(_read_npy(input))
+    expected = f"integers [N, {config.num_tokens}] in 0 … {config.vocab_size - 1}"
+    if codes.dtype.is_floating_point or codes.ndim != 2 or codes.shape[1] != config.num_tokens:
+        raise ValueError(f"{input} must hold {expected}, got {codes.dtype} of shape {tuple(codes.shape)}.")
+    if len(codes) and not (codes.min() >= 0 and codes.max() < config.vocab_size):
+        raise ValueError(f"{input} must hold {expected}, got values {codes.min()} … {codes.max()}.")
+    means = [model.decode(part.long().to(_device(model))).cpu() for part in codes.split(500)]
+    np.save(output, torch.cat(means).numpy())
+    return 0
+
+
+def sample_command(*, run: str, device: str, n: int, seed: int, output: str) -> int:
+    """`daps-rl sample`."""
+    import numpy as np
+    import torch
+
+    from daps_rl.session import load_run
+
+    if n < 1:
+        raise ValueError(f"-n must be >= 1, got {n}.")
+    _, _, model = load_run(run, device)
+    torch.manual_seed(seed)
+    np.save(output, model.sample(n).cpu().numpy())
+    return 0
+
+
+def _read_npy(path: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is no readable .npy file ({error}); save it with numpy.save.") from error
+
+
+def _device(model: Any) -> Any:
+    return next(model.parameters()).device

@@ -1,0 +1,87 @@
+"""`daps-rl train`."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+COLLAPSED = 0.1  # nats of code_gain
+
+
+def train_command(*, out: str | None, resume: bool, config: str | None, **options: Any) -> int:
+    """`daps-rl train`."""
+    from daps_rl.config import config_from_dict, make_config
+    from daps_rl.progress import Progress, tensorboard_observer
+    from daps_rl.runs import RunFolder, folder_is_writable, new_run_path
+    from daps_rl.session import Observer, StopRequest, absolute_paths, load_data, train_run
+
+    given = absolute_paths({name: value for name, value in options.items() if value is not None})
+    if resume:
+        if out is None:
+            raise ValueError("--resume needs --out, the folder of the run to go on with.")
+        run = RunFolder(out)
+        settings = config_from_dict(run.read_json(run.config))
+        changed = [name for name, value in given.items() if getattr(settings, name) != value]
+        if changed or config is not None:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config"
+            raise ValueError(f"a resumed run keeps its settings; leave out {named}, or start anew in another --out.")
+        if run.summary.exists():
+            print(f"{run.path} is finished already; see {run.summary}")
+            return 0
+    else:
+        settings = make_config(config, **given)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(settings.data).stem}-{settings.agent}")
+        path = Path(out) if out is not None else new_run_path(Path("runs"), name)
+        run = RunFolder(path)
+        if run.config.exists():
+            raise ValueError(f"{path} holds a run already; add --resume to go on with it, or choose another --out.")
+        folder_is_writable(path)
+    splits = load_data(settings)
+    stop = StopRequest()
+    with run.locked(), stop.listening(), Progress() as progress:
+        observers: list[Observer] = [progress]
+        if settings.tensorboard:
+            observers.append(tensorboard_observer(run.path / "tensorboard"))
+        summary = train_run(settings, splits, run, resume=resume, stop=stop, observers=tuple(observers))
+    if summary is None:
+        print(f"stopped; go on with: daps-rl train --resume --out {run.path}", file=sys.stderr)
+        return 128 + int(stop.signal or 0)
+    _print_summary(summary, run.path)
+    return 0
+
+
+def _print_summary(summary: dict[str, Any], path: Path) -> None:
+    print(
+        f"{summary['agent']} on {summary['data']}: {summary['steps']} steps in {summary['seconds']:.0f} s "
+        f"({summary['steps_per_second']:.1f} steps/s), codes of {summary['bits']:g} bits"
+    )
+    for split in ("validation", "test"):
+        print(f"{split:>10}  {_metrics_text(summary[split])}")
+    print(f"look at {path}{os.sep}reconstructions.png")
+    gain = summary["validation"].get("code_gain")
+    if gain is not None and gain < COLLAPSED:
+        print(
+            "the codes say nothing of the data (posterior collapse: another datum's code does as well); lower "
+            "--beta-start or --learning-rate, or train longer",
+            file=sys.stderr,
+        )
+
+
+def _metrics_text(metrics: dict[str, Any]) -> str:
+    def show(name: str, form: str, unit: str = "") -> str:
+        return "" if metrics.get(name) is None else f"{name} {metrics[name]:{form}}{unit}"
+
+    parts = (
+        show("beta_elbo", ".2f", " nats"),
+        show("log_likelihood", ".2f", " nats"),
+        show("kl", ".2f", " nats"),
+        show("psnr", ".2f", " dB"),
+        show("psnr_greedy", ".2f", " dB"),
+        show("ssim", ".3f"),
+        show("code_usage", ".0%"),
+        show("code_perplexity", ".1f"),
+    )
+    return "  ".join(part for part in parts if part)

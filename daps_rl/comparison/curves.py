@@ -1,0 +1,55 @@
+"""Validation curves of finished runs, and what they say at one point that all of them reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daps_rl.report import read_metrics
+
+METRICS = ("beta_elbo", "log_likelihood", "psnr")
+"""What a run validates as `validation_…` while it trains, if the agent has it."""
+AXES = {"step": "steps", "decoder_evaluations": "decoder evaluations"}
+
+Curve = Sequence[Mapping[str, Any]]
+
+
+def read_curve(path: Path) -> Curve:
+    """The validations of a run: the rows of its metrics.jsonl that hold one."""
+    rows = read_metrics(path) if path.exists() else []
+    return [row for row in rows if any(_number(row.get(f"validation_{name}")) is not None for name in METRICS)]
+
+
+def common_point(curves: Mapping[str, Sequence[Curve]], axis: str) -> float | None:
+    """The largest value of the axis at which every run has validated, or has before; None where there is none."""
+    ends = [_end(curve, axis) for of_label in curves.values() for curve in of_label]
+    return None if not ends or None in ends else min(end for end in ends if end is not None)
+
+
+def read_at(curve: Curve, axis: str, point: float) -> Mapping[str, Any] | None:
+    """The last validation at or before a point; None where the first is later."""
+    reached = [row for row in curve if row.get(axis) is not None and row[axis] <= point]
+    return max(reached, key=lambda row: row[axis], default=None)
+
+
+def validation(row: Mapping[str, Any] | None, metric: str) -> float | None:
+    """One metric of a validation; None where it is not defined."""
+    return None if row is None else _number(row.get(f"validation_{metric}"))
+
+
+def points(curve: Curve, axis: str, metric: str) -> np.ndarray:
+    """The steps of a curve's validations, their places on an axis, and their values. [3, n], by steps."""
+    found = {row["step"]: (row["step"], row.get(axis), validation(row, metric)) for row in curve}
+    return np.array([found[step] for step in sorted(found) if None not in found[step]], dtype=float).reshape(-1, 3).T
+
+
+def _end(curve: Curve, axis: str) -> float | None:
+    return max((row[axis] for row in curve if row.get(axis) is not None), default=None)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

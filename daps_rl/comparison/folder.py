@@ -1,0 +1,94 @@
+"""A comparison's folder: its settings, an ordinary run folder for each run, one row for each that has ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from daps_rl.comparison.environment import environment
+from daps_rl.comparison.plan import Plan, PlannedRun, plan_from_json
+from daps_rl.config import config_from_dict
+from daps_rl.files import write_atomically
+from daps_rl.report import read_metrics
+from daps_rl.runs import RunFolder
+
+Row = dict[str, Any]
+
+
+class ComparisonFolder(RunFolder):
+    """Paths and files of a comparison; `locked()` holds it for one process.
+
+    Args:
+        path: of the folder; made when it is locked.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.settings, self.rows = self.path / "comparison.json", self.path / "rows.jsonl"
+        self.table = self.path / "comparison.md"
+
+    def plan(self) -> Plan | None:
+        """The settings that the comparison began with; None where it has not begun.
+
+        Raises:
+            ValueError: comparison.json is damaged.
+        """
+        return plan_from_json(self.read_json(self.settings)) if self.settings.exists() else None
+
+    def run(self, planned: PlannedRun) -> RunFolder:
+        """The folder of one run."""
+        return RunFolder(self.path / "runs" / planned.name)
+
+    def prepare(self, planned: PlannedRun) -> RunFolder:
+        """Makes the folder of one run with its settings, for `daps-rl train --resume` to begin or to go on with.
+
+        Raises:
+            ValueError: a run of other settings is there.
+        """
+        run = self.run(planned)
+        if run.config.exists():
+            if config_from_dict(run.read_json(run.config)) != planned.config:
+                raise ValueError(f"{run.path} holds a run of other settings; restore it, or choose another --out.")
+        else:
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.write_json(run.config, dataclasses.asdict(planned.config))
+        return run
+
+    def read_rows(self) -> dict[tuple[str, int], Row]:
+        """The rows by label and seed.
+
+        Raises:
+            ValueError: rows.jsonl is damaged.
+        """
+        return {(row["label"], row["seed"]): row for row in read_metrics(self.rows)} if self.rows.exists() else {}
+
+    def write_rows(self, rows: Sequence[Row]) -> None:
+        """Writes all rows, one line each."""
+        write_atomically(self.rows, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+
+    def row(self, plan: Plan, planned: PlannedRun, *, reason: str | None = None) -> Row:
+        """What is known of a run that has ended: settings, where and how it ran, and all of its summary.
+
+        Args:
+            plan: of the comparison.
+            planned: the run.
+            reason: why it failed; None for a run that has finished.
+        """
+        run = self.run(planned)
+        where = environment()
+        row = {
+            "label": planned.label,
+            "agent": planned.config.agent,
+            "seed": planned.seed,
+            "status": "finished" if reason is None else "failed",
+            "reason": reason,
+            "config": dataclasses.asdict(planned.config),
+            "command": shlex.join(plan.command(planned)),
+        }
+        summary = run.read_json(run.summary) if reason is None else {}
+        versions = {**where["versions"], **summary.get("versions", {})}
+        return {**row, "bits": planned.config.bits, **where, **summary, "versions": versions}

@@ -1,0 +1,227 @@
+"""The tables of a comparison, in Markdown that is as readable as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from daps_rl.comparison.curves import AXES, METRICS, Curve, common_point, read_at, validation
+from daps_rl.comparison.folder import Row
+from daps_rl.comparison.plan import Plan
+from daps_rl.comparison.statistics import (
+    FEW_PAIRS,
+    MIN_FOR_INTERVAL,
+    bootstrap_interval,
+    paired_differences,
+    power_warning,
+    sentence,
+)
+
+NAMES = {"beta_elbo": ("β-ELBO", "nats"), "log_likelihood": ("log-likelihood", "nats"), "psnr": ("PSNR", "dB")}
+MEBIBYTE = 2**20
+
+
+class Column(NamedTuple):
+    """One number of a run, and how it is shown."""
+
+    heading: str
+    value: Callable[[Row], Any]
+    form: str
+    better: int = 0  # 1 where larger is better, -1 where smaller is, 0 where neither
+    interval: bool = True
+
+
+def _test(name: str) -> Callable[[Row], Any]:
+    return lambda row: row["test"].get(name)
+
+
+def _validation(name: str) -> Callable[[Row], Any]:
+    return lambda row: validation(row, name)
+
+
+def _peak_memory(row: Row) -> Any:
+    return None if row.get("peak_memory_bytes") is None else row["peak_memory_bytes"] / MEBIBYTE
+
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "Likelihood": (
+        Column("β-ELBO (nats)", _test("beta_elbo"), ".2f", 1),
+        Column("log-likelihood (nats)", _test("log_likelihood"), ".2f", 1),
+        Column("KL (nats)", _test("kl"), ".2f"),
+    ),
+    "Reconstructions": (
+        Column("PSNR (dB)", _test("psnr"), ".2f", 1),
+        Column("PSNR, greedy codes (dB)", _test("psnr_greedy"), ".2f", 1),
+        Column("SSIM", _test("ssim"), ".3f", 1),
+    ),
+    "Codes": (
+        Column("bits", lambda row: row["bits"], "g", 0, False),
+        Column("code usage", _test("code_usage"), ".1%"),
+        Column("code perplexity", _test("code_perplexity"), ".2f"),
+    ),
+    "Cost": (
+        Column("steps", lambda row: row["steps"], ",.0f", 0, False),
+        Column("decoder evaluations", lambda row: row.get("decoder_evaluations"), ",.0f", 0, False),
+        Column("seconds", lambda row: row["seconds"], ",.1f", 0, False),
+        Column("steps/s", lambda row: row["steps_per_second"], ".1f", 1, False),
+        Column("peak memory (MiB)", _peak_memory, ",.0f", -1, False),
+        Column("parameters", lambda row: sum(row["num_parameters"].values()), ",.0f", 0, False),
+    ),
+}
+
+
+def comparison_text(
+    plan: Plan, rows: Mapping[tuple[str, int], Row], curves: Mapping[tuple[str, int], Curve], reference: str
+) -> str:
+    """The whole of comparison.md but its pictures.
+
+    Args:
+        plan: of the comparison.
+        rows: of the runs that have ended, by label and seed.
+        curves: of the finished runs.
+        reference: label that the others are tested against.
+    """
+    finished = {
+        label: [row for (of, _), row in rows.items() if of == label and row["status"] == "finished"]
+        for label in plan.agents
+    }
+    lines = [f"# {', '.join(plan.agents)} on {plan.config(next(iter(plan.agents)), plan.seeds[0]).data}", ""]
+    lines += [*_settings(plan), "", "## Test split, at the end of each run", ""]
+    for heading, columns in TABLES.items():
+        lines += [f"### {heading}", "", *_table(finished, columns, len(plan.seeds)), ""]
+    lines += [*_reading_notes(finished), "", f"## Differences from {reference}", ""]
+    lines += [*_differences(finished, reference), ""]
+    for axis in AXES:
+        lines += [*_at_equal(axis, plan, curves), ""]
+    lines += _not_finished(plan, rows)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _settings(plan: Plan) -> list[str]:
+    def text(options: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {value}" for name, value in options.items()) or "none"
+
+    lines = [f"Seeds {', '.join(map(str, plan.seeds))}. Settings given: {text(plan.options)}."]
+    if plan.preset is not None:
+        lines.append(f"Published settings: {plan.preset}.")
+    for label, agent in plan.agents.items():
+        own = plan.own.get(label, {})
+        if own or label != agent:
+            lines.append(f"{label} is {agent} with settings of its own: {text(own)}.")
+    return lines
+
+
+def _table(finished: Mapping[str, Sequence[Row]], columns: Sequence[Column], seeds: int) -> list[str]:
+    """One line per agent; the best mean of a column in bold."""
+    values = {
+        label: [_numbers([column.value(row) for row in rows]) for column in columns] for label, rows in finished.items()
+    }
+    best = [_best([of_label[index] for of_label in values.values()], column) for index, column in enumerate(columns)]
+    lines = [["agent", "seeds", *(column.heading for column in columns)]]
+    for label, of_label in values.items():
+        cells = [
+            "" if not finished[label] else _cell(numbers, column, top, len(finished[label]))
+            for numbers, column, top in zip(of_label, columns, best, strict=True)
+        ]
+        lines.append([label, f"{len(finished[label])} of {seeds}", *cells])
+    return _markdown(lines)
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    return [float(value) for value in values if value is not None and math.isfinite(value)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _best(values: Sequence[Sequence[float]], column: Column) -> float | None:
+    """The best mean, where there is anything to choose from."""
+    means = [_mean(numbers) for numbers in values if numbers]
+    chosen = bool(column.better) and len(set(means)) > 1
+    return max(means, key=lambda mean: column.better * mean) if chosen else None
+
+
+def _cell(numbers: Sequence[float], column: Column, best: float | None, runs: int) -> str:
+    if not numbers:
+        return "not defined"
+    text = f"{_mean(numbers):{column.form}}"
+    text = f"**{text}**" if _mean(numbers) == best else text
+    if column.interval:
+        interval = bootstrap_interval(numbers)
+        text += " (no interval)" if interval is None else " [{:{form}}, {:{form}}]".format(*interval, form=column.form)
+    return text if len(numbers) == runs else f"{text} ({len(numbers)} of {runs} runs)"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    head, *body = (
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
+    )
+    return [head, f"|{'|'.join('-' * (width + 2) for width in widths)}|", *body]
+
+
+def _reading_notes(finished: Mapping[str, Sequence[Row]]) -> list[str]:
+    fewest = min(len(rows) for rows in finished.values())
+    notes = ["Means over seeds; in brackets a bootstrapped 95 % interval of the mean (BCa); bold: the best mean."]
+    if fewest < MIN_FOR_INTERVAL:
+        notes.append(f"Fewer than {MIN_FOR_INTERVAL} seeds have no interval.")
+    elif fewest < FEW_PAIRS:
+        notes.append(f"An interval from {fewest} seeds is too narrow: it cannot reach beyond the seeds there are.")
+    bits = {label: row["bits"] for label, rows in finished.items() for row in rows}
+    if len(set(bits.values()) - {None}) > 1:
+        notes.append("The codes differ in bits: a larger code can say more.")
+    notes += [f"{label} has no discrete code: no bits limit it." for label, size in bits.items() if size is None]
+    if len({row["beta"] for rows in finished.values() for row in rows}) > 1:
+        notes.append("β differs, so the β-ELBOs are of different problems.")
+    return notes
+
+
+def _differences(finished: Mapping[str, Sequence[Row]], reference: str) -> list[str]:
+    """Paired t-tests in plain words, a list for each metric."""
+    if len(finished) < 2:
+        return ["There is no other agent to compare with."]
+    lines, warnings = [], []
+    for metric in METRICS:
+        values = {
+            label: {row["seed"]: row["test"][metric] for row in rows if _numbers([row["test"].get(metric)])}
+            for label, rows in finished.items()
+        }
+        differences = paired_differences(values, reference)
+        lines += [f"- {sentence(difference, reference, *NAMES[metric])}" for difference in differences]
+        warnings += [warning for warning in [power_warning(differences)] if warning is not None]
+    explained = (
+        "Paired t-tests over the seeds that both have finished, test split; p after Holm's correction over the "
+        "agents within a metric; intervals uncorrected."
+    )
+    return [explained, "", *lines, *(["", warnings[0]] if warnings else [])]
+
+
+def _at_equal(axis: str, plan: Plan, curves: Mapping[tuple[str, int], Curve]) -> list[str]:
+    """The validation curves read at one point that all finished runs reach."""
+    lines = [f"## Validation split, at equal {AXES[axis]}", ""]
+    by_label = {label: [curve for (of, _), curve in curves.items() if of == label] for label in plan.agents}
+    by_label = {label: of_label for label, of_label in by_label.items() if of_label}
+    point = common_point(by_label, axis)
+    if point is None:
+        return [*lines, f"No such table: some finished run has no validation with its {AXES[axis]}."]
+    columns = [Column("{} ({})".format(*NAMES[metric]), _validation(metric), ".2f", 1) for metric in METRICS]
+    columns += [Column("read at step", lambda row: row["step"], ",.0f", 0, False)]
+    columns += [Column("seconds", lambda row: row["seconds"], ",.1f", 0, False)]
+    read = {label: [read_at(curve, axis, point) for curve in of_label] for label, of_label in by_label.items()}
+    found = {label: [dict(row) for row in of_label if row is not None] for label, of_label in read.items()}
+    note = (
+        f"At {point:,.0f} {AXES[axis]}, the most that every finished run reaches: each run's last validation at or "
+        "before that. Read off within the runs, whose schedules (β, learning rate) are those of their whole length."
+    )
+    return [*lines, note, "", *_table(found, columns, len(plan.seeds))]
+
+
+def _not_finished(plan: Plan, rows: Mapping[tuple[str, int], Row]) -> list[str]:
+    missing = [f"{run.label}, seed {run.seed}" for run in plan.runs() if (run.label, run.seed) not in rows]
+    failed = [
+        f"- {label}, seed {seed}: {row['reason']}" for (label, seed), row in rows.items() if row["status"] == "failed"
+    ]
+    lines = ["## Runs that failed", "", *failed, ""] if failed else []
+    return lines + (["## Runs still to do", "", *(f"- {name}" for name in missing), ""] if missing else [])

@@ -1,0 +1,44 @@
+"""Files that cannot be read: each named once, and too many of them an error."""
+
+import warnings
+from collections.abc import Mapping
+
+from daps_rl.data.errors import DataError
+
+MAX_CORRUPT = 100
+
+
+class CorruptFiles:
+    """The unreadable files of a data set, found as training comes to them.
+
+    Args:
+        where: what messages start with.
+        limit: how many may be skipped.
+    Raises:
+        ValueError: the limit is negative.
+    """
+
+    def __init__(self, where: str, limit: int = MAX_CORRUPT) -> None:
+        if limit < 0:
+            raise ValueError(f"max_corrupt must be >= 0, got {limit}; 0 refuses the first unreadable file.")
+        self.where, self.limit = where, limit
+        self.found: dict[str, str] = {}
+
+    def note(self, found: Mapping[str, str], *, exhausted: bool = False) -> None:
+        """Warns of each file that is new, in the order they were met.
+
+        Args:
+            found: name and reason of each.
+            exhausted: there was no readable file to put in their place.
+        Raises:
+            DataError: more than `limit` are known by now, or `exhausted`; the message lists them all.
+        """
+        for name, reason in found.items():
+            if name not in self.found:
+                self.found[name] = reason
+                warnings.warn(f"{self.where}: skipped {name}, which cannot be read ({reason})", stacklevel=2)
+        if exhausted or len(self.found) > self.limit:
+            raise DataError(
+                f"{self.where} may hold at most {self.limit} unreadable files (max_corrupt), and readable ones beside "
+                f"them, got {len(self.found)}: {', '.join(self.found)}; mend or remove them"
+            )

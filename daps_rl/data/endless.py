@@ -1,0 +1,236 @@
+"""Hub data sets that are read over the network as training goes: no random access, nothing kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from daps_rl.data.corrupt import CorruptFiles
+from daps_rl.data.errors import DataError, one_line
+from daps_rl.data.hub import Explain, cell_file, find_image_column, find_splits, open_hub, undecoded
+from daps_rl.data.images import all_grey
+from daps_rl.data.order import EPOCH_STRIDE
+from daps_rl.data.picture import File, Picture
+from daps_rl.data.splits import Splits
+from daps_rl.data.standard import Standard
+from daps_rl.data.stream import SAMPLE, SAMPLE_SEED, Batch, ImageStream, Stream, check_mean_dim, load_ahead
+
+HELD_OUT = 1000  # images of validation and of test, kept in memory
+SHUFFLE_BUFFER = 1000  # images; encoded, so some hundred megabytes at most
+
+
+@dataclass(frozen=True)
+class HeldFiles:
+    """Encoded images kept in memory, by number.
+
+    Args:
+        files: content of each.
+        names: what messages call them.
+    """
+
+    files: Sequence[File]
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def file(self, index: int) -> File:
+        """Content of one image."""
+        return self.files[index]
+
+    def label(self, index: int) -> str:
+        """Its name."""
+        return self.names[index]
+
+    def identity(self) -> Iterator[str]:
+        """Names, which hold checksums."""
+        yield from self.names
+
+
+@dataclass(frozen=True)
+class Cells(IterableDataset[Batch]):
+    """The training images of a hub data set in batches without end; lives in the worker.
+
+    Args:
+        part: what `datasets` streams, with one column of images that are not decoded.
+        column: its name.
+        where: what messages call the data set.
+        picture: how a file becomes pixels.
+        attempts: as many unreadable images in a row end the stream.
+        batch_size: B.
+        seed: of the order.
+        skipped: images to leave out at the start, undecoded.
+    """
+
+    part: Any
+    column: str
+    where: str
+    picture: Picture
+    attempts: int
+    batch_size: int = 1
+    seed: int = 0
+    skipped: int = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        _forget_the_parents_connections()
+        corrupt: dict[str, str] = {}
+        pictures: list[Tensor] = []
+        for picture in self._pictures(corrupt):
+            pictures.append(picture)
+            if len(pictures) == self.batch_size:
+                yield Batch(torch.stack(pictures), dict(corrupt))
+                corrupt.clear()
+                pictures = []
+        yield Batch(None, corrupt)
+
+    def _pictures(self, corrupt: dict[str, str]) -> Iterator[Tensor]:
+        """One for each image there is: where one is unreadable, the next that can be read once more."""
+        waiting = 0
+        for cell in itertools.islice(self._cells(), self.skipped, None):
+            name, file = named_file(self.where, cell)
+            try:
+                picture = self.picture(file)
+            except Exception as error:  # PIL's errors share no base class
+                corrupt[name] = one_line(error)
+                waiting += 1
+                if waiting >= self.attempts:
+                    return
+                continue
+            yield from [picture] * (waiting + 1)
+            waiting = 0
+
+    def _cells(self) -> Iterator[Mapping[str, Any]]:
+        """Every image of every epoch; ends only if an epoch is empty."""
+        for epoch in itertools.count():
+            order = self.part.shuffle(seed=self.seed * EPOCH_STRIDE + epoch, buffer_size=SHUFFLE_BUFFER)
+            batch = None
+            for batch in order.iter(batch_size=1):  # not iter(order), which has an order of its own in a worker
+                yield batch[self.column][0]
+            if batch is None:
+                return
+
+
+class IterableStream(Stream):
+    """A stream without random access: `batches` and an estimated mean, no length and no index.
+
+    The order is that of `datasets`: shards shuffled where it can, then a buffer of 1,000 images drawn from at random.
+    It is a function of the seed alone, so a resumed run sees what it would have seen; what lies before `start` is
+    read again (and not decoded).
+
+    Args:
+        cells: what to read.
+        corrupt: where unreadable images are noted.
+        standard: how pixels become values.
+        mean_image: an estimate, as a value and not pixels. [C, H, W].
+        count: N, or None where nobody knows it.
+    """
+
+    def __init__(
+        self, cells: Cells, corrupt: CorruptFiles, standard: Standard, mean_image: Tensor, count: int | None = None
+    ) -> None:
+        self.cells, self.picture, self.corrupt, self.standard = cells, cells.picture, corrupt, standard
+        self.count, self._mean = count, mean_image
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, C, H, W]; N is -1 where the hub does not say it."""
+        count = -1 if self.count is None else self.count
+        return torch.Size([count, self.picture.channels, self.picture.size, self.picture.size])
+
+    def batches(self, batch_size: int, seed: int, start: int = 0, workers: int = 2) -> Iterator[Tensor]:
+        """The batches of training steps `start`, `start` + 1, ... See `Stream.batches`; one worker at most reads."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}; give at least one datum per batch.")
+        reader = replace(self.cells, seed=seed, batch_size=batch_size, skipped=start * batch_size)
+        return self._values(load_ahead(reader, min(workers, 1)))
+
+    def mean(self, dim: int = 0) -> Tensor:
+        """The mean image, estimated from at most 1,000. [C, H, W]."""
+        check_mean_dim(dim)
+        return self._mean.clone()
+
+    def identity(self) -> Iterator[str]:
+        """What a fingerprint is made of: the name, how many, and what is done to them."""
+        yield f"{self.cells.where} {self.cells.column} {list(self.shape)} {self.picture}"
+
+
+def load_hub_streaming(
+    hub_id: str, *, image_size: int, image_column: str | None, max_corrupt: int, explain: Explain
+) -> Splits:
+    """Splits of an image data set of the hub that is never downloaded as a whole.
+
+    Validation and test are the first 1,000 images of the hub's own, or else the first thousands of its training part,
+    which training then leaves out; they stay in memory, encoded. There are no labels. Mean, deviation and colour are
+    those of 1,000 images drawn through the shuffle buffer.
+
+    Args:
+        hub_id, image_size, image_column, max_corrupt, explain: as for `load_hub`.
+    Raises:
+        MissingDataError: there is no answer from the hub.
+        DataError: as for `load_hub`, or there are too few images.
+    """
+    found = find_splits(hub_id, open_hub(hub_id, explain, streaming=True))
+    count = _count(found["train"])
+    column = find_image_column(hub_id, found["train"].features, image_column)
+    train, held, taken = undecoded(found["train"], column), {}, 0
+    for split in ("validation", "test"):
+        own = split in found
+        part = undecoded(found[split], column) if own else train.skip(taken)
+        held[split] = _hold(part.take(HELD_OUT), column, f"{hub_id} {split}")
+        taken += 0 if own else HELD_OUT
+    rest = train.skip(taken) if taken else train
+    sample = _hold(rest.shuffle(seed=SAMPLE_SEED, buffer_size=SHUFFLE_BUFFER).take(SAMPLE), column, hub_id)
+    corrupt = CorruptFiles(hub_id, max_corrupt)
+    picture = Picture(image_size, 1 if all_grey(sample) else 3)
+    looked_at = ImageStream(sample, picture, corrupt)
+    standard = looked_at.standard
+    cells = Cells(rest, column, hub_id, picture, max_corrupt + 1)
+    return Splits(
+        name=hub_id,
+        train=IterableStream(cells, corrupt, standard, looked_at.mean(0), None if count is None else count - taken),
+        validation=ImageStream(held["validation"], picture, corrupt, standard),
+        test=ImageStream(held["test"], picture, corrupt, standard),
+        likelihood="gaussian",
+        value_range=standard.value_range,
+    )
+
+
+def named_file(where: str, cell: Mapping[str, Any]) -> tuple[str, bytes]:
+    """Content of an image that is not decoded, and a name for it: its path, if there is one, and a checksum."""
+    try:
+        file = cell_file(cell)
+    except Exception as error:  # of any file system that a path may lead to
+        return f"{where} {cell} ({one_line(error)})", b""
+    return f"{where} {cell['path'] or 'image'} (crc32 {zlib.crc32(file):08x})", file
+
+
+def _forget_the_parents_connections() -> None:
+    """In a forked worker fsspec would wait for a thread that only its parent has (as `datasets` does for iter)."""
+    if get_worker_info() is not None and importlib.util.find_spec("fsspec") is not None:
+        import fsspec.asyn
+
+        fsspec.asyn.reset_lock()
+
+
+def _hold(part: Any, column: str, where: str) -> HeldFiles:
+    pairs = [named_file(where, example[column]) for example in part]
+    if not pairs:
+        raise DataError(
+            f"{where} must hold more images than are held out ({HELD_OUT} each), got none; leave streaming out"
+        )
+    names, files = zip(*pairs, strict=True)
+    return HeldFiles(files, names)
+
+
+def _count(part: Any) -> int | None:
+    """How many examples the hub says there are."""
+    splits = part.info.splits or {}
+    return splits[part.split].num_examples if part.split in splits else None

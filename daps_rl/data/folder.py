@@ -1,0 +1,150 @@
+"""A folder of images, with or without folders for classes and splits; decoded when they are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daps_rl.data.errors import DataError, MissingDataError
+from daps_rl.data.held_out import held_out, split_of
+from daps_rl.data.images import stream_splits
+from daps_rl.data.picture import SUFFIXES
+from daps_rl.data.splits import SPLITS, Splits
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """Image files by number. Paths are bytes in one array: a million of them cost no worker a copy.
+
+    Args:
+        root: the folder.
+        paths: relative to it. [N], bytes.
+    """
+
+    root: str
+    paths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def file(self, index: int) -> str:
+        """Path of one file."""
+        return os.path.join(self.root, self.label(index))
+
+    def label(self, index: int) -> str:
+        """Its path below the folder."""
+        return os.fsdecode(self.paths[index])
+
+    def identity(self) -> Iterator[str]:
+        """Relative path and size of every file; -1 for one that is gone."""
+        for index in range(len(self)):
+            try:
+                size = os.stat(self.file(index)).st_size
+            except OSError:
+                size = -1
+            yield f"{self.label(index)} {size}"
+
+    def select(self, rows: Tensor) -> FolderImages:
+        """The files of these numbers."""
+        return FolderImages(self.root, self.paths[rows.numpy()])
+
+
+def load_image_folder(folder: Path, *, image_size: int, max_corrupt: int) -> Splits:
+    """Splits from a folder of images, as streams.
+
+    Layout: images, or folders of classes with images; and either in folders `train`, `val` (or `validation`, `valid`)
+    and `test`. Classes are numbered in the order of their names, and are there only if every training image is in one.
+    Hidden files and files of other suffixes than `picture.SUFFIXES` are passed over. Grey if the images of the sample
+    are all grey, else RGB.
+
+    Args:
+        folder: the folder.
+        image_size: height and width that every image is brought to, in pixels.
+        max_corrupt: how many unreadable files may be skipped.
+    Raises:
+        MissingDataError: the folder holds no images.
+        DataError: it holds too few, classes that training lacks, or too many unreadable files.
+    """
+    files = {split: _list_images(folder, below) for split, below in _split_folders(folder).items()}
+    empty = [split for split, names in files.items() if not names]
+    if empty:
+        raise MissingDataError(
+            f"{folder} must hold images ({', '.join(SUFFIXES)}) of {', '.join(empty)}, got none there"
+        )
+    classes = sorted({name for _, name in files["train"] if name is not None})
+    labelled = all(name is not None for _, name in files["train"])
+    sources = {split: FolderImages(str(folder), _as_array(names)) for split, names in files.items()}
+    labels = {split: _labels(folder, names, classes) if labelled else None for split, names in files.items()}
+    missing = [split for split in SPLITS if split not in sources]
+    if missing:
+        source, label = sources["train"], labels["train"]
+        for split, rows in held_out(len(source), missing, str(folder)).items():
+            sources[split] = source.select(rows)
+            labels[split] = None if label is None else label[rows]
+    return stream_splits(str(folder), sources, labels, size=image_size, max_corrupt=max_corrupt)
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image file anywhere below a folder; looks no further than the first."""
+    return any(_is_image(name) for _, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
+def _split_folders(folder: Path) -> dict[str, str]:
+    """Where each split lies below the folder; all of it is for training if it has no folder `train`."""
+    found: dict[str, str] = {}
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            split = split_of(entry.name) if entry.is_dir() else None
+            if split in found:
+                raise DataError(
+                    f"{folder} must have one folder for {split}, got {found[split]} and {entry.name}; join them"
+                )
+            if split is not None:
+                found[split] = entry.name
+    return found if "train" in found else {"train": ""}
+
+
+def _list_images(folder: Path, below: str) -> list[tuple[str, str | None]]:
+    """Path below `folder` and class of each image of a split, in the order of their names."""
+    top = os.path.join(folder, below)
+    images: list[tuple[str, str | None]] = []
+    seen = set()
+    for place, folders, names in os.walk(top, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real in seen:  # a link back to a folder above
+            continue
+        seen.add(real)
+        inside = os.path.relpath(place, top)
+        label = None if inside == os.curdir else inside.split(os.sep)[0]
+        start = os.path.normpath(os.path.join(below, inside))
+        images += [(os.path.normpath(os.path.join(start, name)), label) for name in names if _is_image(name)]
+    return sorted(images, key=lambda image: image[0])
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _as_array(names: list[tuple[str, str | None]]) -> np.ndarray:
+    return np.array([os.fsencode(path) for path, _ in names])
+
+
+def _labels(folder: Path, names: list[tuple[str, str | None]], classes: list[str]) -> Tensor | None:
+    numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+    given = {label for _, label in names}
+    if given == {None}:
+        return None  # a flat test folder: nobody says which class
+    unknown = sorted(str(label) for label in given - set(numbers))
+    if unknown:
+        raise DataError(
+            f"{folder} must have every class in train, got {', '.join(unknown)} elsewhere; "
+            "move such images, or add them to train"
+        )
+    return torch.tensor([numbers[label] for _, label in names])

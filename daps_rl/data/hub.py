@@ -1,0 +1,202 @@
+"""Image data sets of the Hugging Face hub, through its `datasets` package."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daps_rl.data.errors import DataError, MissingDataError, one_line
+from daps_rl.data.held_out import held_out, split_of
+from daps_rl.data.images import stream_splits
+from daps_rl.data.splits import SPLITS, Splits
+
+Explain = Callable[[str], str]  # from the reason of a failure to a message with what can be done
+
+
+def open_hub(hub_id: str, explain: Explain, **options: Any) -> Any:
+    """What `datasets.load_dataset` gives for that name.
+
+    Raises:
+        MissingDataError: there is no such package, or no answer.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDataError(explain(f"no package to reach the hub with ({one_line(error)})")) from error
+    try:
+        return datasets.load_dataset(hub_id, **options)
+    # The hub's client passes on errors of several HTTP libraries, which share no base class.
+    except Exception as error:
+        raise MissingDataError(explain(f"no answer from the hub for {hub_id} ({one_line(error)})")) from error
+
+
+def read_hub_arrays(name: str, hub_id: str, column: str, channels: int, explain: Explain) -> dict[str, np.ndarray]:
+    """All training and test images of a small data set, and its labels.
+
+    Args:
+        name: of the data set.
+        hub_id: on the hub.
+        column: of the images; that of the classes is "label".
+        channels: 1 for images [H, W], 3 for [H, W, 3].
+        explain: makes the message of a failure.
+    Returns:
+        train and test: uint8 [N, H, W] or [N, H, W, 3]; train_labels and test_labels: int64 [N].
+    Raises:
+        MissingDataError: there is no answer from the hub.
+        DataError: the images are not uint8, not all of one size, or have other channels.
+    """
+    hub = open_hub(hub_id, explain)
+    arrays = {}
+    for split in ("train", "test"):
+        frames = [np.asarray(image) for image in hub[split][column]]
+        kinds = sorted({f"{frame.dtype} {list(frame.shape)}" for frame in frames})
+        fits = len(kinds) == 1 and frames[0].dtype == np.uint8 and frames[0].shape[2:] == (channels,) * (channels > 1)
+        if not fits or frames[0].ndim < 2:
+            needed = "[H, W]" if channels == 1 else f"[H, W, {channels}]"
+            raise DataError(
+                f"{name}: images of {hub_id} must be uint8 {needed}, all of one size, "
+                f"got {', '.join(kinds[:3]) or 'none'}; pass --data-dir with the official files"
+            )
+        arrays[split] = np.stack(frames)
+        arrays[f"{split}_labels"] = np.asarray(list(hub[split]["label"]), dtype=np.int64)
+    return arrays
+
+
+@dataclass(frozen=True)
+class HubImages:
+    """Images of an Arrow data set by number, decoded by us and not by it.
+
+    Args:
+        dataset: with one column, of images that are not decoded.
+        column: its name.
+        where: what messages call the data set.
+        rows: which of its rows. [N].
+    """
+
+    dataset: Any
+    column: str
+    where: str
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def file(self, index: int) -> bytes:
+        """Content of one image."""
+        return cell_file(self.dataset[int(self.rows[index])][self.column])
+
+    def label(self, index: int) -> str:
+        """The data set's name and the row."""
+        return f"{self.where}[{self.rows[index]}]"
+
+    def identity(self) -> Iterator[str]:
+        """Name, number of rows, version and size, and a checksum of the rows that are taken."""
+        info = self.dataset.info
+        yield f"{self.where} {self.column} {self.dataset.num_rows} {info.version} {info.dataset_size}"
+        yield f"{len(self)} {zlib.crc32(self.rows.astype(np.int64).tobytes())}"
+
+
+def load_hub(hub_id: str, *, image_size: int, image_column: str | None, max_corrupt: int, explain: Explain) -> Splits:
+    """Splits of an image data set of the hub, as streams; the files are in the hub client's cache.
+
+    Args:
+        hub_id: its name there, "owner/name".
+        image_size: height and width that every image is brought to, in pixels.
+        image_column: of the images; None for the only column that holds any.
+        max_corrupt: how many unreadable images may be skipped.
+        explain: makes the message of a failure.
+    Raises:
+        MissingDataError: there is no answer from the hub.
+        DataError: there is no column of images or more than one, no training split, or too many unreadable images.
+    """
+    found = find_splits(hub_id, open_hub(hub_id, explain))
+    column = find_image_column(hub_id, found["train"].features, image_column)
+    names = {split: f"{hub_id} {split}" for split in found}
+    sources = {
+        split: HubImages(undecoded(part, column), column, names[split], np.arange(part.num_rows))
+        for split, part in found.items()
+    }
+    labels = {split: _labels(part) for split, part in found.items()}
+    missing = [split for split in SPLITS if split not in sources]
+    if missing:
+        source, label = sources["train"], labels["train"]
+        for split, rows in held_out(len(source), missing, hub_id).items():
+            sources[split] = HubImages(source.dataset, column, source.where, rows.numpy())
+            labels[split] = None if label is None else label[rows]
+    return stream_splits(hub_id, sources, labels, size=image_size, max_corrupt=max_corrupt)
+
+
+def find_splits(hub_id: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a hub data set that are train, validation and test; the only part is train, whatever its name.
+
+    Raises:
+        DataError: none is train, or two are one split.
+    """
+    if len(hub) == 1:
+        return {"train": next(iter(hub.values()))}
+    found: dict[str, Any] = {}
+    for name, part in hub.items():
+        split = split_of(name)
+        if split in found:
+            raise DataError(
+                f"{hub_id} must have one part for {split}, got several: {', '.join(hub)}; use another data set"
+            )
+        if split is not None:
+            found[split] = part
+    if "train" not in found:
+        raise DataError(f"{hub_id} must have a part train, got {', '.join(hub)}; use another data set")
+    return found
+
+
+def find_image_column(hub_id: str, features: Mapping[str, Any] | None, given: str | None) -> str:
+    """The column of images: the one that is named, else the only one of that type.
+
+    Raises:
+        DataError: there is none, there are several, or the named one is no column of images.
+    """
+    import datasets
+
+    columns = [name for name, feature in (features or {}).items() if isinstance(feature, datasets.Image)]
+    if given is None and len(columns) == 1:
+        return columns[0]
+    if given in columns:
+        return str(given)
+    held = f"columns of images are {', '.join(columns)}" if columns else f"its columns are {', '.join(features or {})}"
+    asked = "no image_column" if given is None else f"image_column {given!r}"
+    raise DataError(f"{hub_id} needs the name of a column of images, got {asked}; {held}")
+
+
+def undecoded(part: Any, column: str) -> Any:
+    """A part with that column alone, whose cells are the files' content or path."""
+    import datasets
+
+    return part.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
+def cell_file(cell: Mapping[str, Any]) -> bytes:
+    """The content of an image that is not decoded; a path may lead into an archive or to the hub."""
+    if cell["bytes"] is not None:
+        return bytes(cell["bytes"])
+    import fsspec
+
+    with fsspec.open(cell["path"], "rb") as file:
+        return bytes(file.read())
+
+
+def _labels(part: Any) -> Tensor | None:
+    """The column of classes, if there is exactly one and every row has a class. [N]."""
+    import datasets
+
+    columns = [name for name, feature in part.features.items() if isinstance(feature, datasets.ClassLabel)]
+    if len(columns) != 1:
+        return None
+    values = part.select_columns(columns)[:][columns[0]]
+    if any(value is None or value < 0 for value in values):  # -1: hidden, as in many test splits
+        return None
+    return torch.tensor(values, dtype=torch.int64)

@@ -1,0 +1,74 @@
+"""From an image file of any size and mode to a square of pixels."""
+
+import io
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from daps_rl.data.errors import DataError
+
+# Also what PIL may open: others of its formats start programs (EPS) or are no photographs.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+SIXTEEN_BITS = 257  # 65,535 / 255
+
+File = str | os.PathLike[str] | bytes  # a path, or the content of a file
+
+
+@dataclass(frozen=True)
+class Picture:
+    """How a file becomes pixels: turned as its camera says, shorter side resized, centre cropped.
+
+    Pixels that are transparent show white. A large JPEG is decoded at a fraction of its size, never below twice
+    `size`; resizing is bicubic with antialiasing. The first frame of an animation counts.
+
+    Attributes:
+        size: height and width of the result, in pixels.
+        channels: 3 for RGB, 1 for grey.
+    """
+
+    size: int
+    channels: int = 3
+
+    def __call__(self, file: File) -> Tensor:
+        """One file's pixels, uint8. [C, size, size].
+
+        Raises:
+            Exception: of any kind, from PIL, where the file is damaged, missing or no image.
+        """
+        with open_image(file) as image:
+            image.draft(None, (2 * self.size, 2 * self.size))
+            upright = ImageOps.exif_transpose(image)
+            flat = _flatten(upright, "RGB" if self.channels == 3 else "L")
+            square = ImageOps.fit(flat, (self.size, self.size), Image.Resampling.BICUBIC)
+        pixels = np.array(square).reshape(self.size, self.size, self.channels)
+        return torch.from_numpy(pixels).movedim(-1, 0)
+
+
+def open_image(file: File) -> Image.Image:
+    """The image with its header read and its pixels not yet."""
+    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+
+
+def is_grey(file: File) -> bool:
+    """Whether an image is stored without colour; only its header is read."""
+    with open_image(file) as image:
+        return image.mode in GREY_MODES
+
+
+def _flatten(image: Image.Image, mode: str) -> Image.Image:
+    """8 bits per channel in that mode, on white."""
+    if image.mode.startswith("I"):  # 16 bits: PIL would cut values at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65_535) // SIXTEEN_BITS).astype(np.uint8))
+    if image.mode == "F":
+        raise DataError("pixels must be integers, got floating point, whose white is unknown; convert it to PNG")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert(mode)

@@ -1,0 +1,132 @@
+"""What a posterior costs in nats, and how much its codes tell of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
+from torch.nn import functional as F
+
+from daps_rl.functional import kl_estimate, tokenwise_kl
+from daps_rl.functional.checks import as_float
+from daps_rl.policies import FactorizedCategorical
+
+ACTIVE = 0.01  # nats that a position's token tells of the datum, above which it counts as active
+
+
+def kl(posterior: Distribution, prior: Distribution, codes: Tensor) -> Tensor | None:
+    """KL(q(·|x) ‖ p), in nats, [B]: exact where torch knows the pair, else estimated, without bias, from a draw.
+
+    Token by token where posterior and prior allow: each token's term is then exact given the tokens before it.
+
+    Args:
+        posterior: q(z|x), batch shape [B].
+        prior: p(z), no batch shape.
+        codes: drawn from the posterior. [B, T], or continuous [B, T, E].
+    Returns:
+        None for a posterior without log-probabilities.
+    """
+    try:
+        return kl_divergence(posterior, prior)
+    except NotImplementedError:
+        pass
+    log_probs = conditional_log_probs(posterior, codes)
+    if log_probs is not None and hasattr(prior, "token_log_probs"):
+        return 1.1 * tokenwise_kl(log_probs, prior.token_log_probs)
+    return defined(lambda: kl_estimate(posterior.log_prob(codes), prior.log_prob(codes)))
+
+
+def entropy(posterior: Distribution, codes: Tensor) -> Tensor | None:
+    """Entropy of q(·|x), in nats, [B]: token by token as in `kl`, else the distribution's own, else −log q."""
+    log_probs = conditional_log_probs(posterior, codes)
+    if log_probs is not None:
+        return -tokenwise_kl(log_probs, torch.zeros_like(log_probs[0]))
+    own = defined(posterior.entropy)
+    return own if own is not None else defined(lambda: -posterior.log_prob(codes))
+
+
+def defined(quantity: Callable[[], Tensor]) -> Tensor | None:
+    """What a distribution says of itself, or None where it says that it is not defined."""
+    try:
+        return quantity()
+    except NotImplementedError:
+        return None
+
+
+def conditional_log_probs(posterior: Distribution, codes: Tensor) -> Tensor | None:
+    """log q of every token given those drawn before it, [..., B, T, V]; None where the posterior does not tell."""
+    token_logits = getattr(posterior, "token_logits", None)
+    return None if token_logits is None else torch.log_softmax(as_float(token_logits(codes)), dim=-1)
+
+
+def marginals(posterior: Distribution, codes: Tensor, vocab_size: int) -> Tensor | None:
+    """q(z_t|x) of each position, [B, T, V], where it has a closed form: independent tokens, and point masses."""
+    if isinstance(posterior, FactorizedCategorical):
+        return posterior.log_probs.exp()
+    point = defined(lambda: posterior.log_prob(codes)) is None
+    return F.one_hot(codes, vocab_size).float() if point else None
+
+
+def token_probs(posterior: Distribution, codes: Tensor, vocab_size: int) -> Tensor:
+    """q(z_t|x) of each position as drawn codes tell it: given the tokens before, or, without those, the token itself.
+
+    Args:
+        posterior: q(z|x), batch shape [B].
+        codes: [K, B, T].
+        vocab_size: V.
+    Returns:
+        [K, B, T, V]; its mean over K is unbiased.
+    """
+    log_probs = conditional_log_probs(posterior, codes)
+    return F.one_hot(codes, vocab_size).float() if log_probs is None else log_probs.exp()
+
+
+class TokenInformation:
+    """Mutual information I(z_t; x) of each position's token and the datum, over a split.
+
+    I = H(E_x q(z_t|x)) − E_x H(q(z_t|x)). Where q(z_t|x) is known only as the mean of K draws, the entropy of that
+    mean is too small, and noise would look like information. Each draw's entropy is therefore taken against the mean
+    of the datum's other draws, and of one more from the split's frequencies so far (so that nothing has probability
+    0). Such a cross-entropy is in expectation never smaller: I comes out too small rather than too large.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: Tensor | float = 0.0  # Σ_x q(z_t|x), [T, V]
+        self.conditional: Tensor | float = 0.0  # Σ_x H(z_t|x), [T]
+
+    def add(self, exact: Tensor) -> None:
+        """Takes in q(z_t|x) of a batch. [B, T, V]."""
+        self._add(exact.double(), torch.special.entr(exact.double()))
+
+    def add_draws(self, probs: Tensor) -> None:
+        """Takes in `token_probs` of a batch. [K, B, T, V]."""
+        probs = probs.double()
+        mean = probs.mean(0)  # [B, T, V]
+        frequency = (self.total + mean.sum(0)) / (self.count + mean.shape[0])  # [T, V]
+        others = (probs.sum(0) - probs + frequency) / probs.shape[0]
+        self._add(mean, -torch.special.xlogy(probs, others.clamp_min(torch.finfo(others.dtype).tiny)).mean(0))
+
+    def _add(self, mean: Tensor, entropy: Tensor) -> None:
+        """Both [B, T, V]."""
+        self.count += mean.shape[0]
+        self.total = self.total + mean.sum(0)
+        self.conditional = self.conditional + entropy.sum((0, -1))
+
+    def nats(self) -> Tensor | None:
+        """I(z_t; x), [T]; None before any data."""
+        if not isinstance(self.total, Tensor):
+            return None
+        return torch.special.entr(self.total / self.count).sum(-1) - self.conditional / self.count
+
+
+def count_codes(codes: Tensor, vocab_size: int) -> Tensor:
+    """How often each position used each code. codes [..., T] → [T, V], int64."""
+    tokens = codes.reshape(-1, codes.shape[-1])
+    offsets = torch.arange(tokens.shape[1], device=tokens.device) * vocab_size
+    flat = (tokens + offsets).flatten()
+    # Not bincount: that one asks a GPU for the largest entry, and waits.
+    counts = torch.zeros(tokens.shape[1] * vocab_size, dtype=torch.int64, device=tokens.device)
+    return counts.scatter_add_(0, flat, torch.ones_like(flat)).view(-1, vocab_size)

@@ -1,0 +1,198 @@
+"""All metrics of a model on a split, one batch at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from daps_rl.autoencoder import DiscreteAutoencoder, code_sizes
+from daps_rl.evaluation.codes import (
+    ACTIVE,
+    TokenInformation,
+    count_codes,
+    defined,
+    entropy,
+    kl,
+    marginals,
+    token_probs,
+)
+from daps_rl.evaluation.images import has_ssim, psnr, ssim
+from daps_rl.evaluation.perceptual import Perceptual
+from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound
+
+PER_DATUM = (
+    "log_likelihood", "kl", "elbo", "beta_elbo", "code_gain", "psnr", "psnr_greedy", "ssim", "ssim_greedy",
+    "importance_bound", "entropy",
+)  # fmt: skip
+
+
+class Data(Protocol):
+    """A tensor, or a stream of data that memory may not hold."""
+
+    def __len__(self) -> int: ...
+
+    def split(self, size: int, /) -> Iterable[Tensor]: ...
+
+
+class Evaluation(NamedTuple):
+    """Metrics per datum, means over the split; and how often each position used each code."""
+
+    metrics: dict[str, float | None]
+    counts: Tensor | None  # [T, V], int64; None for continuous latents
+
+
+def evaluate(
+    autoencoder: DiscreteAutoencoder,
+    data: Tensor | Data,
+    *,
+    beta: float,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    batch_size: int = 500,
+    importance_samples: int = 16,
+    importance_data: int = 1000,
+    perceptual: Perceptual | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Evaluates on a whole split, with one sampled code per datum, and the greedy code where a name says so.
+
+    The same model, data, batch size and seed give the same numbers; torch's global random state is left as it was. The
+    posterior may be a distribution over codes, a point mass (a quantiser: no `log_prob`), or a distribution over
+    continuous latents [B, T, E] with a prior over [T, E]; what is not defined is None.
+
+    Args:
+        autoencoder: the model; data go to its device.
+        data: [N, *observation_shape], or a stream of as much.
+        beta: weight of the KL in `beta_elbo`.
+        value_range: smallest and largest possible value of the data, for PSNR, SSIM and perceptual metrics.
+        batch_size: data times draws in memory at once.
+        importance_samples: draws per datum of `importance_bound` and, where positions' probabilities have no closed
+            form, of `active_positions`.
+        importance_data: at most so many data, evenly spaced over the split, have that many draws. 0 leaves them out.
+        perceptual: also `fid` and `lpips`, of colour images.
+        seed: of the sampled codes.
+    Returns:
+        what docs/metrics.md lists under `summary.json`, and the counts of the sampled codes.
+    Raises:
+        ValueError: there are no data, or a number is out of range.
+    """
+    if len(data) == 0 or batch_size < 1 or importance_samples < 1 or importance_data < 0:
+        raise ValueError(
+            "evaluate needs data, batch_size and importance_samples >= 1 and importance_data >= 0, got "
+            f"{len(data)}, {batch_size}, {importance_samples} and {importance_data}."
+        )
+    device = next(autoencoder.parameters()).device
+    collected = _Pass(autoencoder, value_range, importance_samples, perceptual)
+    every = math.ceil(len(data) / importance_data) if importance_data else 0
+    was_training = autoencoder.training
+    autoencoder.eval()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+            torch.manual_seed(seed)
+            seen = 0
+            for batch in data.split(batch_size):
+                x = batch.to(device)
+                collected.add(x)
+                spaced = x[-seen % every :: every] if every else x[:0]
+                for part in spaced.split(max(1, batch_size // importance_samples)) if len(spaced) else ():
+                    collected.add_draws(part)
+                seen += len(x)
+    finally:
+        autoencoder.train(was_training)
+    return collected.result(beta)
+
+
+class _Pass:
+    """Takes in a split, batch by batch, and gives its metrics."""
+
+    def __init__(
+        self,
+        autoencoder: DiscreteAutoencoder,
+        value_range: tuple[float, float],
+        importance_samples: int,
+        perceptual: Perceptual | None,
+    ) -> None:
+        self.autoencoder, self.value_range, self.perceptual = autoencoder, value_range, perceptual
+        self.prior, self.importance_samples = autoencoder.prior(), importance_samples
+        self.num_tokens, self.vocab_size = code_sizes(autoencoder.policy)
+        self.information = TokenInformation()
+        self.counts: Tensor | None = None
+        self.columns: dict[str, list[Tensor]] = {}
+        if perceptual is not None:
+            perceptual.reset()
+
+    def add(self, x: Tensor) -> None:
+        """One drawn code per datum. x [B, *x]."""
+        posterior = self.autoencoder.policy(x)
+        z = posterior.sample()  # [B, T], or [B, T, E]
+        distribution = self.autoencoder.decoder(z)
+        mean, greedy = distribution.mean, self.autoencoder.decode(posterior.mode)
+        log_likelihood = distribution.log_prob(x)
+        self._keep(
+            log_likelihood=log_likelihood,
+            code_gain=log_likelihood - self.autoencoder.log_likelihood(x, z.roll(1, 0)),  # another datum's code
+            kl=kl(posterior, self.prior, z),
+            entropy=entropy(posterior, z),
+            psnr=psnr(mean, x, self.value_range),
+            psnr_greedy=psnr(greedy, x, self.value_range),
+            ssim=ssim(mean, x, self.value_range) if has_ssim(x) else None,
+            ssim_greedy=ssim(greedy, x, self.value_range) if has_ssim(x) else None,
+        )
+        if self.perceptual is not None:
+            self.perceptual.add(mean, x, self.value_range)
+        if not torch.is_floating_point(z):
+            counts = count_codes(z, self.vocab_size)
+            self.counts = counts if self.counts is None else self.counts + counts
+            exact = marginals(posterior, z, self.vocab_size)
+            if exact is not None:
+                self.information.add(exact)
+
+    def add_draws(self, x: Tensor) -> None:
+        """K drawn codes per datum. x [B, *x]."""
+        posterior = self.autoencoder.policy(x)
+        z = posterior.sample((self.importance_samples,))  # [K, B, T], or [K, B, T, E]
+        log_prob = defined(lambda: posterior.log_prob(z))
+        if log_prob is None:
+            return
+        log_likelihood = self.autoencoder.decoder(z).log_prob(x)  # [K, B]
+        prior_log_prob = self.prior.log_prob(z)
+        self._keep(importance_bound=importance_weighted_bound(log_likelihood.T, log_prob.T, prior_log_prob.T))
+        inexact = not torch.is_floating_point(z) and marginals(posterior, z[0], self.vocab_size) is None
+        if inexact and self.importance_samples > 1:
+            self.information.add_draws(token_probs(posterior, z, self.vocab_size))
+
+    def _keep(self, **row: Tensor | None) -> None:
+        for name, value in row.items():
+            if value is not None:
+                self.columns.setdefault(name, []).append(value.double().cpu())
+
+    def result(self, beta: float) -> Evaluation:
+        columns = {name: torch.cat(values) for name, values in self.columns.items()}
+        if "kl" in columns:
+            columns["elbo"] = beta_elbo(columns["log_likelihood"], columns["kl"], 1.0)
+            columns["beta_elbo"] = beta_elbo(columns["log_likelihood"], columns["kl"], beta)
+        metrics: dict[str, float | None] = {
+            name: columns[name].mean().item() if name in columns else None for name in PER_DATUM
+        }
+        bounds = columns.get("importance_bound")
+        metrics["importance_samples"] = None if bounds is None else self.importance_samples
+        metrics["importance_data"] = None if bounds is None else len(bounds)
+        metrics |= self._code_metrics()
+        if self.perceptual is not None:
+            metrics |= self.perceptual.result()
+        return Evaluation(metrics, None if self.counts is None else self.counts.cpu())
+
+    def _code_metrics(self) -> dict[str, float | None]:
+        """None for continuous latents."""
+        if self.counts is None:
+            return dict.fromkeys(("bits", "code_usage", "code_perplexity", "active_positions"))
+        information = self.information.nats()
+        return {
+            "bits": self.num_tokens * math.log2(self.vocab_size),
+            "code_usage": code_usage(self.counts).item(),
+            "code_perplexity": code_perplexity(self.counts).mean().item(),
+            "active_positions": None if information is None else int((information > ACTIVE).sum()),
+        }
