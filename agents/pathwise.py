@@ -7,7 +7,7 @@ quantisers, which have none, the negative log-likelihood), and the decoder learn
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -174,7 +174,7 @@ class Quantizer(PathwiseAgent):
         self.commitment = commitment
 
     def path(self, x: Tensor, scorer: Scorer) -> Path:
-        quantized = self.policy.quantize(x)
+        quantized = cast(QuantizerPolicy, self.policy).quantize(x)
         log_likelihood = scorer.likelihood(x, quantized.embedded.unsqueeze(1))
         zero = torch.zeros_like(log_likelihood)
         extra = (self.commitment * quantized.loss).expand(len(x))

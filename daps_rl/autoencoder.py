@@ -238,8 +238,10 @@ def make_likelihood(config: ModelConfig) -> Likelihood:
 
 def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> CodeDecoder:
     """The decoder that a config describes."""
-    embed = None
-    if config.policy in ("vq", "fsq"):
+    embed: nn.Module | None = None
+    if config.policy == "gaussian":
+        embed = nn.Identity()  # its latents are vectors already
+    elif config.policy in ("vq", "fsq"):
         embed = Codebook(config.policy, config.vocab_size, config.decoder_embed_dim, config.policy_options)
     sizes = (config.num_tokens, config.vocab_size, config.observation_shape)
     shared: dict[str, Any] = {

@@ -167,12 +167,17 @@ def draw(run: RunFolder, autoencoder: DiscreteAutoencoder, splits: Splits) -> li
         greedy = autoencoder.decode(autoencoder.encode(shown, deterministic=True))
         sampled = autoencoder.decode(autoencoder.encode(shown))
     config = autoencoder.config
-    title = None if config is None else f"{splits.name}: test data from codes of {config.bits:g} bits"
+    title = None
+    if config is not None:
+        source = "continuous latents" if config.bits is None else f"codes of {config.bits:g} bits"
+        title = f"{splits.name}: test data from {source}"
     plot_reconstructions(
         paths[0], shown.cpu(), greedy.cpu(), sampled.cpu(), value_range=splits.value_range, title=title
     )
     plot_learning_curves(paths[1], read_metrics(run.metrics), title=f"{splits.name}: training")
     counts = evaluate(autoencoder, splits.test, beta=0.0, value_range=splits.value_range).counts
+    if counts is None:  # continuous latents use no codes
+        return paths[:2]
     plot_code_usage(paths[2], counts, title=f"{splits.name}: use of each position's codes on the test split")
     return paths
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +48,7 @@ def principal_decoder(data: Tensor, num_tokens: int = NUM_TOKENS, vocab_size: in
             num_tokens, vocab_size, tuple(data.shape[1:]), likelihood=likelihood, embed_dim=1, hidden=()
         )
     levels = torch.special.ndtri((torch.arange(vocab_size, dtype=torch.float64) + 0.5) / vocab_size)
-    decoder.embed.weight.copy_(levels[:, None])
+    cast(nn.Embedding, decoder.embed).weight.copy_(levels[:, None])
     (layer,) = (layer for layer in decoder.layers if isinstance(layer, nn.Linear))
     layer.weight.copy_(components * strongest.sign() * variances[:num_tokens].sqrt())
     layer.bias.copy_(mean)

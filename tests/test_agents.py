@@ -147,7 +147,9 @@ def test_each_step_evaluates_the_decoder_once_and_trains_it_once(name, splits):
     (*_, row) = trainer.run()
     samples = 1 if name in ("vq", "vq-rotation", "fsq") else 5  # a quantiser has one code to a datum
     assert [shape[:3] for shape in calls] == [(7, samples, 3)] * 3  # codes, or codes embedded already
-    assert all(not torch.equal(value, before[key]) for key, value in trainer.autoencoder.state_dict().items())
+    same = {key for key, value in trainer.autoencoder.state_dict().items() if torch.equal(value, before[key])}
+    # FSQ's first codes are all its middle one, which is zero, and so is the gradient of what it is multiplied by.
+    assert same <= ({"decoder.embed.quantizer.project_out.weight"} if name == "fsq" else set())
     steps = next(iter(trainer.optimizer.optimizer.state[next(decoder.parameters())].values()))
     assert steps == 3
     assert math.isfinite(row["loss_actor"])

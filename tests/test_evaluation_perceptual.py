@@ -79,8 +79,10 @@ def make_model():
 def test_evaluate_adds_what_was_asked_for(pair):
     model = make_model()
     asked = Perceptual(lpips_weights=Distance())
-    first, second = (evaluate(model, pair[1], beta=1.0, perceptual=asked, batch_size=10).metrics for _ in range(2))
-    assert first == second  # nothing left over from the first
+    first, other, again = (
+        evaluate(model, images, beta=1.0, perceptual=asked, batch_size=10).metrics for images in (*pair[::-1], pair[1])
+    )
+    assert first == again != other  # nothing left over from before
     assert first["lpips"] > 0.0
     assert "fid" not in first
     assert "lpips" not in evaluate(model, pair[1], beta=1.0).metrics

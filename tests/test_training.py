@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 
-from daps_rl.agents import AGENTS, DAPS, Agent, AgentLoss
+from daps_rl.agents import DAPS, Agent, AgentLoss
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import PUBLISHED, make_config
 from daps_rl.data import Splits, from_arrays

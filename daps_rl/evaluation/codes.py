@@ -34,7 +34,7 @@ def kl(posterior: Distribution, prior: Distribution, codes: Tensor) -> Tensor | 
         pass
     log_probs = conditional_log_probs(posterior, codes)
     if log_probs is not None and hasattr(prior, "token_log_probs"):
-        return 1.1 * tokenwise_kl(log_probs, prior.token_log_probs)
+        return tokenwise_kl(log_probs, prior.token_log_probs)
     return defined(lambda: kl_estimate(posterior.log_prob(codes), prior.log_prob(codes)))
 
 

@@ -70,7 +70,7 @@ class Codebook(nn.Module):
                 "quantisers come from vector-quantize-pytorch; install it with pip install 'daps-rl[quantizers]'."
             ) from error
         options = dict(options or {})
-        self.quantizer: nn.Module
+        self.quantizer: Any  # a VectorQuantize or an FSQ, whose ways to look codes up differ
         if kind == "vq":
             self.quantizer = VectorQuantize(embed_dim, vocab_size, **options)
         else:

@@ -1,0 +1,133 @@
+"""Peak memory and seconds of a few training steps of a published configuration, each in a process of its own.
+
+    python benchmarks/memory.py --config imagenet256 --batch-size 64 --samples 8 --microbatch 1 4 0 --steps 2
+
+Needs no data set: the data are noise of the right shape. On a CPU the peak is that of resident memory, and the row
+holds beside it what the process took before it built anything; on a GPU it is that of PyTorch's allocations. Seconds go
+into a row with --timed only: say so on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from common import write_row
+
+from daps_rl.config import PUBLISHED, make_config
+from daps_rl.data import Splits
+from daps_rl.recompute import in_microbatches
+from daps_rl.training import Trainer
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "imagenet256": (3, 256, 256),
+    "motion": (64, 128),
+}
+PARTS = ("step", "decoder")
+MIB = 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", choices=sorted(PUBLISHED), default="imagenet256")
+    parser.add_argument("--agent", choices=("daps", "daps-na"), default="daps")
+    parser.add_argument("--part", choices=PARTS, default="step", help="a whole training step, or the decoder's alone")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[64])
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--microbatch", type=int, nargs="+", default=[0], help="contexts at a time; 0 for all at once")
+    parser.add_argument("--decoder-norm", choices=("group", "batch", "none"), default="group")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--timed", action="store_true", help="write the seconds down")
+    parser.add_argument("--in-this-process", action="store_true", help="print one configuration's row as JSON, no more")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for batch_size, microbatch in itertools.product(options.batch_size, options.microbatch):
+        one = argparse.Namespace(**{**vars(options), "batch_size": batch_size, "microbatch": microbatch})
+        if options.in_this_process:
+            print(json.dumps(measure(one)))
+        else:
+            write_row("memory", in_a_process(one))
+
+
+def in_a_process(options: argparse.Namespace) -> dict[str, Any]:
+    """One configuration's row; one that fails is a row too."""
+    settings = {name: value for name, value in vars(options).items() if name not in ("timed", "in_this_process")}
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    done = subprocess.run(
+        [sys.executable, __file__, "--in-this-process", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last_line = (done.stderr.strip().splitlines() or ["killed, perhaps for memory"])[-1]
+        return {**settings, "failed": done.returncode, "error": last_line}
+    measured = json.loads(done.stdout)
+    if not options.timed:
+        measured.pop("seconds")
+    return {**settings, **measured}
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory, in MiB, and seconds of each step."""
+    before = resident_peak()
+    settings = {name: getattr(options, name) for name in ("agent", "batch_size", "samples", "microbatch", "device")}
+    if make_config(options.config).decoder == "resnet":
+        settings["decoder_norm"] = options.decoder_norm
+    trainer = Trainer(make_config(options.config, **settings, steps=1_000_000), noise(options))
+    step: Callable[[], object] = trainer.train_step if options.part == "step" else decoder_step(trainer)
+    seconds = []
+    for _ in range(options.steps):
+        start = time.perf_counter()
+        step()
+        if options.device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    peak = resident_peak() if options.device == "cpu" else torch.cuda.max_memory_allocated() / MIB
+    return {"peak_mib": round(peak), "before_mib": round(before), "seconds": [round(value, 3) for value in seconds]}
+
+
+def noise(options: argparse.Namespace) -> Splits:
+    """A batch of data of the configuration's shape: standard normal, or bits for a Bernoulli likelihood."""
+    data = torch.randn(options.batch_size, *SHAPES[options.config], generator=torch.Generator().manual_seed(0))
+    likelihood = make_config(options.config).likelihood
+    data = (data > 0).float() if likelihood == "bernoulli" else data
+    limits = (data.min().item(), data.max().item())
+    return Splits(
+        name="noise", train=data, validation=data[:1], test=data[:1], likelihood=likelihood, value_range=limits
+    )
+
+
+def decoder_step(trainer: Trainer) -> Callable[[], None]:
+    """Likelihood of random codes, and its gradient."""
+    config, x = trainer.config, trainer.batch()
+    decoder = trainer.autoencoder.decoder
+    codes = torch.randint(config.vocab_size, (len(x), config.samples, config.num_tokens), device=x.device)
+
+    def step() -> None:
+        def likelihood(x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+            return decoder(codes).log_prob(x.unsqueeze(1))
+
+        decoder.zero_grad(set_to_none=True)
+        (-in_microbatches(likelihood, x, codes, size=config.microbatch).mean()).backward()
+
+    return step
+
+
+def resident_peak() -> float:
+    """Of this process so far, in MiB (Linux counts KiB, macOS bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (MIB if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    main()

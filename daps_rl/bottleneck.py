@@ -1,0 +1,230 @@
+"""A policy in the place of a vector quantiser, between an encoder and a decoder of one's own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from daps_rl.functional import DAPSTerms, daps_loss, encoding_reward, kl_estimate
+from daps_rl.functional.temperature import check_ess_fraction
+from daps_rl.objectives.trust_regions import make_trust_region
+from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, UniformCodes
+from daps_rl.policies.autoregressive import CodeTransformer
+from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes
+
+POLICIES = ("factorized", "autoregressive")
+
+
+class PolicyLoss:
+    """The encoder's loss on the codes of one batch: called with their rewards, once these are known.
+
+    Args:
+        log_prob: log q(z|x) of each code, with gradient. [B, K].
+        prior_log_prob: log p(z). [B, K].
+        beta: weight of the KL to the prior. 0-dim.
+        trust_region: gives the temperature.
+        centered: see `functional.weighted_likelihood_loss`.
+    """
+
+    def __init__(
+        self, log_prob: Tensor, prior_log_prob: Tensor, beta: Tensor, trust_region: nn.Module, centered: bool
+    ) -> None:
+        self.log_prob, self.prior_log_prob, self.beta = log_prob, prior_log_prob, beta
+        self.trust_region, self.centered = trust_region, centered
+
+    def __call__(self, reward: Tensor) -> Tensor:
+        """`terms(reward).loss`, averaged over the data, 0-dim; 0 where each datum has one code only (in eval mode)."""
+        if self.log_prob.shape[1] == 1:
+            return self.log_prob.new_zeros(())
+        return self.terms(reward).loss.mean()
+
+    def terms(self, reward: Tensor) -> DAPSTerms:
+        """Weighted likelihood of the codes, scored by reward − β·(log q − log p), within the trust region.
+
+        Args:
+            reward: log p(x|z) of each code, or any other score of it; larger is better. No gradient flows. [B·K], in
+                the order of the codes, or [B, K].
+        Returns:
+            DAPSTerms: loss [B]; weights [B, K] and effective_sample_size [B] (in samples), detached.
+        Raises:
+            ValueError: the reward has another shape.
+        """
+        groups = self.log_prob.shape
+        if reward.shape not in (groups, (groups.numel(),)):
+            raise ValueError(
+                f"reward must be one number for each code, of shape [{groups.numel()}] or {list(groups)} (B·K, or B "
+                f"and K), got {list(reward.shape)}; sum or average over the datum's own axes."
+            )
+        reward = reward.detach().reshape(groups)
+        score = encoding_reward(reward, self.log_prob.detach(), self.prior_log_prob, self.beta)
+        temperature = self.trust_region(score, self.beta)
+        return daps_loss(self.log_prob, score, temperature=temperature, centered=self.centered)
+
+    @property
+    def kl(self) -> Tensor:
+        """log q(z|x) − log p(z) of each code, detached: its mean is KL(q ‖ p), in nats. [B, K]."""
+        return kl_estimate(self.log_prob.detach(), self.prior_log_prob)
+
+
+class Bottlenecked(NamedTuple):
+    """What a `PolicyBottleneck` returns. In training mode the K codes of a datum follow one another, else K is 1."""
+
+    embedded: Tensor  # [B·K, T, dim], or [B·K, dim, *grid]; gradient to the embedding alone
+    codes: Tensor  # int64 [B·K, T], or [B·K, *grid]
+    policy_loss: PolicyLoss
+
+
+class PolicyBottleneck(nn.Module):
+    """Draws codes from a policy on an encoder's features, where a vector quantiser would take the nearest ones.
+
+    The features give q(z|x). In training mode K codes are drawn for each datum and embedded, for the decoder to say
+    how good each of them is; `policy_loss` of these rewards is the encoder's loss. The decoder and the embedding learn
+    from the decoder's own loss; no gradient passes from the codes to the encoder, so that any reward will do. In eval
+    mode each datum has its greedy code.
+
+        z, codes, policy_loss = bottleneck(encoder(x))
+        log_likelihood = -error(decoder(z), bottleneck.repeat(x))  # of each code, [B·K]
+        loss = -log_likelihood.mean() + policy_loss(log_likelihood)
+
+    Args:
+        dim: of the features, and of an embedded token.
+        vocab_size: V.
+        samples: K, codes per datum in training mode; at least 2.
+        num_tokens: T; needed by "autoregressive" alone.
+        policy: "factorized" (each token from its own feature), "autoregressive" (each also from the tokens before it,
+            by a transformer), or a module of one's own: features [B, T, dim] → a distribution over codes, batch shape
+            [B] and event shape [T].
+        channel_first: features are [B, dim, *grid], as of a convolution, and codes [B·K, *grid].
+        beta: weight of the KL to the uniform prior in the reward, in units of the reward per nat. Kept as the buffer
+            `beta`, for a schedule to fill.
+        ess_fraction: effective sample size of the weights to aim at, as a fraction of K, in (1/K, 1].
+        trust_region: see `objectives.DAPSLoss`.
+        centered: weights minus their mean, see `functional.weighted_likelihood_loss`.
+        num_heads, num_layers, mlp_ratio: of the autoregressive policy's transformer; num_heads divides dim.
+    Raises:
+        ValueError: an option is out of range.
+    References:
+        Drolet et al. (2026), arXiv 2509.24716.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        vocab_size: int,
+        *,
+        samples: int = 8,
+        num_tokens: int | None = None,
+        policy: str | nn.Module = "factorized",
+        channel_first: bool = False,
+        beta: float = 0.0,
+        ess_fraction: float = 0.33,
+        trust_region: str | nn.Module = "ess",
+        centered: bool = False,
+        num_heads: int = 4,
+        num_layers: int = 1,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        if samples < 2:
+            raise ValueError(f"samples must be >= 2, got {samples}: a datum's codes are weighed against each other.")
+        if beta < 0.0:
+            raise ValueError(f"beta must be >= 0, got {beta}; 0 leaves the KL out.")
+        check_code_sizes(1 if num_tokens is None else num_tokens, vocab_size)
+        check_ess_fraction(ess_fraction, samples)
+        self.dim, self.vocab_size, self.samples, self.num_tokens = dim, vocab_size, samples, num_tokens
+        self.channel_first, self.centered = channel_first, centered
+        self.beta: Tensor
+        self.register_buffer("beta", torch.tensor(float(beta)))
+        self.trust_region = make_trust_region(trust_region, ess_fraction)
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.policy: nn.Module
+        if isinstance(policy, nn.Module):
+            self.policy = policy
+        elif policy == "factorized":
+            self.policy = FactorizedHead(dim, vocab_size)
+        elif policy == "autoregressive" and num_tokens is not None:
+            self.policy = AutoregressiveHead(dim, vocab_size, num_tokens, num_heads, num_layers, mlp_ratio)
+        elif policy == "autoregressive":
+            raise ValueError("an autoregressive policy needs num_tokens, got None; pass the number of feature vectors.")
+        else:
+            raise ValueError(f"policy must be one of {', '.join(POLICIES)} or a module, got {policy!r}.")
+
+    def forward(self, features: Tensor, *, deterministic: bool | None = None) -> Bottlenecked:
+        """Codes for a batch of features.
+
+        Args:
+            features: [B, T, dim], or [B, dim, *grid] with `channel_first`.
+            deterministic: outside training mode, the greedy code of each datum (True or None) or a drawn one.
+        Raises:
+            ValueError: the features have another shape.
+        """
+        tokens, grid = self._to_tokens(features)  # [B, T, dim]
+        posterior = self.policy(tokens)
+        if self.training:
+            codes = posterior.sample((self.samples,))  # [K, B, T]
+        else:
+            codes = posterior.sample((1,)) if deterministic is False else posterior.mode[None]
+        log_prob = posterior.log_prob(codes).T  # [B, K]
+        prior = UniformCodes(tokens.shape[1], self.vocab_size)
+        policy_loss = PolicyLoss(log_prob, prior.log_prob(codes).T, self.beta.clone(), self.trust_region, self.centered)
+        codes = codes.transpose(0, 1).reshape(-1, *grid)  # [B·K, *grid]
+        return Bottlenecked(self.embed(codes), codes, policy_loss)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """What the decoder takes of codes: [N, T] → [N, T, dim], or [N, *grid] → [N, dim, *grid]."""
+        embedded = self.embedding(codes)
+        return embedded.movedim(-1, 1) if self.channel_first else embedded
+
+    def repeat(self, x: Tensor) -> Tensor:
+        """Data in the order of the codes: each K times in training mode, once else. [B, ...] → [B·K, ...]."""
+        return x.repeat_interleave(self.samples, 0) if self.training else x
+
+    def _to_tokens(self, features: Tensor) -> tuple[Tensor, torch.Size]:
+        """[B, T, dim], and the shape that one datum's codes have."""
+        axis = 1 if self.channel_first else 2
+        if features.ndim < 3 or (features.ndim > 3 and not self.channel_first) or features.shape[axis] != self.dim:
+            expected = f"[B, {self.dim}, *grid]" if self.channel_first else f"[B, T, {self.dim}]"
+            raise ValueError(
+                f"features must be {expected}, got {list(features.shape)}; channel_first says where dim stands, and "
+                f"is {self.channel_first}."
+            )
+        tokens = features.flatten(2).transpose(1, 2) if self.channel_first else features
+        if self.num_tokens not in (None, tokens.shape[1]):
+            raise ValueError(f"features must be of num_tokens={self.num_tokens} tokens, got {tokens.shape[1]}.")
+        return tokens, features.shape[2:] if self.channel_first else features.shape[1:2]
+
+
+class FactorizedHead(nn.Module):
+    """q(z|x) = Π_t q(z_t|x), each token from its own feature. [B, T, dim] → FactorizedCategorical."""
+
+    def __init__(self, dim: int, vocab_size: int) -> None:
+        super().__init__()
+        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, vocab_size)
+
+    def forward(self, features: Tensor) -> FactorizedCategorical:
+        return FactorizedCategorical(self.head(self.norm(features)))
+
+
+class AutoregressiveHead(nn.Module):
+    """q(z|x) = Π_t q(z_t | z_<t, x), by a causal transformer. [B, T, dim] → AutoregressiveCategorical."""
+
+    def __init__(
+        self, dim: int, vocab_size: int, num_tokens: int, num_heads: int, num_layers: int, mlp_ratio: float
+    ) -> None:
+        super().__init__()
+        check_transformer_sizes(dim, num_heads, num_layers)
+        self.norm = nn.LayerNorm(dim)
+        self.transformer = CodeTransformer(
+            num_tokens,
+            vocab_size,
+            embed_dim=dim,
+            num_heads=num_heads,
+            num_layers=num_layers,
+            mlp_ratio=mlp_ratio,
+            readout=nn.Identity(),  # each feature also stands at its own token
+        )
+
+    def forward(self, features: Tensor) -> AutoregressiveCategorical:
+        return AutoregressiveCategorical(self.transformer, self.transformer.prepare(self.norm(features)))
