@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -24,11 +25,23 @@ class Scorer:
         x: the batch. [B, *x].
         beta: weight of the KL. 0-dim.
         microbatch: data at a time; 0 for all at once.
+        decoder_samples: how many of the K codes the decoder learns from, 0 for all. The codes of a datum are much
+            alike, and a gradient through one costs twice as much as its score.
     """
 
-    def __init__(self, decoder: nn.Module, prior: Distribution, x: Tensor, beta: Tensor, microbatch: int = 0) -> None:
-        self.decoder, self.prior, self.x, self.beta, self.microbatch = decoder, prior, x, beta, microbatch
-        self.log_likelihood: Tensor | None = None  # [B, K], with the decoder's gradient
+    def __init__(
+        self,
+        decoder: nn.Module,
+        prior: Distribution,
+        x: Tensor,
+        beta: Tensor,
+        microbatch: int = 0,
+        decoder_samples: int = 0,
+    ) -> None:
+        self.decoder, self.prior, self.x, self.beta = decoder, prior, x, beta
+        self.microbatch, self.decoder_samples = microbatch, decoder_samples
+        self.log_likelihood: Tensor | None = None  # [B, K], of all codes
+        self.learnt: Tensor | None = None  # [B, n], of the codes that the decoder learns from
         self.kl: Tensor | None = None  # [B, K] or [B], of the same codes; None where it is not defined
         self.pathwise = False  # whether the agent's loss holds the decoder's
 
@@ -40,7 +53,13 @@ class Scorer:
         """
         self._once()
         prior_log_prob = self.prior.log_prob(codes)
-        self.log_likelihood = in_microbatches(self.likelihood, self.x, codes, size=self.microbatch)
+        learnt = self.decoder_samples or codes.shape[1]
+        parts = [in_microbatches(self.likelihood, self.x, codes[:, :learnt], size=self.microbatch)]
+        if learnt < codes.shape[1]:
+            with torch.no_grad():
+                parts.append(in_microbatches(self.likelihood, self.x, codes[:, learnt:], size=self.microbatch))
+        self.learnt = parts[0]
+        self.log_likelihood = torch.cat(parts, dim=1)
         self.kl = kl_estimate(log_prob, prior_log_prob)
         return encoding_reward(self.log_likelihood.detach(), log_prob, prior_log_prob, self.beta)
 
@@ -55,7 +74,8 @@ class Scorer:
             ValueError: the batch has been paid already.
         """
         self._once()
-        self.log_likelihood, self.kl, self.pathwise = log_likelihood, kl, True
+        self.log_likelihood = self.learnt = log_likelihood
+        self.kl, self.pathwise = kl, True
 
     def embedding(self) -> Tensor:
         """The decoder's table of token vectors [V, E], for codes that are one-hot with a gradient.
@@ -83,8 +103,8 @@ class Scorer:
         return 0 if self.log_likelihood is None else self.log_likelihood.numel()
 
     def decoder_loss(self) -> Tensor:
-        """−mean log p(x|z). 0-dim."""
-        return decoder_loss(cast(Tensor, self.log_likelihood)).mean()
+        """−mean log p(x|z) of the codes that the decoder learns from. 0-dim."""
+        return decoder_loss(cast(Tensor, self.learnt)).mean()
 
     def metrics(self) -> dict[str, Tensor]:
         """Means over the batch, in nats, detached, 0-dim each; kl, elbo and beta_elbo where they are defined."""

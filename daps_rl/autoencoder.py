@@ -28,6 +28,8 @@ from daps_rl.policies import (
     EmbeddingHead,
     FactorizedPolicy,
     GaussianPolicy,
+    LatticeEmbedding,
+    LatticeHead,
     NormalPrior,
     QuantizerPolicy,
     TokenEncoder,
@@ -193,9 +195,11 @@ def make_policy(config: ModelConfig, decoder: nn.Module) -> nn.Module:
     }
     codes = (config.num_tokens, config.vocab_size)
     embed = getattr(decoder, "embed", None)
-    head = (
-        EmbeddingHead(config.embed_dim, embed) if config.shared_embedding and isinstance(embed, nn.Embedding) else None
-    )
+    head: nn.Module | None = None
+    if config.token_vectors == "lattice" and isinstance(embed, LatticeEmbedding):
+        head = LatticeHead(config.embed_dim, embed)
+    elif config.token_vectors == "shared" and isinstance(embed, nn.Embedding):
+        head = EmbeddingHead(config.embed_dim, embed)
     if config.policy == "autoregressive":
         return AutoregressivePolicy(
             config.observation_shape,
@@ -243,6 +247,8 @@ def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> CodeDe
         embed = nn.Identity()  # its latents are vectors already
     elif config.policy in ("vq", "fsq"):
         embed = Codebook(config.policy, config.vocab_size, config.decoder_embed_dim, config.policy_options)
+    elif config.token_vectors == "lattice":
+        embed = LatticeEmbedding(config.vocab_size, config.decoder_embed_dim)
     sizes = (config.num_tokens, config.vocab_size, config.observation_shape)
     shared: dict[str, Any] = {
         "likelihood": make_likelihood(config),

@@ -9,6 +9,7 @@ from typing import Any
 
 POLICIES = ("autoregressive", "factorized", "vq", "fsq", "gaussian")
 DECODERS = ("auto", "mlp", "resnet", "sequence")
+TOKEN_VECTORS = ("lattice", "shared", "separate")
 DECODER_NORMS = ("group", "batch", "none")
 LEARNING_RATE_SCHEDULES = ("constant", "cosine")
 GRADIENT_CLIPS = ("adaptive", "norm", "none")
@@ -39,8 +40,10 @@ class ModelConfig:
         decoder: "mlp", "resnet" (images), "sequence" (time by features), or "auto": resnet for images of colour or of
             64 pixels and more, else mlp.
         decoder_embed_dim: of a token in the decoder.
-        shared_embedding: the policy's logits are similarities to the decoder's vectors of the tokens (not published;
-            learns much faster); otherwise a linear layer of its own.
+        token_vectors: what the decoder reads, and the policy writes with: "lattice" (points of a lattice, on which the
+            policy is a discretised Gaussian; not published, learns much faster), "shared" (a free table, and the
+            policy's logits are similarities to its vectors) or "separate" (a free table, and a linear layer to the
+            logits; published).
         decoder_hidden: widths of the MLP decoder's hidden layers.
         decoder_channels, decoder_blocks: of the ResNet decoder.
         decoder_norm: of the ResNet decoder: "group", "batch" (published; a code's reward then depends on its batch
@@ -65,7 +68,7 @@ class ModelConfig:
     max_variance: float = 1.0
     decoder: str = "auto"
     decoder_embed_dim: int = 64
-    shared_embedding: bool = True
+    token_vectors: str = "lattice"
     decoder_hidden: tuple[int, ...] = (256, 512)
     decoder_channels: int = 64
     decoder_blocks: int = 2
@@ -79,6 +82,7 @@ class ModelConfig:
         _positive(self, "decoder_blocks")
         _one_of("decoder", self.decoder, DECODERS)
         _one_of("decoder_norm", self.decoder_norm, DECODER_NORMS)
+        _one_of("token_vectors", self.token_vectors, TOKEN_VECTORS)
         if self.vocab_size < 2:
             raise ValueError(f"vocab_size must be >= 2, got {self.vocab_size}.")
         if self.vocab_size > 2**20 or self.num_tokens > 2**16:
@@ -106,7 +110,7 @@ class ModelConfig:
 
 _NOT_NEGATIVE = (
     "weight_decay", "decoder_learning_rate", "warmup_steps", "validate_every", "seed", "microbatch", "image_size",
-    "data_workers",
+    "data_workers", "decoder_samples",
 )  # fmt: skip
 
 
@@ -131,6 +135,8 @@ class TrainConfig(ModelConfig):
         seed: of weights, order of the data, and sampling.
         batch_size: B, contexts per step.
         samples: K, codes per context.
+        decoder_samples: how many of the K codes the decoder learns from, 0 for all; the others are scored without a
+            gradient, which costs a third.
         microbatch: contexts at a time, for bounded memory at the price of one more forward pass; 0 for all at once.
         beta_start, beta_end: weight of the KL, decaying exponentially over the run.
         learning_rate: of AdamW, for the policy.
@@ -164,6 +170,7 @@ class TrainConfig(ModelConfig):
     seed: int = 0
     batch_size: int = 256
     samples: int = 8
+    decoder_samples: int = 1
     microbatch: int = 0
     beta_start: float = 0.5
     beta_end: float = 0.01
@@ -253,7 +260,7 @@ _PUBLISHED_OPTIMISER = {
     "samples": 8, "learning_rate": 3e-4, "learning_rate_schedule": "constant", "weight_decay": 1e-4,
     "gradient_clip": "adaptive", "clip_at": 1.0, "trust_region": "ess", "centered": False, "mlp_ratio": 4.0,
     "decoder_hidden": (64, 256), "decoder_embed_dim": 64, "aligned_patches": False,
-    "shared_embedding": False,
+    "token_vectors": "separate", "decoder_samples": 0,
 }  # fmt: skip
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -112,7 +112,9 @@ class Trainer:
         self.beta.fill_(exponential_decay(self.progress, config.beta_start, config.beta_end))
         x = self.batch()
         autoencoder = self.autoencoder
-        scorer = Scorer(autoencoder.decoder, autoencoder.prior(), x, self.beta, config.microbatch)
+        scorer = Scorer(
+            autoencoder.decoder, autoencoder.prior(), x, self.beta, config.microbatch, config.decoder_samples
+        )
         self.agent.learning_rate = config.learning_rate * self.learning_rate_factor
         self.agent.progress, self.agent.microbatch = self.progress, config.microbatch
         result: AgentLoss | None = None

@@ -6,6 +6,7 @@ Batch shape [B], event shape [T]. That interface is the plug: any module that gi
 from daps_rl.policies.autoregressive import AutoregressiveCategorical, AutoregressivePolicy
 from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy
+from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead, lattice_levels
 from daps_rl.policies.layers import EmbeddingHead
 from daps_rl.policies.observation import ObservationEncoder, Patches, TokenEncoder
 from daps_rl.policies.point import PointCodes
@@ -19,6 +20,8 @@ __all__ = [
     "FactorizedCategorical",
     "FactorizedPolicy",
     "GaussianPolicy",
+    "LatticeEmbedding",
+    "LatticeHead",
     "NormalPrior",
     "ObservationEncoder",
     "Patches",
@@ -27,4 +30,5 @@ __all__ = [
     "TokenEncoder",
     "UniformCodes",
     "UniformPrior",
+    "lattice_levels",
 ]
