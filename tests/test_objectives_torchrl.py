@@ -123,6 +123,15 @@ def test_decoder_loss_is_the_mean_negative_log_likelihood(time):
     assert {id(p) for p in loss.parameters()} == {id(p) for p in decoder.parameters()}
 
 
+def test_decoder_loss_of_some_of_the_codes():
+    decoder, batch = MLPDecoder(T, V, (D,)).double(), make_batch(make_policy())
+    two = DecoderLoss(decoder, num_samples=2)(batch)["loss_decoder"]
+    log_likelihood = decoder(batch["action"]).log_prob(batch["observation"])  # [B, K]
+    torch.testing.assert_close(two, -log_likelihood[:, :2].mean())
+    with pytest.raises(ValueError, match="num_samples must be >= 1"):
+        DecoderLoss(decoder, num_samples=0)
+
+
 def test_decoder_loss_keys_and_keyword_tensors():
     loss, batch = DecoderLoss(MLPDecoder(T, V, (D,)).double()), make_batch(make_policy())
     expected = loss(batch)["loss_decoder"]
