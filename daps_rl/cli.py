@@ -68,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    on_run("evaluate", models.evaluate_command, "recompute a run's metrics from its saved model")
+    evaluate = on_run("evaluate", models.evaluate_command, "recompute a run's metrics from its saved model")
+    for name, metric, network in (("fid", "FID", "Inception"), ("lpips", "LPIPS", "AlexNet")):
+        evaluate.add_argument(
+            f"--{name}-weights", metavar="FILE", help=f"{metric} too, with {network}'s weights (docs/metrics.md)"
+        )
     on_run("report", models.report_command, "draw a run's pictures anew")
     for name, command, text in (
         ("encode", models.encode_command, "data (.npy [N, ...]) to codes (.npy, int64 [N, T])"),

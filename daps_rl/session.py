@@ -19,7 +19,7 @@ from daps_rl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from daps_rl.config import TrainConfig, config_from_dict
 from daps_rl.data import Splits, load
 from daps_rl.data.load import NAMES
-from daps_rl.evaluation import evaluate
+from daps_rl.evaluation import Perceptual, evaluate
 from daps_rl.report import plot_code_usage, plot_learning_curves, plot_reconstructions, read_metrics
 from daps_rl.runs import RunFolder, same_data
 from daps_rl.training import Trainer, choose_device
@@ -149,10 +149,14 @@ def peak_memory(device: torch.device) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
 
 
-def evaluate_splits(autoencoder: DiscreteAutoencoder, splits: Splits, beta: float) -> dict[str, dict[str, Any]]:
+def evaluate_splits(
+    autoencoder: DiscreteAutoencoder, splits: Splits, beta: float, perceptual: Perceptual | None = None
+) -> dict[str, dict[str, Any]]:
     """Metrics on validation and test: what `summary.json` holds and `daps-rl evaluate` recomputes."""
     return {
-        name: evaluate(autoencoder, splits[name], beta=beta, value_range=splits.value_range).metrics
+        name: evaluate(
+            autoencoder, splits[name], beta=beta, value_range=splits.value_range, perceptual=perceptual
+        ).metrics
         for name in ("validation", "test")
     }
 

@@ -153,3 +153,10 @@ def test_lpips_from_a_file_is_torchmetrics_own(pair, tmp_path):
         expected = reference(*images, normalize=True).mean().item()
     assert metric.result()["lpips"] == pytest.approx(expected, rel=1e-5)
     assert expected > 0.0
+
+
+def test_the_command_asks_for_weights_in_one_line(tmp_path, capsys):
+    from daps_rl.cli import main
+
+    assert main(["evaluate", str(tmp_path), "--fid-weights", str(tmp_path / "none.pth")]) == 2
+    assert "fid_weights: there is no file" in capsys.readouterr().err

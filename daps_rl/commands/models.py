@@ -6,15 +6,19 @@ import json
 from typing import Any
 
 
-def evaluate_command(*, run: str, device: str) -> int:
+def evaluate_command(*, run: str, device: str, fid_weights: str | None, lpips_weights: str | None) -> int:
     """`daps-rl evaluate`: prints the metrics as JSON."""
+    from daps_rl.evaluation import Perceptual
     from daps_rl.runs import same_data
     from daps_rl.session import evaluate_splits, load_data, load_run
 
+    perceptual = None
+    if fid_weights or lpips_weights:
+        perceptual = Perceptual(fid_weights=fid_weights, lpips_weights=lpips_weights)
     folder, config, model = load_run(run, device)
     splits = load_data(config)
     same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
-    print(json.dumps(evaluate_splits(model, splits, config.beta_end), indent=2))
+    print(json.dumps(evaluate_splits(model, splits, config.beta_end, perceptual), indent=2))
     return 0
 
 
