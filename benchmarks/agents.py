@@ -22,7 +22,8 @@ from typing import Any
 from common import ROWS, write_row
 
 AGENTS = (
-    "daps", "daps-na", "tpo", "rloo", "grpo", "ppo", "a2c", "reinforce", "sb3:daps", "sb3:ppo", "sb3:a2c",
+    "daps", "daps-na", "daps-fixed", "tpo", "rloo", "grpo", "ppo", "a2c", "reinforce", "reinforce-no-critic",
+    "sb3:daps", "sb3:ppo", "sb3:a2c",
 )  # fmt: skip
 LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 SEEDS, TUNING_SEEDS = (0, 1, 2, 3, 4), (100, 101)
