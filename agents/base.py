@@ -81,7 +81,10 @@ class Agent(nn.Module):
                 f"unknown agent option {', '.join(unknown)}; {cls.__name__} takes {', '.join(known) or 'none'}."
             )
         settings = {name: getattr(config, name) for name in known if hasattr(config, name)}
-        return cls(policy, **{**settings, **config.agent_options})
+        try:
+            return cls(policy, **{**settings, **config.agent_options})
+        except TypeError as error:
+            raise bad_options(cls.__name__, error) from error
 
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
         """Draws codes, asks for their rewards, and yields the losses to descend, one gradient step each.
@@ -120,6 +123,11 @@ class Agent(nn.Module):
 
     def _log_prob(self, observation: Tensor, codes: Tensor) -> Tensor:
         return self.policy(observation).log_prob(codes.transpose(0, 1)).transpose(0, 1)  # [B, K]
+
+
+def bad_options(name: str, error: TypeError) -> ValueError:
+    """An agent's options that its constructor could not take."""
+    return ValueError(f"{name} cannot be made with these agent options: {error}; see its arguments.")
 
 
 def check_group(name: str, samples: int) -> None:

@@ -33,6 +33,10 @@ Loop = Callable[[float], float]
 MANY = 1_000_000_000  # steps; long enough that no schedule and no collector ends within a measurement
 
 
+# The decoder learns from all codes, as it does by the environments and callbacks.
+DIGITS = {"data": "digits", "agent": "daps", "steps": MANY, "device": "cpu", "decoder_samples": 0}
+
+
 def looped(step: Callable[[], object]) -> Loop:
     """Repeats a function that takes one step."""
 
@@ -82,7 +86,8 @@ def make_torchrl(config: TrainConfig, splits: Splits) -> Loop:
         centered=config.centered,
         functional=False,
     )
-    decoder_loss, batches = DecoderLoss(decoder), iter(collector)
+    decoder_loss = DecoderLoss(decoder, num_samples=config.decoder_samples or None)
+    batches = iter(collector)
 
     def step() -> None:
         env.beta.fill_(exponential_decay(trainer.progress, config.beta_start, config.beta_end))
@@ -174,7 +179,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     for name in options.config:
         if name == "digits":
-            config, splits = make_config(data="digits", agent="daps", steps=MANY, device="cpu"), load("digits")
+            config, splits = make_config(**DIGITS), load("digits")
         else:
             config, splits = make_config("mnist", agent="daps", steps=MANY, device="cpu"), load("fashion-mnist")
         rates = measure({loop: make(config, splits) for loop, make in LOOPS.items()}, options.rounds, options.seconds)

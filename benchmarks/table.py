@@ -101,6 +101,18 @@ def control() -> str:
     return markdown(header, lines)
 
 
+def identity() -> str:
+    """Mean reward after training, lowest and highest seed."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for row in read("identity"):
+        groups[row["agent"]].append(row["reward"])
+    lines = [
+        [f"`{agent}`", str(len(rewards)), f"{min(rewards):.4f}", f"{statistics.fmean(rewards):.4f}"]
+        for agent, rewards in groups.items()
+    ]
+    return markdown(["agent", "seeds", "lowest mean reward", "mean"], lines)
+
+
 def agents(mode: str) -> str:
     """One line per agent, the best mean test β-ELBO first; failed runs are counted."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -160,6 +172,8 @@ def main() -> None:
         "agents_tune": tuning(),
         "agents_minutes": agents("minutes"),
         "agents_steps": agents("steps"),
+        "agents_minutes_tables": agents("minutes_tables"),
+        "identity": identity(),
         "api_price": api_price(),
     }
     for name, table in tables.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -25,6 +26,8 @@ class OneLineParser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; errors of use are one line on stderr and exit code 2."""
     options = vars(_parser().parse_args(arguments))
+    if os.getcwd() not in sys.path:  # as with python -m: an agent of one's own may lie in the working directory
+        sys.path.append(os.getcwd())
     command, debug = options.pop("command"), options.pop("debug")
     try:
         return command(**options)

@@ -18,9 +18,9 @@ from daps_rl.envs.host import (
     EncodingBatch,
     TaskHost,
     check_options,
-    check_render_mode,
     make_problem,
     make_spaces,
+    possible_render_mode,
     unwrap,
 )
 from daps_rl.envs.pictures import image_shape
@@ -98,8 +98,7 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         )
         self.observation_space, self.action_space = make_spaces(problem)
         shape = self.observation_space.shape
-        check_render_mode(render_mode, shape)
-        self.render_mode = render_mode
+        self.render_mode = possible_render_mode(render_mode, shape)
         if image_shape(shape) is None:
             self.metadata = {**self.metadata, "render_modes": []}  # type: ignore[misc]  # of this instance alone
         self._over = True

@@ -6,6 +6,7 @@ import copy
 import os
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -160,15 +161,21 @@ def make_spaces(problem: Problem) -> tuple[spaces.Box, spaces.MultiDiscrete]:
     return box, spaces.MultiDiscrete([problem.vocab_size] * problem.num_tokens)
 
 
-def check_render_mode(render_mode: str | None, shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless the data can be rendered this way."""
+def possible_render_mode(render_mode: str | None, shape: tuple[int, ...]) -> str | None:
+    """The render mode, or None with a warning for data that are no images: SB3 asks for frames of whatever it makes.
+
+    Raises:
+        ValueError: there is no such mode.
+    """
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
     if render_mode is not None and image_shape(shape) is None:
-        raise ValueError(
+        gymnasium.logger.warn(
             f"render_mode 'rgb_array' needs images, [H, W], [C, H, W], [H, W, C] or a flat square, got data of shape "
-            f"{shape}; leave render_mode out."
+            f"{shape}; there will be no frames."
         )
+        return None
+    return render_mode
 
 
 def check_options(options: dict[str, Any] | None) -> None:

@@ -19,9 +19,9 @@ from daps_rl.envs.host import (
     EncodingBatch,
     TaskHost,
     check_options,
-    check_render_mode,
     make_problem,
     make_spaces,
+    possible_render_mode,
     unwrap,
 )
 from daps_rl.envs.task import EncodingTask, RewardFn
@@ -96,7 +96,7 @@ class EncodingVecEnv(TaskHost, VecEnv):
             reward_fn=reward_fn,
             device=device,
         )
-        check_render_mode(render_mode, tuple(problem.data.shape[1:]))
+        render_mode = possible_render_mode(render_mode, tuple(problem.data.shape[1:]))
         self.task = EncodingTask(
             problem.data,
             problem.decoder,

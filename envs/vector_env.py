@@ -19,9 +19,9 @@ from daps_rl.envs.host import (
     EncodingBatch,
     TaskHost,
     check_options,
-    check_render_mode,
     make_problem,
     make_spaces,
+    possible_render_mode,
     unwrap,
 )
 from daps_rl.envs.task import EncodingTask, RewardFn
@@ -105,7 +105,7 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
             device=device,
         )
         self.single_observation_space, self.single_action_space = make_spaces(problem)
-        check_render_mode(render_mode, tuple(problem.data.shape[1:]))
+        render_mode = possible_render_mode(render_mode, tuple(problem.data.shape[1:]))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.num_envs, self.samples_per_context = num_envs, samples_per_context

@@ -26,6 +26,7 @@ from daps_rl.agents import (
     AgentLoss,
     PathwiseAgent,
     Reinforce,
+    ReinforceNoCritic,
     make_agent,
 )
 from daps_rl.agents.critic import Critic, RewardScale
@@ -36,7 +37,7 @@ from daps_rl.objectives import FixedTemperature
 from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
 from daps_rl.training import Trainer
 
-CLASSES = [DAPS, TPO, RLOO, GRPO, PPO, A2C, Reinforce]
+CLASSES = [DAPS, TPO, RLOO, GRPO, PPO, A2C, Reinforce, ReinforceNoCritic]
 SIZES = {
     "num_tokens": 3, "vocab_size": 4, "embed_dim": 8, "num_heads": 2, "decoder_hidden": (8,), "decoder_embed_dim": 4,
     "batch_size": 7, "samples": 5, "validate_every": 0, "log_every": 1, "likelihood": "fixed_gaussian",
@@ -291,6 +292,13 @@ def test_an_agent_of_ones_own_by_its_name(splits):
     assert type(trainer.agent).__name__ == "Mine"
     assert (trainer.agent.samples, trainer.agent.power) == (5, 2.0)
     assert len(list(trainer.run())) == 2
+
+
+@pytest.mark.parametrize("agent", ["ppo", "sb3:ppo"])
+def test_an_option_of_the_wrong_kind_is_an_error_of_use(agent, splits):
+    option = {"ppo": "clip_epsilon", "sb3:ppo": "n_epochs"}[agent]
+    with pytest.raises(ValueError, match="cannot be made with these agent options"):
+        Trainer(make_config(**{**SIZES, "steps": 1, "agent": agent, "agent_options": {option: "abc"}}), splits)
 
 
 @pytest.mark.parametrize(

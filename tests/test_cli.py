@@ -335,3 +335,24 @@ def test_a_run_whose_codes_say_nothing_says_so(data, tmp_path, capsys):
     summary = json.loads((tmp_path / "deaf" / "summary.json").read_text())
     assert summary["validation"]["code_gain"] < 0.1
     assert "the codes say nothing of the data" in capsys.readouterr().err
+
+
+def test_an_agent_of_ones_own_in_the_working_directory(data, tmp_path):
+    (tmp_path / "my_agents.py").write_text("from daps_rl.agents import RLOO\n\n\nclass Mine(RLOO):\n    pass\n")
+    script = Path(sys.executable).parent / "daps-rl"
+    arguments = ["train", "--data", str(data), "--steps", "2", "--num-tokens", "3", "--vocab-size", "4", "--out", "run"]
+    done = subprocess.run(
+        [str(script), *arguments, "--agent", "my_agents:Mine"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["agent"] == "my_agents:Mine"
+
+
+def test_an_unknown_agent_leaves_no_folder(tmp_path, capsys):
+    assert main(["train", "--agent", "nobody", "--steps", "1", "--out", str(tmp_path / "run")]) == 2
+    assert "agent must be one of" in error_of(capsys)
+    assert not (tmp_path / "run").exists()

@@ -204,7 +204,6 @@ def test_bad_actions(action, match):
         ({"data": make_data(), "num_tokens": 7}, "pass a decoder"),
         ({"beta": -1.0}, "beta"),
         ({"render_mode": "ansi"}, "render_mode"),
-        ({"data": make_data(7), "num_tokens": T, "render_mode": "rgb_array"}, "flat square"),
     ],
 )
 @pytest.mark.parametrize("kind", [GymnasiumEncodingEnv, EncodingVectorEnv])
@@ -560,3 +559,12 @@ def test_importing_the_environments_leaves_sb3_alone():
         "from daps_rl.envs import EncodingVecEnv; assert 'stable_baselines3' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+def test_frames_of_what_is_no_image_are_left_out_with_a_warning(make):
+    """SB3's make_vec_env asks for them whatever it makes."""
+    with pytest.warns(UserWarning, match="flat square"):
+        env = make(ID, data=make_data(7), num_tokens=T, render_mode="rgb_array")
+    assert env.unwrapped.render_mode is None
+    assert env.reset(seed=0)[0].shape[-1] == 7

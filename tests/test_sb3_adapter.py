@@ -14,6 +14,7 @@ from daps_rl.agents.sb3.adapter import ALGORITHMS, SB3Agent
 from daps_rl.config import make_config
 from daps_rl.data import from_arrays
 from daps_rl.functional import encoding_reward
+from daps_rl.policies import FactorizedPolicy
 from daps_rl.training import Trainer
 
 NAMES = [f"sb3:{name}" for name in ALGORITHMS]
@@ -52,13 +53,33 @@ def test_sb3s_algorithms_come_to_the_same_optimum(name, learning_rate):
     assert on_the_bandit(name, steps=250, learning_rate=learning_rate) < 0.1
 
 
+@pytest.mark.parametrize(
+    ("name", "learning_rate", "steps"), [("daps", 1e-2, 150), ("ppo", 1e-2, 150), ("a2c", 3e-3, 400)]
+)
+def test_sb3s_algorithms_solve_the_identity_bandit(name, learning_rate, steps):
+    """Token t of the code is to be x_t; the mean reward is at most 1, and 0.2 at random."""
+    torch.manual_seed(0)
+    target = torch.tensor([[0, 1, 2], [3, 4, 0], [1, 1, 1], [4, 2, 3]])
+    x = torch.nn.functional.one_hot(target, 5).float().flatten(1)
+    policy = FactorizedPolicy((15,), 3, 5, embed_dim=16, num_heads=2, num_layers=1)
+    agent = SB3Agent(policy, ALGORITHMS[name], make_config(steps=1, batch_size=4, samples=16))
+
+    def score(codes, log_prob):
+        return (codes == target[:, None]).float().mean(-1)
+
+    for step in range(steps):
+        agent.learning_rate = learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        list(agent.losses(x, score, torch.tensor(0.0)))
+    assert score(policy(x).sample((500,)).transpose(0, 1), None).mean().item() > 0.99
+
+
 def test_without_the_kl_in_the_reward_they_do_not():
     assert on_the_bandit("ppo", steps=100, learning_rate=1e-2, pay_kl=False) > 0.5
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_network_is_the_runs_own_and_the_decoder_is_evaluated_once(name, splits):
-    trainer = Trainer(make_config(**{**SIZES, "steps": 3, "agent": name}), splits)
+    trainer = Trainer(make_config(**{**SIZES, "steps": 3, "agent": name, "decoder_samples": 0}), splits)
     reference = Trainer(make_config(**{**SIZES, "steps": 3, "agent": "daps"}), splits)
     assert trainer.agent.actor_critic.network is trainer.autoencoder.policy
     for value, other in zip(trainer.autoencoder.parameters(), reference.autoencoder.parameters(), strict=True):

@@ -76,7 +76,8 @@ def test_the_very_decoder_of_the_environment_learns(kind, monitored, env_learns)
     assert callback.skipped == 0
 
 
-def test_one_update_is_the_decoders_loss_on_the_steps_codes():
+@pytest.mark.parametrize("num_samples", [None, 2])
+def test_one_update_is_the_decoders_loss_on_the_steps_codes(num_samples):
     env = encoding_env()
     reference = copy.deepcopy(env.decoder)
     seen = {}
@@ -87,8 +88,9 @@ def test_one_update_is_the_decoders_loss_on_the_steps_codes():
             return True
 
     optimizer = torch.optim.SGD(env.decoder.parameters(), lr=0.1)
-    make_model(DAPS, env).learn(1, [Keep(), DecoderCallback(optimizer=optimizer)])
-    loss = decoder_loss(reference(seen["z"].long()).log_prob(seen["x"]).view(1, -1)).mean()
+    make_model(DAPS, env).learn(1, [Keep(), DecoderCallback(optimizer=optimizer, num_samples=num_samples)])
+    log_likelihood = reference(seen["z"].long()).log_prob(seen["x"]).view(-1, env.samples_per_context)  # [B, K]
+    loss = decoder_loss(log_likelihood[:, :num_samples]).mean()
     loss.backward()
     for ours, theirs in zip(env.decoder.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad, rtol=1e-5, atol=1e-6)
@@ -316,6 +318,20 @@ class IntegerRewards(GroupBandit):
 def test_the_kl_is_never_rounded_away():
     with pytest.raises(ValueError, match=r"int64.*pay floats"):
         DAPS("MlpPolicy", IntegerRewards(), samples_per_context=6, beta=0.1, device="cpu").learn(24)
+
+
+def test_one_callback_serves_many_calls_of_learn():
+    model = PPO("MlpPolicy", encoding_env(beta=0.1), n_steps=1, batch_size=8, device="cpu")
+    callbacks = [DecoderCallback(), KLRewardCallback()]
+    for reset in (True, True, False):
+        model.learn(model.n_envs, callback=callbacks, reset_num_timesteps=reset)
+    assert model.num_timesteps == 2 * model.n_envs
+
+
+def test_a_decoder_is_never_trained_twice():
+    model = PPO("MlpPolicy", encoding_env(beta=0.1), n_steps=1, batch_size=8, device="cpu")
+    with pytest.raises(ValueError, match="two DecoderCallbacks"):
+        model.learn(8, callback=[DecoderCallback(), DecoderCallback()])
 
 
 def test_the_kl_is_never_paid_twice():

@@ -386,6 +386,7 @@ def test_set_env_shares_the_new_environments_beta():
     assert model.temperature >= 0.4
     with pytest.raises(ValueError, match="groups of 4 and the model was made for groups of 6"):
         model.set_env(encoding_env(num_contexts=12, samples=4))
+    assert model.env is other  # as before
 
 
 def test_learning_rate_schedule_and_timesteps():

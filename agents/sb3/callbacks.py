@@ -85,6 +85,7 @@ class DecoderCallback(BaseCallback):
         learning_rate: of AdamW; a number or a schedule of the progress remaining.
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm; None for no bound.
+        num_samples: how many of a context's K codes to learn from; None for all. One is nearly as good and cheaper.
         optimizer: in AdamW's place, one over the decoder's parameters; its learning rate is left alone.
         verbose: as in SB3.
     Raises:
@@ -99,10 +100,14 @@ class DecoderCallback(BaseCallback):
         learning_rate: Any = 1e-3,
         weight_decay: float = 1e-4,
         max_grad_norm: float | None = None,
+        num_samples: int | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
+        if num_samples is not None and num_samples < 1:
+            raise ValueError(f"num_samples must be >= 1, got {num_samples}; leave it out to learn from all codes.")
+        self.num_samples = num_samples
         self.learning_rate, self.weight_decay, self.max_grad_norm = learning_rate, weight_decay, max_grad_norm
         self.given_decoder, self.given_optimizer = decoder, optimizer
         self.decoder: nn.Module
@@ -142,6 +147,9 @@ class DecoderCallback(BaseCallback):
             self.optimizer = torch.optim.AdamW(parameters, lr=self.schedule(1.0), weight_decay=self.weight_decay)
         self.decoder = decoder
         saved = saved_state(model, "decoder")
+        if _attached_in_this_learn(model, saved):
+            raise ValueError("there are two DecoderCallbacks, and each would train the decoder; leave one out.")
+        self.learn_started = model.start_time
         if saved is not None and saved.callback is not self:
             self._take_up(saved)
         _register(model, "decoder", self)
@@ -209,7 +217,7 @@ class DecoderCallback(BaseCallback):
         device = next(self.decoder.parameters()).device
         k = self.samples
         actions = torch.as_tensor(self.locals["actions"], device=device).long()
-        codes = actions.reshape(-1, k, *(actions.shape[1:] or (1,)))  # [B, K, T]
+        codes = actions.reshape(-1, k, *(actions.shape[1:] or (1,)))[:, : self.num_samples]  # [B, n, T]
         x = self.locals["obs_tensor"][::k].to(device)
         x = x.reshape(-1, 1, *(x.shape[1:] if self.data_shape is None else self.data_shape))  # [B, 1, *x]
         was_training = self.decoder.training
@@ -252,9 +260,9 @@ class KLRewardCallback(PayKL):
             raise ValueError("the environment has no beta of its own; pass KLRewardCallback(beta).")
         self.beta = SharedBeta(self.argument, env)
         saved = saved_state(model, "kl_reward")
-        self.learn_started = model.start_time
-        if saved is not None and getattr(saved.callback, "learn_started", None) == model.start_time:
+        if _attached_in_this_learn(model, saved):
             raise ValueError("there are two KLRewardCallbacks, and β·log π would be subtracted twice; leave one out.")
+        self.learn_started = model.start_time
         if saved is not None and saved.callback is None and self.argument is None:
             self.beta.fill(saved.current()["beta"])
         self.prior = getattr(env_attribute(env, "task"), "prior", None)
@@ -275,6 +283,11 @@ class KLRewardCallback(PayKL):
             kl = kl_estimate(log_prob, self.prior.log_prob(codes).to(log_prob))
             self.logger.record_mean("rollout/kl", kl.mean().item())
         return super()._on_step()
+
+
+def _attached_in_this_learn(model: BaseAlgorithm, saved: SavedState | None) -> bool:
+    """Whether a callback of the same kind is at work in this very call of `learn`, be it the same object again."""
+    return saved is not None and getattr(saved.callback, "learn_started", None) == model.start_time
 
 
 def _register(model: BaseAlgorithm, name: str, callback: Stateful) -> None:

@@ -216,9 +216,9 @@ class DAPS(OnPolicyAlgorithm):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As in SB3; the new environment's own β stands, unless `beta` was given."""
-        super().set_env(env, force_reset)
-        assert self.env is not None
-        self._check_env(self.env)
+        wrapped = self._wrap_env(env, self.verbose)
+        self._check_env(wrapped)  # a refused environment leaves the model with the one it had
+        super().set_env(wrapped, force_reset)
         self._beta_saved = None
         self._attach_beta()
 

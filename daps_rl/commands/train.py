@@ -13,6 +13,7 @@ COLLAPSED = 0.1  # nats of code_gain
 
 def train_command(*, out: str | None, resume: bool, config: str | None, **options: Any) -> int:
     """`daps-rl train`."""
+    from daps_rl.agents import find_agent
     from daps_rl.config import config_from_dict, make_config
     from daps_rl.progress import Progress, tensorboard_observer
     from daps_rl.runs import RunFolder, folder_is_writable, new_run_path
@@ -33,6 +34,7 @@ def train_command(*, out: str | None, resume: bool, config: str | None, **option
             return 0
     else:
         settings = make_config(config, **given)
+        find_agent(settings.agent)  # before anything is written or loaded
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(settings.data).stem}-{settings.agent}")
         path = Path(out) if out is not None else new_run_path(Path("runs"), name)
         run = RunFolder(path)
