@@ -81,10 +81,8 @@ class Agent(nn.Module):
                 f"unknown agent option {', '.join(unknown)}; {cls.__name__} takes {', '.join(known) or 'none'}."
             )
         settings = {name: getattr(config, name) for name in known if hasattr(config, name)}
-        try:
-            return cls(policy, **{**settings, **config.agent_options})
-        except TypeError as error:
-            raise bad_options(cls.__name__, error) from error
+        check_options(cls, config.agent_options)
+        return cls(policy, **{**settings, **config.agent_options})
 
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
         """Draws codes, asks for their rewards, and yields the losses to descend, one gradient step each.
@@ -125,9 +123,13 @@ class Agent(nn.Module):
         return self.policy(observation).log_prob(codes.transpose(0, 1)).transpose(0, 1)  # [B, K]
 
 
-def bad_options(name: str, error: TypeError) -> ValueError:
-    """An agent's options that its constructor could not take."""
-    return ValueError(f"{name} cannot be made with these agent options: {error}; see its arguments.")
+def check_options(make: Callable[..., object], options: dict[str, object]) -> None:
+    """Raises ValueError for text where what `make` takes by that name is a number."""
+    parameters = inspect.signature(make).parameters
+    for name, value in options.items():
+        default = parameters[name].default
+        if isinstance(value, str) and isinstance(default, bool | int | float):
+            raise ValueError(f"agent option {name} must be a number such as {default}, got {value!r}.")
 
 
 def check_group(name: str, samples: int) -> None:

@@ -2,9 +2,9 @@
 
     python benchmarks/agents.py tune                 # learning rates, on the validation split, by seeds of their own
     python benchmarks/agents.py minutes              # one minute of training each, five seeds
-    python benchmarks/agents.py steps                # the same number of decoder evaluations each, five seeds
 
-Runs two at a time, one thread each, and skips what has a row already. A failed run is a row that says why. The table
+What they reach at equal decoder evaluations is read off the validation curves of the same runs. Runs two at a time, one
+thread each, and skips what has a row already. A failed run is a row that says why. The table
 in docs/results.md takes each agent's learning rate from the tuning rows. A logistic regression fitted on the original
 training digits reads the test split's reconstructions.
 """
@@ -27,7 +27,10 @@ AGENTS = (
 )  # fmt: skip
 LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 SEEDS, TUNING_SEEDS = (0, 1, 2, 3, 4), (100, 101)
-BUDGETS: dict[str, dict[str, Any]] = {"tune": {"steps": 300}, "minutes": {"minutes": 1.0}, "steps": {"steps": 300}}
+BUDGETS: dict[str, dict[str, Any]] = {
+    "tune": {"steps": 300, "validate_every": 0},
+    "minutes": {"minutes": 1.0, "validate_every": 50},  # not on the clock
+}
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -65,11 +68,10 @@ def measure(mode: str, agent: str, seed: int, learning_rate: float) -> None:
         splits = load("digits")
         assert splits.train_labels is not None
         assert splits.test_labels is not None
-        config = make_config(
-            agent=agent, seed=seed, learning_rate=learning_rate, device="cpu", validate_every=0, **BUDGETS[mode]
-        )
+        config = make_config(agent=agent, seed=seed, learning_rate=learning_rate, device="cpu", **BUDGETS[mode])
         trainer = Trainer(config, splits)
-        curve = [(entry["step"], entry["seconds"], entry["beta_elbo"]) for entry in trainer.run()]
+        columns = ("step", "seconds", "beta_elbo", "validation_beta_elbo")
+        curve = [tuple(entry.get(column) for column in columns) for entry in trainer.run()]
         model = trainer.autoencoder.eval()
         metrics = evaluate_splits(model, splits, config.beta_end)
         if mode == "tune":
@@ -86,7 +88,11 @@ def measure(mode: str, agent: str, seed: int, learning_rate: float) -> None:
             "decoder_evaluations": trainer.step * config.batch_size * config.samples,
             "skipped_steps": int(trainer.optimizer.skipped),
             **metrics,
-            "curve": curve[:: max(1, len(curve) // 50)],
+            "token_vectors": config.token_vectors,
+            "decoder_samples": config.decoder_samples,
+            "curve": [
+                point for i, point in enumerate(curve) if i % max(1, len(curve) // 50) == 0 or point[3] is not None
+            ],
         }
     except Exception as error:  # a row that says why
         row["error"] = f"{type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ PICTURE = Path(__file__).parent.parent / "docs" / "images" / "agents.png"
 # Colours that stay apart for colour-blind eyes; one line style per host.
 COLORS = {
     "daps": "#d55e00", "daps-na": "#e69f00", "tpo": "#cc79a7", "rloo": "#0072b2", "grpo": "#56b4e9", "ppo": "#009e73",
-    "a2c": "#7f7f7f", "reinforce": "#000000",
+    "a2c": "#7f7f7f", "reinforce": "#000000", "reinforce-no-critic": "#8c564b", "daps-fixed": "#bcbd22",
 }  # fmt: skip
 PER_STEP = 64 * 8  # codes
 
@@ -28,7 +28,9 @@ def curves(mode: str, column: int, scale: float, points: int = 60) -> dict[str, 
     by_agent: dict[str, list[np.ndarray]] = defaultdict(list)
     for row in read(f"agents_{mode}"):
         if "error" not in row:
-            by_agent[row["agent"]].append(np.asarray([entry for entry in row["curve"] if None not in entry], float))
+            by_agent[row["agent"]].append(
+                np.asarray([entry[:3] for entry in row["curve"] if None not in entry[:3]], float)
+            )
     found = {}
     for agent, seeds in by_agent.items():
         stop = min(seed[-1, column] for seed in seeds)
@@ -58,7 +60,7 @@ def main() -> None:
 
     figure, panels = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True, layout="constrained")
     draw(panels[0], curves("minutes", 1, 1.0), "seconds of training, one thread")
-    draw(panels[1], curves("steps", 0, PER_STEP / 1000), "decoder evaluations, thousands")
+    draw(panels[1], curves("minutes", 0, PER_STEP / 1000), "decoder evaluations, thousands")
     panels[0].set_ylabel("β-ELBO of training batches (nats)")
     figure.suptitle("Agents on digits: five seeds each, mean and range")
     figure.savefig(PICTURE, dpi=110)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROWS, PAGE = Path(__file__).parent / "rows", Path(__file__).parent.parent / "docs" / "results.md"
+METRICS = {"beta_elbo": 1, "log_likelihood": 1, "psnr": 2}  # digits shown
 # Two-sided 97.5 % quantiles of Student's t by degrees of freedom.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -136,6 +137,31 @@ def agents(mode: str) -> str:
     return markdown([*header, "sampled read (%)", "steps", "seconds"], lines)
 
 
+def at_equal_evaluations() -> str:
+    """Validation β-ELBO read off the runs of one minute, at the most decoder evaluations that all of them reach."""
+    curves: dict[str, list[list[list[float]]]] = defaultdict(list)
+    for row in read("agents_minutes"):
+        if "error" not in row:
+            validated = [point for point in row["curve"] if point[3] is not None]
+            per_step = row["decoder_evaluations"] / row["steps"]
+            curves[row["agent"]].append([[point[0] * per_step, point[1], point[3]] for point in validated])
+    if not curves:
+        return ""
+    most = min(curve[-1][0] for seeds in curves.values() for curve in seeds)
+    lines = []
+    for agent, seeds in curves.items():
+        reached = [[point for point in curve if point[0] <= most][-1] for curve in seeds]
+        lines.append(
+            [
+                f"`{agent}`", str(len(seeds)), interval([point[2] for point in reached]),
+                interval([point[1] for point in reached]),
+            ]
+        )  # fmt: skip
+    lines.sort(key=lambda line: -float(line[2].split()[0]))
+    header = ["agent", "runs", f"validation β-ELBO (nats) at {most:,.0f} decoder evaluations", "seconds until then"]
+    return markdown(header, lines)
+
+
 def tuning() -> str:
     """Validation β-ELBO by learning rate."""
     groups: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -148,6 +174,22 @@ def tuning() -> str:
         for agent, scores in groups.items()
     ]
     return markdown(["agent", *(f"{rate:g}" for rate in rates)], lines)
+
+
+def trials() -> str:
+    """Settings tried on Fashion-MNIST's validation split, one seed each."""
+
+    def show(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    lines = [
+        [
+            row["trial"], str(row["steps"]), f"{row['seconds']:.0f}",
+            *(show(row["validation"][name], digits) for name, digits in METRICS.items()),
+        ]
+        for row in read("trials")
+    ]  # fmt: skip
+    return markdown(["trial", "steps", "seconds", "β-ELBO (nats)", "log-likelihood", "PSNR (dB)"], lines)
 
 
 def api_price() -> str:
@@ -171,9 +213,10 @@ def main() -> None:
         "control": control(),
         "agents_tune": tuning(),
         "agents_minutes": agents("minutes"),
-        "agents_steps": agents("steps"),
+        "agents_evaluations": at_equal_evaluations(),
         "agents_minutes_tables": agents("minutes_tables"),
         "identity": identity(),
+        "trials": trials(),
         "api_price": api_price(),
     }
     for name, table in tables.items():

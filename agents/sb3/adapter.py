@@ -17,7 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from daps_rl.agents.base import Agent, AgentLoss, Score, bad_options
+from daps_rl.agents.base import Agent, AgentLoss, Score, check_options
 from daps_rl.agents.critic import RewardScale
 from daps_rl.agents.sb3.callbacks import KLRewardCallback
 from daps_rl.agents.sb3.daps import DAPS
@@ -107,6 +107,7 @@ class SB3Agent(Agent):
             raise ValueError(
                 f"unknown agent option {', '.join(unknown)}; {algorithm.__name__} takes {', '.join(sorted(known))}."
             )
+        check_options(algorithm, config.agent_options)
         try:
             self.algorithm = algorithm(
                 CodePolicy,
@@ -119,7 +120,7 @@ class SB3Agent(Agent):
                 **{name: value for name, value in settings.items() if name in known},
             )
         except TypeError as error:
-            raise bad_options(algorithm.__name__, error) from error
+            raise ValueError(f"{algorithm.__name__} cannot be made from these settings: {error}.") from error
         # Registered, so that what is not the policy's own is saved with the run.
         self.actor_critic = self.algorithm.policy
         self.trust_region = getattr(self.algorithm, "_trust_region", None)
