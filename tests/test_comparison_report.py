@@ -193,6 +193,13 @@ class TestPictures:
         )
         np.testing.assert_allclose(figures[0].axes[0].lines[0].get_xdata(), [1.5, 3.0])
 
+    def test_a_legend_of_many_stays_in_the_figure(self, figures: list[Any]) -> None:
+        many = {f"an-agent-by-name-{i}": [make_curve("fsq", 0, last=10)] for i in range(23)}
+        pictures.plot_curves(Path("a.png"), many, title="T")
+        figures[0].draw_without_rendering()
+        box = figures[0].legends[0].get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figures[0].bbox.width
+
     def test_one_validation_is_a_point_and_none_is_said_so(self, figures: list[Any], tmp_path: Path) -> None:
         pictures.plot_curves(Path("a.png"), {"fsq": [make_curve("fsq", 0, last=10)], "daps": [[]]}, title="T")
         assert len(figures[0].axes[0].lines[0].get_xdata()) == 1

@@ -40,6 +40,7 @@ _MARKERS = 6  # on a curve, about
 _LOG_FROM = 4.0  # times as long
 _MOST_TICKS = 7
 _MOST_IN_A_LINE = 7  # entries of a legend
+_ENTRY, _CHARACTER = 0.7, 0.05  # inches of a legend: line and gap, and each character of a label
 _FIRST_SHARE = 0.1  # of the validations, which may lie below a panel
 
 
@@ -200,6 +201,7 @@ def _legend_below(figure: Figure, panels: Any, entries: int) -> None:
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     look: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 3.0}
-    look["ncols"] = math.ceil(entries / math.ceil(entries / _MOST_IN_A_LINE))
     if handles:
+        fit = int(figure.get_figwidth() / (_ENTRY + _CHARACTER * max(map(len, handles))))
+        look["ncols"] = math.ceil(entries / math.ceil(entries / max(1, min(fit, _MOST_IN_A_LINE))))
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", **look)
