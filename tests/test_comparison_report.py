@@ -196,7 +196,7 @@ class TestPictures:
     def test_a_legend_of_many_stays_in_the_figure(self, figures: list[Any]) -> None:
         many = {f"an-agent-by-name-{i}": [make_curve("fsq", 0, last=10)] for i in range(23)}
         pictures.plot_curves(Path("a.png"), many, title="T")
-        figures[0].draw_without_rendering()
+        figures[0].canvas.draw()
         box = figures[0].legends[0].get_window_extent()
         assert 0 <= box.x0 < box.x1 <= figures[0].bbox.width
 
