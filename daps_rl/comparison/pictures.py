@@ -40,7 +40,7 @@ _MARKERS = 6  # on a curve, about
 _LOG_FROM = 4.0  # times as long
 _MOST_TICKS = 7
 _MOST_IN_A_LINE = 7  # entries of a legend
-_ENTRY, _CHARACTER = 0.7, 0.06  # inches of a legend: line and gap, and each character of a label
+_ENTRY, _CHARACTER = 0.7, 0.07  # inches of a legend: line and gap, and each character of a label
 _FIRST_SHARE = 0.1  # of the validations, which may lie below a panel
 
 
