@@ -1,0 +1,180 @@
+"""Settings and ideas tried for DAPS on Fashion-MNIST's validation split: the rows of "Tokens on a lattice", results.md.
+
+    python benchmarks/trials.py                      # all, two at a time, one thread each
+    python benchmarks/trials.py "K 16" "the reference"
+    python benchmarks/trials.py --list
+
+500 steps of `daps-na`, a seed that no comparison uses. What became no option of `daps-rl train` is an agent in here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import write_row
+from torch import Tensor
+
+from daps_rl.agents import DAPS, AgentLoss
+from daps_rl.agents.base import Score
+from daps_rl.agents.scorer import Scorer, as_scorer
+from daps_rl.config import make_config
+from daps_rl.data import load
+from daps_rl.functional import encoding_reward, kl_estimate, target_weights, weighted_likelihood_loss
+from daps_rl.training import Trainer
+
+SEED, STEPS = 100, 500
+
+
+class OtherCodes(DAPS):
+    """The decoder learns from the code of the largest weight, one drawn by the weights, or the greedy one."""
+
+    choice = "best"
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        scorer = as_scorer(score)
+        posterior = self.policy(observation)
+        codes = posterior.sample((self.samples,)).transpose(0, 1)  # [B, K, T]
+        log_prob = posterior.log_prob(codes.transpose(0, 1)).transpose(0, 1)
+        reward = rewards(scorer, codes, log_prob.detach())
+        weights = target_weights(reward, self.trust_region(reward, floor))
+        if self.choice == "greedy":
+            chosen = posterior.mode.unsqueeze(1)
+        else:
+            best = weights.argmax(-1, keepdim=True) if self.choice == "best" else torch.multinomial(weights, 1)
+            chosen = codes.gather(1, best[..., None].expand(-1, -1, codes.shape[-1]))
+        learn_decoder(scorer, scorer.likelihood(observation, chosen), log_prob.detach(), codes)
+        loss = weighted_likelihood_loss(log_prob, weights, centered=True)
+        yield AgentLoss(loss.mean(), codes, {"entropy": -log_prob.detach().mean()})
+
+
+class FirstOrder(DAPS):
+    """Control variate: the reward's expansion to first order around a further code, its mean in closed form.
+
+    The decoder's gradient at that code costs nothing more, as the decoder learns from it. The variate's weight is its
+    regression on the batch.
+    """
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        scorer = as_scorer(score)
+        posterior, k = self.policy(observation), self.samples
+        token_log_probs = posterior.log_probs  # [B, T, V]
+        codes = posterior.sample((k,)).transpose(0, 1)
+        log_prob = token_log_probs.gather(-1, codes.transpose(1, 2)).sum(1)  # [B, K]
+        embedded = scorer.decoder.embed(posterior.sample((1,)).transpose(0, 1))  # [B, 1, T, E]
+        log_likelihood = scorer.likelihood(observation, embedded)
+        (gradient,) = torch.autograd.grad(log_likelihood.sum(), embedded, retain_graph=True)
+        reward = rewards(scorer, codes, log_prob.detach())
+        temperature = self.trust_region(reward, floor)
+        weights = target_weights(reward, temperature)
+        with torch.no_grad():
+            linear = gradient[:, 0] @ scorer.embedding().T  # [B, T, V]
+            linear = linear - (token_log_probs.exp() * linear).sum(-1, keepdim=True)
+            of_codes = linear.gather(-1, codes.transpose(1, 2)).sum(1)
+            of_codes = of_codes - of_codes.mean(-1, keepdim=True)
+            excess = (weights - 1.0 / k) * k * temperature
+            share = ((excess * of_codes).sum() / of_codes.square().sum()).clamp(0.0, 1.0)
+        learn_decoder(scorer, log_likelihood, log_prob.detach(), codes)
+        known = share * (token_log_probs.exp() * linear).sum((-1, -2)) * (k - 1) / k / temperature
+        rest = weights - 1.0 / k - share * of_codes / (k * temperature)
+        loss = weighted_likelihood_loss(log_prob, rest) - known
+        yield AgentLoss(loss.mean(), codes, {"entropy": -log_prob.detach().mean()})
+
+
+def rewards(scorer: Scorer, codes: Tensor, log_prob: Tensor) -> Tensor:
+    """Of codes scored without the decoder's gradient. [B, K]."""
+    with torch.no_grad():
+        log_likelihood = scorer.likelihood(scorer.x, codes)
+    return encoding_reward(log_likelihood, log_prob, scorer.prior.log_prob(codes), scorer.beta)
+
+
+def learn_decoder(scorer: Scorer, log_likelihood: Tensor, log_prob: Tensor, codes: Tensor) -> None:
+    """Gives the decoder the codes it learns from, [B, n] with gradient; the KL is that of the codes drawn."""
+    scorer.learn_from(log_likelihood, kl_estimate(log_prob, scorer.prior.log_prob(codes)))
+    scorer.pathwise = False  # the agent's loss does not hold the decoder's
+
+
+class WeightedCodes(OtherCodes):
+    choice = "weights"
+
+
+class GreedyCodes(OtherCodes):
+    choice = "greedy"
+
+
+SMALL_TRUST = {"ess_fraction": 0.6, "beta_start": 0.1}
+TRIALS: dict[str, tuple[type[DAPS] | None, dict[str, Any]]] = {
+    "the reference": (None, {}),
+    "FSQ": (None, {"agent": "fsq"}),
+    "gumbel-na": (None, {"agent": "gumbel-na"}),
+    "rloo, factorised": (None, {"agent": "rloo", "policy": "factorized", "mlp_ratio": 6.0, "learning_rate": 2e-3}),
+    "token_vectors shared": (None, {"token_vectors": "shared"}),
+    "token_vectors separate": (None, {"token_vectors": "separate"}),
+    "decoder learns from all 8 codes": (None, {"decoder_samples": 0}),
+    "decoder learns from 2 codes": (None, {"decoder_samples": 2}),
+    "decoder learns from the best code": (OtherCodes, {}),
+    "decoder learns from a code drawn by the weights": (WeightedCodes, {}),
+    "decoder learns from the greedy code": (GreedyCodes, {}),
+    "first-order control variate": (FirstOrder, {}),
+    "first-order control variate, ess_fraction 0.6": (FirstOrder, {"ess_fraction": 0.6}),
+    "K 4, ess_fraction 0.5": (None, {"samples": 4, "ess_fraction": 0.5}),
+    "K 16": (None, {"samples": 16}),
+    "K 32": (None, {"samples": 32}),
+    "K 32, ess_fraction 0.1": (None, {"samples": 32, "ess_fraction": 0.1}),
+    "batch 512, K 4": (None, {"batch_size": 512, "samples": 4, "ess_fraction": 0.5}),
+    "batch 128, 1,000 steps": (None, {"batch_size": 128, "steps": 1000}),
+    **{f"ess_fraction {share}": (None, {"ess_fraction": share}) for share in (0.2, 0.6, 0.8)},
+    "ess_fraction 0.6, beta_start 0.1": (None, SMALL_TRUST),
+    **{f"beta_start {beta}": (None, {"beta_start": beta}) for beta in (0.1, 0.2, 1.0)},
+    "uncentred weights": (None, {"centered": False}),
+    "decoder learning rate 8e-3": (None, {"decoder_learning_rate": 8e-3}),
+    "warm-up of 20 steps": (None, {"warmup_steps": 20}),
+    "1,500 steps": (None, {"steps": 1500}),
+    "FSQ, 1,500 steps": (None, {"agent": "fsq", "steps": 1500}),
+}
+
+
+def measure(name: str) -> None:
+    """One trial; writes its row."""
+    torch.set_num_threads(1)
+    cls, own = TRIALS[name]
+    options = {"agent": "daps-na", "steps": STEPS, **own}
+    config = make_config(
+        data="fashion-mnist", seed=SEED, validate_every=0, validation_size=5000, device="cpu", **options
+    )
+    trainer = Trainer(config, load("fashion-mnist"), agent=None if cls is None else cls.from_config)
+    list(trainer.run())
+    row = {"trial": name, "options": own, "steps": trainer.step, "seconds": trainer.seconds, "seed": SEED}
+    write_row("trials", {**row, "validation": trainer.validate()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trials", nargs="*", metavar="TRIAL")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.list:
+        return print("\n".join(TRIALS))
+    if options.one:
+        return measure(options.one)
+    if unknown := sorted(set(options.trials) - set(TRIALS)):
+        parser.error(f"unknown trial {', '.join(unknown)}; see --list")
+
+    def launch(name: str) -> None:
+        subprocess.run([sys.executable, str(Path(__file__)), "--one", name], check=False)
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        list(pool.map(launch, options.trials or TRIALS))
+    return None
+
+
+if __name__ == "__main__":
+    main()
