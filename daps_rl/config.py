@@ -108,6 +108,11 @@ class ModelConfig:
         return self.num_tokens * math.log2(self.vocab_size)
 
 
+def latents_text(bits: float | None) -> str:
+    """What a model encodes to, in words: codes of so many bits, or continuous latents (None)."""
+    return "continuous latents" if bits is None else f"codes of {bits:g} bits"
+
+
 _NOT_NEGATIVE = (
     "weight_decay", "decoder_learning_rate", "warmup_steps", "validate_every", "seed", "microbatch", "image_size",
     "data_workers", "decoder_samples",

@@ -16,7 +16,7 @@ import torch
 
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from daps_rl.config import TrainConfig, config_from_dict
+from daps_rl.config import TrainConfig, config_from_dict, latents_text
 from daps_rl.data import Splits, load
 from daps_rl.data.load import NAMES
 from daps_rl.evaluation import Perceptual, evaluate
@@ -171,10 +171,7 @@ def draw(run: RunFolder, autoencoder: DiscreteAutoencoder, splits: Splits) -> li
         greedy = autoencoder.decode(autoencoder.encode(shown, deterministic=True))
         sampled = autoencoder.decode(autoencoder.encode(shown))
     config = autoencoder.config
-    title = None
-    if config is not None:
-        source = "continuous latents" if config.bits is None else f"codes of {config.bits:g} bits"
-        title = f"{splits.name}: test data from {source}"
+    title = None if config is None else f"{splits.name}: test data from {latents_text(config.bits)}"
     plot_reconstructions(
         paths[0], shown.cpu(), greedy.cpu(), sampled.cpu(), value_range=splits.value_range, title=title
     )

@@ -356,3 +356,11 @@ def test_an_unknown_agent_leaves_no_folder(tmp_path, capsys):
     assert main(["train", "--agent", "nobody", "--steps", "1", "--out", str(tmp_path / "run")]) == 2
     assert "agent must be one of" in error_of(capsys)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_codes_ends_well(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(data, run, "--steps", "2", "--agent", "gaussian") == 0
+    assert "continuous latents" in capsys.readouterr().out
+    assert main(["report", str(run)]) == 0
+    assert "code_usage" not in capsys.readouterr().out

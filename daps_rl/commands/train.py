@@ -56,9 +56,11 @@ def train_command(*, out: str | None, resume: bool, config: str | None, **option
 
 
 def _print_summary(summary: dict[str, Any], path: Path) -> None:
+    from daps_rl.config import latents_text
+
     print(
         f"{summary['agent']} on {summary['data']}: {summary['steps']} steps in {summary['seconds']:.0f} s "
-        f"({summary['steps_per_second']:.1f} steps/s), codes of {summary['bits']:g} bits"
+        f"({summary['steps_per_second']:.1f} steps/s), {latents_text(summary['bits'])}"
     )
     for split in ("validation", "test"):
         print(f"{split:>10}  {_metrics_text(summary[split])}")
