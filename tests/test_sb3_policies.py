@@ -184,6 +184,26 @@ def test_a_features_extractor_of_the_users_feeds_actor_and_critic():
     assert isinstance(make(observation_space=spaces.Dict({"a": BOX})).features_extractor, CombinedExtractor)
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_actor_and_critic_share_a_features_extractor_or_do_not(share):
+    class Learned(FlattenExtractor):
+        def __init__(self, space):
+            super().__init__(space)
+            self.layer = torch.nn.Linear(self.features_dim, self.features_dim)
+
+        def forward(self, observations):
+            return self.layer(super().forward(observations))
+
+    policy = make(features_extractor_class=Learned, share_features_extractor=share)
+    assert policy._get_constructor_parameters()["share_features_extractor"] is share
+    observations = torch.rand(3, *BOX.shape)
+    policy.predict_values(observations).sum().backward()
+    assert policy.vf_features_extractor.layer.weight.grad is not None
+    assert (policy.pi_features_extractor.layer.weight.grad is None) is not share
+    policy.get_distribution(observations).log_prob(torch.zeros(3, len(CODES.nvec))).sum().backward()
+    assert policy.pi_features_extractor.layer.weight.grad is not None
+
+
 def test_patches_never_outnumber_the_observation():
     assert [most_patches(shape, 8) for shape in ((4,), (100,), (3, 2), (1, 2, 2), (1, 28, 28))] == [4, 8, 3, 4, 8]
     assert make(observation_space=spaces.Box(0.0, 1.0, (2,), np.float32)).network.encoder.patches.num_patches == 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -44,6 +44,7 @@ class CodePolicy(ActorCriticPolicy):
         activation_fn, ortho_init: of the critic.
         use_sde: SB3 passes it; must be False.
         features_extractor_class: None for SB3's own choice (flatten, or combine a Dict).
+        share_features_extractor: actor and critic read one extractor's vector; False gives each its own.
         features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs: as in SB3.
     Raises:
         ValueError: the action space is not discrete, or an option makes no sense here.
@@ -63,6 +64,7 @@ class CodePolicy(ActorCriticPolicy):
         use_sde: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = True,
         normalize_images: bool = True,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -83,6 +85,7 @@ class CodePolicy(ActorCriticPolicy):
             ortho_init=ortho_init,
             features_extractor_class=features_extractor_class or flat,
             features_extractor_kwargs=features_extractor_kwargs,
+            share_features_extractor=share_features_extractor,
             normalize_images=normalize_images,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
@@ -126,7 +129,7 @@ class CodePolicy(ActorCriticPolicy):
     def posterior(self, obs: PyTorchObs) -> torch.distributions.Distribution:
         """The network's distribution over codes: batch shape [N], event shape [T]."""
         if self.network_reads_features:
-            return self.network(self._features(obs))
+            return self.network(self._features(obs, self.pi_features_extractor))
         preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
         assert isinstance(preprocessed, Tensor)  # a Dict is read through its features
         return self.network(preprocessed.to(self.value_net.weight.dtype))
@@ -149,7 +152,7 @@ class CodePolicy(ActorCriticPolicy):
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """The critic's estimates. [N, 1]."""
-        return self.value_net(self.mlp_extractor.forward_critic(self._features(obs)))
+        return self.value_net(self.mlp_extractor.forward_critic(self._features(obs, self.vf_features_extractor)))
 
     def sample_groups(self, contexts: PyTorchObs, samples: int) -> tuple[Tensor, Tensor]:
         """K actions for each of B contexts, which are encoded once.
@@ -173,11 +176,9 @@ class CodePolicy(ActorCriticPolicy):
         codes = actions.long().reshape(*actions.shape[:2], -1).transpose(0, 1)  # [K, B, T]
         return self.posterior(contexts).log_prob(codes).t()
 
-    def _features(self, obs: PyTorchObs) -> Tensor:
-        """The features extractor's vector, in the parameters' precision. [N, features_dim]."""
-        features = self.extract_features(obs)
-        assert isinstance(features, Tensor)  # one extractor serves both
-        return features.to(self.value_net.weight.dtype)
+    def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
+        """A features extractor's vector, in the parameters' precision. [N, features_dim]."""
+        return BasePolicy.extract_features(self, obs, extractor).to(self.value_net.weight.dtype)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -191,6 +192,7 @@ class CodePolicy(ActorCriticPolicy):
             "ortho_init": self.ortho_init,
             "features_extractor_class": self.own_extractor,
             "features_extractor_kwargs": self.features_extractor_kwargs,
+            "share_features_extractor": self.share_features_extractor,
             "normalize_images": self.normalize_images,
             "optimizer_class": self.optimizer_class,
             "optimizer_kwargs": self.optimizer_kwargs,
