@@ -51,6 +51,10 @@ class Agent(nn.Module):
     """Share of the run that is done, 0 … 1; for agents with a schedule of their own."""
     microbatch: int = 0
     """Data that `draw` encodes at a time; 0 for all at once."""
+    on_device: bool = False
+    """Whether `losses` works on tensors of the device alone: it reads no number that changes from step to step from
+    the host (`progress`, `learning_rate`, one of its own) and copies none to it. A GPU then records it in a CUDA graph;
+    what changes is brought to the device in `prepare`."""
     bounded_memory: bool = True
     """Whether the agent keeps to `microbatch`: it draws by `draw`, and keeps no other pass over the whole batch."""
 
@@ -83,6 +87,10 @@ class Agent(nn.Module):
         settings = {name: getattr(config, name) for name in known if hasattr(config, name)}
         check_options(cls, config.agent_options)
         return cls(policy, **{**settings, **config.agent_options})
+
+    def prepare(self, progress: float, learning_rate: float) -> None:
+        """Takes up where the run stands; called before each batch."""
+        self.progress, self.learning_rate = progress, learning_rate
 
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
         """Draws codes, asks for their rewards, and yields the losses to descend, one gradient step each.

@@ -28,6 +28,8 @@ class DAPS(Agent):
         ValueError: K is too small for the target.
     """
 
+    on_device = True
+
     def __init__(
         self,
         policy: nn.Module,

@@ -66,6 +66,8 @@ class Relaxation(PathwiseAgent):
         ValueError: a temperature is not positive.
     """
 
+    on_device = True
+
     def __init__(
         self, policy: nn.Module, *, samples: int = 1, temperature_start: float = 1.0, temperature_end: float = 0.5
     ) -> None:
@@ -75,11 +77,12 @@ class Relaxation(PathwiseAgent):
                 f"temperatures must be positive, got {temperature_start} and {temperature_end}; 1.0 to 0.5 is usual."
             )
         self.temperature_start, self.temperature_end = temperature_start, temperature_end
+        self.temperature: Tensor  # of the relaxation, now; 0-dim
+        self.register_buffer("temperature", torch.tensor(float(temperature_start)), persistent=False)
 
-    @property
-    def temperature(self) -> float:
-        """Of the relaxation, now."""
-        return exponential_decay(self.progress, self.temperature_start, self.temperature_end)
+    def prepare(self, progress: float, learning_rate: float) -> None:
+        super().prepare(progress, learning_rate)
+        self.temperature.fill_(exponential_decay(progress, self.temperature_start, self.temperature_end))
 
     def relax(self, logits: Tensor) -> Tensor:
         """One-hot tokens of logits [..., V], with a gradient."""
@@ -99,7 +102,7 @@ class Relaxation(PathwiseAgent):
         return Path(log_likelihood, kl, torch.zeros_like(kl[:, 0]), drawn.one_hot.argmax(-1), entropy)
 
     def metrics(self) -> dict[str, Tensor]:
-        return {"temperature": torch.tensor(self.temperature, device=next(self.parameters()).device)}
+        return {"temperature": self.temperature.clone()}
 
 
 class GumbelSoftmax(Relaxation):
@@ -188,6 +191,8 @@ class GaussianVAE(PathwiseAgent):
         policy: gives distributions with `rsample`, such as `GaussianPolicy`.
         samples: K, latents per datum.
     """
+
+    on_device = True
 
     def __init__(self, policy: nn.Module, *, samples: int = 1) -> None:
         super().__init__(policy, samples=samples)

@@ -42,6 +42,8 @@ class ReinforceNoCritic(Agent):
         Williams (1992).
     """
 
+    on_device = True
+
     def __init__(self, policy: nn.Module, *, samples: int = 8) -> None:
         super().__init__(policy, samples=samples)
         self.scale = RewardScale()

@@ -20,6 +20,8 @@ class RLOO(Agent):
         Kool et al. (2019); Ahmadian et al. (2024), Back to basics.
     """
 
+    on_device = True
+
     def __init__(self, policy: nn.Module, *, samples: int = 8) -> None:
         super().__init__(policy, samples=samples)
         check_group("RLOO", samples)

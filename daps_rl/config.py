@@ -14,6 +14,7 @@ DECODER_NORMS = ("group", "batch", "none")
 LEARNING_RATE_SCHEDULES = ("constant", "cosine")
 GRADIENT_CLIPS = ("adaptive", "norm", "none")
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +156,9 @@ class TrainConfig(ModelConfig):
         trust_region: "ess", "kl", "fixed" or "adaptive".
         centered: centred weights: the same expected gradient, with a smaller variance.
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
+        precision: "float32", or "bfloat16" for the matrix products (logits, log-probabilities, weights, temperature and
+            optimiser stay in float32).
+        cuda_graph: on a GPU, record the training step once and replay it, where the agent allows.
         log_every: training steps per row of metrics.jsonl.
         validate_every: training steps between validations on at most `validation_size` data; 0 for never.
         validation_size: see validate_every.
@@ -190,6 +194,8 @@ class TrainConfig(ModelConfig):
     trust_region: str = "ess"
     centered: bool = True
     device: str = "auto"
+    precision: str = "float32"
+    cuda_graph: bool = True
     log_every: int = 10
     validate_every: int = 250
     validation_size: int = 1000
@@ -213,6 +219,7 @@ class TrainConfig(ModelConfig):
         _one_of("learning_rate_schedule", self.learning_rate_schedule, LEARNING_RATE_SCHEDULES)
         _one_of("gradient_clip", self.gradient_clip, GRADIENT_CLIPS)
         _one_of("device", self.device, DEVICES)
+        _one_of("precision", self.precision, PRECISIONS)
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}.")

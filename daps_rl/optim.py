@@ -33,8 +33,8 @@ def adaptive_clip_(parameters: Iterable[nn.Parameter], clip_at: float, epsilon: 
 class GuardedAdamW:
     """AdamW that leaves everything as it was where the loss or a gradient is not finite, and counts such steps.
 
-    The decision is taken on the device: nothing is copied to the host. `skipped` counts all skipped steps,
-    `skipped_in_row` those since the last good one.
+    The decision is taken on the device: nothing is copied to the host, and a GPU may record the step in a CUDA graph.
+    `skipped` counts all skipped steps, `skipped_in_row` those since the last good one.
 
     Args:
         groups: parameter groups with "params" and "lr".
@@ -45,15 +45,27 @@ class GuardedAdamW:
 
     def __init__(self, groups: list[dict], *, weight_decay: float, gradient_clip: str, clip_at: float) -> None:
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
-        self.base_rates = [group["lr"] for group in groups]
-        self.gradient_clip, self.clip_at = gradient_clip, clip_at
         device = self.parameters[0].device
+        self.base_rates = [group["lr"] for group in groups]
+        if device.type == "cuda":  # a rate that lies on the device can change between the replays of a graph
+            groups = [{**group, "lr": torch.tensor(float(group["lr"]), device=device)} for group in groups]
+        self.optimizer = torch.optim.AdamW(
+            groups, weight_decay=weight_decay, fused=True, capturable=device.type == "cuda"
+        )
+        self.gradient_clip, self.clip_at = gradient_clip, clip_at
         self.skipped = torch.zeros((), device=device)
         self.skipped_in_row = torch.zeros((), device=device)
 
-    def step(self, loss: Tensor, factor: float) -> None:
-        """Descends a loss, with all learning rates multiplied by `factor`."""
+    def set_rates(self, factor: float) -> None:
+        """Makes all learning rates those of the groups, multiplied by `factor`."""
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate * factor)
+            else:
+                group["lr"] = rate * factor
+
+    def step(self, loss: Tensor) -> None:
+        """Descends a loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -63,8 +75,6 @@ class GuardedAdamW:
             adaptive_clip_(self.parameters, self.clip_at)
         elif self.gradient_clip == "norm":
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_at, norm)
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
         # The hook of torch's gradient scaler: the fused step does nothing where found_inf is 1.
         self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # read by the fused step
         self.optimizer.step()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from daps_rl.agents import Agent, AgentLoss, Scorer, make_agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
+from daps_rl.cuda_graph import GraphedUpdate
 from daps_rl.data import Feed, Splits
 from daps_rl.evaluation import count_codes, evaluate
 from daps_rl.functional import code_usage
@@ -85,6 +86,11 @@ class Trainer:
         # The one shared value of β: the reward's weight of the KL and the temperature's floor.
         self.beta = torch.tensor(config.beta_start, device=self.device)
         self._usage = torch.zeros(2, config.num_tokens, config.vocab_size, dtype=torch.int64, device=self.device)
+        self._evaluations = 0  # of the decoder, per step
+        # A microbatch's second pass sets the state of the random numbers back, which no graph may.
+        recordable = self.agent.on_device and not config.microbatch
+        self.graphed = config.cuda_graph and recordable and self.device.type == "cuda"
+        self._update = GraphedUpdate(self._learn) if self.graphed else self._learn
 
     @property
     def progress(self) -> float:
@@ -110,16 +116,26 @@ class Trainer:
         """One batch: the agent's losses and the decoder's. Returns metrics, 0-dim tensors on the device."""
         config = self.config
         self.beta.fill_(exponential_decay(self.progress, config.beta_start, config.beta_end))
-        x = self.batch()
-        autoencoder = self.autoencoder
+        factor = self.learning_rate_factor
+        self.optimizer.set_rates(factor)
+        self.agent.prepare(self.progress, config.learning_rate * factor)
+        for _ in range(min(self.feed.new_epochs(self.step), 2)):
+            self._usage[0], self._usage[1] = self._usage[1].clone(), 0
+        metrics = self._update(self.batch())
+        self.step += 1
+        self.decoder_evaluations += self._evaluations
+        return metrics
+
+    def _learn(self, x: Tensor) -> dict[str, Tensor]:
+        """The part of a step that runs on the device, which a GPU may record and replay."""
+        config, autoencoder = self.config, self.autoencoder
         scorer = Scorer(
             autoencoder.decoder, autoencoder.prior(), x, self.beta, config.microbatch, config.decoder_samples
         )
-        self.agent.learning_rate = config.learning_rate * self.learning_rate_factor
-        self.agent.progress, self.agent.microbatch = self.progress, config.microbatch
+        self.agent.microbatch = config.microbatch
         result: AgentLoss | None = None
         loss_decoder: Tensor | None = None
-        for result in self.agent.losses(x, scorer, self.beta):
+        for result in self._losses(x, scorer):
             if not scorer.paid:
                 raise ValueError(f"agent {config.agent!r} yielded a loss before it called `score`; call it first.")
             loss = result.loss
@@ -128,21 +144,30 @@ class Trainer:
                 if not scorer.pathwise:
                     loss = loss_decoder if loss is None else loss + loss_decoder
             if loss is not None:
-                self.optimizer.step(loss, self.learning_rate_factor)
+                self.optimizer.step(loss)
         if result is None or loss_decoder is None:
             raise ValueError(f"agent {config.agent!r} yielded no loss; its `losses` must yield at least one.")
-        for _ in range(min(self.feed.new_epochs(self.step), 2)):
-            self._usage[0], self._usage[1] = self._usage[1].clone(), 0
         if not torch.is_floating_point(result.codes):
             self._usage[1] += count_codes(result.codes, config.vocab_size)
-        self.step += 1
-        self.decoder_evaluations += scorer.evaluations
+        self._evaluations = scorer.evaluations
         return {
             "loss_decoder": loss_decoder.detach(),
             **scorer.metrics(),
             **({} if result.loss is None else {"loss_actor": result.loss.detach()}),
             **result.metrics,
         }
+
+    def _losses(self, x: Tensor, scorer: Scorer) -> Iterator[AgentLoss]:
+        """The agent's losses, each computed in the run's precision; what is done with them between is not."""
+        low = self.config.precision == "bfloat16"
+        losses = self.agent.losses(x, scorer, self.beta)
+        while True:
+            # No cache: it would hand weights cast without a gradient, in sampling, to the pass that needs one.
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
+                result = next(losses, None)
+            if result is None:
+                return
+            yield result
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
         """Trains to the end, or until `stop()` is true after a step; yields a row per log step and checkpoint step.
@@ -265,6 +290,8 @@ class Trainer:
             self.optimizer.load_tensors(parts["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"the checkpoint does not fit this run: {' '.join(str(error).split())[:200]}") from error
+        if self.graphed:
+            self._update = GraphedUpdate(self._learn)  # the optimiser's state lies elsewhere now
         self.beta.copy_(tensors["beta"])
         self.step, self.seconds = info["step"], info["seconds"]
         self.decoder_evaluations = info["decoder_evaluations"]

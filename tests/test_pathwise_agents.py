@@ -93,8 +93,8 @@ def test_saved_models_encode_alike(digits, agent, tmp_path):
 def test_the_temperature_falls_from_its_start_to_its_end(digits):
     trainer = make_trainer(digits, "gumbel-na", agent_options={"temperature_start": 2.0, "temperature_end": 0.5})
     for progress, temperature in ((0.0, 2.0), (0.5, 1.0), (1.0, 0.5)):
-        trainer.agent.progress = progress
-        assert trainer.agent.temperature == pytest.approx(temperature)
+        trainer.agent.prepare(progress, learning_rate=1e-3)
+        assert trainer.agent.temperature.item() == pytest.approx(temperature)
     with pytest.raises(ValueError, match="temperatures must be positive"):
         make_trainer(digits, "gumbel-na", agent_options={"temperature_end": 0.0})
 

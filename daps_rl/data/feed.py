@@ -27,7 +27,8 @@ class Feed:
     ) -> None:
         self.data = data.to(device) if isinstance(data, Tensor) else data
         self.batch_size, self.seed, self.device, self.workers = batch_size, seed, device, workers
-        self.order = DataOrder(data.shape[0], batch_size, seed) if data.shape[0] > 0 else None  # -1: nobody knows
+        known = data.shape[0] > 0  # -1: nobody knows
+        self.order = DataOrder(data.shape[0], batch_size, seed, device) if known else None
         self._stream: Iterator[Tensor] | None = None
         self._held: tuple[int, Tensor] | None = None  # the last step asked for, and its batch
 
@@ -35,7 +36,7 @@ class Feed:
         """The data of a step. [B, *x]."""
         if isinstance(self.data, Tensor):
             assert self.order is not None  # a tensor says how many it holds
-            return self.data[self.order.indices(step).to(self.device)]
+            return self.data[self.order.indices(step)]
         if self._held is None or self._held[0] != step:
             if self._stream is None or self._held is None or self._held[0] + 1 != step:
                 self._stream = self.data.batches(self.batch_size, self.seed, start=step, workers=self.workers)

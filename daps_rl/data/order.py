@@ -15,15 +15,16 @@ class DataOrder:
         count: N, data in the split.
         batch_size: B; may be larger than N.
         seed: of the run.
+        device: where the order is held; it is made on the CPU, alike for every device, once an epoch.
     Raises:
         ValueError: a size is not positive.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
         for name, size in (("count", count), ("batch_size", batch_size)):
             if size < 1:
                 raise ValueError(f"{name} must be >= 1, got {size}; give at least one datum per split and batch.")
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.count, self.batch_size, self.seed, self.device = count, batch_size, seed, device
         self._held: tuple[int, Tensor] | None = None  # the last epoch asked for, and its order
 
     def epoch(self, step: int) -> int:
@@ -44,5 +45,5 @@ class DataOrder:
     def _order(self, epoch: int) -> Tensor:
         if self._held is None or self._held[0] != epoch:
             generator = torch.Generator().manual_seed(self.seed * EPOCH_STRIDE + epoch)
-            self._held = epoch, torch.randperm(self.count, generator=generator)
+            self._held = epoch, torch.randperm(self.count, generator=generator).to(self.device)
         return self._held[1]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps_rl.decoders.likelihoods import BernoulliLikelihood, Likelihood
+from daps_rl.functional.checks import as_float
 from daps_rl.policies.checks import check_code_sizes
 
 LAST_LAYER_SCALE = 0.3  # of a usual start, in units of the likelihood's scale
@@ -74,7 +75,7 @@ class CodeDecoder(nn.Module):
                 f"{self.embed_dim}], got {codes.dtype} of shape {tuple(codes.shape)}; make num_tokens and embed_dim "
                 "fit them."
             )
-        outputs = self.outputs(embedded.reshape(-1, *embedded.shape[-2:]))
+        outputs = as_float(self.outputs(embedded.reshape(-1, *embedded.shape[-2:])))
         outputs = outputs.reshape(*embedded.shape[:-2], *outputs.shape[1:])  # [..., P, *x]
         return self.likelihood(outputs, len(self.observation_shape))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -29,3 +31,9 @@ def check_same_shape(**tensors: Tensor) -> None:
 def as_float(value: Tensor) -> Tensor:
     """`value` in float32, or float64 where it came in float64: the precision that all the maths is done in."""
     return value if value.dtype == torch.float64 else value.float()
+
+
+def in_full_precision(function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    """`function(value)` in the precision of `as_float`, also where autocast has matrix products in a lower one."""
+    with torch.autocast(value.device.type, enabled=False):
+        return function(as_float(value))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 _LEAST = -80.0  # in nats; a token that never comes may have minus infinity, which the noise must not meet
@@ -18,12 +17,12 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return hard + (soft - soft.detach())
 
 
-def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
+def gumbel_softmax(logits: Tensor, temperature: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
     """Straight-through Gumbel-Softmax: one-hot(argmax(l + G)) forward, softmax((l + G) / τ) backward.
 
     Args:
         logits: unnormalised log-probabilities. [..., V].
-        temperature: τ > 0.
+        temperature: τ > 0. A number, or 0-dim.
         generator: source of randomness; torch's global one if None.
     Returns:
         one-hot tokens. [..., V].
@@ -36,7 +35,7 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
 
 
 def gumbel_rao(
-    logits: Tensor, temperature: float, num_samples: int = 10, generator: torch.Generator | None = None
+    logits: Tensor, temperature: Tensor | float, num_samples: int = 10, generator: torch.Generator | None = None
 ) -> Tensor:
     """Rao-Blackwellised straight-through Gumbel-Softmax (GR-MCK): the soft part averaged over noise given the token.
 
@@ -45,7 +44,7 @@ def gumbel_rao(
 
     Args:
         logits: unnormalised log-probabilities. [..., V].
-        temperature: τ > 0.
+        temperature: τ > 0. A number, or 0-dim.
         num_samples: of the noise, per token.
         generator: source of randomness; torch's global one if None.
     Returns:
@@ -66,7 +65,7 @@ def gumbel_rao(
     return straight_through(hard, soft)
 
 
-def reinmax(logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+def reinmax(logits: Tensor, temperature: Tensor | float = 1.0, generator: torch.Generator | None = None) -> Tensor:
     """ReinMax: a straight-through estimator of second order (Heun's method in place of Euler's).
 
     With D ~ softmax(l), π₀ = softmax(l), π₁ = (D + softmax(l / τ)) / 2: the backward pass is that of
@@ -74,7 +73,7 @@ def reinmax(logits: Tensor, temperature: float = 1.0, generator: torch.Generator
 
     Args:
         logits: unnormalised log-probabilities. [..., V].
-        temperature: τ > 0, of the gradient alone.
+        temperature: τ > 0, of the gradient alone. A number, or 0-dim.
         generator: source of randomness; torch's global one if None.
     Returns:
         one-hot tokens. [..., V].
@@ -101,7 +100,7 @@ def _draw(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _one_hot(token: Tensor, like: Tensor) -> Tensor:
-    return F.one_hot(token, like.shape[-1]).to(like.dtype)
+    return torch.zeros_like(like).scatter_(-1, token.unsqueeze(-1), 1.0)
 
 
 def tokenwise_kl(log_probs: Tensor, prior_log_probs: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
 from daps_rl.functional import draw_categorical
-from daps_rl.functional.checks import as_float
+from daps_rl.functional.checks import as_float, in_full_precision
 from daps_rl.policies.checks import (
     Relaxation,
     RelaxedCodes,
@@ -88,7 +88,7 @@ class CodeTransformer(nn.Module):
         x = self.input_at(torch.cat((start, self.embed(codes[..., :-1])), dim=2), context, 0)  # [B, K, T, D]
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             x = block(x, keys_values)
-        return self.masked(self.head(self.norm(x)), slice(None))
+        return self.masked(in_full_precision(self.head, self.norm(x)), slice(None))
 
     def masked(self, logits: Tensor, position: slice | int) -> Tensor:
         """-inf where a position may not take a token. [..., V] at one position, or [..., T, V] at all."""
@@ -100,7 +100,7 @@ class CodeTransformer(nn.Module):
         x = self.input_at(embedded, context, position)
         for block, keys_values, cache in zip(self.blocks, context.keys_values, caches, strict=True):
             x = block(x, keys_values, cache)
-        return self.masked(self.head(self.norm(x[:, :, 0])), position)
+        return self.masked(in_full_precision(self.head, self.norm(x[:, :, 0])), position)
 
 
 class AutoregressiveCategorical(Distribution):

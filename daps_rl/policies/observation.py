@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from daps_rl.functional.checks import in_full_precision
 from daps_rl.policies.checks import check_transformer_sizes
 from daps_rl.policies.layers import CrossAttention, EncoderBlock, sinusoidal_positions
 
@@ -191,7 +192,7 @@ class TokenEncoder(nn.Module):
 
     def token_outputs(self, observation: Tensor) -> Tensor:
         """[B, *observation_shape] → [B, T, outputs]."""
-        return self.head(self.readout(self.encoder(observation)))
+        return in_full_precision(self.head, self.readout(self.encoder(observation)))
 
 
 def check_observation(observation: Tensor, shape: tuple[int, ...]) -> None:

@@ -42,7 +42,7 @@ class UniformCodes(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """−T log V for every code, in nats. [..., T] → [...]."""
-        return torch.full(value.shape[:-1], -self.entropy().item(), device=value.device)
+        return torch.full(value.shape[:-1], -self._nats, device=value.device)
 
     @property
     def token_log_probs(self) -> Tensor:
@@ -51,7 +51,11 @@ class UniformCodes(Distribution):
 
     def entropy(self) -> Tensor:
         """T log V, in nats. 0-dim."""
-        return torch.tensor(self.event_shape[0] * math.log(self.vocab_size))
+        return torch.full((), self._nats, device=self.device)
+
+    @property
+    def _nats(self) -> float:
+        return self.event_shape[0] * math.log(self.vocab_size)
 
 
 class UniformPrior(nn.Module):
@@ -74,7 +78,7 @@ class UniformPrior(nn.Module):
 @register_kl(FactorizedCategorical, UniformCodes)
 def _kl_factorized_uniform(q: FactorizedCategorical, p: UniformCodes) -> Tensor:
     """KL(q(·|x) ‖ p) = T log V − H(q), exact, with gradient, in nats. [B]."""
-    return p.entropy().to(q.log_probs) - q.entropy()
+    return p.entropy() - q.entropy()
 
 
 class NormalPrior(nn.Module):

@@ -1,0 +1,175 @@
+"""What a GPU records: the part of a step that may ask nothing of the host, and the precision it works in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from daps_rl.agents import AGENTS
+from daps_rl.config import make_config
+from daps_rl.cuda_graph import GraphedUpdate
+from daps_rl.data import from_arrays
+from daps_rl.training import Trainer
+
+SIZES = {
+    "num_tokens": 3, "vocab_size": 4, "embed_dim": 8, "num_heads": 2, "decoder_hidden": (8,), "decoder_embed_dim": 4,
+    "batch_size": 8, "validate_every": 0, "log_every": 1, "likelihood": "bernoulli", "steps": 100,
+}  # fmt: skip
+RECORDED = sorted(name for name, agent in AGENTS.items() if agent.on_device)
+HOST = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.bincount.default}
+
+
+def make_trainer(agent: str = "daps", **options) -> Trainer:
+    splits = from_arrays((torch.rand(60, 1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float())
+    return Trainer(make_config(agent=agent, **{**SIZES, **options}), splits)
+
+
+class NoHost(TorchDispatchMode):
+    """Fails where a number or a shape is read off a tensor, for which a GPU has to wait."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in HOST:
+            raise AssertionError(f"{function} asks the host")
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_host_sees_what_it_has_to():
+    with NoHost():
+        for ask in (torch.Tensor.item, bool, torch.nonzero):
+            with pytest.raises(AssertionError, match="asks the host"):
+                ask(torch.ones(()))
+
+
+@pytest.mark.parametrize("agent", RECORDED)
+def test_the_recorded_part_of_a_step_asks_nothing_of_the_host(agent):
+    trainer = make_trainer(agent)
+    trainer.train_step()
+    before = [parameter.clone() for parameter in trainer.autoencoder.parameters()]
+    with NoHost():
+        trainer._learn(trainer.batch())
+    after = list(trainer.autoencoder.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_which_agents_are_recorded():
+    assert {"daps", "daps-na", "daps-fixed", "tpo", "rloo", "gumbel", "gaussian"} <= set(RECORDED)
+    assert not {"ppo", "vq", "a2c"} & set(RECORDED)
+    assert not make_trainer().graphed  # no GPU in this run's settings, or none at all
+
+
+@pytest.mark.parametrize("agent", ["daps", "daps-na", "gumbel", "ppo"])
+def test_bfloat16_changes_the_matrix_products_alone(agent):
+    runs = {precision: make_trainer(agent, precision=precision) for precision in ("float32", "bfloat16")}
+    x = runs["float32"].batch()
+    policy = runs["bfloat16"].autoencoder.policy
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        posterior = policy(x)
+        codes, log_prob = posterior.sample_with_log_prob((5,))
+        scored = posterior.log_prob(codes)
+        log_likelihood = runs["bfloat16"].autoencoder.decoder(codes).log_prob(x)
+    assert {t.dtype for t in (log_prob, scored, log_likelihood)} == {torch.float32}
+    assert not torch.equal(scored, policy(x).log_prob(codes))
+    torch.testing.assert_close(scored, policy(x).log_prob(codes), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(scored, log_prob, rtol=0.02, atol=0.02)
+    exact = runs["float32"].autoencoder.decoder(codes).log_prob(x)
+    torch.testing.assert_close(log_likelihood, exact, rtol=0.02, atol=0.02)
+    rows = {precision: [run.train_step() for _ in range(20)] for precision, run in runs.items()}
+    assert {p.dtype for p in runs["bfloat16"].autoencoder.parameters()} == {torch.float32}
+    assert rows["bfloat16"][0]["log_likelihood"] != rows["float32"][0]["log_likelihood"]
+    ends = [rows[precision][-1]["log_likelihood"].item() for precision in rows]
+    assert ends[1] == pytest.approx(ends[0], rel=0.05)
+
+
+def test_bfloat16_reaches_every_parameter_that_float32_reaches():
+    for agent in ("daps", "gumbel"):
+        trained = []
+        for precision in ("float32", "bfloat16"):
+            run = make_trainer(agent, precision=precision)
+            run.train_step()
+            reached = {name for name, p in run.autoencoder.named_parameters() if p.grad is not None and p.grad.any()}
+            trained.append(reached)
+        assert trained[0] == trained[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("agent", RECORDED)
+def test_no_synchronisation_inside_a_step(agent):
+    for cuda_graph in (False, True):
+        run = make_trainer(agent, device="cuda", cuda_graph=cuda_graph)
+        assert run.graphed is cuda_graph
+        for _ in range(5):
+            run.train_step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            run.train_step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_a_replay_does_what_the_function_does():
+    weight = torch.zeros(3, device="cuda")
+    seen = torch.zeros((), device="cuda")
+
+    def update(batch):
+        weight.add_(batch.mean(0))
+        seen.add_(1.0)
+        return {"sum": weight.sum(), "noise": torch.rand((), device="cuda")}
+
+    graphed = GraphedUpdate(update)
+    total, noises = torch.zeros(3, device="cuda"), set()
+    rows = []
+    for step in range(8):
+        batch = torch.full((4, 3), float(step), device="cuda")
+        total += step
+        rows.append(graphed(batch))
+    torch.testing.assert_close(weight, total)
+    assert seen.item() == 8
+    sums = [row["sum"].item() for row in rows]
+    assert sums == pytest.approx([3.0 * sum(range(step + 1)) for step in range(8)])  # rows are not overwritten
+    noises = {row["noise"].item() for row in rows}
+    assert len(noises) == 8
+    graphed(torch.ones(2, 3, device="cuda"))  # another shape runs as it is
+    torch.testing.assert_close(weight, total + 1)
+
+
+@pytest.mark.gpu
+def test_what_cannot_be_recorded_says_so():
+    graphed = GraphedUpdate(lambda batch: {"sum": batch.sum() * batch.sum().item()})
+    batch = torch.ones(2, device="cuda")
+    for _ in range(3):
+        graphed(batch)
+    with pytest.raises(RuntimeError, match="pass --no-cuda-graph"):
+        graphed(batch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("agent", ["daps", "daps-na", "gumbel-na"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_learns_what_a_cpu_learns(agent, precision):
+    ends = []
+    for device in ("cpu", "cuda"):
+        run = make_trainer(agent, device=device, precision=precision, learning_rate=1e-2, steps=60)
+        ends.append(list(run.run())[-1]["log_likelihood"])
+    assert ends[1] == pytest.approx(ends[0], rel=0.05)
+
+
+@pytest.mark.gpu
+def test_a_graphed_run_is_resumed():
+    first = make_trainer(device="cuda")
+    for _ in range(6):
+        first.train_step()
+    tensors, info = first.state()
+    tensors = {name: value.clone() for name, value in tensors.items()}
+    again = make_trainer(device="cuda")
+    for _ in range(6):
+        again.train_step()
+    again.load_state(tensors, info)
+    for name, value in again.state()[0].items():
+        torch.testing.assert_close(value, tensors[name], msg=name)
+    for _ in range(6):
+        again.train_step()
+    assert again.step == 12
+    moved = [not torch.equal(value, tensors[f"model.{name}"]) for name, value in again.autoencoder.state_dict().items()]
+    assert any(moved)
