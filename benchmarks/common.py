@@ -20,18 +20,27 @@ def environment() -> dict[str, Any]:
     cpu = next(
         (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
     )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    ).stdout.strip()
     return {
         "command": " ".join(["python", *sys.argv]),
-        "commit": commit,
+        "commit": os.environ.get("DAPS_RL_COMMIT") or _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _commit() -> str:
+    """The checkout's; on a machine with a copy of the files alone, DAPS_RL_COMMIT says it."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+        ).stdout.strip()
+    except FileNotFoundError:
+        return ""
+    return run.stdout.strip()
 
 
 def _cpuinfo() -> list[str]:
