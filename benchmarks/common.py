@@ -35,9 +35,7 @@ def _commit() -> str:
     """The checkout's; on a machine with a copy of the files alone, DAPS_RL_COMMIT says it."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-        ).stdout.strip()
+        run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     except FileNotFoundError:
         return ""
     return run.stdout.strip()

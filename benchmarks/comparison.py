@@ -49,6 +49,7 @@ PARTS = {
         minutes=4,
         seeds=3,
         own=(
+            "daps:learning_rate=0.008",
             "vq:learning_rate=0.002",
             f"rloo-na:{_FACTORIZED},learning_rate=0.002",
             f"ppo-na:{_FACTORIZED},learning_rate=0.002",
@@ -66,7 +67,7 @@ PARTS = {
         "daps-na,daps,fsq,vq,gumbel-na",
         minutes=10,
         seeds=1,
-        own=("vq:learning_rate=0.002",),
+        own=("daps:learning_rate=0.008", "vq:learning_rate=0.002"),
         data=("--data", "photographs", "--num-tokens", "64", "--vocab-size", "512", "--batch-size", "32"),
     ),
 }
