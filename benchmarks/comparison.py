@@ -3,9 +3,11 @@
     python benchmarks/comparison.py                       # everything: about three hours on two cores
     python benchmarks/comparison.py main                  # one part of it
     python benchmarks/comparison.py main --minutes 20 --seeds 5
+    python benchmarks/comparison.py gpu                   # on a GPU: longer runs, six at a time
     python benchmarks/comparison.py --report              # the page again, from the rows that are committed
 
-Two runs at a time, one thread each. A part that was stopped goes on from its checkpoints.
+Two runs at a time, one thread each. The part "gpu" runs only when it is named. A part that was stopped goes on from its
+checkpoints.
 """
 
 from __future__ import annotations
@@ -35,12 +37,14 @@ class Part(NamedTuple):
     """One comparison: its agents with their tuned settings (benchmarks/tune.py), length and seeds."""
 
     agents: str
-    minutes: float
     seeds: int
+    minutes: float | None = None
+    steps: int | None = None
     own: tuple[str, ...] = ()
     data: tuple[str, ...] = ("--data", "fashion-mnist")
     reference: str = "daps-na"
     validate_every: int = 100
+    jobs: int = 2
 
 
 PARTS = {
@@ -62,6 +66,19 @@ PARTS = {
         seeds=1,
         own=("vq-rotation:learning_rate=0.002",),
     ),
+    "gpu": Part(
+        "daps-na,daps,fsq,vq,gumbel-na,rloo-na=rloo",
+        steps=10_000,
+        seeds=1,
+        own=(
+            "daps:learning_rate=0.008",
+            "vq:learning_rate=0.002",
+            f"rloo-na:{_FACTORIZED},learning_rate=0.002",
+        ),
+        data=("--data", "fashion-mnist", "--device", "cuda"),
+        validate_every=250,
+        jobs=6,
+    ),
     "long": Part("daps-na,fsq,gumbel-na", minutes=30, seeds=1, validate_every=500),
     "colour": Part(
         "daps-na,daps,fsq,vq,gumbel-na",
@@ -77,14 +94,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--minutes", type=float, help="of each run, in place of the part's own")
+    parser.add_argument("--steps", type=int, help="of each run, likewise")
     parser.add_argument("--seeds", type=int)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, help="runs at a time")
+    parser.add_argument("--data-dir", help="where the files of Fashion-MNIST are")
     parser.add_argument("--out", default="runs/comparison")
     parser.add_argument("--report", action="store_true", help="train nothing; write the page from the rows")
     options = parser.parse_args()
     if unknown := sorted(set(options.parts) - set(PARTS)):
         parser.error(f"unknown part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
-    for name in options.parts or PARTS:
+    for name in options.parts or [name for name in PARTS if options.report or name != "gpu"]:
         if not options.report:
             folder = Path(options.out) / name
             train(PARTS[name], folder, options)
@@ -96,8 +115,13 @@ def main() -> None:
 def train(part: Part, folder: Path, options: argparse.Namespace) -> None:
     """Runs `daps-rl compare`; a run that fails is a row, and no reason to stop."""
     command = [sys.executable, "-m", "daps_rl", "compare", "--agents", part.agents, *part.data, "--out", str(folder)]
-    command += ["--minutes", str(options.minutes or part.minutes), "--seeds", str(options.seeds or part.seeds)]
-    command += ["--validate-every", str(part.validate_every), "--jobs", str(options.jobs), "--against", part.reference]
+    minutes, steps = options.minutes, options.steps
+    if minutes is None and steps is None:
+        minutes, steps = part.minutes, part.steps
+    command += ["--minutes", str(minutes)] if steps is None else ["--steps", str(steps)]
+    command += ["--seeds", str(options.seeds or part.seeds), "--jobs", str(options.jobs or part.jobs)]
+    command += ["--validate-every", str(part.validate_every), "--against", part.reference]
+    command += ["--data-dir", options.data_dir] if options.data_dir else []
     for own in part.own:
         command += ["--set", own]
     subprocess.run(command, check=False)

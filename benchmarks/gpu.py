@@ -3,10 +3,10 @@
     python benchmarks/gpu.py                        # mnist, cifar10, imagenet256; writes rows
     python benchmarks/gpu.py --seconds 3 --rows gpu.jsonl mnist
 
-Needs PyTorch, this project and what it requires; the data are random, of the right shape. Where the whole published
-batch does not fit, or --batch-size says so, a smaller one is taken, and the row says which. Each configuration is timed
-step by step in four ways: float32 and bfloat16 matrix products, each as a CUDA graph and without. A way that fails is a
-row that says why.
+"default" is no published configuration but the project's own, on data of Fashion-MNIST's shape. Needs PyTorch, this
+project and what it requires; the data are random, of the right shape, and the batch the published one unless
+--batch-size says otherwise. Each configuration is timed in four ways: float32 and bfloat16 matrix products, each as a
+CUDA graph and without. A way that fails is a row that says why.
 
 The check: one step's loss, rewards' mean and gradient norm on the GPU against the same in float32 on the CPU, on the
 same weights, data and codes.
@@ -15,6 +15,7 @@ same weights, data and codes.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -24,43 +25,46 @@ import torch
 from common import ROWS, environment
 
 from daps_rl.agents import Scorer
-from daps_rl.config import make_config
+from daps_rl.config import TrainConfig, make_config
 from daps_rl.data import Splits, from_arrays
 from daps_rl.functional import daps_loss, solve_temperature
 from daps_rl.training import Trainer
 
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "imagenet256": (3, 256, 256)}
-COUNTS = {"mnist": 2048, "cifar10": 1024, "imagenet256": 128}
-WAYS = (("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True))
-SMALL = {"mnist": 32, "cifar10": 4, "imagenet256": 1}  # batch of the check, which the CPU has to do too
+SHAPES = {"default": (1, 28, 28), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "imagenet256": (3, 256, 256)}
+COUNTS = {"default": 2048, "mnist": 2048, "cifar10": 1024, "imagenet256": 128}
+SMALL = {"default": 32, "mnist": 32, "cifar10": 4, "imagenet256": 1}  # batch of the check, which the CPU has to do too
 
 
 def random_splits(name: str) -> Splits:
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(COUNTS[name], *SHAPES[name], generator=generator)
-    return from_arrays((values > 0.5).float() if name == "mnist" else values)
+    return from_arrays((values > 0.5).float() if SHAPES[name][0] == 1 else values)
+
+
+def settings(name: str, **options: Any) -> TrainConfig:
+    options = {"steps": 10**6, "validate_every": 0, **options}
+    return make_config(data="fashion-mnist", **options) if name == "default" else make_config(name, **options)
 
 
 def time_steps(name: str, splits: Splits, seconds: float, **options: Any) -> dict[str, Any]:
     """Steps per second over at least so many seconds, and peak memory, with a GPU that has been waited for."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    trainer = Trainer(make_config(name, steps=10**6, validate_every=0, device="cuda", **options), splits)
+    trainer = Trainer(settings(name, device="cuda", **options), splits)
     trainer.agent.train()
     trainer.autoencoder.train()
     start = time.perf_counter()
-    for _ in range(6):
+    for _ in range(5):
         metrics = trainer.train_step()
     torch.cuda.synchronize()
     warmup = time.perf_counter() - start
-    steps, start = 0, time.perf_counter()
-    while True:
-        for _ in range(5):
+    steps, taken, start = 0, 0.0, time.perf_counter()
+    while taken < seconds:
+        for _ in range(1 if warmup > 5.0 else 5):
             metrics = trainer.train_step()
+            steps += 1
         torch.cuda.synchronize()
-        steps, taken = steps + 5, time.perf_counter() - start
-        if taken > seconds:
-            break
+        taken = time.perf_counter() - start
     return {
         "steps": steps,
         "steps_per_second": steps / taken,
@@ -74,7 +78,7 @@ def time_steps(name: str, splits: Splits, seconds: float, **options: Any) -> dic
 
 def check(name: str, splits: Splits) -> dict[str, Any]:
     """How far a step's numbers on the GPU are from float32 on the CPU, relatively; codes drawn on the CPU."""
-    config = make_config(name, steps=10, validate_every=0, device="cpu", decoder_norm="group")
+    config = settings(name, device="cpu", decoder_norm="group")
     trainer = Trainer(config, splits)
     x = splits.train[: SMALL[name]]
     with torch.no_grad():
@@ -109,6 +113,7 @@ def main() -> None:
     parser.add_argument("configurations", nargs="*", metavar="CONFIG", help=f"of {', '.join(SHAPES)} (default: all)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of timing, per way")
     parser.add_argument("--agents", nargs="+", default=["daps"])
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--batch-size", type=int, help="in place of the published one")
     parser.add_argument("--rows", type=Path, default=ROWS / "gpu.jsonl")
     options = parser.parse_args()
@@ -127,7 +132,7 @@ def main() -> None:
         splits = random_splits(name)
         write({"configuration": name, "check": check(name, splits)})
         for agent in options.agents:
-            for precision, cuda_graph in WAYS:
+            for precision, cuda_graph in itertools.product(options.precisions, (False, True)):
                 batch = {"batch_size": options.batch_size} if options.batch_size else {}
                 row = {"configuration": name, "agent": agent, "precision": precision, "cuda_graph": cuda_graph, **batch}
                 try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -136,12 +139,17 @@ def test_a_replay_does_what_the_function_does():
 
 @pytest.mark.gpu
 def test_what_cannot_be_recorded_says_so():
-    graphed = GraphedUpdate(lambda batch: {"sum": batch.sum() * batch.sum().item()})
-    batch = torch.ones(2, device="cuda")
-    for _ in range(3):
-        graphed(batch)
-    with pytest.raises(RuntimeError, match="pass --no-cuda-graph"):
-        graphed(batch)
+    """In a process of its own: a failed recording leaves the device's random numbers unusable."""
+    code = """
+import torch
+from daps_rl.cuda_graph import GraphedUpdate
+graphed = GraphedUpdate(lambda batch: {"sum": batch.sum() * batch.sum().item()})
+for _ in range(4):
+    graphed(torch.ones(2, device="cuda"))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "pass --no-cuda-graph" in run.stderr
 
 
 @pytest.mark.gpu
@@ -173,3 +181,27 @@ def test_a_graphed_run_is_resumed():
     assert again.step == 12
     moved = [not torch.equal(value, tensors[f"model.{name}"]) for name, value in again.autoencoder.state_dict().items()]
     assert any(moved)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_sampling_casts_a_weight_once_and_training_still_reaches_it(device):
+    policy = make_trainer().autoencoder.policy.to(device)
+    x = torch.rand(4, 1, 6, 6, device=device)
+    casts = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default and args[0].shape == weight.shape:
+                casts.append(function)
+            return function(*args, **(kwargs or {}))
+
+    weight = policy.transformer.blocks[0].mlp[0].weight
+    with torch.autocast(device, torch.bfloat16, cache_enabled=False):
+        posterior = policy(x)
+        with Count():
+            codes = posterior.sample((5,))
+        assert len(casts) == 1
+        loss = posterior.log_prob(codes).sum()
+    loss.backward()
+    assert weight.grad is not None
+    assert weight.grad.any()

@@ -37,3 +37,10 @@ def in_full_precision(function: Callable[[Tensor], Tensor], value: Tensor) -> Te
     """`function(value)` in the precision of `as_float`, also where autocast has matrix products in a lower one."""
     with torch.autocast(value.device.type, enabled=False):
         return function(as_float(value))
+
+
+def casting_once(device: torch.device) -> torch.autocast:
+    """Inside an autocast region, one in which a weight is cast once and not at every use; without a gradient only."""
+    kind = device.type
+    enabled = torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=enabled, cache_enabled=True)

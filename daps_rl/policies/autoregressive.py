@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
 from daps_rl.functional import draw_categorical
-from daps_rl.functional.checks import as_float, in_full_precision
+from daps_rl.functional.checks import as_float, casting_once, in_full_precision
 from daps_rl.policies.checks import (
     Relaxation,
     RelaxedCodes,
@@ -183,17 +183,18 @@ class AutoregressiveCategorical(Distribution):
         codes = torch.empty(batch, samples, net.num_tokens, dtype=torch.int64, device=like.device)
         log_prob = as_float(like.new_zeros(batch, samples))
         x = net.start.expand(batch, samples, 1, -1)  # [B, K, 1, D]
-        for t in range(net.num_tokens):
-            logits = net.step(x, self.context, caches)  # [B, K, V]
-            probs = torch.softmax(as_float(logits), dim=-1)
-            if greedy:
-                token = logits.argmax(-1, keepdim=True)  # [B, K, 1]
-            else:
-                uniform = torch.rand(batch, samples, 1, generator=generator, device=like.device, dtype=probs.dtype)
-                token = draw_categorical(probs, uniform)
-            log_prob += probs.gather(-1, token)[..., 0].log()
-            codes[..., t] = token[..., 0]
-            x = net.embed(token)
+        with casting_once(like.device):
+            for t in range(net.num_tokens):
+                logits = net.step(x, self.context, caches)  # [B, K, V]
+                probs = torch.softmax(as_float(logits), dim=-1)
+                if greedy:
+                    token = logits.argmax(-1, keepdim=True)  # [B, K, 1]
+                else:
+                    uniform = torch.rand(batch, samples, 1, generator=generator, device=like.device, dtype=probs.dtype)
+                    token = draw_categorical(probs, uniform)
+                log_prob += probs.gather(-1, token)[..., 0].log()
+                codes[..., t] = token[..., 0]
+                x = net.embed(token)
         return codes, log_prob
 
     def token_logits(self, value: Tensor) -> Tensor:
