@@ -84,6 +84,25 @@ def speed() -> str:
     return markdown(["agent", "steps per second", "median step (ms)", "threads", "CPU"], lines)
 
 
+def gpu() -> str:
+    """Training steps on a GPU: a line per configuration and agent, a column per way."""
+    groups: dict[tuple[str, str, str], dict[tuple[str, bool], dict[str, Any]]] = defaultdict(dict)
+    for row in read("gpu"):
+        if "steps_per_second" in row:
+            groups[row["configuration"], row["agent"], row["gpu"]][row["precision"], row["cuda_graph"]] = row
+    ways = [(precision, graph) for precision in ("float32", "bfloat16") for graph in (False, True)]
+    lines = [
+        [
+            configuration, f"`{agent}`",
+            *(f"{rows[way]['steps_per_second']:.3g}" if way in rows else "" for way in ways),
+            f"{max(row['peak_memory_gib'] for row in rows.values()):.1f}", name,
+        ]
+        for (configuration, agent, name), rows in groups.items()
+    ]  # fmt: skip
+    header = ["configuration", "agent", "float32", "float32, graph", "bfloat16", "bfloat16, graph"]
+    return markdown([*header, "peak memory (GiB)", "GPU"], lines)
+
+
 def control() -> str:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in read("control"):
@@ -210,6 +229,7 @@ def main() -> None:
         "fashion_mnist": fashion_mnist(),
         "digits": digits(),
         "speed": speed(),
+        "gpu": gpu(),
         "control": control(),
         "agents_tune": tuning(),
         "agents_minutes": agents("minutes"),

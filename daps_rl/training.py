@@ -187,21 +187,20 @@ class Trainer:
                     f"stopped at step {self.step}: {MAX_SKIPPED_IN_ROW} steps in a row had a non-finite loss or "
                     "gradient; lower the learning rate, or check the data and the decoder's likelihood."
                 )
+            due = self.step % self.config.log_every == 0 or self.step % self.config.checkpoint_every == 0
+            # Reading the means waits for a GPU, which has been training all the while: that time counts.
+            means = _means(metrics) if due else None
             now = time.perf_counter()
             self.seconds, clock = self.seconds + now - clock, now
-            due = self.step % self.config.log_every == 0 or self.step % self.config.checkpoint_every == 0
             if due or self.progress >= 1.0 or stop():
-                yield self._row(metrics)
+                yield self._row(means or _means(metrics), len(metrics))
                 metrics = []
                 # What the caller does with a row, checkpoints among it, is not training time.
                 clock = time.perf_counter()
 
-    def _row(self, metrics: list[dict[str, Tensor]]) -> dict[str, Any]:
-        """Means over the steps since the last row, copied to the host in one go, and the state of the run."""
-        names = list(metrics[0])
-        means = torch.stack([torch.stack([m[name].float() for m in metrics]).mean() for name in names])
-        row: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 3)}
-        row |= {name: _finite(value) for name, value in zip(names, means.tolist(), strict=True)}
+    def _row(self, means: dict[str, float | None], steps: int) -> dict[str, Any]:
+        """The means over the steps since the last row, and the state of the run."""
+        row: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 3), **means}
         config = self.config
         row |= {
             "decoder_evaluations": self.decoder_evaluations,
@@ -215,7 +214,7 @@ class Trainer:
             row["ess_target"] = config.ess_fraction
         finished = self.progress >= 1.0
         every = config.validate_every
-        if every and len(self.validation) and (self.step // every > (self.step - len(metrics)) // every or finished):
+        if every and len(self.validation) and (self.step // every > (self.step - steps) // every or finished):
             row |= {f"validation_{name}": value for name, value in self.validate().items()}
         return row
 
@@ -311,6 +310,13 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise ValueError("device cuda was asked for, and PyTorch sees no GPU here; use --device auto or cpu.")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+
+
+def _means(metrics: list[dict[str, Tensor]]) -> dict[str, float | None]:
+    """Means over steps, copied to the host in one go."""
+    names = list(metrics[0])
+    means = torch.stack([torch.stack([m[name].float() for m in metrics]).mean() for name in names])
+    return {name: _finite(value) for name, value in zip(names, means.tolist(), strict=True)}
 
 
 def _finite(value: float | None) -> float | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 
+from daps_rl import training
 from daps_rl.agents import DAPS, Agent, AgentLoss
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import PUBLISHED, make_config
@@ -226,6 +228,21 @@ def test_guarded_adamw_is_adamw_where_all_is_finite():
         theirs(x).square().sum().backward()
         plain.step()
     torch.testing.assert_close(ours.weight, theirs.weight)
+
+
+def test_waiting_for_the_device_is_training_time_and_what_the_caller_does_is_not(splits, monkeypatch):
+    """A GPU is waited for where the means are read."""
+    read = training._means
+
+    def slow(metrics):
+        time.sleep(0.05)
+        return read(metrics)
+
+    monkeypatch.setattr(training, "_means", slow)
+    run = trainer(splits, steps=6)
+    for _ in run.run():
+        time.sleep(0.2)
+    assert 0.3 <= run.seconds < 1.2
 
 
 def test_schedules():
