@@ -27,6 +27,8 @@ class Scorer:
         microbatch: data at a time; 0 for all at once.
         decoder_samples: how many of the K codes the decoder learns from, 0 for all. The codes of a datum are much
             alike, and a gradient through one costs twice as much as its score.
+        low_precision: where some codes are scored alone, all are scored with matrix products in bfloat16: what counts
+            is how the codes of a datum differ, and they differ by much more than its rounding.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class Scorer:
         beta: Tensor,
         microbatch: int = 0,
         decoder_samples: int = 0,
+        low_precision: bool = False,
     ) -> None:
         self.decoder, self.prior, self.x, self.beta = decoder, prior, x, beta
-        self.microbatch, self.decoder_samples = microbatch, decoder_samples
+        self.microbatch, self.decoder_samples, self.low_precision = microbatch, decoder_samples, low_precision
+        self.evaluations = 0  # data decoded for the batch
         self.log_likelihood: Tensor | None = None  # [B, K], of all codes
         self.learnt: Tensor | None = None  # [B, n], of the codes that the decoder learns from
         self.kl: Tensor | None = None  # [B, K] or [B], of the same codes; None where it is not defined
@@ -54,14 +58,21 @@ class Scorer:
         self._once()
         prior_log_prob = self.prior.log_prob(codes)
         learnt = self.decoder_samples or codes.shape[1]
-        parts = [in_microbatches(self.likelihood, self.x, codes[:, :learnt], size=self.microbatch)]
-        if learnt < codes.shape[1]:
+        self.learnt = self._likelihoods(codes[:, :learnt])
+        if learnt >= codes.shape[1]:
+            self.log_likelihood = self.learnt
+        elif self.low_precision:  # all of them, so that no code has the advantage of another rounding
+            with torch.no_grad(), torch.autocast(codes.device.type, torch.bfloat16):
+                self.log_likelihood = self._likelihoods(codes)
+        else:
             with torch.no_grad():
-                parts.append(in_microbatches(self.likelihood, self.x, codes[:, learnt:], size=self.microbatch))
-        self.learnt = parts[0]
-        self.log_likelihood = torch.cat(parts, dim=1)
+                self.log_likelihood = torch.cat((self.learnt, self._likelihoods(codes[:, learnt:])), dim=1)
         self.kl = kl_estimate(log_prob, prior_log_prob)
         return encoding_reward(self.log_likelihood.detach(), log_prob, prior_log_prob, self.beta)
+
+    def _likelihoods(self, codes: Tensor) -> Tensor:
+        self.evaluations += codes.shape[0] * codes.shape[1]
+        return in_microbatches(self.likelihood, self.x, codes, size=self.microbatch)
 
     def likelihood(self, x: Tensor, latents: Tensor) -> Tensor:
         """log p(x|z), in nats, with gradient. x [B, *x], codes [B, K, T] or embedded codes [B, K, T, E] → [B, K]."""
@@ -74,6 +85,7 @@ class Scorer:
             ValueError: the batch has been paid already.
         """
         self._once()
+        self.evaluations = log_likelihood.numel()
         self.log_likelihood = self.learnt = log_likelihood
         self.kl, self.pathwise = kl, True
 
@@ -96,11 +108,6 @@ class Scorer:
     def paid(self) -> bool:
         """Whether the batch has been paid."""
         return self.log_likelihood is not None
-
-    @property
-    def evaluations(self) -> int:
-        """Data decoded for the batch: B·K."""
-        return 0 if self.log_likelihood is None else self.log_likelihood.numel()
 
     def decoder_loss(self) -> Tensor:
         """−mean log p(x|z) of the codes that the decoder learns from. 0-dim."""

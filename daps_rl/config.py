@@ -158,6 +158,8 @@ class TrainConfig(ModelConfig):
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
         precision: "float32", or "bfloat16" for the matrix products (logits, log-probabilities, weights, temperature and
             optimiser stay in float32).
+        score_precision: for codes that are scored without a gradient: "float32", "bfloat16", or "auto" (bfloat16 on a
+            CPU that has matrix units for it, float32 elsewhere).
         cuda_graph: on a GPU, record the training step once and replay it, where the agent allows.
         log_every: training steps per row of metrics.jsonl.
         validate_every: training steps between validations on at most `validation_size` data; 0 for never.
@@ -195,6 +197,7 @@ class TrainConfig(ModelConfig):
     centered: bool = True
     device: str = "auto"
     precision: str = "float32"
+    score_precision: str = "auto"
     cuda_graph: bool = True
     log_every: int = 10
     validate_every: int = 250
@@ -220,6 +223,7 @@ class TrainConfig(ModelConfig):
         _one_of("gradient_clip", self.gradient_clip, GRADIENT_CLIPS)
         _one_of("device", self.device, DEVICES)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("score_precision", self.score_precision, ("auto", *PRECISIONS))
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}.")

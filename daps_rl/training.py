@@ -86,6 +86,8 @@ class Trainer:
         # The one shared value of β: the reward's weight of the KL and the temperature's floor.
         self.beta = torch.tensor(config.beta_start, device=self.device)
         self._usage = torch.zeros(2, config.num_tokens, config.vocab_size, dtype=torch.int64, device=self.device)
+        own = config.score_precision == "auto"
+        self._low_precision_scores = _has_bfloat16_units(self.device) if own else config.score_precision == "bfloat16"
         self._evaluations = 0  # of the decoder, per step
         # A microbatch's second pass sets the state of the random numbers back, which no graph may.
         recordable = self.agent.on_device and not config.microbatch
@@ -130,7 +132,13 @@ class Trainer:
         """The part of a step that runs on the device, which a GPU may record and replay."""
         config, autoencoder = self.config, self.autoencoder
         scorer = Scorer(
-            autoencoder.decoder, autoencoder.prior(), x, self.beta, config.microbatch, config.decoder_samples
+            autoencoder.decoder,
+            autoencoder.prior(),
+            x,
+            self.beta,
+            config.microbatch,
+            config.decoder_samples,
+            self._low_precision_scores,
         )
         self.agent.microbatch = config.microbatch
         result: AgentLoss | None = None
@@ -310,6 +318,11 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise ValueError("device cuda was asked for, and PyTorch sees no GPU here; use --device auto or cpu.")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+
+
+def _has_bfloat16_units(device: torch.device) -> bool:
+    """Whether a CPU multiplies matrices faster in bfloat16."""
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def _means(metrics: list[dict[str, Tensor]]) -> dict[str, float | None]:

@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from torch.distributions import Independent, Normal
+from torch.distributions import Bernoulli, Independent, Normal
 
 from daps_rl.decoders import (
     LIKELIHOODS,
@@ -47,6 +47,29 @@ def test_bernoulli_agrees_with_scipy():
     expected = scipy.stats.bernoulli.logpmf(x.numpy(), probs).sum((-1, -2))
     np.testing.assert_allclose(distribution.log_prob(x).numpy(), expected)
     np.testing.assert_allclose(distribution.mean.numpy(), probs)
+
+
+@pytest.mark.parametrize(
+    ("logits", "value"),
+    [
+        ((3, 5, 4, 6), (3, 1, 4, 6)),
+        ((3, 5, 4, 6), (4, 6)),
+        ((5, 4, 6), (7, 1, 4, 6)),
+        ((4, 6), (4, 6)),
+        ((4, 6), (3, 4, 6)),
+    ],
+)
+def test_bernoulli_is_torchs_own_with_its_gradient_however_the_datum_is_broadcast(logits, value):
+    generator = torch.Generator().manual_seed(0)
+    outputs = 8.0 * torch.randn(*logits[:-2], 1, *logits[-2:], generator=generator, dtype=torch.float64)
+    outputs.requires_grad_()
+    x = torch.rand(*value, generator=generator, dtype=torch.float64)
+    ours = BernoulliLikelihood()(outputs, 2).log_prob(x)
+    theirs = Independent(Bernoulli(logits=outputs.squeeze(-3), validate_args=False), 2, validate_args=False).log_prob(x)
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(out.square().sum(), outputs)[0] for out in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
+    assert torch.autograd.gradcheck(lambda out: BernoulliLikelihood()(out, 2).log_prob(x), (outputs,))
 
 
 def test_bernoulli_scores_grey_values_by_the_same_formula():

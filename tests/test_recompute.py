@@ -90,6 +90,40 @@ def test_a_scorer_scores_all_codes_and_learns_from_some(microbatch):
     torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "fixed_gaussian"])
+def test_scores_in_low_precision_tell_the_codes_of_a_datum_apart_all_the_same(likelihood):
+    torch.manual_seed(0)
+    model = DiscreteAutoencoder.from_config(make_config(decoder_hidden=(64, 64)).model_config((99,), likelihood))
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.mul_(2.0)
+    x, beta = torch.rand(16, 99).round(), torch.tensor(0.1)
+    codes, log_prob = torch.randint(16, (16, 8, 8)), -torch.rand(16, 8)
+    low = Scorer(model.decoder, model.prior(), x, beta, decoder_samples=1, low_precision=True)
+    exact = Scorer(model.decoder, model.prior(), x, beta, decoder_samples=1)
+    reward, wanted = low(codes, log_prob), exact(codes, log_prob)
+    assert reward.dtype == torch.float32
+    assert not torch.equal(reward, wanted)
+    error, spread = (reward - wanted), (wanted - wanted.mean(1, keepdim=True)).std()
+    assert (error - error.mean(1, keepdim=True)).std() < 0.02 * spread
+    assert (low.evaluations, exact.evaluations) == (16 * 9, 16 * 8)
+    gradients = [torch.autograd.grad(s.decoder_loss(), list(model.decoder.parameters())) for s in (low, exact)]
+    torch.testing.assert_close(*gradients)  # what the decoder learns from is in full precision
+    everything = Scorer(model.decoder, model.prior(), x, beta, low_precision=True)
+    torch.testing.assert_close(everything(codes, log_prob), wanted)
+
+
+def test_scores_are_in_low_precision_where_the_cpu_has_units_for_it(monkeypatch):
+    def precision(**options):
+        return Trainer(make_config(steps=1, device="cpu", **options), load("digits"))._low_precision_scores
+
+    for units in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: {"amx_bf16": units})
+        assert precision() is units
+        assert precision(score_precision="bfloat16") is True
+        assert precision(score_precision="float32") is False
+
+
 def test_a_scorer_pays_once():
     torch.manual_seed(0)
     model = Trainer(make_config(steps=1), load("digits")).autoencoder

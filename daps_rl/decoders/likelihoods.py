@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal
+from torch.nn import functional as F
 
 from daps_rl.decoders.gaussian import DiagonalGaussian, LogVarianceBounds
 
@@ -31,12 +32,38 @@ class Likelihood(nn.Module):
         return torch.zeros(self.outputs_per_entry, *mean.shape)
 
 
+class IndependentBits(Independent):
+    """Independent Bernoulli variables by their logits, whose log_prob makes no tensor of the data's size but one.
+
+    Args:
+        logits: [*batch_shape, *event_shape].
+        event_dims: axes of an event.
+    """
+
+    def __init__(self, logits: Tensor, event_dims: int) -> None:
+        super().__init__(Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Σ_i x_i·l_i − log(1 + exp l_i), in nats; value is broadcast against [*batch_shape, *event_shape].
+
+        Values between 0 and 1 are scored by the same formula.
+        """
+        dims = self.reinterpreted_batch_ndims
+        with torch.autocast(value.device.type, enabled=False):
+            logits = self.base_dist.logits.flatten(-dims) if dims else self.base_dist.logits.unsqueeze(-1)
+            value = value.flatten(-dims) if dims else value.unsqueeze(-1)
+            if logits.ndim > 1 and value.ndim == logits.ndim and value.shape[-2] == 1:  # a datum and its K codes
+                products = (logits @ value.to(logits.dtype).mT).squeeze(-1)
+            else:
+                products = torch.linalg.vecdot(*torch.broadcast_tensors(logits, value.to(logits.dtype)))
+            return products - F.softplus(logits).sum(-1)
+
+
 class BernoulliLikelihood(Likelihood):
     """For data in {0, 1} (values between are scored by the same formula, as a relaxation): one logit an entry."""
 
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
-        logits = outputs.squeeze(-event_dims - 1)
-        return Independent(Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False)
+        return IndependentBits(outputs.squeeze(-event_dims - 1), event_dims)
 
     def outputs_at(self, mean: Tensor) -> Tensor:
         return torch.logit(mean, eps=0.02).unsqueeze(0)
