@@ -73,15 +73,16 @@ def digits() -> str:
 def speed() -> str:
     lines = [
         [
-            f"`{row['agent']}`",
+            row["configuration"] if "agent" not in row else f"{row['configuration']}, {row['agent']}",
             f"{row['steps_per_second']:.2f}",
             f"{row['median_ms']:.0f}",
+            f"{row['fastest_ms']:.0f}",
             str(row["threads"]),
             row["cpu"],
         ]
         for row in read("speed")
     ]
-    return markdown(["agent", "steps per second", "median step (ms)", "threads", "CPU"], lines)
+    return markdown(["configuration", "steps per second", "median step (ms)", "fastest", "threads", "CPU"], lines)
 
 
 def gpu() -> str:
