@@ -176,7 +176,7 @@ def draw(run: RunFolder, autoencoder: DiscreteAutoencoder, splits: Splits) -> li
         paths[0], shown.cpu(), greedy.cpu(), sampled.cpu(), value_range=splits.value_range, title=title
     )
     plot_learning_curves(paths[1], read_metrics(run.metrics), title=f"{splits.name}: training")
-    counts = evaluate(autoencoder, splits.test, beta=0.0, value_range=splits.value_range).counts
+    counts = evaluate(autoencoder, splits.test, beta=0.0, value_range=splits.value_range, importance_data=0).counts
     if counts is None:  # continuous latents use no codes
         return paths[:2]
     plot_code_usage(paths[2], counts, title=f"{splits.name}: use of each position's codes on the test split")

@@ -233,6 +233,7 @@ class Trainer:
             self.validation,
             beta=self.config.beta_end,
             value_range=self.splits.value_range,
+            importance_data=0,  # what a curve shows needs one code per datum
             seed=self.config.seed,
         )
         self.agent.train()
