@@ -20,6 +20,7 @@ from daps_rl.decoders import (
     MLPDecoder,
     ResNetDecoder,
     SequenceDecoder,
+    StrokeDecoder,
 )
 from daps_rl.files import write_atomically
 from daps_rl.policies import (
@@ -196,8 +197,9 @@ def make_policy(config: ModelConfig, decoder: nn.Module) -> nn.Module:
     codes = (config.num_tokens, config.vocab_size)
     embed = getattr(decoder, "embed", None)
     head: nn.Module | None = None
-    if config.token_vectors == "lattice" and isinstance(embed, LatticeEmbedding):
-        head = LatticeHead(config.embed_dim, embed)
+    lattice = decoder.token_lattice() if isinstance(decoder, StrokeDecoder) else embed
+    if config.token_vectors == "lattice" and isinstance(lattice, LatticeEmbedding):
+        head = LatticeHead(config.embed_dim, lattice)
     elif config.token_vectors == "shared" and isinstance(embed, nn.Embedding):
         head = EmbeddingHead(config.embed_dim, embed)
     if config.policy == "autoregressive":
@@ -240,8 +242,12 @@ def make_likelihood(config: ModelConfig) -> Likelihood:
     return cls()
 
 
-def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> CodeDecoder:
+def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> CodeDecoder | StrokeDecoder:
     """The decoder that a config describes."""
+    if config.decoder == "strokes":
+        return StrokeDecoder(
+            config.num_tokens, config.vocab_size, config.observation_shape, likelihood=make_likelihood(config)
+        )
     embed: nn.Module | None = None
     if config.policy == "gaussian":
         embed = nn.Identity()  # its latents are vectors already

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 POLICIES = ("autoregressive", "factorized", "vq", "fsq", "gaussian")
-DECODERS = ("auto", "mlp", "resnet", "sequence")
+DECODERS = ("auto", "mlp", "resnet", "sequence", "strokes")
 TOKEN_VECTORS = ("lattice", "shared", "separate")
 DECODER_NORMS = ("group", "batch", "none")
 LEARNING_RATE_SCHEDULES = ("constant", "cosine")
@@ -38,8 +38,9 @@ class ModelConfig:
         likelihood: "bernoulli", "gaussian", "fixed_gaussian", or "auto" for what suits the data.
         variance: of the fixed_gaussian likelihood.
         min_variance, max_variance: bounds of the gaussian likelihood's variance.
-        decoder: "mlp", "resnet" (images), "sequence" (time by features), or "auto": resnet for images of colour or of
-            64 pixels and more, else mlp.
+        decoder: "mlp", "resnet" (images), "sequence" (time by features), "strokes" (a fixed renderer of pen strokes,
+            seven tokens each, without a gradient), or "auto": resnet for images of colour or of 64 pixels and more,
+            else mlp.
         decoder_embed_dim: of a token in the decoder.
         token_vectors: what the decoder reads, and the policy writes with: "lattice" (points of a lattice, on which the
             policy is a discretised Gaussian; not published, learns much faster), "shared" (a free table, and the

@@ -19,12 +19,14 @@ from daps_rl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from daps_rl.config import TrainConfig, config_from_dict, latents_text
 from daps_rl.data import Splits, load
 from daps_rl.data.load import NAMES
+from daps_rl.decoders import StrokeDecoder
 from daps_rl.evaluation import Perceptual, evaluate
-from daps_rl.report import plot_code_usage, plot_learning_curves, plot_reconstructions, read_metrics
+from daps_rl.report import plot_code_usage, plot_learning_curves, plot_reconstructions, plot_sheet, read_metrics
 from daps_rl.runs import RunFolder, same_data
 from daps_rl.training import Trainer, choose_device
 
 PICTURES = ("reconstructions.png", "learning_curves.png", "code_usage.png")
+DRAWING = "drawing.png"  # of a decoder that draws strokes: one after another
 SHOWN = 16  # data in the picture of reconstructions
 
 Observer = Callable[[Trainer, dict[str, Any]], None]
@@ -175,11 +177,16 @@ def draw(run: RunFolder, autoencoder: DiscreteAutoencoder, splits: Splits) -> li
     plot_reconstructions(
         paths[0], shown.cpu(), greedy.cpu(), sampled.cpu(), value_range=splits.value_range, title=title
     )
-    plot_learning_curves(paths[1], read_metrics(run.metrics), title=f"{splits.name}: training")
+    if isinstance(autoencoder.decoder, StrokeDecoder):
+        paths.insert(1, run.path / DRAWING)
+        stages = autoencoder.decoder.stages(autoencoder.encode(shown, deterministic=True))
+        rows = {f"{i + 1} stroke" + "s" * (i > 0): picture.cpu() for i, picture in enumerate(stages)}
+        plot_sheet(paths[1], {"original": shown.cpu(), **rows}, value_range=splits.value_range, title=title)
+    plot_learning_curves(paths[-2], read_metrics(run.metrics), title=f"{splits.name}: training")
     counts = evaluate(autoencoder, splits.test, beta=0.0, value_range=splits.value_range, importance_data=0).counts
     if counts is None:  # continuous latents use no codes
-        return paths[:2]
-    plot_code_usage(paths[2], counts, title=f"{splits.name}: use of each position's codes on the test split")
+        return paths[:-1]
+    plot_code_usage(paths[-1], counts, title=f"{splits.name}: use of each position's codes on the test split")
     return paths
 
 

@@ -12,6 +12,7 @@ from daps_rl.decoders.likelihoods import (
 from daps_rl.decoders.mlp import MLPDecoder
 from daps_rl.decoders.resnet import ResNetDecoder
 from daps_rl.decoders.sequence import SequenceDecoder
+from daps_rl.decoders.strokes import StrokeDecoder, StrokeRenderer
 
 __all__ = [
     "LIKELIHOODS",
@@ -24,4 +25,6 @@ __all__ = [
     "MLPDecoder",
     "ResNetDecoder",
     "SequenceDecoder",
+    "StrokeDecoder",
+    "StrokeRenderer",
 ]
