@@ -283,7 +283,7 @@ _PUBLISHED_OPTIMISER = {
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
         "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
-        "variance": 0.02, "learning_rate": 2e-3, "decoder_hidden": (64, 256), "beta_start": 0.05,
+        "variance": 0.02, "decoder_hidden": (64, 256), "beta_start": 0.05,
     },
 }  # fmt: skip
 """Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
@@ -318,8 +318,8 @@ _AUTOREGRESSIVE: dict[str, Any] = {"policy": "autoregressive", "num_layers": 2}
 
 # Tuned on digits (docs/results.md): policy gradients collapse at rates that weighted likelihood bears.
 _AGENT_RATES = {
-    "tpo": 2e-3, "rloo": 5e-4, "grpo": 1e-3, "ppo": 1e-3, "a2c": 1e-3, "reinforce": 1e-3, "reinforce-no-critic": 1e-3,
-    "sb3:daps": 4e-3, "sb3:ppo": 1e-3, "sb3:a2c": 5e-4,
+    "rloo": 1e-3, "grpo": 5e-4, "ppo": 1e-3, "a2c": 1e-3, "reinforce": 5e-4, "reinforce-no-critic": 5e-4,
+    "sb3:ppo": 1e-3, "sb3:a2c": 5e-4,
 }  # fmt: skip
 
 
