@@ -104,6 +104,20 @@ def gpu() -> str:
     return markdown([*header, "peak memory (GiB)", "GPU"], lines)
 
 
+def roofline() -> str:
+    """Where a step's time goes: a line per part, for each measured configuration."""
+    lines = []
+    for row in read("roofline"):
+        title = f"{row['configuration']}, {row['agent']}, B = {row['batch_size']}, {row['threads']} threads"
+        for name, part in row["parts"].items():
+            whole = name == "the step"
+            cells = [title if whole else "", name, f"{part['flops'] / 1e9:.2f}", f"{part['bytes'] / 1e6:.0f}"]
+            cells += [f"{part['floor_ms']:.1f}", f"{part['measured_ms']:.1f}"]
+            cells += [f"{part['floor_ms'] / part['measured_ms']:.0%}"]
+            lines.append([f"**{cell}**" if whole and cell else cell for cell in cells])
+    return markdown(["configuration", "part", "GFLOP", "MB", "floor (ms)", "measured (ms)", "share"], lines)
+
+
 def control() -> str:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in read("control"):
@@ -231,6 +245,7 @@ def main() -> None:
         "digits": digits(),
         "speed": speed(),
         "gpu": gpu(),
+        "roofline": roofline(),
         "control": control(),
         "agents_tune": tuning(),
         "agents_minutes": agents("minutes"),
