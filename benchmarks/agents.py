@@ -85,7 +85,7 @@ def measure(mode: str, agent: str, seed: int, learning_rate: float) -> None:
         row |= {
             "steps": trainer.step,
             "seconds": trainer.seconds,
-            "decoder_evaluations": trainer.step * config.batch_size * config.samples,
+            "decoder_evaluations": trainer.decoder_evaluations,
             "skipped_steps": int(trainer.optimizer.skipped),
             **metrics,
             "token_vectors": config.token_vectors,

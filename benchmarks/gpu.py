@@ -6,7 +6,8 @@
 "default" is no published configuration but the project's own, on data of Fashion-MNIST's shape. Needs PyTorch, this
 project and what it requires; the data are random, of the right shape, and the batch the published one unless
 --batch-size says otherwise. Each configuration is timed in four ways: float32 and bfloat16 matrix products, each as a
-CUDA graph and without. A way that fails is a row that says why.
+CUDA graph and without (agents that cannot be recorded say `cuda_graph: false` twice). A way that fails is a row that
+says why.
 
 The check: one step's loss, rewards' mean and gradient norm on the GPU against the same in float32 on the CPU, on the
 same weights, data and codes.
@@ -15,6 +16,7 @@ same weights, data and codes.
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import time
@@ -25,12 +27,12 @@ import torch
 from common import ROWS, environment
 
 from daps_rl.agents import Scorer
-from daps_rl.config import TrainConfig, make_config
+from daps_rl.config import PUBLISHED_SHAPES, TrainConfig, make_config
 from daps_rl.data import Splits, from_arrays
 from daps_rl.functional import daps_loss, solve_temperature
 from daps_rl.training import Trainer
 
-SHAPES = {"default": (1, 28, 28), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "imagenet256": (3, 256, 256)}
+SHAPES = {"default": (1, 28, 28), **{name: PUBLISHED_SHAPES[name] for name in ("mnist", "cifar10", "imagenet256")}}
 COUNTS = {"default": 2048, "mnist": 2048, "cifar10": 1024, "imagenet256": 128}
 SMALL = {"default": 32, "mnist": 32, "cifar10": 4, "imagenet256": 1}  # batch of the check, which the CPU has to do too
 
@@ -48,6 +50,7 @@ def settings(name: str, **options: Any) -> TrainConfig:
 
 def time_steps(name: str, splits: Splits, seconds: float, **options: Any) -> dict[str, Any]:
     """Steps per second over at least so many seconds, and peak memory, with a GPU that has been waited for."""
+    gc.collect()  # a trainer that was recorded holds on to itself
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     trainer = Trainer(settings(name, device="cuda", **options), splits)
@@ -66,6 +69,7 @@ def time_steps(name: str, splits: Splits, seconds: float, **options: Any) -> dic
         torch.cuda.synchronize()
         taken = time.perf_counter() - start
     return {
+        "cuda_graph": trainer.graphed,
         "steps": steps,
         "steps_per_second": steps / taken,
         "warmup_seconds": warmup,

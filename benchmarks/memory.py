@@ -22,17 +22,11 @@ from typing import Any
 import torch
 from common import write_row
 
-from daps_rl.config import PUBLISHED, make_config
-from daps_rl.data import Splits
+from daps_rl.config import PUBLISHED, PUBLISHED_SHAPES, make_config
+from daps_rl.data import Splits, noise
 from daps_rl.recompute import in_microbatches
 from daps_rl.training import Trainer
 
-SHAPES: dict[str, tuple[int, ...]] = {
-    "mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-    "imagenet256": (3, 256, 256),
-    "motion": (64, 128),
-}
 PARTS = ("step", "decoder")
 MIB = 2**20
 
@@ -83,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     settings = {name: getattr(options, name) for name in ("agent", "batch_size", "samples", "microbatch", "device")}
     if make_config(options.config).decoder == "resnet":
         settings["decoder_norm"] = options.decoder_norm
-    trainer = Trainer(make_config(options.config, **settings, steps=1_000_000), noise(options))
+    trainer = Trainer(make_config(options.config, **settings, steps=1_000_000), batch_of_noise(options))
     step: Callable[[], object] = trainer.train_step if options.part == "step" else decoder_step(trainer)
     seconds = []
     for _ in range(options.steps):
@@ -96,15 +90,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {"peak_mib": round(peak), "before_mib": round(before), "seconds": [round(value, 3) for value in seconds]}
 
 
-def noise(options: argparse.Namespace) -> Splits:
-    """A batch of data of the configuration's shape: standard normal, or bits for a Bernoulli likelihood."""
-    data = torch.randn(options.batch_size, *SHAPES[options.config], generator=torch.Generator().manual_seed(0))
-    likelihood = make_config(options.config).likelihood
-    data = (data > 0).float() if likelihood == "bernoulli" else data
-    limits = (data.min().item(), data.max().item())
-    return Splits(
-        name="noise", train=data, validation=data[:1], test=data[:1], likelihood=likelihood, value_range=limits
-    )
+def batch_of_noise(options: argparse.Namespace) -> Splits:
+    """A batch of data of the configuration's shape."""
+    return noise(options.batch_size, PUBLISHED_SHAPES[options.config], make_config(options.config).likelihood)
 
 
 def decoder_step(trainer: Trainer) -> Callable[[], None]:

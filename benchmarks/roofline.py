@@ -23,15 +23,19 @@ from common import write_row
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
 from daps_rl.agents import Scorer
-from daps_rl.config import make_config
+from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.data import from_arrays
 from daps_rl.functional import daps_loss
 from daps_rl.training import Trainer
 
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "imagenet256": (3, 256, 256)}
+# The counter knows attention on a GPU; this is what a CPU takes.
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+}
 
 
 class Traffic(TorchDispatchMode):
@@ -98,7 +102,7 @@ class Step:
         t = self.trainer
         self.scorer = Scorer(
             t.autoencoder.decoder, t.autoencoder.prior(), self.x, t.beta, 0, t.config.decoder_samples,
-            t._low_precision_scores,
+            t.score_precision == "bfloat16",
         )  # fmt: skip
         self.reward = self.scorer(self.codes.transpose(0, 1), self.log_prob.detach())
 
@@ -125,7 +129,7 @@ class Step:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="mnist", choices=sorted(SHAPES))
+    parser.add_argument("--config", default="mnist", choices=("mnist", "cifar10", "imagenet256"))
     parser.add_argument("--agent", default="daps", choices=("daps", "daps-na"))
     parser.add_argument("--own", action="store_true", help="the project's own settings, at Fashion-MNIST's shape")
     parser.add_argument("--batch-size", type=int)
@@ -134,7 +138,7 @@ def main() -> None:
     options = parser.parse_args()
     flop_rate, byte_rate = rates(options.threads)
     generator = torch.Generator().manual_seed(0)
-    values = torch.rand(600, *SHAPES["mnist" if options.own else options.config], generator=generator)
+    values = torch.rand(600, *PUBLISHED_SHAPES["mnist" if options.own else options.config], generator=generator)
     settings: dict[str, Any] = {
         "agent": options.agent,
         "steps": 10**6,
@@ -155,7 +159,7 @@ def main() -> None:
             times[name].append(time.perf_counter() - start)
     counts: dict[str, tuple[int, int]] = {}
     for name, part in step.parts.items():
-        with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as flops, Traffic() as traffic:
             part()
         counts[name] = flops.get_total_flops(), traffic.bytes
     title = (

@@ -46,7 +46,7 @@ def main() -> None:
     splits = from_arrays((torch.rand(5000, 1, 28, 28, generator=generator) > 0.5).float())
     trainers = {}
     for name, settings in CONFIGURATIONS.items():
-        settings = {"steps": 1_000_000, **settings}
+        settings = {"steps": 1_000_000, "device": "cpu", **settings}
         preset = settings.pop("preset", None)
         trainers[name] = Trainer(make_config(preset, **settings), splits)
         for _ in range(3):

@@ -96,12 +96,12 @@ def gpu() -> str:
         [
             configuration, f"`{agent}`",
             *(f"{rows[way]['steps_per_second']:.3g}" if way in rows else "" for way in ways),
-            f"{max(row['peak_memory_gib'] for row in rows.values()):.1f}", name,
+            name,
         ]
         for (configuration, agent, name), rows in groups.items()
     ]  # fmt: skip
     header = ["configuration", "agent", "float32", "float32, graph", "bfloat16", "bfloat16, graph"]
-    return markdown([*header, "peak memory (GiB)", "GPU"], lines)
+    return markdown([*header, "GPU"], lines)
 
 
 def roofline() -> str:

@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train on a data set; with no option, on digits in about two minutes")
     train.add_argument("--out", metavar="DIR", help="folder of the run (default: a new one under runs/)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument(
+        "--dry-run", action="store_true", help="two steps with two data, or with noise where only --config is given"
+    )
     add_settings(train)
     train.set_defaults(command=train_command)
 

@@ -117,7 +117,7 @@ def latents_text(bits: float | None) -> str:
 
 _NOT_NEGATIVE = (
     "weight_decay", "decoder_learning_rate", "warmup_steps", "validate_every", "seed", "microbatch", "image_size",
-    "data_workers", "decoder_samples",
+    "data_workers", "decoder_samples", "max_corrupt",
 )  # fmt: skip
 
 
@@ -132,6 +132,7 @@ class TrainConfig(ModelConfig):
             default.
         image_column: column of a hub data set that holds the images; found by its type if not given.
         streaming: read a hub data set as it comes, without keeping it.
+        max_corrupt: unreadable files or images of a folder or a hub data set that may be skipped.
         data_workers: processes that decode streamed images.
         agent: the learner: daps, daps-na, daps-fixed, tpo, rloo, grpo, ppo, a2c, reinforce, reinforce-no-critic;
             sb3:daps, sb3:ppo, sb3:a2c; to compare with, through the decoder's gradient: gumbel, gumbel-na, gr-mck,
@@ -174,6 +175,7 @@ class TrainConfig(ModelConfig):
     image_size: int = 0
     image_column: str | None = None
     streaming: bool = False
+    max_corrupt: int = 100
     data_workers: int = 2
     agent: str = "daps"
     agent_options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -249,12 +251,12 @@ def _decoder_for(observation_shape: tuple[int, ...]) -> str:
 PUBLISHED: dict[str, dict[str, Any]] = {
     # arXiv 2509.24716, appendix; what differs between the data sets. K = 8, AdamW at 3e-4, clip at 1.
     "mnist": {
-        "num_tokens": 8, "vocab_size": 256, "embed_dim": 64, "num_layers": 1, "num_code_layers": 1,
+        "data": "mnist", "num_tokens": 8, "vocab_size": 256, "embed_dim": 64, "num_layers": 1, "num_code_layers": 1,
         "likelihood": "bernoulli", "ess_fraction": 0.33, "beta_start": 0.5, "beta_end": 0.01,
         "batch_size": 256, "steps": 250_000,
     },
     "cifar10": {
-        "num_tokens": 64, "vocab_size": 512, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
+        "data": "cifar10", "num_tokens": 64, "vocab_size": 512, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
         "likelihood": "gaussian", "decoder": "resnet", "decoder_norm": "batch", "decoder_embed_dim": 128,
         "ess_fraction": 0.33, "beta_start": 6.0, "beta_end": 0.01, "batch_size": 256, "steps": 250_000,
     },
@@ -262,7 +264,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "num_tokens": 1024, "vocab_size": 1024, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
         "likelihood": "gaussian", "min_variance": 0.01, "decoder": "resnet", "decoder_norm": "batch",
         "decoder_embed_dim": 128, "ess_fraction": 0.25, "beta_start": 50.0, "beta_end": 1.0,
-        "batch_size": 64, "steps": 300_000,
+        "batch_size": 64, "steps": 300_000, "image_size": 256,
     },
     "motion": {
         "num_tokens": 64, "vocab_size": 1024, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
@@ -271,7 +273,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "batch_size": 256, "steps": 250_000,
     },
 }  # fmt: skip
-"""Published settings, by the data set they are for: options of `TrainConfig`."""
+"""Published settings, by the data set they are for: options of `TrainConfig`. Those of ImageNet and of motion name no
+data: they are yours to bring."""
+
+PUBLISHED_SHAPES: dict[str, tuple[int, ...]] = {
+    "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "imagenet256": (3, 256, 256), "motion": (64, 128),
+}  # fmt: skip
+"""Of a datum."""
 
 _PUBLISHED_OPTIMISER = {
     "samples": 8, "learning_rate": 3e-4, "learning_rate_schedule": "constant", "weight_decay": 1e-4,

@@ -41,11 +41,20 @@ class GuardedAdamW:
         weight_decay: of AdamW.
         gradient_clip: "adaptive", "norm" or "none".
         clip_at: the clip's bound.
+        device: of the parameters; that of the first if None.
     """
 
-    def __init__(self, groups: list[dict], *, weight_decay: float, gradient_clip: str, clip_at: float) -> None:
+    def __init__(
+        self,
+        groups: list[dict],
+        *,
+        weight_decay: float,
+        gradient_clip: str,
+        clip_at: float,
+        device: torch.device | None = None,
+    ) -> None:
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
-        device = self.parameters[0].device
+        device = self.parameters[0].device if device is None else device
         self.base_rates = [group["lr"] for group in groups]
         if device.type == "cuda":  # a rate that lies on the device can change between the replays of a graph
             groups = [{**group, "lr": torch.tensor(float(group["lr"]), device=device)} for group in groups]

@@ -125,6 +125,7 @@ def finish(trainer: Trainer, run: RunFolder) -> dict[str, Any]:
         "steps": trainer.step,
         "seconds": trainer.seconds,
         "steps_per_second": trainer.step / max(trainer.seconds, 1e-9),
+        "score_precision": trainer.score_precision,
         "decoder_evaluations": trainer.decoder_evaluations,
         "peak_memory_bytes": peak_memory(trainer.device),
         "num_parameters": {
@@ -148,7 +149,12 @@ def peak_memory(device: torch.device) -> int:
     """Most memory that this process has held at once, in bytes: on a GPU of its tensors, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    try:  # of this program alone: what getrusage tells begins with the program that started it
+        with open("/proc/self/status") as status:
+            return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def evaluate_splits(
@@ -209,6 +215,7 @@ def load_data(config: TrainConfig) -> Splits:
         image_size=config.image_size or None,
         image_column=config.image_column,
         streaming=config.streaming,
+        max_corrupt=config.max_corrupt,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
 from daps_rl.cuda_graph import GraphedUpdate
 from daps_rl.data import Feed, Splits
+from daps_rl.decoders import CodeDecoder
 from daps_rl.evaluation import count_codes, evaluate
 from daps_rl.functional import code_usage
 from daps_rl.optim import GuardedAdamW, exponential_decay, learning_rate_factor
@@ -76,21 +78,33 @@ class Trainer:
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,
             clip_at=config.clip_at,
+            device=self.device,
         )
         if config.microbatch and not self.agent.bounded_memory:
             raise ValueError(
                 f"agent {config.agent!r} makes passes over whole batches and cannot keep to microbatch; leave it out "
                 "and lower --batch-size, or use daps, daps-na, tpo, rloo or a relaxation."
             )
+        norms = [m for m in self.autoencoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if config.microbatch and norms:
+            warnings.warn(
+                "batch norm counts a microbatch as the batch: with microbatch the gradients are not those of the whole "
+                "batch; --decoder-norm group is exact.",
+                stacklevel=2,
+            )
         self.step, self.seconds, self.decoder_evaluations = 0, 0.0, 0
         # The one shared value of β: the reward's weight of the KL and the temperature's floor.
         self.beta = torch.tensor(config.beta_start, device=self.device)
         self._usage = torch.zeros(2, config.num_tokens, config.vocab_size, dtype=torch.int64, device=self.device)
-        own = config.score_precision == "auto"
-        self._low_precision_scores = _has_bfloat16_units(self.device) if own else config.score_precision == "bfloat16"
+        self.score_precision = config.score_precision
+        if self.score_precision == "auto":  # a decoder of the user's may not be made for it
+            low = isinstance(self.autoencoder.decoder, CodeDecoder) and _has_bfloat16_units(self.device)
+            self.score_precision = "bfloat16" if low else "float32"
+        self._codes = getattr(self.autoencoder.policy, "codebook_size", config.vocab_size)
         self._evaluations = 0  # of the decoder, per step
         # A microbatch's second pass sets the state of the random numbers back, which no graph may.
-        recordable = self.agent.on_device and not config.microbatch
+        modules = (*self.agent.modules(), *self.autoencoder.modules())
+        recordable = self.agent.on_device and not config.microbatch and all(map(_keeps_to_the_device, modules))
         self.graphed = config.cuda_graph and recordable and self.device.type == "cuda"
         self._update = GraphedUpdate(self._learn) if self.graphed else self._learn
 
@@ -138,7 +152,7 @@ class Trainer:
             self.beta,
             config.microbatch,
             config.decoder_samples,
-            self._low_precision_scores,
+            self.score_precision == "bfloat16",
         )
         self.agent.microbatch = config.microbatch
         result: AgentLoss | None = None
@@ -151,7 +165,7 @@ class Trainer:
                 loss_decoder = scorer.decoder_loss()
                 if not scorer.pathwise:
                     loss = loss_decoder if loss is None else loss + loss_decoder
-            if loss is not None:
+            if loss is not None and loss.requires_grad:  # a decoder may have nothing to learn
                 self.optimizer.step(loss)
         if result is None or loss_decoder is None:
             raise ValueError(f"agent {config.agent!r} yielded no loss; its `losses` must yield at least one.")
@@ -168,7 +182,7 @@ class Trainer:
     def _losses(self, x: Tensor, scorer: Scorer) -> Iterator[AgentLoss]:
         """The agent's losses, each computed in the run's precision; what is done with them between is not."""
         low = self.config.precision == "bfloat16"
-        losses = self.agent.losses(x, scorer, self.beta)
+        losses = iter(self.agent.losses(x, scorer, self.beta))
         while True:
             # No cache: it would hand weights cast without a gradient, in sampling, to the pass that needs one.
             with torch.autocast(self.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
@@ -215,7 +229,7 @@ class Trainer:
             "beta": self.beta.item(),
             "temperature_floor": self.beta.item(),
             "learning_rate": config.learning_rate * self.learning_rate_factor,
-            "code_usage": code_usage(self._usage.sum(0)).item(),
+            "code_usage": code_usage(self._usage.sum(0)[:, : self._codes]).item(),
             "skipped": int(self.optimizer.skipped),
         }
         if "ESS" in row and config.trust_region in ("ess", "adaptive"):
@@ -257,6 +271,7 @@ class Trainer:
             "seconds": self.seconds,
             "decoder_evaluations": self.decoder_evaluations,
             "fingerprint": self.fingerprint,
+            "score_precision": self.score_precision,
             "config": dataclasses.asdict(self.config),
         }
         return tensors, info
@@ -303,6 +318,7 @@ class Trainer:
         self.beta.copy_(tensors["beta"])
         self.step, self.seconds = info["step"], info["seconds"]
         self.decoder_evaluations = info["decoder_evaluations"]
+        self.score_precision = info.get("score_precision", "float32")  # as it began, whatever "auto" is here
         self._usage.copy_(tensors["usage"])
         torch.set_rng_state(parts["random"]["cpu"])
         if self.device.type == "cuda" and "cuda" in parts["random"]:
@@ -323,7 +339,14 @@ def choose_device(name: str) -> torch.device:
 
 def _has_bfloat16_units(device: torch.device) -> bool:
     """Whether a CPU multiplies matrices faster in bfloat16."""
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    tell = getattr(torch.cpu, "get_capabilities", None)  # older PyTorch does not
+    return device.type == "cpu" and tell is not None and bool(tell().get("amx_bf16"))
+
+
+def _keeps_to_the_device(module: nn.Module) -> bool:
+    """Whether a GPU may record what a module does: this project's and PyTorch's own, and those that say so."""
+    own = type(module).__module__.partition(".")[0] in ("daps_rl", "torch")
+    return own or vars(type(module)).get("on_device") is True
 
 
 def _means(metrics: list[dict[str, Tensor]]) -> dict[str, float | None]:

@@ -364,3 +364,49 @@ def test_a_run_without_codes_ends_well(data, tmp_path, capsys):
     assert "continuous latents" in capsys.readouterr().out
     assert main(["report", str(run)]) == 0
     assert "code_usage" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("preset", ["mnist", "cifar10", "motion"])
+def test_a_dry_run_of_published_settings_takes_two_steps_and_writes_nothing(preset, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--config", preset, "--dry-run", "--agent", "daps-na"]) == 0
+    said = capsys.readouterr().out
+    assert "on noise" in said
+    assert f"{ {'mnist': 64, 'cifar10': 576, 'motion': 640}[preset] } bits" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_imagenet(capsys):
+    assert main(["train", "--config", "imagenet256", "--dry-run"]) == 0
+    assert "10240 bits" in capsys.readouterr().out
+
+
+def test_a_dry_run_on_data_and_with_settings_that_do_not_fit(data, tmp_path, capsys):
+    assert main(["train", "--data", str(data), "--dry-run", *TINY]) == 0
+    assert "a step with 8 data and 4 codes" in capsys.readouterr().out
+    assert main(["train", "--data", str(data), "--dry-run", "--out", str(tmp_path / "run")]) == 2
+    assert "--dry-run writes nothing" in error_of(capsys)
+
+
+def test_published_settings_without_data_of_their_own_ask_for_some(capsys):
+    for preset in ("imagenet256", "motion"):
+        assert main(["train", "--config", preset]) == 2
+        assert f"--config {preset} names no data; pass --data" in error_of(capsys)
+
+
+def test_values_may_hold_commas():
+    from daps_rl.commands.options import split_settings
+
+    assert split_settings("levels=[8,8,4],preserve_symmetry=true") == ["levels=[8,8,4]", "preserve_symmetry=true"]
+    assert split_settings("top=3, other=x,") == ["top=3", "other=x,"]
+    assert split_settings("") == []
+
+
+def test_levels_of_fsq_from_the_command_line(data, tmp_path):
+    out = tmp_path / "run"
+    options = ["--agent", "fsq", "--vocab-size", "27", "--policy-options", "levels=[3,3,3]", "--steps", "3"]
+    assert main(["train", "--data", str(data), "--out", str(out), *TINY, *options]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["bits"] == pytest.approx(3 * np.log2(27))
+    assert summary["test"]["bits"] == pytest.approx(summary["bits"])

@@ -13,11 +13,11 @@ from daps_rl.agents import AGENTS
 from daps_rl.config import make_config
 from daps_rl.cuda_graph import GraphedUpdate
 from daps_rl.data import from_arrays
-from daps_rl.training import Trainer
+from daps_rl.training import Trainer, _keeps_to_the_device
 
 SIZES = {
     "num_tokens": 3, "vocab_size": 4, "embed_dim": 8, "num_heads": 2, "decoder_hidden": (8,), "decoder_embed_dim": 4,
-    "batch_size": 8, "validate_every": 0, "log_every": 1, "likelihood": "bernoulli", "steps": 100,
+    "batch_size": 8, "validate_every": 0, "log_every": 1, "likelihood": "bernoulli", "steps": 100, "device": "cpu",
 }  # fmt: skip
 RECORDED = sorted(name for name, agent in AGENTS.items() if agent.on_device)
 HOST = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.bincount.default}
@@ -58,7 +58,24 @@ def test_the_recorded_part_of_a_step_asks_nothing_of_the_host(agent):
 def test_which_agents_are_recorded():
     assert {"daps", "daps-na", "daps-fixed", "tpo", "rloo", "gumbel", "gaussian"} <= set(RECORDED)
     assert not {"ppo", "vq", "a2c"} & set(RECORDED)
-    assert not make_trainer().graphed  # no GPU in this run's settings, or none at all
+    assert not make_trainer().graphed  # no GPU in this run's settings
+
+
+def test_only_parts_that_are_known_to_keep_to_the_device_are_recorded():
+    class Own(torch.nn.Linear):
+        pass
+
+    class Says(torch.nn.Linear):
+        on_device = True
+
+    class SaysNothing(Says):
+        pass
+
+    trainer = make_trainer("daps")
+    assert all(map(_keeps_to_the_device, [*trainer.agent.modules(), *trainer.autoencoder.modules()]))
+    assert _keeps_to_the_device(Says(1, 1))
+    assert not _keeps_to_the_device(Own(1, 1))
+    assert not _keeps_to_the_device(SaysNothing(1, 1))
 
 
 @pytest.mark.parametrize("agent", ["daps", "daps-na", "gumbel", "ppo"])

@@ -72,6 +72,24 @@ def test_bernoulli_is_torchs_own_with_its_gradient_however_the_datum_is_broadcas
     assert torch.autograd.gradcheck(lambda out: BernoulliLikelihood()(out, 2).log_prob(x), (outputs,))
 
 
+def test_bernoulli_is_otherwise_torchs_own():
+    logits = torch.randn(3, 1, 4, 6, generator=torch.Generator().manual_seed(0))
+    ours = BernoulliLikelihood()(logits, 2)
+    theirs = Independent(Bernoulli(logits=logits[:, 0], validate_args=False), 2, validate_args=False)
+    x = torch.rand(5, 3, 4, 6).round()
+    assert ours.expand((5, 3)).batch_shape == (5, 3)
+    torch.testing.assert_close(ours.expand((5, 3)).log_prob(x), theirs.expand((5, 3)).log_prob(x))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+    torch.testing.assert_close(ours.mean, theirs.mean)
+    assert ours.sample((2,)).shape == (2, 3, 4, 6)
+    torch.testing.assert_close(ours.log_prob(torch.ones(())), theirs.log_prob(torch.ones(())))
+    with pytest.raises((RuntimeError, ValueError)):
+        ours.log_prob(torch.ones(3, 6, 4))  # another event of the same size
+    low = BernoulliLikelihood()(logits.bfloat16(), 2).log_prob(x[0])
+    torch.testing.assert_close(low, theirs.log_prob(x[0]), rtol=1e-2, atol=1e-2)
+    assert low.dtype == torch.float32
+
+
 def test_bernoulli_scores_grey_values_by_the_same_formula():
     logits, x = outputs(1), torch.rand(B, 1, *SHAPE, dtype=F64, generator=torch.Generator().manual_seed(2))
     probs = torch.sigmoid(logits.squeeze(2))

@@ -11,9 +11,11 @@ from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from daps_rl import DiscreteAutoencoder
+from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.decoders import FixedGaussianLikelihood, MLPDecoder
 from daps_rl.evaluation import evaluate, psnr, ssim
 from daps_rl.evaluation.codes import entropy, kl
+from daps_rl.evaluation.split import _batch_size
 from daps_rl.policies import (
     AutoregressivePolicy,
     FactorizedCategorical,
@@ -350,3 +352,26 @@ def test_numbers_out_of_range(wrong, data):
         evaluate(make_model(Linear()), data, beta=1.0, **wrong)
     with pytest.raises(ValueError, match="needs data"):
         evaluate(make_model(Linear()), data[:0], beta=1.0)
+
+
+def test_a_quantisers_usage_is_that_of_the_codes_it_has(data):
+    """FSQ stands for 256 codes with 8·6·5 = 240."""
+    config = make_config(agent="fsq", vocab_size=256, num_tokens=2, steps=1).model_config((6,), "fixed_gaussian")
+    model = DiscreteAutoencoder.from_config(config)
+    x = torch.rand(40, 6)
+    metrics = evaluate(model, x, beta=0.1).metrics
+    assert metrics["bits"] == pytest.approx(2 * math.log2(240)) == pytest.approx(config.bits)
+    used = [len(set(column.tolist())) for column in model.encode(x).T]
+    assert metrics["code_usage"] == pytest.approx(sum(used) / 480)
+
+
+def test_long_codes_and_large_data_are_evaluated_fewer_at_a_time():
+    sizes = {}
+    for preset, shape in PUBLISHED_SHAPES.items():
+        likelihood = make_config(preset).likelihood
+        with torch.device("meta"):
+            model = DiscreteAutoencoder.from_config(make_config(preset).model_config(shape, likelihood))
+        sizes[preset] = _batch_size(model)
+    assert sizes["mnist"] == 500
+    assert sizes["imagenet256"] * 1024 * 1024 * 8 <= 2**30
+    assert min(sizes.values()) >= 1

@@ -1,5 +1,7 @@
 """Microbatches: the same numbers and gradients, in less memory."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -115,13 +117,34 @@ def test_scores_in_low_precision_tell_the_codes_of_a_datum_apart_all_the_same(li
 
 def test_scores_are_in_low_precision_where_the_cpu_has_units_for_it(monkeypatch):
     def precision(**options):
-        return Trainer(make_config(steps=1, device="cpu", **options), load("digits"))._low_precision_scores
+        return Trainer(make_config(steps=1, device="cpu", **options), load("digits")).score_precision == "bfloat16"
 
     for units in (True, False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: {"amx_bf16": units})
         assert precision() is units
         assert precision(score_precision="bfloat16") is True
         assert precision(score_precision="float32") is False
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert precision(decoder="strokes", num_tokens=7) is False  # no network of ours: nobody knows what it takes
+    splits = load("digits")
+    first = Trainer(make_config(steps=2, device="cpu"), splits)
+    tensors, info = first.state()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    again = Trainer(make_config(steps=2, device="cpu"), splits)
+    assert again.score_precision == "float32"
+    again.load_state(tensors, info)
+    assert again.score_precision == "bfloat16"  # a run goes on as it began
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert precision() is False
+
+
+def test_microbatches_and_batch_norm_warn():
+    options = {"steps": 1, "device": "cpu", "decoder": "resnet", "num_tokens": 4, "microbatch": 2}
+    with pytest.warns(UserWarning, match="batch norm counts a microbatch as the batch"):
+        Trainer(make_config(**options, decoder_norm="batch"), load("digits"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Trainer(make_config(**options, decoder_norm="group"), load("digits"))
 
 
 def test_a_scorer_pays_once():

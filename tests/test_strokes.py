@@ -100,6 +100,16 @@ def test_what_does_not_fit_is_refused():
             trainer.train_step()
 
 
+@pytest.mark.parametrize("agent", ["daps", "ppo", "reinforce", "sb3:daps", "sb3:ppo"])
+def test_agents_that_learn_from_rewards_take_a_decoder_without_weights(agent):
+    config = make_config(agent=agent, decoder="strokes", num_tokens=7, steps=2, batch_size=8, validate_every=0)
+    trainer = Trainer(config, load("digits"))
+    before = [parameter.clone() for parameter in trainer.autoencoder.policy.parameters()]
+    rows = list(trainer.run())
+    assert rows[-1]["skipped"] == 0
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.autoencoder.policy.parameters(), strict=True))
+
+
 def test_daps_learns_to_draw_and_the_model_comes_back(tmp_path):
     splits = load("digits")
     config = make_config(

@@ -54,6 +54,11 @@ def _attribute_texts() -> dict[str, str]:
     return texts
 
 
+def split_settings(text: str) -> list[str]:
+    """NAME=VALUE,NAME=VALUE apart; a value may hold commas of its own, as a list does."""
+    return [part.strip() for part in re.split(r",(?=\s*\w+=)", text) if part.strip()]
+
+
 def converter(kind: Any) -> Any:
     """What turns a flag's text into a value of that type."""
     if kind is bool:
@@ -62,7 +67,7 @@ def converter(kind: Any) -> Any:
     if typing.get_origin(kind) is dict:
 
         def named(text: str) -> dict[str, Any]:
-            pairs = [part.split("=", 1) for part in text.split(",") if part]
+            pairs = [part.split("=", 1) for part in split_settings(text)]
             if not all(len(pair) == 2 for pair in pairs):
                 raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE, got {text!r}")
             return {name.strip(): _literal(value) for name, value in pairs}

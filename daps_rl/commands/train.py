@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 COLLAPSED = 0.1  # nats of code_gain
 
 
-def train_command(*, out: str | None, resume: bool, config: str | None, **options: Any) -> int:
+def train_command(*, out: str | None, resume: bool, config: str | None, dry_run: bool, **options: Any) -> int:
     """`daps-rl train`."""
+    if dry_run:
+        if out is not None or resume:
+            raise ValueError("--dry-run writes nothing; leave out --out and --resume.")
+        return dry_run_command(config, options)
     from daps_rl.agents import find_agent
-    from daps_rl.config import config_from_dict, make_config
+    from daps_rl.config import PUBLISHED, config_from_dict, make_config
     from daps_rl.progress import Progress, tensorboard_observer
     from daps_rl.runs import RunFolder, folder_is_writable, new_run_path
     from daps_rl.session import Observer, StopRequest, absolute_paths, load_data, train_run
@@ -34,6 +39,8 @@ def train_command(*, out: str | None, resume: bool, config: str | None, **option
             return 0
     else:
         settings = make_config(config, **given)
+        if config is not None and "data" not in {*given, *PUBLISHED[config]}:
+            raise ValueError(f"--config {config} names no data; pass --data, or --dry-run to see that all fits.")
         find_agent(settings.agent)  # before anything is written or loaded
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(settings.data).stem}-{settings.agent}")
         path = Path(out) if out is not None else new_run_path(Path("runs"), name)
@@ -52,6 +59,34 @@ def train_command(*, out: str | None, resume: bool, config: str | None, **option
         print(f"stopped; go on with: daps-rl train --resume --out {run.path}", file=sys.stderr)
         return 128 + int(stop.signal or 0)
     _print_summary(summary, run.path)
+    return 0
+
+
+def dry_run_command(preset: str | None, options: dict[str, Any]) -> int:
+    """Two steps with two data to a batch, to see that settings and data fit together; nothing is written."""
+    from daps_rl.config import PUBLISHED_SHAPES, latents_text, make_config
+    from daps_rl.data import noise
+    from daps_rl.session import absolute_paths, load_data, peak_memory
+    from daps_rl.training import Trainer
+
+    given = absolute_paths({name: value for name, value in options.items() if value is not None})
+    given.pop("minutes", None)
+    settings = make_config(preset, **{"batch_size": 2, "validate_every": 0, **given, "steps": 2})
+    if preset is not None and "data" not in given:
+        splits = noise(2 * settings.batch_size, PUBLISHED_SHAPES[preset], settings.likelihood, seed=settings.seed)
+    else:
+        splits = load_data(settings)
+    trainer = Trainer(settings, splits)
+    trainer.train_step()
+    start = time.perf_counter()
+    log_likelihood = trainer.train_step()["log_likelihood"].item()
+    taken = time.perf_counter() - start
+    parameters = sum(p.numel() for p in {*trainer.agent.parameters(), *trainer.autoencoder.parameters()})
+    print(
+        f"{settings.agent} on {splits.name}: {latents_text(settings.bits)}, {parameters:,} parameters; a step with "
+        f"{settings.batch_size} data and {settings.samples} codes each took {taken:.2f} s and "
+        f"{peak_memory(trainer.device) / 2**20:,.0f} MiB at its peak; log-likelihood {log_likelihood:.1f} nats"
+    )
     return 0
 
 

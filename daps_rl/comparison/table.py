@@ -49,16 +49,21 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("β-ELBO (nats)", _test("beta_elbo"), ".2f", 1),
         Column("log-likelihood (nats)", _test("log_likelihood"), ".2f", 1),
         Column("KL (nats)", _test("kl"), ".2f"),
+        Column("ELBO (nats)", _test("elbo"), ".2f", 1),
+        Column("importance-weighted bound (nats)", _test("importance_bound"), ".2f", 1),
     ),
     "Reconstructions": (
         Column("PSNR (dB)", _test("psnr"), ".2f", 1),
         Column("PSNR, greedy codes (dB)", _test("psnr_greedy"), ".2f", 1),
         Column("SSIM", _test("ssim"), ".3f", 1),
+        Column("SSIM, greedy codes", _test("ssim_greedy"), ".3f", 1),
     ),
     "Codes": (
         Column("bits", lambda row: row["bits"], "g", 0, False),
         Column("code usage", _test("code_usage"), ".1%"),
         Column("code perplexity", _test("code_perplexity"), ".2f"),
+        Column("entropy (nats)", _test("entropy"), ".2f"),
+        Column("active positions", _test("active_positions"), ".1f"),
     ),
     "Cost": (
         Column("steps", lambda row: row["steps"], ",.0f", 0, False),

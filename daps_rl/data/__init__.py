@@ -4,6 +4,7 @@ from daps_rl.data.arrays import from_arrays
 from daps_rl.data.errors import DataError, MissingDataError
 from daps_rl.data.feed import Feed
 from daps_rl.data.load import load
+from daps_rl.data.noise import noise
 from daps_rl.data.order import DataOrder
 from daps_rl.data.splits import LIKELIHOODS, SPLITS, Splits
 from daps_rl.data.stream import ImageStream, Stream
@@ -20,4 +21,5 @@ __all__ = [
     "Stream",
     "from_arrays",
     "load",
+    "noise",
 ]

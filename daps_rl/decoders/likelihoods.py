@@ -10,6 +10,8 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 from torch.nn import functional as F
 
 from daps_rl.decoders.gaussian import DiagonalGaussian, LogVarianceBounds
+from daps_rl.functional.checks import as_float
+from daps_rl.policies.checks import SampleShape
 
 
 class Likelihood(nn.Module):
@@ -43,19 +45,25 @@ class IndependentBits(Independent):
     def __init__(self, logits: Tensor, event_dims: int) -> None:
         super().__init__(Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False)
 
+    def expand(self, batch_shape: SampleShape, _instance: Distribution | None = None) -> IndependentBits:
+        """The same distribution with a larger batch shape."""
+        dims = self.reinterpreted_batch_ndims
+        return IndependentBits(self.base_dist.logits.expand(torch.Size(batch_shape) + self.event_shape), dims)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Σ_i x_i·l_i − log(1 + exp l_i), in nats; value is broadcast against [*batch_shape, *event_shape].
 
         Values between 0 and 1 are scored by the same formula.
         """
-        dims = self.reinterpreted_batch_ndims
+        dims, logits = self.reinterpreted_batch_ndims, as_float(self.base_dist.logits)
+        if not dims or value.shape[-dims:] != self.event_shape:
+            return super().log_prob(value)
         with torch.autocast(value.device.type, enabled=False):
-            logits = self.base_dist.logits.flatten(-dims) if dims else self.base_dist.logits.unsqueeze(-1)
-            value = value.flatten(-dims) if dims else value.unsqueeze(-1)
-            if logits.ndim > 1 and value.ndim == logits.ndim and value.shape[-2] == 1:  # a datum and its K codes
-                products = (logits @ value.to(logits.dtype).mT).squeeze(-1)
+            logits, value = logits.flatten(-dims), value.to(logits.dtype).flatten(-dims)
+            if value.ndim == logits.ndim > 1 and value.shape[-2] == 1:  # a datum and its K codes
+                products = (logits @ value.mT).squeeze(-1)
             else:
-                products = torch.linalg.vecdot(*torch.broadcast_tensors(logits, value.to(logits.dtype)))
+                products = torch.linalg.vecdot(*torch.broadcast_tensors(logits, value))
             return products - F.softplus(logits).sum(-1)
 
 

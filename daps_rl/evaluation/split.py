@@ -24,6 +24,7 @@ from daps_rl.evaluation.images import has_ssim, psnr, ssim
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound
 
+LARGEST_TABLE = 2**25  # entries
 PER_DATUM = (
     "log_likelihood", "kl", "elbo", "beta_elbo", "code_gain", "psnr", "psnr_greedy", "ssim", "ssim_greedy",
     "importance_bound", "entropy",
@@ -51,7 +52,7 @@ def evaluate(
     *,
     beta: float,
     value_range: tuple[float, float] = (0.0, 1.0),
-    batch_size: int = 500,
+    batch_size: int | None = None,
     importance_samples: int = 16,
     importance_data: int = 1000,
     perceptual: Perceptual | None = None,
@@ -68,7 +69,8 @@ def evaluate(
         data: [N, *observation_shape], or a stream of as much.
         beta: weight of the KL in `beta_elbo`.
         value_range: smallest and largest possible value of the data, for PSNR, SSIM and perceptual metrics.
-        batch_size: data times draws in memory at once.
+        batch_size: data times draws in memory at once; if None 500, or as many as leave the tables of all tokens'
+            probabilities, and the reconstructions, under about a gibibyte each.
         importance_samples: draws per datum of `importance_bound` and, where positions' probabilities have no closed
             form, of `active_positions`.
         importance_data: at most so many data, evenly spaced over the split, have that many draws. 0 leaves them out.
@@ -79,6 +81,8 @@ def evaluate(
     Raises:
         ValueError: there are no data, or a number is out of range.
     """
+    if batch_size is None:
+        batch_size = _batch_size(autoencoder)
     if len(data) == 0 or batch_size < 1 or importance_samples < 1 or importance_data < 0:
         raise ValueError(
             "evaluate needs data, batch_size and importance_samples >= 1 and importance_data >= 0, got "
@@ -105,6 +109,13 @@ def evaluate(
     return collected.result(beta)
 
 
+def _batch_size(autoencoder: DiscreteAutoencoder) -> int:
+    """Data at a time, so that [B, T, V] in float64 and a few tensors of the data's size stay small."""
+    num_tokens, vocab_size = code_sizes(autoencoder.policy)
+    entries = math.prod(getattr(autoencoder.policy, "observation_shape", ()))
+    return max(1, min(500, LARGEST_TABLE // max(num_tokens * vocab_size, 16 * entries)))
+
+
 class _Pass:
     """Takes in a split, batch by batch, and gives its metrics."""
 
@@ -117,7 +128,8 @@ class _Pass:
     ) -> None:
         self.autoencoder, self.value_range, self.perceptual = autoencoder, value_range, perceptual
         self.prior, self.importance_samples = autoencoder.prior(), importance_samples
-        self.num_tokens, self.vocab_size = code_sizes(autoencoder.policy)
+        self.num_tokens, vocab_size = code_sizes(autoencoder.policy)
+        self.vocab_size = getattr(autoencoder.policy, "codebook_size", vocab_size)
         self.information = TokenInformation()
         self.counts: Tensor | None = None
         self.columns: dict[str, list[Tensor]] = {}

@@ -34,7 +34,9 @@ def as_float(value: Tensor) -> Tensor:
 
 
 def in_full_precision(function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
-    """`function(value)` in the precision of `as_float`, also where autocast has matrix products in a lower one."""
+    """`function(value)` in the precision of `as_float` where autocast has matrix products in a lower one."""
+    if not torch.is_autocast_enabled(value.device.type):
+        return function(value)
     with torch.autocast(value.device.type, enabled=False):
         return function(as_float(value))
 

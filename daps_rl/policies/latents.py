@@ -70,11 +70,13 @@ class Codebook(nn.Module):
                 "quantisers come from vector-quantize-pytorch; install it with pip install 'daps-rl[quantizers]'."
             ) from error
         options = dict(options or {})
+        self.size = vocab_size  # codes that there are: FSQ's may be fewer than V
         self.quantizer: Any  # a VectorQuantize or an FSQ, whose ways to look codes up differ
         if kind == "vq":
             self.quantizer = VectorQuantize(embed_dim, vocab_size, **options)
         else:
             levels = options.pop("levels", None) or fsq_levels(vocab_size)
+            self.size = math.prod(levels)
             self.quantizer = FSQ(list(levels), dim=embed_dim, **options)
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -106,6 +108,11 @@ class QuantizerPolicy(nn.Module):
         super().__init__()
         self.encoder, self.num_tokens, self.vocab_size = encoder, num_tokens, vocab_size
         self._codebook = (codebook,)
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes that a token can take."""
+        return self._codebook[0].size
 
     def quantize(self, observation: Tensor) -> Quantized:
         """Codes with their vectors, and the quantiser's loss. In training mode the codebook learns too."""
