@@ -90,7 +90,8 @@ class TestPlan:
         for run in plan.runs():
             parsed = vars(_parser().parse_args(plan.command(run)[1:]))
             preset = parsed.pop("config")
-            given = {name: value for name, value in parsed.items() if name not in ("command", "debug", "out", "resume")}
+            others = ("command", "debug", "out", "resume", "dry_run")
+            given = {name: value for name, value in parsed.items() if name not in others}
             assert make_config(preset, **given) == run.config
 
     def test_it_comes_back_from_json(self) -> None:

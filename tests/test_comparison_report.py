@@ -104,7 +104,7 @@ class TestTable:
         text = comparison_text(PLAN, rows, curves, "daps")
         assert cells(text, "Codes")["fsq"] == {
             "agent": "fsq", "seeds": "3 of 3", "bits": "not defined", "code usage": "not defined",
-            "code perplexity": "not defined",
+            "code perplexity": "not defined", "entropy (nats)": "not defined", "active positions": "not defined",
         }  # fmt: skip
         assert "fsq has no discrete code" in text
 
