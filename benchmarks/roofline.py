@@ -32,10 +32,14 @@ from daps_rl.functional import daps_loss
 from daps_rl.training import Trainer
 
 # The counter knows attention on a GPU; this is what a CPU takes.
-ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+ATTENTION: dict[Any, Any] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *args, **kwargs: sdpa_flop(*args, **kwargs),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *args, **kwargs: sdpa_backward_flop(
+        *args, **kwargs
+    ),
 }
+for count in ATTENTION.values():
+    count._get_raw = True  # takes tensors, as the counter's own do
 
 
 class Traffic(TorchDispatchMode):
