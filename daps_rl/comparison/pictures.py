@@ -95,7 +95,8 @@ def plot_bits(path: Path, agents: Mapping[str, str], rows: Sequence[Row], *, tit
         _finish(axes, heading, "bits of a code")
         axes.set_xscale("log", base=2)
         bits = sorted({row["bits"] for row in rows})
-        axes.set_xticks(bits if len(bits) <= _MOST_TICKS else bits[:: len(bits) // _MOST_TICKS + 1])
+        shown = bits if len(bits) <= _MOST_TICKS else bits[:: len(bits) // _MOST_TICKS + 1]
+        axes.set_xticks(shown, [f"{value:.4g}" for value in shown])
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     _legend_below(figure, panels, len(look_of))
