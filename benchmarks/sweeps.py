@@ -48,6 +48,7 @@ SHARED = {
     "temperature": "exact, by ESS",
 }  # fmt: skip
 AXES = ("step", "seconds", "validation_beta_elbo", "validation_log_likelihood", "ESS", "temperature", "beta")
+SHOWN_BELOW_BEST = 12.0  # nats; what lies lower is a number in brackets
 METRICS = {"beta_elbo": 1, "log_likelihood": 1, "kl": 1, "psnr": 2, "code_usage": 2, "code_perplexity": 1}
 
 
@@ -197,15 +198,18 @@ def pictures() -> None:
                     style, color=color, linewidth=1.3, alpha=1.0 if n == 0 else 0.4, **name,
                 )  # fmt: skip
         dress(left, "while training", "seconds of training, one core", "β-ELBO of validation data (nats)")
-        ends = [value for group in groups.values() for row in group for value in [row["validation"]["beta_elbo"]]]
-        left.set_ylim(bottom=max(min(ends) - 25, -60))
+        best = max(row["test"]["beta_elbo"] for group in groups.values() for row in group)
+        left.set_ylim(bottom=best - 50)
         left.legend(fontsize=7, frameon=False, loc="lower right")
         left.grid(alpha=0.25)
-        labels = list(groups)
-        for i, label in enumerate(labels):
-            values = [row["test"]["beta_elbo"] for row in groups[label]]
+        labels = []
+        for i, (label, group) in enumerate(groups.items()):
+            values = [row["test"]["beta_elbo"] for row in group]
             right.plot([i] * len(values), values, "o", color=SERIES[i % len(SERIES)], markersize=5)
+            below = [f"{value:.0f}" for value in values if value < best - SHOWN_BELOW_BEST]
+            labels.append("\n".join([label, *(f"({', '.join(below)})" for _ in below[:1])]))
         right.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
+        right.set_ylim(best - SHOWN_BELOW_BEST, best + 1)
         dress(right, "at the end, a dot per seed", "", "test β-ELBO, β = 0.01 (nats)")
         right.grid(alpha=0.25, axis="y")
         save(figure, DOCS / "images" / f"sweep_{sweep}.png")
