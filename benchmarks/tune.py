@@ -6,7 +6,8 @@
 
 Every agent gets the same four learning rates (with --set, other settings too), one seed that the comparison does not
 use, and about the same time: 500 steps for a factorised policy, 100 for an autoregressive one, whose steps cost more
-(the rows of daps have 150). What has a row is not run again. Quantisers have no ELBO and are tuned by their log-likelihood, the others by their β-ELBO.
+(the rows of daps have 150). What has a row is not run again. Quantisers have no ELBO and are tuned by their
+log-likelihood, the others by their β-ELBO.
 """
 
 from __future__ import annotations

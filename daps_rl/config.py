@@ -131,6 +131,7 @@ class TrainConfig(ModelConfig):
         image_size: pixels that images of a folder or a hub data set are resized and cropped to; 0 for the data set's
             default.
         image_column: column of a hub data set that holds the images; found by its type if not given.
+        hub_config: which configuration of a hub data set that has several.
         streaming: read a hub data set as it comes, without keeping it.
         max_corrupt: unreadable files or images of a folder or a hub data set that may be skipped.
         data_workers: processes that decode streamed images.
@@ -166,6 +167,8 @@ class TrainConfig(ModelConfig):
         log_every: training steps per row of metrics.jsonl.
         validate_every: training steps between validations on at most `validation_size` data; 0 for never.
         validation_size: see validate_every.
+        fid_weights: file of Inception's weights; with it the summary has the FID too (colour images, docs/metrics.md).
+        lpips_weights: file of AlexNet's weights, likewise for LPIPS.
         checkpoint_every: training steps between checkpoints.
         tensorboard: log for TensorBoard too.
     """
@@ -174,6 +177,7 @@ class TrainConfig(ModelConfig):
     data_dir: str | None = None
     image_size: int = 0
     image_column: str | None = None
+    hub_config: str | None = None
     streaming: bool = False
     max_corrupt: int = 100
     data_workers: int = 2
@@ -205,6 +209,8 @@ class TrainConfig(ModelConfig):
     log_every: int = 10
     validate_every: int = 250
     validation_size: int = 1000
+    fid_weights: str | None = None
+    lpips_weights: str | None = None
     checkpoint_every: int = 500
     tensorboard: bool = False
 

@@ -17,7 +17,7 @@ import torch
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from daps_rl.config import TrainConfig, config_from_dict, latents_text
-from daps_rl.data import Splits, load
+from daps_rl.data import SPLITS, Splits, Stream, load
 from daps_rl.data.load import NAMES
 from daps_rl.decoders import StrokeDecoder
 from daps_rl.evaluation import Perceptual, evaluate
@@ -83,6 +83,7 @@ def train_run(
         TrainingDiverged: see `Trainer.run`.
         OSError: the disk is full; the previous checkpoint is whole.
     """
+    perceptual = perceptual_metrics(config, splits)  # before hours of training: a file may be missing
     trainer = Trainer(config, splits)
     if resume and run.checkpoint.exists():
         tensors, info = load_checkpoint(run.checkpoint)
@@ -110,10 +111,23 @@ def train_run(
             save_checkpoint(run.checkpoint, *trainer.state())
     if trainer.progress < 1.0:
         return None
-    return finish(trainer, run)
+    return finish(trainer, run, perceptual)
 
 
-def finish(trainer: Trainer, run: RunFolder) -> dict[str, Any]:
+def perceptual_metrics(config: TrainConfig, splits: Splits) -> Perceptual | None:
+    """FID and LPIPS, where the settings give weights.
+
+    Raises:
+        ValueError: a file is missing or not the weights, or the data are no colour images.
+        ImportError: the extra "perceptual" is not installed.
+    """
+    if config.fid_weights is None and config.lpips_weights is None:
+        return None
+    Perceptual.check(splits.observation_shape)
+    return Perceptual(fid_weights=config.fid_weights, lpips_weights=config.lpips_weights)
+
+
+def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = None) -> dict[str, Any]:
     """Saves the model, evaluates it on validation and test, and writes summary and pictures."""
     trainer.autoencoder.eval()
     trainer.autoencoder.save_pretrained(run.model)
@@ -138,11 +152,18 @@ def finish(trainer: Trainer, run: RunFolder) -> dict[str, Any]:
         "device": str(trainer.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "fingerprint": trainer.fingerprint,
-        **evaluate_splits(trainer.autoencoder, trainer.splits, config.beta_end),
+        "unreadable_files": unreadable_files(trainer.splits),
+        **evaluate_splits(trainer.autoencoder, trainer.splits, config.beta_end, perceptual),
     }
     run.write_json(run.summary, summary)
     draw(run, trainer.autoencoder, trainer.splits)
     return summary
+
+
+def unreadable_files(splits: Splits) -> list[str]:
+    """Names of the files that were skipped so far, of data that are decoded as they are needed."""
+    streams = (splits[name] for name in SPLITS)
+    return sorted({name for stream in streams if isinstance(stream, Stream) for name in stream.corrupt.found})
 
 
 def peak_memory(device: torch.device) -> int:
@@ -214,6 +235,7 @@ def load_data(config: TrainConfig) -> Splits:
         config.data_dir,
         image_size=config.image_size or None,
         image_column=config.image_column,
+        hub_config=config.hub_config,
         streaming=config.streaming,
         max_corrupt=config.max_corrupt,
     )
@@ -222,6 +244,9 @@ def load_data(config: TrainConfig) -> Splits:
 def absolute_paths(options: dict[str, Any]) -> dict[str, Any]:
     """Paths among the options made absolute, so that a run can be evaluated from anywhere."""
     resolved = dict(options)
+    for name in ("fid_weights", "lpips_weights"):
+        if resolved.get(name) is not None:
+            resolved[name] = os.path.abspath(resolved[name])
     if resolved.get("data_dir") is not None:
         resolved["data_dir"] = os.path.abspath(resolved["data_dir"])
     elif resolved.get("data") is not None and os.path.exists(resolved["data"]) and resolved["data"] not in NAMES:

@@ -80,6 +80,17 @@ class TestTable:
         assert table["wide"]["PSNR (dB)"].startswith("**24.25** [")
         assert "**" not in table["fsq"]["PSNR (dB)"]
         assert table["daps"]["SSIM"] == "not defined"
+        assert "FID" not in table["daps"]
+
+    def test_fid_where_it_was_asked_for(self, rows: Any, curves: Any) -> None:
+        for (label, seed), row in rows.items():
+            row["test"] |= {"fid": 9.0 if label == "wide" else 7.0 + seed}
+            row["unreadable_files"] = ["a.png"] if label == "fsq" else []
+        text = comparison_text(PLAN, rows, curves, "daps")
+        table = cells(text, "Reconstructions")
+        assert table["fsq"]["FID"].startswith("**8.00** [")  # the least
+        assert "LPIPS" not in table["fsq"]
+        assert "1 unreadable files were skipped: a.png." in text
 
     def test_a_quantiser_has_no_bound(self, rows: Any, curves: Any) -> None:
         text = comparison_text(PLAN, rows, curves, "daps")

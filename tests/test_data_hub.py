@@ -247,6 +247,22 @@ def test_corrupt_images(use):
         load(ID, max_corrupt=0)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_one_configuration_of_several(use, monkeypatch, streaming):
+    use(parts(20, validation=(0, 3), test=(0, 3)))
+    datasets = importlib.import_module("datasets")  # the stand-in or the package
+    real, asked = datasets.load_dataset, []
+
+    def load_dataset(hub_id, name=None, **more):
+        asked.append(name)
+        return real(hub_id, **more)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    load(ID, image_size=4, hub_config="small", streaming=streaming)
+    load(ID, image_size=4, streaming=streaming)
+    assert asked == ["small", None]
+
+
 def test_fingerprint(use):
     use(parts(20))
     before = load(ID).fingerprint()

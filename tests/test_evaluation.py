@@ -87,6 +87,35 @@ def log_likelihood_of_all(model, x):
 # Distributions over codes
 
 
+@pytest.mark.parametrize("make", [Linear, make_autoregressive])
+def test_a_small_code_space_is_summed_over(make, data):
+    """No sampling: another seed gives the same, and it is the sum by hand, also in parts."""
+    model = make_model(make())
+    first, again = (evaluate(model, data, beta=0.3, batch_size=5, seed=seed).metrics for seed in (0, 1))
+    log_q = log_q_of_all(model.policy, data)
+    q = log_q.exp()
+    assert q.max(1).values.median() < 0.99  # a code is a matter of chance
+    assert first["log_likelihood"] == pytest.approx((q * log_likelihood_of_all(model, data)).sum(1).mean().item())
+    assert first["kl"] == pytest.approx((q * (log_q + T * math.log(V))).sum(1).mean().item())
+    assert first["entropy"] == pytest.approx(-(q * log_q).sum(1).mean().item())
+    assert first["enumerated_codes"] == V**T
+    assert [first[name] for name in ("beta_elbo", "entropy")] == [again[name] for name in ("beta_elbo", "entropy")]
+    assert first["psnr"] != again["psnr"]
+
+
+def test_a_large_code_space_is_sampled_and_quantisers_have_one_code(data, monkeypatch):
+    model = make_model(Linear())
+    exact = evaluate(model, data, beta=0.3).metrics
+    monkeypatch.setattr("daps_rl.evaluation.split.LARGEST_TABLE", V**T * D * 5)  # as many data at once
+    assert evaluate(model, data, beta=0.3).metrics["beta_elbo"] == pytest.approx(exact["beta_elbo"])
+    monkeypatch.setattr("daps_rl.evaluation.split.ENUMERABLE", V**T - 1)
+    sampled = [evaluate(model, data, beta=0.3, seed=seed).metrics for seed in range(200)]
+    assert sampled[0]["enumerated_codes"] is None
+    values = np.array([metrics["log_likelihood"] for metrics in sampled])
+    assert abs(values.mean() - exact["log_likelihood"]) < 4.0 * values.std() / math.sqrt(len(values))
+    assert values.std() > 0.0
+
+
 def test_exact_terms_of_a_factorised_posterior(data):
     model = make_model(Linear())
     metrics = evaluate(model, data, beta=0.3, batch_size=5).metrics
@@ -151,8 +180,9 @@ def test_importance_bound_nears_the_evidence(make_policy, data):
     assert (metrics["importance_samples"], metrics["importance_data"]) == (4096, N)
 
 
-def test_importance_draws_are_of_evenly_spaced_data_and_never_too_many_at_once(data):
+def test_importance_draws_are_of_evenly_spaced_data_and_never_too_many_at_once(data, monkeypatch):
     """Data 0, 3, 6, 9 across batches of 5, and no more than a batch in the decoder at once."""
+    monkeypatch.setattr("daps_rl.evaluation.split.ENUMERABLE", 0)
     model = make_model(Linear())
     drawn, rows = [], []
     sample = FactorizedCategorical.sample

@@ -160,3 +160,45 @@ def test_the_command_asks_for_weights_in_one_line(tmp_path, capsys):
 
     assert main(["evaluate", str(tmp_path), "--fid-weights", str(tmp_path / "none.pth")]) == 2
     assert "fid_weights: there is no file" in capsys.readouterr().err
+
+
+class Small(Perceptual):
+    """With small networks, whatever the files."""
+
+    def __init__(self, *, fid_weights, lpips_weights):
+        super().__init__(fid_weights=ChannelMeans(), lpips_weights=Distance())
+
+
+def colour_data(tmp_path):
+    path = tmp_path / "colours.npy"
+    np.save(path, np.random.default_rng(0).random((40, 3, SIDE, SIDE)).astype(np.float32))
+    return path
+
+
+def test_a_run_that_has_weights_has_both_in_its_summary(tmp_path, monkeypatch, capsys):
+    import json
+
+    from daps_rl.cli import main
+
+    monkeypatch.setattr("daps_rl.session.Perceptual", Small)
+    run = tmp_path / "run"
+    size = ["--num-tokens", "2", "--vocab-size", "4", "--embed-dim", "8", "--decoder", "mlp", "--batch-size", "8"]
+    weights = ["--fid-weights", str(tmp_path / "one"), "--lpips-weights", str(tmp_path / "other")]
+    command = ["train", "--data", str(colour_data(tmp_path)), "--steps", "1", *size, *weights, "--out", str(run)]
+    assert main(command) == 0
+    test = json.loads((run / "summary.json").read_text())["test"]
+    assert test["fid"] >= 0.0
+    assert 0.0 < test["lpips"] < 2.0
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 0
+    assert json.loads(capsys.readouterr().out)["test"]["lpips"] == pytest.approx(test["lpips"])
+
+
+def test_weights_are_looked_at_before_training(tmp_path, capsys):
+    from daps_rl.cli import main
+
+    command = ["train", "--steps", "1", "--fid-weights", str(tmp_path / "none.pth")]
+    assert main([*command, "--out", str(tmp_path / "a")]) == 2
+    assert "colour images" in capsys.readouterr().err
+    assert main([*command, "--data", str(colour_data(tmp_path)), "--out", str(tmp_path / "b")]) == 2
+    assert "there is no file" in capsys.readouterr().err

@@ -8,15 +8,19 @@ from typing import Any
 
 def evaluate_command(*, run: str, device: str, fid_weights: str | None, lpips_weights: str | None) -> int:
     """`daps-rl evaluate`: prints the metrics as JSON."""
+    import dataclasses
+
     from daps_rl.evaluation import Perceptual
     from daps_rl.runs import same_data
-    from daps_rl.session import evaluate_splits, load_data, load_run
+    from daps_rl.session import evaluate_splits, load_data, load_run, perceptual_metrics
 
-    perceptual = None
-    if fid_weights or lpips_weights:
-        perceptual = Perceptual(fid_weights=fid_weights, lpips_weights=lpips_weights)
+    given = {"fid_weights": fid_weights, "lpips_weights": lpips_weights}
+    given = {name: path for name, path in given.items() if path is not None}
+    if given:
+        Perceptual(**given)  # a file that is missing is told before the data are read
     folder, config, model = load_run(run, device)
     splits = load_data(config)
+    perceptual = perceptual_metrics(dataclasses.replace(config, **given), splits)
     same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
     print(json.dumps(evaluate_splits(model, splits, config.beta_end, perceptual), indent=2))
     return 0

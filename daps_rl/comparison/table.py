@@ -30,6 +30,7 @@ class Column(NamedTuple):
     form: str
     better: int = 0  # 1 where larger is better, -1 where smaller is, 0 where neither
     interval: bool = True
+    optional: bool = False  # left out where no run has it
 
 
 def _test(name: str) -> Callable[[Row], Any]:
@@ -57,6 +58,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("PSNR, greedy codes (dB)", _test("psnr_greedy"), ".2f", 1),
         Column("SSIM", _test("ssim"), ".3f", 1),
         Column("SSIM, greedy codes", _test("ssim_greedy"), ".3f", 1),
+        Column("FID", _test("fid"), ".2f", -1, optional=True),
+        Column("LPIPS", _test("lpips"), ".3f", -1, optional=True),
     ),
     "Codes": (
         Column("bits", lambda row: row["bits"], "g", 0, False),
@@ -119,6 +122,8 @@ def _settings(plan: Plan) -> list[str]:
 
 def _table(finished: Mapping[str, Sequence[Row]], columns: Sequence[Column], seeds: int) -> list[str]:
     """One line per agent; the best mean of a column in bold."""
+    measured = [row for rows in finished.values() for row in rows]
+    columns = [c for c in columns if not c.optional or any(c.value(row) is not None for row in measured)]
     values = {
         label: [_numbers([column.value(row) for row in rows]) for column in columns] for label, rows in finished.items()
     }
@@ -178,6 +183,8 @@ def _reading_notes(finished: Mapping[str, Sequence[Row]]) -> list[str]:
     if len(set(bits.values()) - {None}) > 1:
         notes.append("The codes differ in bits: a larger code can say more.")
     notes += [f"{label} has no discrete code: no bits limit it." for label, size in bits.items() if size is None]
+    skipped = sorted({name for rows in finished.values() for row in rows for name in row.get("unreadable_files", ())})
+    notes += [f"{len(skipped)} unreadable files were skipped: {', '.join(skipped)}."] if skipped else []
     if len({row["beta"] for rows in finished.values() for row in rows}) > 1:
         notes.append("β differs, so the β-ELBOs are of different problems.")
     return notes

@@ -163,7 +163,13 @@ class IterableStream(Stream):
 
 
 def load_hub_streaming(
-    hub_id: str, *, image_size: int, image_column: str | None, max_corrupt: int, explain: Explain
+    hub_id: str,
+    *,
+    image_size: int,
+    image_column: str | None,
+    max_corrupt: int,
+    explain: Explain,
+    hub_config: str | None = None,
 ) -> Splits:
     """Splits of an image data set of the hub that is never downloaded as a whole.
 
@@ -172,12 +178,12 @@ def load_hub_streaming(
     those of 1,000 images drawn through the shuffle buffer.
 
     Args:
-        hub_id, image_size, image_column, max_corrupt, explain: as for `load_hub`.
+        hub_id, image_size, image_column, max_corrupt, explain, hub_config: as for `load_hub`.
     Raises:
         MissingDataError: there is no answer from the hub.
         DataError: as for `load_hub`, or there are too few images.
     """
-    found = find_splits(hub_id, open_hub(hub_id, explain, streaming=True))
+    found = find_splits(hub_id, open_hub(hub_id, explain, name=hub_config, streaming=True))
     count = _count(found["train"])
     column = find_image_column(hub_id, found["train"].features, image_column)
     train, held, taken = undecoded(found["train"], column), {}, 0

@@ -30,7 +30,7 @@ def open_hub(hub_id: str, explain: Explain, **options: Any) -> Any:
     except ImportError as error:
         raise MissingDataError(explain(f"no package to reach the hub with ({one_line(error)})")) from error
     try:
-        return datasets.load_dataset(hub_id, **options)
+        return datasets.load_dataset(hub_id, **{key: value for key, value in options.items() if value is not None})
     # The hub's client passes on errors of several HTTP libraries, which share no base class.
     except Exception as error:
         raise MissingDataError(explain(f"no answer from the hub for {hub_id} ({one_line(error)})")) from error
@@ -102,7 +102,15 @@ class HubImages:
         yield f"{len(self)} {zlib.crc32(self.rows.astype(np.int64).tobytes())}"
 
 
-def load_hub(hub_id: str, *, image_size: int, image_column: str | None, max_corrupt: int, explain: Explain) -> Splits:
+def load_hub(
+    hub_id: str,
+    *,
+    image_size: int,
+    image_column: str | None,
+    max_corrupt: int,
+    explain: Explain,
+    hub_config: str | None = None,
+) -> Splits:
     """Splits of an image data set of the hub, as streams; the files are in the hub client's cache.
 
     Args:
@@ -111,11 +119,12 @@ def load_hub(hub_id: str, *, image_size: int, image_column: str | None, max_corr
         image_column: of the images; None for the only column that holds any.
         max_corrupt: how many unreadable images may be skipped.
         explain: makes the message of a failure.
+        hub_config: which of the data set's configurations, where it has several.
     Raises:
         MissingDataError: there is no answer from the hub.
         DataError: there is no column of images or more than one, no training split, or too many unreadable images.
     """
-    found = find_splits(hub_id, open_hub(hub_id, explain))
+    found = find_splits(hub_id, open_hub(hub_id, explain, name=hub_config))
     column = find_image_column(hub_id, found["train"].features, image_column)
     names = {split: f"{hub_id} {split}" for split in found}
     sources = {

@@ -29,6 +29,7 @@ REASONS = {
     "binarize": "has colours or greys that are standardised",
     "image_size": "has images of one size, which stay as they are",
     "image_column": "has no columns",
+    "hub_config": "is no data set of the hub",
     "streaming": "is no data set of the hub",
     "max_corrupt": "must be whole",
 }
@@ -42,6 +43,7 @@ def load(
     binarize: bool | None = None,
     image_size: int | None = None,
     image_column: str | None = None,
+    hub_config: str | None = None,
     streaming: bool = False,
     max_corrupt: int = MAX_CORRUPT,
 ) -> Splits:
@@ -69,6 +71,7 @@ def load(
         binarize: 0 and 1 (likelihood "bernoulli") or not; None is the data set's own default.
         image_size: height and width, in pixels, of photographs (32) and of the images of folders and the hub (64).
         image_column: of a hub data set with more than one column of images.
+        hub_config: of a hub data set with more than one configuration (`name=` of `datasets.load_dataset`).
         streaming: read a hub data set over the network as training goes, in place of downloading it first.
         max_corrupt: how many unreadable images of a folder or a hub data set may be skipped.
     Raises:
@@ -82,6 +85,7 @@ def load(
         "binarize": binarize,
         "image_size": image_size,
         "image_column": image_column,
+        "hub_config": hub_config,
         "streaming": streaming,
         "max_corrupt": max_corrupt,
     }
@@ -131,12 +135,13 @@ def _load_folder(path: Path, options: dict[str, Any]) -> Splits:
 
 
 def _load_hub(hub_id: str, options: dict[str, Any]) -> Splits:
-    _take_only(hub_id, options, "image_size", "image_column", "streaming", "max_corrupt")
+    _take_only(hub_id, options, "image_size", "image_column", "hub_config", "streaming", "max_corrupt")
     read: Callable[..., Splits] = load_hub_streaming if options["streaming"] else load_hub
     return read(
         hub_id,
         image_size=_size(options["image_size"], STREAM_SIZE),
         image_column=options["image_column"],
+        hub_config=options["hub_config"],
         max_corrupt=options["max_corrupt"],
         explain=lambda reason: str(_unknown(hub_id, reason)),
     )

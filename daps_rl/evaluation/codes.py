@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 from torch.nn import functional as F
 
-from daps_rl.functional import kl_estimate, tokenwise_kl
+from daps_rl.functional import expectation, kl_estimate, tokenwise_kl
 from daps_rl.functional.checks import as_float
 from daps_rl.policies import FactorizedCategorical
 
@@ -81,6 +82,43 @@ def token_probs(posterior: Distribution, codes: Tensor, vocab_size: int) -> Tens
     """
     log_probs = conditional_log_probs(posterior, codes)
     return F.one_hot(codes, vocab_size).float() if log_probs is None else log_probs.exp()
+
+
+class Expectations(NamedTuple):
+    """Over all codes, weighted by q(z|x), in nats. [B] each."""
+
+    log_likelihood: Tensor
+    kl: Tensor
+    entropy: Tensor
+
+
+class AllCodes:
+    """Every code of a small code space, decoded once: means over q(z|x) without sampling.
+
+    Args:
+        decoder: maps codes to a distribution over x.
+        prior: p(z), no batch shape.
+        codes: all of them. [M, T].
+        at_once: entries of [M, B, *x] in memory.
+    """
+
+    def __init__(self, decoder: Callable[[Tensor], Distribution], prior: Distribution, codes: Tensor, at_once: int):
+        self.codes, self.prior_log_prob = codes[:, None], prior.log_prob(codes)[:, None]  # [M, 1, T], [M, 1]
+        self.decoded = decoder(self.codes)
+        self.at_once = at_once
+
+    def expectations(self, posterior: Distribution, x: Tensor) -> Expectations | None:
+        """Exact for each datum, x [B, *x]; None for a posterior without log-probabilities."""
+        log_prob = defined(lambda: posterior.log_prob(self.codes.expand(-1, len(x), -1)))  # [M, B]
+        if log_prob is None:
+            return None
+        size = max(1, self.at_once // (len(self.codes) * x[0].numel()))
+        log_likelihood = torch.cat([self.decoded.log_prob(part) for part in x.split(size)], dim=1)
+        return Expectations(
+            log_likelihood=expectation(log_prob, log_likelihood.to(log_prob.dtype)),
+            kl=expectation(log_prob, kl_estimate(log_prob, self.prior_log_prob.expand_as(log_prob))),
+            entropy=expectation(log_prob, -log_prob),
+        )
 
 
 class TokenInformation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,15 @@ class Perceptual:
         if self._fid is not None:
             self._fid.reset()
 
+    @staticmethod
+    def check(shape: Sequence[int]) -> None:
+        """Raises ValueError unless data of that shape, without N, are colour images large enough."""
+        if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < LEAST:
+            raise ValueError(
+                f"FID and LPIPS are of colour images [N, 3, H, W] of at least {LEAST} pixels a side, got [N, "
+                f"{', '.join(map(str, shape))}]; leave out perceptual=, or --fid-weights and --lpips-weights."
+            )
+
     @torch.no_grad()
     def add(self, reconstruction: Tensor, x: Tensor, value_range: tuple[float, float]) -> None:
         """Takes in a batch of reconstructions and their originals. [N, 3, H, W].
@@ -61,11 +71,7 @@ class Perceptual:
         Raises:
             ValueError: the data are no colour images of at least `LEAST` pixels a side.
         """
-        if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < LEAST:
-            raise ValueError(
-                f"FID and LPIPS are of colour images [N, 3, H, W] of at least {LEAST} pixels a side, got "
-                f"{tuple(x.shape)}; leave out perceptual=."
-            )
+        self.check(x.shape[1:])
         low, high = value_range
         pair = [((image - low) / (high - low)).clamp(0.0, 1.0) for image in (reconstruction, x)]
         if self._fid is not None:

@@ -8,10 +8,13 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from daps_rl.autoencoder import DiscreteAutoencoder, code_sizes
 from daps_rl.evaluation.codes import (
     ACTIVE,
+    AllCodes,
+    Expectations,
     TokenInformation,
     count_codes,
     defined,
@@ -25,6 +28,7 @@ from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound
 
 LARGEST_TABLE = 2**25  # entries
+ENUMERABLE = 256  # codes
 PER_DATUM = (
     "log_likelihood", "kl", "elbo", "beta_elbo", "code_gain", "psnr", "psnr_greedy", "ssim", "ssim_greedy",
     "importance_bound", "entropy",
@@ -59,6 +63,8 @@ def evaluate(
     seed: int = 0,
 ) -> Evaluation:
     """Evaluates on a whole split, with one sampled code per datum, and the greedy code where a name says so.
+
+    Of at most `ENUMERABLE` codes all are decoded, and log-likelihood, KL and entropy are exact.
 
     The same model, data, batch size and seed give the same numbers; torch's global random state is left as it was. The
     posterior may be a distribution over codes, a point mass (a quantiser: no `log_prob`), or a distribution over
@@ -131,6 +137,8 @@ class _Pass:
         self.num_tokens, vocab_size = code_sizes(autoencoder.policy)
         self.vocab_size = getattr(autoencoder.policy, "codebook_size", vocab_size)
         self.information = TokenInformation()
+        self.all_codes: AllCodes | None = None
+        self.enumerated: int | None = None
         self.counts: Tensor | None = None
         self.columns: dict[str, list[Tensor]] = {}
         if perceptual is not None:
@@ -143,11 +151,12 @@ class _Pass:
         distribution = self.autoencoder.decoder(z)
         mean, greedy = distribution.mean, self.autoencoder.decode(posterior.mode)
         log_likelihood = distribution.log_prob(x)
+        exact = self._enumerated(posterior, z, x)
         self._keep(
-            log_likelihood=log_likelihood,
+            log_likelihood=log_likelihood if exact is None else exact.log_likelihood,
             code_gain=log_likelihood - self.autoencoder.log_likelihood(x, z.roll(1, 0)),  # another datum's code
-            kl=kl(posterior, self.prior, z),
-            entropy=entropy(posterior, z),
+            kl=kl(posterior, self.prior, z) if exact is None else exact.kl,
+            entropy=entropy(posterior, z) if exact is None else exact.entropy,
             psnr=psnr(mean, x, self.value_range),
             psnr_greedy=psnr(greedy, x, self.value_range),
             ssim=ssim(mean, x, self.value_range) if has_ssim(x) else None,
@@ -158,9 +167,22 @@ class _Pass:
         if not torch.is_floating_point(z):
             counts = count_codes(z, self.vocab_size)
             self.counts = counts if self.counts is None else self.counts + counts
-            exact = marginals(posterior, z, self.vocab_size)
-            if exact is not None:
-                self.information.add(exact)
+            probs = marginals(posterior, z, self.vocab_size)
+            if probs is not None:
+                self.information.add(probs)
+
+    def _enumerated(self, posterior: Distribution, z: Tensor, x: Tensor) -> Expectations | None:
+        """Means over all codes, where there are few; None where there are many, and for quantisers. x [B, *x]."""
+        num_codes = self.vocab_size**self.num_tokens
+        if torch.is_floating_point(z) or num_codes > min(ENUMERABLE, LARGEST_TABLE // x[0].numel()):
+            return None
+        if self.all_codes is None:
+            tokens = torch.arange(self.vocab_size, device=z.device)
+            codes = torch.cartesian_prod(*[tokens] * self.num_tokens).view(-1, self.num_tokens)
+            self.all_codes = AllCodes(self.autoencoder.decoder, self.prior, codes, LARGEST_TABLE)
+        exact = self.all_codes.expectations(posterior, x)
+        self.enumerated = num_codes if exact is not None else None
+        return exact
 
     def add_draws(self, x: Tensor) -> None:
         """K drawn codes per datum. x [B, *x]."""
@@ -190,6 +212,7 @@ class _Pass:
             name: columns[name].mean().item() if name in columns else None for name in PER_DATUM
         }
         bounds = columns.get("importance_bound")
+        metrics["enumerated_codes"] = self.enumerated
         metrics["importance_samples"] = None if bounds is None else self.importance_samples
         metrics["importance_data"] = None if bounds is None else len(bounds)
         metrics |= self._code_metrics()

@@ -99,6 +99,22 @@ def importance_weighted_bound(log_likelihood: Tensor, action_log_prob: Tensor, p
     return log_weights.logsumexp(-1) - math.log(log_weights.shape[-1])
 
 
+def expectation(log_prob: Tensor, values: Tensor) -> Tensor:
+    """Σ_z q(z)·f(z) over all values of z, enumerated; what is impossible counts nothing, whatever f says there.
+
+    Args:
+        log_prob: log q(z) of each of the M values of z, in nats. [M, ...].
+        values: f(z). The same shape.
+    Returns:
+        [...], in the unit of f.
+    Raises:
+        ValueError: shapes differ.
+    """
+    check_same_shape(log_prob=log_prob, values=values)
+    prob = log_prob.exp()
+    return torch.where(prob > 0, prob * values, 0.0).sum(0)
+
+
 def code_usage(counts: Tensor) -> Tensor:
     """Share of the V codes that a position used at least once, averaged over positions.
 
