@@ -27,6 +27,7 @@ from daps_rl.agents.scorer import Scorer, as_scorer
 from daps_rl.config import make_config
 from daps_rl.data import load
 from daps_rl.functional import encoding_reward, kl_estimate, target_weights, weighted_likelihood_loss
+from daps_rl.policies import FactorizedCategorical
 from daps_rl.training import Trainer
 
 SEED, STEPS = 100, 500
@@ -87,6 +88,119 @@ class FirstOrder(DAPS):
         yield AgentLoss(loss.mean(), codes, {"entropy": -log_prob.detach().mean()})
 
 
+class WarmStart(DAPS):
+    """First a quantiser: the lattice point nearest to the policy's mean, or one drawn by the policy, straight through.
+
+    The same weights go on with DAPS. A step of the first part decodes one code, with the gradient to the mean.
+    """
+
+    share, drawn = 0.5, False
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        if self.progress >= self.share:
+            yield from super().losses(observation, score, floor)
+            return
+        scorer, embed = as_scorer(score), as_scorer(score).decoder.embed
+        means: list[Tensor] = []
+        hook = self.policy.head.mean.register_forward_hook(lambda module, inputs, output: means.append(output))
+        posterior = self.policy(observation)
+        hook.remove()
+        codes = (posterior.sample() if self.drawn else posterior.mode).unsqueeze(1)  # [B, 1, T]
+        points = embed.coordinates[codes] + (means[0] - means[0].detach()).unsqueeze(1)
+        log_likelihood = scorer.likelihood(observation, embed.project(points))
+        log_prob = posterior.log_prob(codes.transpose(0, 1)).transpose(0, 1).detach()
+        scorer.learn_from(log_likelihood, kl_estimate(log_prob, scorer.prior.log_prob(codes)))
+        nothing = log_prob.new_zeros(())
+        yield AgentLoss(
+            -log_likelihood.mean(), codes, {"ESS": nothing, "temperature": nothing, "entropy": -log_prob.mean()}
+        )
+
+
+class WarmStartDrawn(WarmStart):
+    drawn = True
+
+
+class WarmStartShort(WarmStart):
+    share = 0.2
+
+
+class GradientFlips(DAPS):
+    """Codes are drawn nearer to where the decoder's gradient at one code says that the reward is larger.
+
+    Proposal r(z) ∝ q(z|x)·exp(first-order reward / temperature), the exponent held in ±2. The weights' target is
+    q·exp(R / temperature), with the ratio q/r to correct for the proposal, or without it.
+    """
+
+    corrected, bound = True, 2.0
+    temperature: Tensor | float = 10.0
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        scorer = as_scorer(score)
+        posterior = self.policy(observation)
+        log_probs = posterior.log_probs  # [B, T, V]
+        embedded = scorer.decoder.embed(posterior.sample((1,)).transpose(0, 1))  # [B, 1, T, E]
+        log_likelihood = scorer.likelihood(observation, embedded)
+        (gradient,) = torch.autograd.grad(log_likelihood.sum(), embedded, retain_graph=True)
+        with torch.no_grad():
+            linear = gradient[:, 0] @ scorer.embedding().T  # [B, T, V]
+            linear = (linear - (log_probs.exp() * linear).sum(-1, keepdim=True)) / self.temperature
+            proposal = FactorizedCategorical(log_probs + linear.clamp(-self.bound, self.bound))
+            codes = proposal.sample((self.samples,)).transpose(0, 1)
+            ratio = -proposal.log_prob(codes.transpose(0, 1)).transpose(0, 1)
+        log_prob = posterior.log_prob(codes.transpose(0, 1)).transpose(0, 1)
+        ratio = ratio + log_prob.detach()
+        reward = rewards(scorer, codes, log_prob.detach())
+        self.temperature = self.trust_region(reward, floor)
+        weights = target_weights(reward, self.temperature)
+        if self.corrected:
+            weights = torch.softmax(reward / self.temperature + ratio, dim=-1) - torch.softmax(ratio, dim=-1)
+        loss = weighted_likelihood_loss(log_prob, weights, centered=not self.corrected)
+        learn_decoder(scorer, log_likelihood, log_prob.detach(), codes)
+        yield AgentLoss(loss.mean(), codes, {"entropy": -log_prob.detach().mean()})
+
+
+class UncorrectedFlips(GradientFlips):
+    corrected = False
+
+
+class LocalSearch(DAPS):
+    """Half of the K codes are drawn; the others are the best of those with one token drawn anew."""
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        scorer = as_scorer(score)
+        posterior, half = self.policy(observation), self.samples // 2
+        learnt = scorer.likelihood(observation, posterior.sample((1,)).transpose(0, 1))
+        drawn = posterior.sample((half,)).transpose(0, 1)  # [B, K/2, T]
+        log_prob = posterior.log_prob(drawn.transpose(0, 1)).transpose(0, 1)
+        first = rewards(scorer, drawn, log_prob.detach())
+        best = drawn.gather(1, first.argmax(-1)[:, None, None].expand(-1, 1, drawn.shape[-1]))
+        position = torch.randint(drawn.shape[-1], (*drawn.shape[:2], 1))
+        fresh = posterior.sample((half,)).transpose(0, 1).gather(-1, position)
+        flipped = best.expand_as(drawn).scatter(-1, position, fresh)
+        codes = torch.cat((drawn, flipped), dim=1)
+        log_prob = posterior.log_prob(codes.transpose(0, 1)).transpose(0, 1)
+        second = rewards(scorer, flipped, log_prob[:, half:].detach())
+        reward = torch.cat((first, second), dim=1)
+        weights = target_weights(reward, self.trust_region(reward, floor))
+        learn_decoder(scorer, learnt, log_prob.detach(), codes)
+        loss = weighted_likelihood_loss(log_prob, weights, centered=True)
+        yield AgentLoss(loss.mean(), codes, {"entropy": -log_prob.detach().mean()})
+
+
+class Reuse(DAPS):
+    """A second update from the same codes and weights, on the policy as it is after the first."""
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        codes, log_prob = self.draw(observation)
+        reward = score(codes, log_prob.detach())
+        weights = target_weights(reward, self.trust_region(reward, floor))
+        metrics = {"entropy": -log_prob.detach().mean()}
+        yield AgentLoss(weighted_likelihood_loss(log_prob, weights, centered=True).mean(), codes, metrics)
+        again = self.policy(observation).log_prob(codes.transpose(0, 1)).transpose(0, 1)
+        # Not centred: that has no lower bound once the policy has moved.
+        yield AgentLoss(weighted_likelihood_loss(again, weights).mean(), codes, metrics)
+
+
 def rewards(scorer: Scorer, codes: Tensor, log_prob: Tensor) -> Tensor:
     """Of codes scored without the decoder's gradient. [B, K]."""
     with torch.no_grad():
@@ -123,6 +237,14 @@ TRIALS: dict[str, tuple[type[DAPS] | None, dict[str, Any]]] = {
     "decoder learns from the greedy code": (GreedyCodes, {}),
     "first-order control variate": (FirstOrder, {}),
     "first-order control variate, ess_fraction 0.6": (FirstOrder, {"ess_fraction": 0.6}),
+    "warm start: half the run straight through the nearest point": (WarmStart, {}),
+    "warm start: a fifth": (WarmStartShort, {}),
+    "warm start: half the run straight through a drawn point": (WarmStartDrawn, {}),
+    "warm start: half of 1,500 steps": (WarmStart, {"steps": 1500}),
+    "flips along the decoder's gradient": (GradientFlips, {}),
+    "flips along the decoder's gradient, not corrected": (UncorrectedFlips, {}),
+    "local search: half the codes are the best with one token drawn anew": (LocalSearch, {}),
+    "two updates from the same codes": (Reuse, {}),
     "K 4, ess_fraction 0.5": (None, {"samples": 4, "ess_fraction": 0.5}),
     "K 16": (None, {"samples": 16}),
     "K 32": (None, {"samples": 32}),
