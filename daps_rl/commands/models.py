@@ -14,8 +14,8 @@ def evaluate_command(*, run: str, device: str, fid_weights: str | None, lpips_we
     from daps_rl.runs import same_data
     from daps_rl.session import evaluate_splits, load_data, load_run, perceptual_metrics
 
-    given = {"fid_weights": fid_weights, "lpips_weights": lpips_weights}
-    given = {name: path for name, path in given.items() if path is not None}
+    asked = {"fid_weights": fid_weights, "lpips_weights": lpips_weights}
+    given: dict[str, Any] = {name: path for name, path in asked.items() if path is not None}
     if given:
         Perceptual(**given)  # a file that is missing is told before the data are read
     folder, config, model = load_run(run, device)

@@ -33,12 +33,13 @@ def as_float(value: Tensor) -> Tensor:
     return value if value.dtype == torch.float64 else value.float()
 
 
-def in_full_precision(function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
-    """`function(value)` in the precision of `as_float` where autocast has matrix products in a lower one."""
-    if not torch.is_autocast_enabled(value.device.type):
-        return function(value)
-    with torch.autocast(value.device.type, enabled=False):
-        return function(as_float(value))
+def in_full_precision(function: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """`function(*values)` in the precision of `as_float` where autocast has matrix products in a lower one."""
+    kind = values[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return function(*values)
+    with torch.autocast(kind, enabled=False):
+        return function(*map(as_float, values))
 
 
 def casting_once(device: torch.device) -> torch.autocast:

@@ -5,9 +5,11 @@ Batch shape [B], event shape [T]. That interface is the plug: any module that gi
 
 from daps_rl.policies.autoregressive import AutoregressiveCategorical, AutoregressivePolicy
 from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
+from daps_rl.policies.items import ItemEncoder, PointerHead
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead, lattice_levels
 from daps_rl.policies.layers import EmbeddingHead
+from daps_rl.policies.masks import CodeMask, VisitOnce, WithinCapacity
 from daps_rl.policies.observation import ObservationEncoder, Patches, TokenEncoder
 from daps_rl.policies.point import PointCodes
 from daps_rl.policies.priors import NormalPrior, UniformCodes, UniformPrior
@@ -15,20 +17,25 @@ from daps_rl.policies.priors import NormalPrior, UniformCodes, UniformPrior
 __all__ = [
     "AutoregressiveCategorical",
     "AutoregressivePolicy",
+    "CodeMask",
     "Codebook",
     "EmbeddingHead",
     "FactorizedCategorical",
     "FactorizedPolicy",
     "GaussianPolicy",
+    "ItemEncoder",
     "LatticeEmbedding",
     "LatticeHead",
     "NormalPrior",
     "ObservationEncoder",
     "Patches",
     "PointCodes",
+    "PointerHead",
     "QuantizerPolicy",
     "TokenEncoder",
     "UniformCodes",
     "UniformPrior",
+    "VisitOnce",
+    "WithinCapacity",
     "lattice_levels",
 ]

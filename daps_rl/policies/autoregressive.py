@@ -21,7 +21,9 @@ from daps_rl.policies.checks import (
     check_codes,
     check_transformer_sizes,
 )
+from daps_rl.policies.items import PointerHead
 from daps_rl.policies.layers import Cache, DecoderBlock, GrowingCache, KeyValueCache, sinusoidal_positions
+from daps_rl.policies.masks import CodeMask
 from daps_rl.policies.observation import ObservationEncoder, make_readout
 
 
@@ -30,6 +32,9 @@ class Context(NamedTuple):
 
     keys_values: list[tuple[Tensor, Tensor]]  # per block, each [B, H, P, D/H]
     aligned: Tensor | None  # [B, 1, T, D], added to the tokens' embeddings; None for cross-attention alone
+    items: Tensor | None = None  # [B, V, D], embeddings of tokens that are the context's items
+    keys: Tensor | None = None  # [B, V, D], of a pointer to them
+    observation: Tensor | None = None  # [B, *x], where a mask reads it
 
 
 class CodeTransformer(nn.Module):
@@ -38,6 +43,9 @@ class CodeTransformer(nn.Module):
     A learned start embedding, outside the vocabulary, stands before the first token. With a readout, the encoded
     datum is also brought to T positions and added there, so that a token's own part of the datum is at hand without
     attention.
+
+    With a pointer, the tokens are the V items that the context consists of: a token's embedding is its item's encoding,
+    and the next token is pointed at. With a mask, tokens that may not come next have a logit of -inf.
     """
 
     def __init__(
@@ -52,28 +60,60 @@ class CodeTransformer(nn.Module):
         readout: nn.Module | None = None,
         token_sizes: Sequence[int] | None = None,
         head: nn.Module | None = None,
+        pointer: bool = False,
+        mask: CodeMask | None = None,
     ) -> None:
         super().__init__()
         self.num_tokens, self.vocab_size, self.num_heads = num_tokens, vocab_size, num_heads
+        self.mask = mask
         self.readout = readout
         # [T, V], which tokens a position may take; None where it may take them all.
         self.allowed: Tensor | None
         allowed = None if token_sizes is None else torch.arange(vocab_size) < torch.tensor(token_sizes)[:, None]
         self.register_buffer("allowed", allowed, persistent=False)
         self.start = nn.Parameter(torch.randn(embed_dim) * 0.02)
-        self.embed = nn.Embedding(vocab_size, embed_dim)
-        nn.init.normal_(self.embed.weight, std=0.02)
+        self.embed: nn.Module  # of a token, or of the item that it is
+        if pointer:
+            self.embed = nn.Linear(embed_dim, embed_dim)
+        else:
+            self.embed = nn.Embedding(vocab_size, embed_dim)
+            nn.init.normal_(self.embed.weight, std=0.02)
         self.positions: Tensor
         self.register_buffer("positions", sinusoidal_positions(num_tokens, embed_dim), persistent=False)
         self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
-        self.head = head or nn.Linear(embed_dim, vocab_size)
+        self.head = PointerHead(embed_dim) if pointer else head or nn.Linear(embed_dim, vocab_size)
 
-    def prepare(self, encoded: Tensor) -> Context:
+    def prepare(self, encoded: Tensor, observation: Tensor | None = None) -> Context:
         """All that the code's side needs of a datum, computed once per context. encoded [B, P, D]."""
         aligned = None if self.readout is None else self.readout(encoded).unsqueeze(1)
         keys_values = [cast(DecoderBlock, block).cross.keys_values(encoded) for block in self.blocks]
-        return Context(keys_values, aligned)
+        items = keys = None
+        if isinstance(self.head, PointerHead):
+            if encoded.shape[1] != self.vocab_size:
+                raise ValueError(
+                    f"a pointer's tokens are the context's items: vocab_size is {self.vocab_size}, and the encoder "
+                    f"gives {encoded.shape[1]} items; make them as many."
+                )
+            items, keys = self.embed(encoded), in_full_precision(self.head.keys, encoded)
+        return Context(keys_values, aligned, items, keys, None if self.mask is None else observation)
+
+    def embed_tokens(self, tokens: Tensor, context: Context) -> Tensor:
+        """int64 [B, K, L], or one-hot with a gradient [B, K, L, V], → [B, K, L, D]."""
+        if torch.is_floating_point(tokens):
+            items = context.items
+            table = cast(nn.Embedding, self.embed).weight if items is None else items.unsqueeze(1)  # [..., V, D]
+            return tokens.to(table.dtype) @ table
+        if context.items is None:
+            return self.embed(tokens)
+        b, k, length = tokens.shape
+        index = tokens.reshape(b, k * length, 1).expand(-1, -1, context.items.shape[-1])
+        return context.items.gather(1, index).view(b, k, length, -1)
+
+    def logits(self, x: Tensor, context: Context) -> Tensor:
+        """[B, K, D] or [B, K, L, D] → [..., V], before any mask."""
+        keys = () if context.keys is None else (context.keys,)
+        return in_full_precision(self.head, self.norm(x), *keys)
 
     def input_at(self, embedded: Tensor, context: Context, start: int) -> Tensor:
         """Adds positions start … start+L-1 and the datum's share of them. embedded [B, K, L, D] → [B, K, L, D]."""
@@ -85,10 +125,14 @@ class CodeTransformer(nn.Module):
         """Teacher-forced logits of all tokens at once. codes [B, K, T] → [B, K, T, V]."""
         b, k, _ = codes.shape
         start = self.start.expand(b, k, 1, -1)
-        x = self.input_at(torch.cat((start, self.embed(codes[..., :-1])), dim=2), context, 0)  # [B, K, T, D]
+        x = self.input_at(torch.cat((start, self.embed_tokens(codes[..., :-1], context)), dim=2), context, 0)
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
-            x = block(x, keys_values)
-        return self.masked(in_full_precision(self.head, self.norm(x)), slice(None))
+            x = block(x, keys_values)  # [B, K, T, D]
+        logits = self.masked(self.logits(x, context), slice(None))
+        if self.mask is None:
+            return logits
+        assert context.observation is not None  # a policy with a mask passes it on
+        return torch.where(self.mask.of(context.observation, codes), logits, -math.inf)
 
     def masked(self, logits: Tensor, position: slice | int) -> Tensor:
         """-inf where a position may not take a token. [..., V] at one position, or [..., T, V] at all."""
@@ -100,7 +144,29 @@ class CodeTransformer(nn.Module):
         x = self.input_at(embedded, context, position)
         for block, keys_values, cache in zip(self.blocks, context.keys_values, caches, strict=True):
             x = block(x, keys_values, cache)
-        return self.masked(in_full_precision(self.head, self.norm(x[:, :, 0])), position)
+        return self.masked(self.logits(x[:, :, 0], context), position)
+
+
+class MaskedSteps:
+    """The state of a transformer's mask along codes that are being written; no mask allows everything."""
+
+    def __init__(self, net: CodeTransformer, context: Context, samples: int) -> None:
+        self.mask, self.position = net.mask, 0
+        if self.mask is not None:
+            assert context.observation is not None  # a policy with a mask passes it on
+            self.state = self.mask.start(context.observation, samples)
+
+    def masked(self, logits: Tensor) -> Tensor:
+        """[B, K, V], of the next token."""
+        if self.mask is None:
+            return logits
+        return torch.where(self.mask.allowed(self.state, self.position), logits, -math.inf)
+
+    def advance(self, token: Tensor) -> None:
+        """Takes in the token that was chosen. [B, K]."""
+        if self.mask is not None:
+            self.state = self.mask.advance(self.state, self.position, token)
+        self.position += 1
 
 
 class AutoregressiveCategorical(Distribution):
@@ -158,11 +224,13 @@ class AutoregressiveCategorical(Distribution):
         net, batch = self.transformer, self.batch_shape[0]
         caches = [GrowingCache() for _ in net.blocks]
         x = net.start.expand(batch, num_samples, 1, -1)  # [B, K, 1, D]
-        tokens, log_probs = [], []
+        tokens, log_probs, steps = [], [], MaskedSteps(net, self.context, num_samples)
         for _ in range(net.num_tokens):
-            log_probs.append(torch.log_softmax(as_float(net.step(x, self.context, caches)), dim=-1))  # [B, K, V]
+            logits = steps.masked(net.step(x, self.context, caches))
+            log_probs.append(torch.log_softmax(as_float(logits), dim=-1))  # [B, K, V]
             tokens.append(relaxation(log_probs[-1]))
-            x = (tokens[-1].to(net.embed.weight.dtype) @ net.embed.weight).unsqueeze(2)
+            steps.advance(tokens[-1].argmax(-1))
+            x = net.embed_tokens(tokens[-1].unsqueeze(2), self.context)
         return RelaxedCodes(torch.stack(tokens, dim=2), torch.stack(log_probs, dim=2))
 
     @property
@@ -183,9 +251,10 @@ class AutoregressiveCategorical(Distribution):
         codes = torch.empty(batch, samples, net.num_tokens, dtype=torch.int64, device=like.device)
         log_prob = as_float(like.new_zeros(batch, samples))
         x = net.start.expand(batch, samples, 1, -1)  # [B, K, 1, D]
+        steps = MaskedSteps(net, self.context, samples)
         with casting_once(like.device):
             for t in range(net.num_tokens):
-                logits = net.step(x, self.context, caches)  # [B, K, V]
+                logits = steps.masked(net.step(x, self.context, caches))  # [B, K, V]
                 probs = torch.softmax(as_float(logits), dim=-1)
                 if greedy:
                     token = logits.argmax(-1, keepdim=True)  # [B, K, 1]
@@ -194,7 +263,8 @@ class AutoregressiveCategorical(Distribution):
                     token = draw_categorical(probs, uniform)
                 log_prob += probs.gather(-1, token)[..., 0].log()
                 codes[..., t] = token[..., 0]
-                x = net.embed(token)
+                steps.advance(token[..., 0])
+                x = net.embed_tokens(token, self.context)
         return codes, log_prob
 
     def token_logits(self, value: Tensor) -> Tensor:
@@ -243,7 +313,8 @@ class AutoregressivePolicy(nn.Module):
         num_layers: blocks on the x-side.
         num_code_layers: blocks on the code's side; as many as num_layers if None.
         mlp_ratio: width of the feed-forward layers over embed_dim.
-        num_patches: patches of the observation; T if None, as published.
+        num_patches: patches of the observation; T if None, as published. With an encoder of one's own, how many it
+            gives, where that is T, in the order of the tokens.
         aligned_patches: also add the encoded patches to the code's positions (through learned queries where there are
             not as many patches as tokens). Not published; learns faster.
         token_sizes: how many tokens each of the T positions may take, each at most V: the others have probability 0
@@ -251,8 +322,13 @@ class AutoregressivePolicy(nn.Module):
         encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
         head: in place of a linear layer to the logits, any module [..., embed_dim] → [..., V], such as
             `EmbeddingHead`.
+        pointer: the tokens are the V items that the encoder gives (`ItemEncoder`, say): a pointer over them in the
+            place of the head, and their encodings as the tokens' embeddings.
+        mask: which tokens may come next, by the datum and the tokens before; the others have probability exactly 0, in
+            sampling and in scoring.
     Raises:
-        ValueError: a size is not positive, num_heads does not divide embed_dim, or token_sizes do not fit T and V.
+        ValueError: a size is not positive, num_heads does not divide embed_dim, token_sizes do not fit T and V, or both
+            head and pointer are given.
     References:
         Drolet et al. (2026), arXiv 2509.24716, appendix. Departure: the start token lies outside the vocabulary, and
         no token is masked, so that sampled and rescored log-probabilities agree.
@@ -274,17 +350,22 @@ class AutoregressivePolicy(nn.Module):
         token_sizes: Sequence[int] | None = None,
         encoder: nn.Module | None = None,
         head: nn.Module | None = None,
+        pointer: bool = False,
+        mask: CodeMask | None = None,
     ) -> None:
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
+        if pointer and head is not None:
+            raise ValueError("a pointer is a head; leave out head= or pointer=True.")
         if token_sizes is not None:
             check_token_sizes(token_sizes, num_tokens, vocab_size)
         num_code_layers = num_layers if num_code_layers is None else num_code_layers
         check_transformer_sizes(embed_dim, num_heads, min(num_layers, num_code_layers))
         self.observation_shape = tuple(observation_shape)
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        unknown = encoder is not None and num_patches is None  # how many an encoder of one's own gives
         num_patches = num_tokens if num_patches is None else num_patches
-        readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=encoder is not None)
+        readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=unknown)
         self.encoder = encoder or ObservationEncoder(
             observation_shape,
             num_patches=num_patches,
@@ -303,10 +384,12 @@ class AutoregressivePolicy(nn.Module):
             readout=readout if aligned_patches else None,
             token_sizes=token_sizes,
             head=head,
+            pointer=pointer,
+            mask=mask,
         )
 
     def forward(self, observation: Tensor) -> AutoregressiveCategorical:
-        context = self.transformer.prepare(self.encoder(observation))
+        context = self.transformer.prepare(self.encoder(observation), observation)
         return AutoregressiveCategorical(self.transformer, context)
 
 

@@ -1,0 +1,90 @@
+"""Which tokens may come next: rules that make every code that a policy writes a feasible one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class CodeMask:
+    """A rule, by the context and the tokens before, of which tokens a position may take.
+
+    An autoregressive policy asks it while it draws, token by token, and again while it scores, so that both have the
+    same tokens at probability exactly 0. A rule of one's own writes the three methods; what it remembers of a code (its
+    state) is a tensor or a tuple of tensors. At every position at least one token must be allowed.
+    """
+
+    def start(self, observation: Tensor, samples: int) -> Any:
+        """The state before the first token, of K codes per context. observation [B, *x] → state of [B, K, ...]."""
+        raise NotImplementedError
+
+    def allowed(self, state: Any, position: int) -> Tensor:
+        """The tokens that may stand at a position. bool [B, K, V]."""
+        raise NotImplementedError
+
+    def advance(self, state: Any, position: int, token: Tensor) -> Any:
+        """The state after a token, int64 [B, K], was written at a position; the state given stays as it is."""
+        raise NotImplementedError
+
+    def of(self, observation: Tensor, codes: Tensor) -> Tensor:
+        """The tokens allowed at every position of whole codes [B, K, T], given those before it. bool [B, K, T, V]."""
+        state, rows = self.start(observation, codes.shape[1]), []
+        for position in range(codes.shape[-1]):
+            rows.append(self.allowed(state, position))
+            state = self.advance(state, position, codes[..., position])
+        return torch.stack(rows, dim=2)
+
+
+class VisitOnce(CodeMask):
+    """Codes that are permutations: every token once. The state is what was visited, bool [B, K, V].
+
+    Args:
+        vocab_size: V, the number of items.
+        first: the item that comes first, where the order has no beginning of its own (a round trip); None for any.
+    """
+
+    def __init__(self, vocab_size: int, first: int | None = None) -> None:
+        self.vocab_size, self.first = vocab_size, first
+
+    def start(self, observation: Tensor, samples: int) -> Tensor:
+        return observation.new_zeros((len(observation), samples, self.vocab_size), dtype=torch.bool)
+
+    def allowed(self, state: Tensor, position: int) -> Tensor:
+        if position == 0 and self.first is not None:
+            only = torch.arange(self.vocab_size, device=state.device) == self.first
+            return only.expand_as(state)
+        return ~state
+
+    def advance(self, state: Tensor, position: int, token: Tensor) -> Tensor:
+        return state | F.one_hot(token, self.vocab_size).bool()
+
+
+class WithinCapacity(CodeMask):
+    """Codes of 0 and 1, item by item: an item is taken (1) only if what is left of the capacity holds it.
+
+    The observation has an item per row, [B, T, F]. The state is (weights [B, 1, T], what is left [B, K]).
+
+    Args:
+        capacity: of every context.
+        column: of an item's features, where its weight stands. Weights that are sums of a few powers of two add up
+            exactly.
+    """
+
+    def __init__(self, capacity: float, column: int) -> None:
+        self.capacity, self.column = capacity, column
+
+    def start(self, observation: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        weights = observation[..., self.column].unsqueeze(1)  # [B, 1, T]
+        return weights, weights.new_full((len(observation), samples), self.capacity)
+
+    def allowed(self, state: tuple[Tensor, Tensor], position: int) -> Tensor:
+        weights, left = state
+        fits = weights[..., position] <= left
+        return torch.stack((torch.ones_like(fits), fits), dim=-1)
+
+    def advance(self, state: tuple[Tensor, Tensor], position: int, token: Tensor) -> tuple[Tensor, Tensor]:
+        weights, left = state
+        return weights, left - weights[..., position] * token
