@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from daps_rl.config import ModelConfig, config_from_dict
 from daps_rl.decoders import (
     LIKELIHOODS,
-    CodeDecoder,
     FixedGaussianLikelihood,
     GaussianLikelihood,
     Likelihood,
@@ -36,6 +35,9 @@ from daps_rl.policies import (
     TokenEncoder,
     UniformPrior,
 )
+
+if TYPE_CHECKING:
+    from daps_rl.envs.problem import DiscreteProblem
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -187,6 +189,8 @@ def make_policy(config: ModelConfig, decoder: nn.Module) -> nn.Module:
     Raises:
         ValueError: the policy is a quantiser, and the decoder has no codebook.
     """
+    if config.problem is not None:
+        return _problem(config.problem).make_policy(config)
     sizes: dict[str, Any] = {
         "embed_dim": config.embed_dim,
         "num_heads": config.num_heads,
@@ -242,8 +246,10 @@ def make_likelihood(config: ModelConfig) -> Likelihood:
     return cls()
 
 
-def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> CodeDecoder | StrokeDecoder:
-    """The decoder that a config describes."""
+def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> nn.Module:
+    """The decoder that a config describes; for a problem, its reward in the decoder's place."""
+    if config.problem is not None:
+        return _problem(config.problem).make_decoder(config.observation_shape)
     if config.decoder == "strokes":
         return StrokeDecoder(
             config.num_tokens, config.vocab_size, config.observation_shape, likelihood=make_likelihood(config)
@@ -273,6 +279,12 @@ def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> CodeDe
     if config.decoder == "sequence":
         return SequenceDecoder(*sizes, **shared)
     return MLPDecoder(*sizes, **shared, hidden=config.decoder_hidden)
+
+
+def _problem(name: str) -> DiscreteProblem:
+    from daps_rl.envs.problem import find_problem  # environments bring TorchRL, which an autoencoder does without
+
+    return find_problem(name)
 
 
 def code_sizes(policy: nn.Module) -> tuple[int, int]:

@@ -23,6 +23,8 @@ class ModelConfig:
 
     Attributes:
         observation_shape: shape of one datum, from the data.
+        problem: a discrete decision in the place of encoding (docs/other-problems.md): its name, or
+            package.module:Class of your own. It brings data, reward, T, V and a policy of its own.
         num_tokens: T, tokens of a code.
         vocab_size: V, codes per token.
         policy: "autoregressive" or "factorized"; to compare with, a quantiser ("vq", "fsq") or continuous latents
@@ -53,6 +55,7 @@ class ModelConfig:
     """
 
     observation_shape: tuple[int, ...] = ()
+    problem: str | None = None
     num_tokens: int = 8
     vocab_size: int = 256
     policy: str = "autoregressive"
@@ -356,7 +359,9 @@ def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     if unknown := sorted(set(options) - known):
         raise ValueError(f"unknown option {', '.join(unknown)}; the options are {', '.join(sorted(known))}.")
-    if preset is None:
+    if options.get("problem") is not None:
+        base = _problem_recipe(preset, options)
+    elif preset is None:
         base = RECIPES.get(options.get("data", TrainConfig.data), OTHER_DATA)
         agent = options.get("agent", base.get("agent", TrainConfig.agent))
         base = {**base, "agent": agent, **agent_recipe(agent)}
@@ -371,6 +376,24 @@ def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
     if "minutes" in options and "steps" not in options:
         settings["steps"] = None
     return TrainConfig(**settings)
+
+
+def _problem_recipe(preset: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What a problem says of a run, and the agent's own settings."""
+    from daps_rl.envs.problem import find_problem  # a problem's settings stand beside it
+
+    if preset is not None or options.get("data") not in (None, options["problem"]):
+        raise ValueError("--problem brings its own data and settings; leave out --data and --config.")
+    problem = find_problem(options["problem"])
+    own = {"num_tokens": problem.num_tokens, "vocab_size": problem.vocab_size}
+    for name, value in own.items():
+        if options.get(name, value) != value:
+            raise ValueError(f"{name} of {problem.name} is {value}, got {options[name]}; leave it out.")
+    agent = options.get("agent", TrainConfig.agent)
+    recipe = {**agent_recipe(agent), **problem.recipe, **AGENT_SETTINGS.get(agent, {})}
+    rates = recipe.pop("learning_rates", {})
+    recipe |= {"learning_rate": rates[agent]} if agent in rates else {}
+    return {"minutes": 5.0, **recipe, **own, "data": options["problem"], "agent": agent}
 
 
 def config_from_dict(values: dict[str, Any], cls: type[ModelConfig] = TrainConfig) -> Any:

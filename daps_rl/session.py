@@ -182,16 +182,32 @@ def evaluate_splits(
     autoencoder: DiscreteAutoencoder, splits: Splits, beta: float, perceptual: Perceptual | None = None
 ) -> dict[str, dict[str, Any]]:
     """Metrics on validation and test: what `summary.json` holds and `daps-rl evaluate` recomputes."""
-    return {
-        name: evaluate(
-            autoencoder, splits[name], beta=beta, value_range=splits.value_range, perceptual=perceptual
-        ).metrics
-        for name in ("validation", "test")
-    }
+    metrics: dict[str, dict[str, Any]] = {}
+    config = autoencoder.config
+    for name in ("validation", "test"):
+        found = evaluate(
+            autoencoder,
+            splits[name],
+            beta=beta,
+            value_range=splits.value_range,
+            targets=splits.targets(name),
+            perceptual=perceptual,
+        )
+        metrics[name] = found.metrics
+        if config is not None and config.problem is not None:
+            from daps_rl.envs.problem import find_problem
+
+            metrics[name] |= find_problem(config.problem).gaps(found.columns, name)
+    return metrics
 
 
 def draw(run: RunFolder, autoencoder: DiscreteAutoencoder, splits: Splits) -> list[Path]:
     """Draws the run's pictures: reconstructions of test data, learning curves, use of the codes."""
+    config = autoencoder.config
+    if config is not None and config.problem is not None:
+        curves = run.path / "learning_curves.png"
+        plot_learning_curves(curves, read_metrics(run.metrics), title=f"{splits.name}: training")
+        return [curves]
     paths = [run.path / name for name in PICTURES]
     device = next(autoencoder.parameters()).device
     shown = splits.test[:SHOWN].to(device)
@@ -199,7 +215,6 @@ def draw(run: RunFolder, autoencoder: DiscreteAutoencoder, splits: Splits) -> li
         torch.manual_seed(0)
         greedy = autoencoder.decode(autoencoder.encode(shown, deterministic=True))
         sampled = autoencoder.decode(autoencoder.encode(shown))
-    config = autoencoder.config
     title = None if config is None else f"{splits.name}: test data from {latents_text(config.bits)}"
     plot_reconstructions(
         paths[0], shown.cpu(), greedy.cpu(), sampled.cpu(), value_range=splits.value_range, title=title
@@ -229,7 +244,11 @@ def load_run(path: str | Path, device: str = "auto") -> tuple[RunFolder, TrainCo
 
 
 def load_data(config: TrainConfig) -> Splits:
-    """The data that the settings name."""
+    """The data that the settings name; a problem's own contexts."""
+    if config.problem is not None:
+        from daps_rl.envs.problem import find_problem
+
+        return find_problem(config.problem).splits()
     return load(
         config.data,
         config.data_dir,

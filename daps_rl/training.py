@@ -67,6 +67,9 @@ class Trainer:
         self.agent = (agent or make_agent)(config, self.autoencoder.policy).to(self.device)
         self.feed = Feed(splits.train, config.batch_size, config.seed, device=self.device, workers=config.data_workers)
         self.validation = splits.validation[: config.validation_size]
+        targets = splits.validation_targets
+        self.validation_targets = None if targets is None else targets[: config.validation_size]
+        self._targets = None if splits.train_targets is None else splits.train_targets.to(self.device)
         self.optimizer = GuardedAdamW(
             [
                 {"params": self.agent.trained(), "lr": config.learning_rate},
@@ -105,6 +108,7 @@ class Trainer:
         # A microbatch's second pass sets the state of the random numbers back, which no graph may.
         modules = (*self.agent.modules(), *self.autoencoder.modules())
         recordable = self.agent.on_device and not config.microbatch and all(map(_keeps_to_the_device, modules))
+        recordable = recordable and self._targets is None  # a graph has one input
         self.graphed = config.cuda_graph and recordable and self.device.type == "cuda"
         self._update = GraphedUpdate(self._learn) if self.graphed else self._learn
 
@@ -128,6 +132,13 @@ class Trainer:
         """The data of the current step: a new order every epoch, a function of seed and step alone. [B, *x]."""
         return self.feed.batch(self.step)
 
+    def targets(self) -> Tensor | None:
+        """What is scored in the place of the current step's data; None where it is the data. [B, *y]."""
+        if self._targets is None:
+            return None
+        assert self.feed.order is not None  # targets are of data in memory
+        return self._targets[self.feed.order.indices(self.step)]
+
     def train_step(self) -> dict[str, Tensor]:
         """One batch: the agent's losses and the decoder's. Returns metrics, 0-dim tensors on the device."""
         config = self.config
@@ -137,18 +148,19 @@ class Trainer:
         self.agent.prepare(self.progress, config.learning_rate * factor)
         for _ in range(min(self.feed.new_epochs(self.step), 2)):
             self._usage[0], self._usage[1] = self._usage[1].clone(), 0
-        metrics = self._update(self.batch())
+        x, target = self.batch(), self.targets()
+        metrics = self._update(x) if target is None else self._learn(x, target)
         self.step += 1
         self.decoder_evaluations += self._evaluations
         return metrics
 
-    def _learn(self, x: Tensor) -> dict[str, Tensor]:
+    def _learn(self, x: Tensor, target: Tensor | None = None) -> dict[str, Tensor]:
         """The part of a step that runs on the device, which a GPU may record and replay."""
         config, autoencoder = self.config, self.autoencoder
         scorer = Scorer(
             autoencoder.decoder,
             autoencoder.prior(),
-            x,
+            x if target is None else target,
             self.beta,
             config.microbatch,
             config.decoder_samples,
@@ -241,17 +253,22 @@ class Trainer:
         return row
 
     def validate(self) -> dict[str, float | None]:
-        """β-ELBO (at β's final value), log-likelihood and PSNR on at most `validation_size` of the validation split."""
+        """β-ELBO (at β's final value), log-likelihood and PSNR on at most `validation_size` of the validation split.
+
+        Of a problem's decisions: the reward in the log-likelihood's place, the greedy decision's in that of the PSNR.
+        """
         evaluation = evaluate(
             self.autoencoder,
             self.validation,
             beta=self.config.beta_end,
             value_range=self.splits.value_range,
+            targets=self.validation_targets,
             importance_data=0,  # what a curve shows needs one code per datum
             seed=self.config.seed,
         )
         self.agent.train()
-        return {name: _finite(evaluation.metrics[name]) for name in ("beta_elbo", "log_likelihood", "psnr")}
+        names = ("beta_elbo", "log_likelihood", "psnr" if self.config.problem is None else "reward_greedy")
+        return {name: _finite(evaluation.metrics[name]) for name in names}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that decides the next step, as tensors and JSON."""

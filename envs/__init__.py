@@ -10,6 +10,7 @@ import gymnasium
 from daps_rl.envs.encoding import EncodingEnv
 from daps_rl.envs.gymnasium_env import GymnasiumEncodingEnv, KLReward
 from daps_rl.envs.host import Shared
+from daps_rl.envs.problem import PROBLEMS, DiscreteProblem, find_problem
 from daps_rl.envs.task import EncodingTask
 from daps_rl.envs.vector_env import EncodingVectorEnv, VectorKLReward
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from daps_rl.envs.sb3_vec_env import EncodingVecEnv
 
 __all__ = [
+    "PROBLEMS",
+    "DiscreteProblem",
     "EncodingEnv",
     "EncodingTask",
     "EncodingVecEnv",
@@ -25,6 +28,7 @@ __all__ = [
     "KLReward",
     "Shared",
     "VectorKLReward",
+    "find_problem",
 ]
 
 gymnasium.register(

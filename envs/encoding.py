@@ -22,7 +22,8 @@ class EncodingEnv(EnvBase):
     """Encode a datum x as a code z: one step, paid by how well the decoder explains x from z.
 
     Observation:
-        `observation` [B, K, *x]: B data, each repeated for the K codes of its group (a view, not a copy).
+        `observation` [B, K, *x]: B data, each repeated for the K codes of its group (a view, not a copy). With
+        `targets` also `target` [B, K, *y], what is scored in the datum's place; a policy is not to read it.
     Action:
         `action` [B, K, T], int64 in 0 … V-1; with it `action_log_prob` [B, K], log q(z|x) in nats.
     Reward:
@@ -50,6 +51,8 @@ class EncodingEnv(EnvBase):
         prior: distribution over codes of event shape [T]; uniform if None.
         reward_fn: in the decoder's place, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
             differentiable.
+        targets: what is scored in the place of x, [N, *y], where the one who scores knows more than the one who encodes
+            (the right answer, say).
         device: of data, decoder and tensordicts; the data's own if None.
         seed: of the sequence of data; drawn from torch's global generator if None.
     Raises:
@@ -67,6 +70,7 @@ class EncodingEnv(EnvBase):
         beta: Tensor | float = 0.0,
         prior: Distribution | None = None,
         reward_fn: RewardFn | None = None,
+        targets: Tensor | np.ndarray | None = None,
         device: torch.device | str | None = None,
         seed: int | None = None,
     ) -> None:
@@ -80,6 +84,7 @@ class EncodingEnv(EnvBase):
             beta=beta,
             prior=prior,
             reward_fn=reward_fn,
+            targets=targets,
             device=device,
         )
         device = task.device
@@ -127,6 +132,8 @@ class EncodingEnv(EnvBase):
             shape=batch,
             device=device,
         )
+        if self.task.targets is not None:
+            self.observation_spec["target"] = entry(*self.task.targets.shape[1:], dtype=self.task.targets.dtype)
         self.action_spec = MultiCategorical(code, shape=(*batch, self.task.num_tokens), device=device)
         self.state_spec = Composite(action_log_prob=entry(), shape=batch, device=device)
         self.reward_spec = entry(1)
@@ -144,14 +151,18 @@ class EncodingEnv(EnvBase):
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: object) -> TensorDictBase:
         contexts, samples = self.batch_size
         index = torch.randint(len(self.data), (contexts,), generator=self.generator, device=self.device)
-        x = self.data[index]  # [B, *x]
+        drawn = {"observation": self.data[index]}  # [B, *x]
+        if self.task.targets is not None:
+            drawn["target"] = self.task.scored(index)
         mask = None if tensordict is None else tensordict.get("_reset", None)
         if mask is not None:
-            x = self._keep_unreset(x, mask.view(contexts, samples), tensordict)
+            drawn = {
+                name: self._keep_unreset(name, x, mask.view(contexts, samples), tensordict) for name, x in drawn.items()
+            }
         zeros = torch.zeros(*self.batch_size, 1, device=self.device)
         return TensorDict(
             {
-                "observation": x.unsqueeze(1).expand(contexts, samples, *x.shape[1:]),
+                **{name: x.unsqueeze(1).expand(contexts, samples, *x.shape[1:]) for name, x in drawn.items()},
                 "log_likelihood": zeros,
                 "kl": zeros.clone(),
                 # Not a number until an actor writes it: a value of an earlier step is never taken for this one's.
@@ -161,7 +172,7 @@ class EncodingEnv(EnvBase):
             device=self.device,
         )
 
-    def _keep_unreset(self, x: Tensor, mask: Tensor, tensordict: TensorDictBase) -> Tensor:
+    def _keep_unreset(self, name: str, x: Tensor, mask: Tensor, tensordict: TensorDictBase) -> Tensor:
         """New data where a group resets, the old where it does not. mask [B, K], x [B, *x] → [B, *x]."""
         whole = mask[:, 0]
         if (mask != whole[:, None]).any():
@@ -169,13 +180,16 @@ class EncodingEnv(EnvBase):
                 "the K codes of a context reset together, got a `_reset` mask that splits a group; "
                 "set it for all entries along dimension 1, or for none."
             )
-        old = tensordict.get("observation", None)
+        old = tensordict.get(name, None)
         if old is None or whole.all():
             return x
         return torch.where(whole.view(-1, *[1] * (x.ndim - 1)), x, old[:, 0])
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        x, codes = tensordict["observation"][:, :1], tensordict["action"]  # [B, 1, *x], [B, K, T]
+        kept = {"observation": tensordict["observation"]}
+        if self.task.targets is not None:
+            kept["target"] = tensordict["target"]
+        x, codes = kept.get("target", kept["observation"])[:, :1], tensordict["action"]  # [B, 1, *y], [B, K, T]
         log_likelihood = self.task.score(x, codes)  # [B, K]
         log_prob = tensordict.get("action_log_prob", None)
         if log_prob is None:
@@ -192,7 +206,7 @@ class EncodingEnv(EnvBase):
         done = torch.ones(*self.batch_size, 1, dtype=torch.bool, device=self.device)
         return TensorDict(
             {
-                "observation": tensordict["observation"],
+                **kept,
                 "log_likelihood": log_likelihood.unsqueeze(-1),
                 "kl": kl.unsqueeze(-1),
                 "reward": reward.unsqueeze(-1),

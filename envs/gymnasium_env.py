@@ -66,6 +66,7 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
         prior: distribution over codes of event shape [T]; uniform if None.
         reward_fn: in the decoder's place, any function of x [B, 1, *x] and z [B, K, T] that gives [B, K].
+        targets: what is scored in the place of x, [N, *y]: see `EncodingTask`.
         device: where codes are scored; the decoder's own if None.
         render_mode: "rgb_array": the original beside its reconstruction, for images; or None.
     Raises:
@@ -84,6 +85,7 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         beta: Tensor | float = 0.0,
         prior: Distribution | None = None,
         reward_fn: RewardFn | None = None,
+        targets: Tensor | np.ndarray | None = None,
         device: torch.device | str | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -112,6 +114,7 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
                 beta=unwrap(beta),
                 prior=unwrap(prior),
                 reward_fn=reward_fn,
+                targets=unwrap(targets),
                 device=problem.device,
             )
             self._batch = EncodingBatch(self.task)

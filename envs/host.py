@@ -240,7 +240,7 @@ class EncodingBatch:
         """
         index = self._drawn()
         codes = self._codes(actions)
-        x = self.task.data[torch.from_numpy(index).to(self.task.device)].unsqueeze(1)  # [B, 1, *x]
+        x = self.task.scored(torch.from_numpy(index).to(self.task.device)).unsqueeze(1)  # [B, 1, *y]
         if self.optimizer is None:
             reward, log_likelihood = self.task.pay(x, codes)
         else:

@@ -60,6 +60,7 @@ class EncodingVecEnv(TaskHost, VecEnv):
         beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
         prior: distribution over codes of event shape [T]; uniform if None.
         reward_fn: in the decoder's place, any function of x [B, 1, *x] and z [B, K, T] that gives [B, K].
+        targets: what is scored in the place of x, [N, *y]: see `EncodingTask`.
         decoder_optimizer: of the decoder's parameters. If given, each step also descends −mean log p(x|z) on the codes
             it has just scored, by the same forward pass; the rewards are those before the update. Leave it out of an
             environment for evaluation.
@@ -82,6 +83,7 @@ class EncodingVecEnv(TaskHost, VecEnv):
         beta: Tensor | float = 0.0,
         prior: Distribution | None = None,
         reward_fn: RewardFn | None = None,
+        targets: Tensor | np.ndarray | None = None,
         decoder_optimizer: torch.optim.Optimizer | None = None,
         device: torch.device | str | None = None,
         seed: int | None = None,
@@ -105,6 +107,7 @@ class EncodingVecEnv(TaskHost, VecEnv):
             beta=unwrap(beta),
             prior=unwrap(prior),
             reward_fn=reward_fn,
+            targets=unwrap(targets),
             device=problem.device,
         )
         self._batch = EncodingBatch(self.task, num_contexts, samples_per_context, unwrap(decoder_optimizer))

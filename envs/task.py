@@ -33,6 +33,8 @@ class EncodingTask(nn.Module):
         prior: distribution over codes of event shape [T]; uniform if None.
         reward_fn: in the decoder's place, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
             differentiable.
+        targets: what is scored in the place of x, [N, *y], where the one who scores knows more than the one who encodes
+            (the right answer, say).
         device: of data and decoder; the data's own if None.
     Raises:
         ValueError: data, sizes or beta make no sense, or not exactly one of decoder and reward_fn is given.
@@ -49,6 +51,7 @@ class EncodingTask(nn.Module):
         beta: Tensor | float = 0.0,
         prior: Distribution | None = None,
         reward_fn: RewardFn | None = None,
+        targets: Tensor | np.ndarray | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         use_one_thread_after_fork()
@@ -56,7 +59,8 @@ class EncodingTask(nn.Module):
         if (decoder is None) == (reward_fn is None):
             raise ValueError("exactly one of decoder and reward_fn must be given; pass the one that scores the codes.")
         data = check_data(data)
-        check_decoder_sizes(decoder, num_tokens, vocab_size, tuple(data.shape[1:]))
+        scored = data if targets is None else check_targets(targets, len(data))
+        check_decoder_sizes(decoder, num_tokens, vocab_size, tuple(scored.shape[1:]))
         if prior is not None and not hasattr(prior, "log_prob"):
             raise ValueError(
                 f"prior must be a distribution over codes, got {type(prior).__name__}; of a module that makes it, give "
@@ -70,6 +74,8 @@ class EncodingTask(nn.Module):
         self.data: Tensor
         self.beta: Tensor
         self.register_buffer("data", data.to(device), persistent=False)
+        self.targets: Tensor | None
+        self.register_buffer("targets", None if targets is None else scored.to(device), persistent=False)
         self.register_buffer("beta", beta if isinstance(beta, Tensor) else torch.tensor(float(beta), device=device))
         self.decoder = decoder if decoder is None else decoder.to(device)
         self.reward_fn = reward_fn
@@ -96,6 +102,10 @@ class EncodingTask(nn.Module):
     def device(self) -> torch.device:
         """Where the data and the decoder are."""
         return self.data.device
+
+    def scored(self, index: Tensor) -> Tensor:
+        """What is scored of the data of those numbers: their targets, or themselves. [B, *y]."""
+        return (self.data if self.targets is None else self.targets)[index]
 
     @torch.no_grad()
     def score(self, x: Tensor, codes: Tensor) -> Tensor:
@@ -164,6 +174,18 @@ def check_data(data: Tensor | np.ndarray) -> Tensor:
         )
     if not tensor.isfinite().all():
         raise ValueError("data must be finite, got NaN or infinite entries; remove the data that hold them.")
+    return tensor
+
+
+def check_targets(targets: Tensor | np.ndarray, count: int) -> Tensor:
+    """The targets as a tensor.
+
+    Raises:
+        ValueError: they are not one for each datum.
+    """
+    tensor = torch.as_tensor(targets)
+    if tensor.ndim < 1 or len(tensor) != count:
+        raise ValueError(f"targets must be one for each of the {count} data, got shape {tuple(tensor.shape)}.")
     return tensor
 
 

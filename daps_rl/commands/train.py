@@ -39,7 +39,7 @@ def train_command(*, out: str | None, resume: bool, config: str | None, dry_run:
             return 0
     else:
         settings = make_config(config, **given)
-        if config is not None and "data" not in {*given, *PUBLISHED[config]}:
+        if config is not None and settings.problem is None and "data" not in {*given, *PUBLISHED[config]}:
             raise ValueError(f"--config {config} names no data; pass --data, or --dry-run to see that all fits.")
         find_agent(settings.agent)  # before anything is written or loaded
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(settings.data).stem}-{settings.agent}")
@@ -99,7 +99,8 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
     )
     for split in ("validation", "test"):
         print(f"{split:>10}  {_metrics_text(summary[split])}")
-    print(f"look at {path}{os.sep}reconstructions.png")
+    picture = "reconstructions.png" if (path / "reconstructions.png").exists() else "learning_curves.png"
+    print(f"look at {path}{os.sep}{picture}")
     gain = summary["validation"].get("code_gain")
     if gain is not None and gain < COLLAPSED:
         print(
@@ -117,6 +118,8 @@ def _metrics_text(metrics: dict[str, Any]) -> str:
         show("beta_elbo", ".2f", " nats"),
         show("log_likelihood", ".2f", " nats"),
         show("kl", ".2f", " nats"),
+        show("reward_greedy", ".4f"),
+        show("gap_greedy", ".2%"),
         show("psnr", ".2f", " dB"),
         show("psnr_greedy", ".2f", " dB"),
         show("ssim", ".3f"),

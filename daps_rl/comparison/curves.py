@@ -11,11 +11,24 @@ import numpy as np
 
 from daps_rl.report import read_metrics
 
-METRICS = ("beta_elbo", "log_likelihood", "psnr")
+METRICS = ("beta_elbo", "log_likelihood", "psnr", "reward_greedy")
 """What a run validates as `validation_…` while it trains, if the agent has it."""
+NAMES = {"beta_elbo": ("β-ELBO", "nats"), "log_likelihood": ("log-likelihood", "nats"), "psnr": ("PSNR", "dB")}
+"""Of codes of data: what a metric is called, and its unit."""
+PROBLEM_NAMES = {
+    "reward_greedy": ("reward, greedy decisions", ""),
+    "log_likelihood": ("reward", ""),
+    "beta_elbo": ("reward - β·KL", ""),
+}
+"""Of decisions, in another problem than encoding."""
 AXES = {"step": "steps", "decoder_evaluations": "decoder evaluations"}
 
 Curve = Sequence[Mapping[str, Any]]
+
+
+def heading(name: str, unit: str) -> str:
+    """A metric's name with its unit, where it has one."""
+    return f"{name} ({unit})" if unit else name
 
 
 def read_curve(path: Path) -> Curve:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from daps_rl.comparison.curves import Curve, points
+from daps_rl.comparison.curves import NAMES, PROBLEM_NAMES, Curve, heading, points
 from daps_rl.comparison.folder import Row
 from daps_rl.data import Splits
 from daps_rl.report import images_in_a_line, plot_sheet
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HEADINGS = {"psnr": "PSNR (dB)", "log_likelihood": "log-likelihood (nats)", "beta_elbo": "β-ELBO (nats)"}
+HEADINGS = {metric: heading(*NAMES[metric]) for metric in ("psnr", "log_likelihood", "beta_elbo")}
+PROBLEM_HEADINGS = {metric: heading(*name) for metric, name in PROBLEM_NAMES.items()}
 AXES = {"seconds": "training time (seconds)", "decoder_evaluations": "decoder evaluations"}
 SHOWN_SERIES = 8  # data in a sheet of line plots
 _MARKERS = 6  # on a curve, about
@@ -44,7 +45,7 @@ _ENTRY, _CHARACTER = 0.7, 0.07  # inches of a legend: line and gap, and each cha
 _FIRST_SHARE = 0.1  # of the validations, which may lie below a panel
 
 
-def plot_curves(path: Path, curves: Mapping[str, Sequence[Curve]], *, title: str) -> None:
+def plot_curves(path: Path, curves: Mapping[str, Sequence[Curve]], *, title: str, problem: bool = False) -> None:
     """Draws validation quality against seconds and against decoder evaluations: mean and range over the seeds.
 
     The mean is over the seeds at equal steps, of places as of values, as far as all of them have come. A panel leaves
@@ -54,17 +55,19 @@ def plot_curves(path: Path, curves: Mapping[str, Sequence[Curve]], *, title: str
         path: PNG file to write.
         curves: of each entry's finished runs, by label.
         title: above the picture.
+        problem: whether the runs make decisions, in another problem than encoding.
     """
+    headings = PROBLEM_HEADINGS if problem else HEADINGS
     figure = new_figure(WIDTH, 860, title)
-    panels = figure.subplots(len(AXES), len(HEADINGS), sharex="row", sharey="col")
-    for (row, axis), (column, metric) in itertools.product(enumerate(AXES), enumerate(HEADINGS)):
+    panels = figure.subplots(len(AXES), len(headings), sharex="row", sharey="col")
+    for (row, axis), (column, metric) in itertools.product(enumerate(AXES), enumerate(headings)):
         axes = panels[row, column]
         for (label, of_label), look in zip(curves.items(), looks(), strict=False):
             _draw_mean(axes, [points(curve, axis, metric) for curve in of_label], {**look, "label": label})
-        _finish(axes, HEADINGS[metric] if row == 0 else "", AXES[axis])
+        _finish(axes, headings[metric] if row == 0 else "", AXES[axis])
     for row, axis in enumerate(AXES):
         _set_places(panels[row, 0], [curve[-1].get(axis) for of in curves.values() for curve in of if curve])
-    for column, metric in enumerate(HEADINGS):
+    for column, metric in enumerate(headings):
         _set_limits(panels[0, column], [points(curve, "step", metric)[2] for of in curves.values() for curve in of])
     _legend_below(figure, panels.flat, len(curves))
     save(figure, path)
@@ -84,7 +87,7 @@ def plot_bits(path: Path, agents: Mapping[str, str], rows: Sequence[Row], *, tit
     look_of: dict[str, dict[str, Any]] = {}
     for agent, look in zip(agents.values(), looks(), strict=False):
         look_of.setdefault(agent, look)
-    for (metric, heading), axes in zip(HEADINGS.items(), panels, strict=True):
+    for (metric, shown_as), axes in zip(HEADINGS.items(), panels, strict=True):
         for agent, look in look_of.items():
             found: dict[float, list[float]] = {}
             for row in rows:
@@ -92,7 +95,7 @@ def plot_bits(path: Path, agents: Mapping[str, str], rows: Sequence[Row], *, tit
                     found.setdefault(row["bits"], []).append(row["test"][metric])
             if found:
                 _draw_range(axes, found, {**look, "label": agent})
-        _finish(axes, heading, "bits of a code")
+        _finish(axes, shown_as, "bits of a code")
         axes.set_xscale("log", base=2)
         bits = sorted({row["bits"] for row in rows})
         shown = bits if len(bits) <= _MOST_TICKS else bits[:: len(bits) // _MOST_TICKS + 1]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from daps_rl.agents import find_agent
 from daps_rl.config import TrainConfig, make_config
 
-SHARED = ("data", "data_dir", "agent", "seed")
+SHARED = ("data", "data_dir", "problem", "agent", "seed")
 """Settings that no entry has for itself."""
 LENGTHS = ("steps", "minutes")
 
@@ -77,6 +77,11 @@ class Plan:
         own = self.own.get(label, {})
         left_out = LENGTHS if set(LENGTHS) & set(own) else ()
         return ({name: value for name, value in self.options.items() if name not in left_out} | own).items()
+
+    @property
+    def problem(self) -> str | None:
+        """The problem that all runs are of, where it is not encoding."""
+        return self.options.get("problem")
 
     def runs(self) -> Iterator[PlannedRun]:
         """All runs, seed by seed, so that a comparison cut short has as many seeds of every agent."""

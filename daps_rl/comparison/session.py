@@ -122,7 +122,10 @@ def _draw(
     paths = []
     if any(curves.values()):
         paths.append(folder.path / "curves.png")
-        plot_curves(paths[-1], by_label, title=f"{title}, on the validation split (mean and range over seeds)")
+        above = f"{title}, on the validation split (mean and range over seeds)"
+        plot_curves(paths[-1], by_label, title=above, problem=plan.problem is not None)
+    if plan.problem is not None:  # decisions reconstruct nothing
+        return paths
     chosen = [row for row in (rows[run.label, run.seed] for run in finished) if row["bits"] is not None]
     bits = [row["bits"] for row in chosen]
     if bits and max(bits) > DISTINCT * min(bits):  # FSQ's 63.3 beside 64 are no two sizes

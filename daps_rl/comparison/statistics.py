@@ -128,12 +128,13 @@ def detectable_effect(pairs: int, *, alpha: float = SIGNIFICANT, power: float = 
 def sentence(difference: Difference, reference: str, metric: str, unit: str) -> str:
     """A difference in plain words."""
     start = f"{metric}: {difference.label} against {reference}"
+    unit = f" {unit}" if unit else ""
     if difference.mean is None or difference.p_holm is None:
-        known = "" if difference.mean is None else f" ({difference.mean:+.3g} {unit})"
+        known = "" if difference.mean is None else f" ({difference.mean:+.3g}{unit})"
         return f"{start}{known} cannot be tested: {difference.problem}."
     verdict = "significant" if difference.p_holm < SIGNIFICANT else "not significant"
     return (
-        f"{start}: {difference.mean:+.3g} {unit}, 95 % interval {difference.low:+.3g} to {difference.high:+.3g}, "
+        f"{start}: {difference.mean:+.3g}{unit}, 95 % interval {difference.low:+.3g} to {difference.high:+.3g}, "
         f"{difference.pairs} pairs, p = {_p_text(difference.p_holm)}: {verdict} at {SIGNIFICANT:g}."
     )
 

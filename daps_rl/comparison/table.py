@@ -6,7 +6,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from daps_rl.comparison.curves import AXES, METRICS, Curve, common_point, read_at, validation
+from daps_rl.comparison.curves import (
+    AXES,
+    NAMES,
+    PROBLEM_NAMES,
+    Curve,
+    common_point,
+    heading,
+    read_at,
+    validation,
+)
 from daps_rl.comparison.folder import Row
 from daps_rl.comparison.plan import Plan
 from daps_rl.comparison.statistics import (
@@ -18,7 +27,6 @@ from daps_rl.comparison.statistics import (
     sentence,
 )
 
-NAMES = {"beta_elbo": ("β-ELBO", "nats"), "log_likelihood": ("log-likelihood", "nats"), "psnr": ("PSNR", "dB")}
 MEBIBYTE = 2**20
 
 
@@ -45,6 +53,16 @@ def _peak_memory(row: Row) -> Any:
     return None if row.get("peak_memory_bytes") is None else row["peak_memory_bytes"] / MEBIBYTE
 
 
+REWARDS = (
+    Column("reward, greedy decisions", _test("reward_greedy"), ".4f", 1),
+    Column("optimality gap, greedy", _test("gap_greedy"), ".2%", -1, optional=True),
+    Column("reward", _test("log_likelihood"), ".4f", 1),
+    Column("optimality gap", _test("gap"), ".2%", -1, optional=True),
+    Column("optimality gap, best of 16", _test("gap_best"), ".2%", -1, optional=True),
+    Column("KL (nats)", _test("kl"), ".2f"),
+    Column("entropy (nats)", _test("entropy"), ".2f"),
+)
+"""Of decisions, in another problem than encoding."""
 TABLES: dict[str, tuple[Column, ...]] = {
     "Likelihood": (
         Column("β-ELBO (nats)", _test("beta_elbo"), ".2f", 1),
@@ -96,10 +114,11 @@ def comparison_text(
     }
     lines = [f"# {', '.join(plan.agents)} on {plan.config(next(iter(plan.agents)), plan.seeds[0]).data}", ""]
     lines += [*_settings(plan), "", "## Test split, at the end of each run", ""]
-    for heading, columns in TABLES.items():
-        lines += [f"### {heading}", "", *_table(finished, columns, len(plan.seeds)), ""]
+    tables = TABLES if plan.problem is None else {"Reward": REWARDS, "Cost": TABLES["Cost"]}
+    for title, columns in tables.items():
+        lines += [f"### {title}", "", *_table(finished, columns, len(plan.seeds)), ""]
     lines += [*_reading_notes(finished), "", f"## Differences from {reference}", ""]
-    lines += [*_differences(finished, reference), ""]
+    lines += [*_differences(finished, reference, NAMES if plan.problem is None else PROBLEM_NAMES), ""]
     for axis in AXES:
         lines += [*_at_equal(axis, plan, curves), ""]
     lines += _not_finished(plan, rows)
@@ -190,18 +209,20 @@ def _reading_notes(finished: Mapping[str, Sequence[Row]]) -> list[str]:
     return notes
 
 
-def _differences(finished: Mapping[str, Sequence[Row]], reference: str) -> list[str]:
+def _differences(
+    finished: Mapping[str, Sequence[Row]], reference: str, names: Mapping[str, tuple[str, str]]
+) -> list[str]:
     """Paired t-tests in plain words, a list for each metric."""
     if len(finished) < 2:
         return ["There is no other agent to compare with."]
     lines, warnings = [], []
-    for metric in METRICS:
+    for metric, name in names.items():
         values = {
             label: {row["seed"]: row["test"][metric] for row in rows if _numbers([row["test"].get(metric)])}
             for label, rows in finished.items()
         }
         differences = paired_differences(values, reference)
-        lines += [f"- {sentence(difference, reference, *NAMES[metric])}" for difference in differences]
+        lines += [f"- {sentence(difference, reference, *name)}" for difference in differences]
         warnings += [warning for warning in [power_warning(differences)] if warning is not None]
     explained = (
         "Paired t-tests over the seeds that both have finished, test split; p after Holm's correction over the "
@@ -218,7 +239,8 @@ def _at_equal(axis: str, plan: Plan, curves: Mapping[tuple[str, int], Curve]) ->
     point = common_point(by_label, axis)
     if point is None:
         return [*lines, f"No such table: some finished run has no validation with its {AXES[axis]}."]
-    columns = [Column("{} ({})".format(*NAMES[metric]), _validation(metric), ".2f", 1) for metric in METRICS]
+    names, form = (NAMES, ".2f") if plan.problem is None else (PROBLEM_NAMES, ".4f")
+    columns = [Column(heading(*name), _validation(metric), form, 1) for metric, name in names.items()]
     columns += [Column("read at step", lambda row: row["step"], ",.0f", 0, False)]
     columns += [Column("seconds", lambda row: row["seconds"], ",.1f", 0, False)]
     read = {label: [read_at(curve, axis, point) for curve in of_label] for label, of_label in by_label.items()}

@@ -14,6 +14,7 @@ from daps_rl.data.stream import ImageStream, Stream
 
 SPLITS = ("train", "validation", "test")
 LABELS = tuple(f"{split}_labels" for split in SPLITS)
+TARGETS = tuple(f"{split}_targets" for split in SPLITS)
 LIKELIHOODS = ("bernoulli", "gaussian", "fixed_gaussian")
 
 
@@ -29,6 +30,8 @@ class Splits:
         train, validation, test: float32, finite, as the model takes them. [N, ...], images [N, C, H, W]. Tensors, or
             streams where memory may not hold them all.
         train_labels, validation_labels, test_labels: int64 classes, or None. [N].
+        train_targets, validation_targets, test_targets: what is scored in the datum's place, where the one who scores
+            knows more than the policy sees; or None. [N, ...].
         likelihood: which of `LIKELIHOODS` suits the values: "bernoulli" for 0 and 1, "fixed_gaussian" for grey values
             in [0, 1], "gaussian" (a learned variance) for any other real values.
         value_range: lowest and highest value, the peak of PSNR.
@@ -43,6 +46,9 @@ class Splits:
     train_labels: Tensor | None = None
     validation_labels: Tensor | None = None
     test_labels: Tensor | None = None
+    train_targets: Tensor | None = None
+    validation_targets: Tensor | None = None
+    test_targets: Tensor | None = None
     likelihood: str
     value_range: tuple[float, float]
 
@@ -70,6 +76,14 @@ class Splits:
                 f"{where} must hold data of shape {list(self.train.shape[1:])} as train does, "
                 f"got {list(data.shape[1:])}; give all splits one shape"
             )
+        targets = self.targets(split)
+        if targets is not None and (isinstance(self.train, Stream) or targets.shape[:1] != data.shape[:1]):
+            raise DataError(
+                f"{where}_targets must be one for each of {data.shape[0]} data in memory, got shape "
+                f"{list(targets.shape)}; give as many, or None"
+            )
+        if (targets is None) != (self.train_targets is None):
+            raise DataError(f"{self.name}: all splits must have targets or none, got some; give {where}_targets")
         if labels is None:
             return
         if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != data.shape[:1]:
@@ -84,9 +98,14 @@ class Splits:
         """Shape of one datum, without the leading N."""
         return self.train.shape[1:]
 
+    def targets(self, split: str) -> Tensor | None:
+        """What is scored in the place of a split's data, or None. [N, ...]."""
+        targets: Tensor | None = getattr(self, f"{split}_targets")
+        return targets
+
     def keys(self) -> tuple[str, ...]:
-        """Names of the tensors there are: the three splits, then the labels of those that have them."""
-        return tuple(name for name in SPLITS + LABELS if getattr(self, name) is not None)
+        """Names of the tensors there are: the three splits, then the labels and targets of those that have them."""
+        return tuple(name for name in SPLITS + LABELS + TARGETS if getattr(self, name) is not None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -116,6 +135,10 @@ class Splits:
             data = self[split].detach().cpu().contiguous()
             digest.update(f"{split} {list(data.shape)} {data.dtype};".encode())
             digest.update(data.numpy().data)
+            targets = self.targets(split)
+            if targets is not None:
+                digest.update(f"{split} targets;".encode())
+                digest.update(targets.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from daps_rl.decoders.likelihoods import (
 )
 from daps_rl.decoders.mlp import MLPDecoder
 from daps_rl.decoders.resnet import ResNetDecoder
+from daps_rl.decoders.reward import RewardDecoder, RewardDistribution
 from daps_rl.decoders.sequence import SequenceDecoder
 from daps_rl.decoders.strokes import StrokeDecoder, StrokeRenderer
 
@@ -24,6 +25,8 @@ __all__ = [
     "Likelihood",
     "MLPDecoder",
     "ResNetDecoder",
+    "RewardDecoder",
+    "RewardDistribution",
     "SequenceDecoder",
     "StrokeDecoder",
     "StrokeRenderer",

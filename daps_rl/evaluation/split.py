@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from daps_rl.autoencoder import DiscreteAutoencoder, code_sizes
+from daps_rl.decoders import RewardDistribution
 from daps_rl.evaluation.codes import (
     ACTIVE,
     AllCodes,
@@ -44,10 +45,11 @@ class Data(Protocol):
 
 
 class Evaluation(NamedTuple):
-    """Metrics per datum, means over the split; and how often each position used each code."""
+    """Metrics per datum, means over the split; how often each position used each code; and what the means are of."""
 
     metrics: dict[str, float | None]
     counts: Tensor | None  # [T, V], int64; None for continuous latents
+    columns: dict[str, Tensor]  # [N] each, or as many as have draws
 
 
 def evaluate(
@@ -56,6 +58,7 @@ def evaluate(
     *,
     beta: float,
     value_range: tuple[float, float] = (0.0, 1.0),
+    targets: Tensor | None = None,
     batch_size: int | None = None,
     importance_samples: int = 16,
     importance_data: int = 1000,
@@ -75,6 +78,7 @@ def evaluate(
         data: [N, *observation_shape], or a stream of as much.
         beta: weight of the KL in `beta_elbo`.
         value_range: smallest and largest possible value of the data, for PSNR, SSIM and perceptual metrics.
+        targets: what is scored in the place of the data, [N, *y].
         batch_size: data times draws in memory at once; if None 500, or as many as leave the tables of all tokens'
             probabilities, and the reconstructions, under about a gibibyte each.
         importance_samples: draws per datum of `importance_bound` and, where positions' probabilities have no closed
@@ -105,10 +109,13 @@ def evaluate(
             seen = 0
             for batch in data.split(batch_size):
                 x = batch.to(device)
-                collected.add(x)
-                spaced = x[-seen % every :: every] if every else x[:0]
-                for part in spaced.split(max(1, batch_size // importance_samples)) if len(spaced) else ():
-                    collected.add_draws(part)
+                y = x if targets is None else targets[seen : seen + len(x)].to(device)
+                collected.add(x, y)
+                spaced = slice(-seen % every, None, every) if every else slice(0)
+                size = max(1, batch_size // importance_samples)
+                if len(x[spaced]):
+                    for parts in zip(x[spaced].split(size), y[spaced].split(size), strict=True):
+                        collected.add_draws(*parts)
                 seen += len(x)
     finally:
         autoencoder.train(was_training)
@@ -144,19 +151,33 @@ class _Pass:
         if perceptual is not None:
             perceptual.reset()
 
-    def add(self, x: Tensor) -> None:
-        """One drawn code per datum. x [B, *x]."""
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """One drawn code per datum. x [B, *x]; y, what is scored, [B, *y]."""
         posterior = self.autoencoder.policy(x)
         z = posterior.sample()  # [B, T], or [B, T, E]
         distribution = self.autoencoder.decoder(z)
-        mean, greedy = distribution.mean, self.autoencoder.decode(posterior.mode)
-        log_likelihood = distribution.log_prob(x)
-        exact = self._enumerated(posterior, z, x)
+        log_likelihood = distribution.log_prob(y)
+        exact = self._enumerated(posterior, z, y)
         self._keep(
             log_likelihood=log_likelihood if exact is None else exact.log_likelihood,
-            code_gain=log_likelihood - self.autoencoder.log_likelihood(x, z.roll(1, 0)),  # another datum's code
+            code_gain=log_likelihood - self.autoencoder.log_likelihood(y, z.roll(1, 0)),  # another datum's code
             kl=kl(posterior, self.prior, z) if exact is None else exact.kl,
             entropy=entropy(posterior, z) if exact is None else exact.entropy,
+        )
+        if isinstance(distribution, RewardDistribution):
+            self._keep(reward_greedy=self.autoencoder.log_likelihood(y, posterior.mode))
+        else:
+            self._add_reconstruction(distribution.mean, self.autoencoder.decode(posterior.mode), y)
+        if not torch.is_floating_point(z):
+            counts = count_codes(z, self.vocab_size)
+            self.counts = counts if self.counts is None else self.counts + counts
+            probs = marginals(posterior, z, self.vocab_size)
+            if probs is not None:
+                self.information.add(probs)
+
+    def _add_reconstruction(self, mean: Tensor, greedy: Tensor, x: Tensor) -> None:
+        """From a drawn and from the greedy code of each datum. [B, *x] each."""
+        self._keep(
             psnr=psnr(mean, x, self.value_range),
             psnr_greedy=psnr(greedy, x, self.value_range),
             ssim=ssim(mean, x, self.value_range) if has_ssim(x) else None,
@@ -164,12 +185,6 @@ class _Pass:
         )
         if self.perceptual is not None:
             self.perceptual.add(mean, x, self.value_range)
-        if not torch.is_floating_point(z):
-            counts = count_codes(z, self.vocab_size)
-            self.counts = counts if self.counts is None else self.counts + counts
-            probs = marginals(posterior, z, self.vocab_size)
-            if probs is not None:
-                self.information.add(probs)
 
     def _enumerated(self, posterior: Distribution, z: Tensor, x: Tensor) -> Expectations | None:
         """Means over all codes, where there are few; None where there are many, and for quantisers. x [B, *x]."""
@@ -184,14 +199,17 @@ class _Pass:
         self.enumerated = num_codes if exact is not None else None
         return exact
 
-    def add_draws(self, x: Tensor) -> None:
-        """K drawn codes per datum. x [B, *x]."""
+    def add_draws(self, x: Tensor, y: Tensor) -> None:
+        """K drawn codes per datum. x [B, *x]; y, what is scored, [B, *y]."""
         posterior = self.autoencoder.policy(x)
         z = posterior.sample((self.importance_samples,))  # [K, B, T], or [K, B, T, E]
         log_prob = defined(lambda: posterior.log_prob(z))
         if log_prob is None:
             return
-        log_likelihood = self.autoencoder.decoder(z).log_prob(x)  # [K, B]
+        distribution = self.autoencoder.decoder(z)
+        log_likelihood = distribution.log_prob(y)  # [K, B]
+        if isinstance(distribution, RewardDistribution):
+            self._keep(reward_best=log_likelihood.amax(0))
         prior_log_prob = self.prior.log_prob(z)
         self._keep(importance_bound=importance_weighted_bound(log_likelihood.T, log_prob.T, prior_log_prob.T))
         inexact = not torch.is_floating_point(z) and marginals(posterior, z[0], self.vocab_size) is None
@@ -211,6 +229,7 @@ class _Pass:
         metrics: dict[str, float | None] = {
             name: columns[name].mean().item() if name in columns else None for name in PER_DATUM
         }
+        metrics |= {name: values.mean().item() for name, values in columns.items() if name not in PER_DATUM}
         bounds = columns.get("importance_bound")
         metrics["enumerated_codes"] = self.enumerated
         metrics["importance_samples"] = None if bounds is None else self.importance_samples
@@ -218,7 +237,7 @@ class _Pass:
         metrics |= self._code_metrics()
         if self.perceptual is not None:
             metrics |= self.perceptual.result()
-        return Evaluation(metrics, None if self.counts is None else self.counts.cpu())
+        return Evaluation(metrics, None if self.counts is None else self.counts.cpu(), columns)
 
     def _code_metrics(self) -> dict[str, float | None]:
         """None for continuous latents."""

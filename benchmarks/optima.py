@@ -1,0 +1,101 @@
+"""The best rewards of the combinatorial problems' validation and test splits: envs/optima/NAME.json.
+
+    pip install elkai ortools
+    python benchmarks/optima.py                   # all that the documentation reports on
+    python benchmarks/optima.py tsp20 tsp100
+
+Round trips by Lin-Kernighan-Helsgaun (elkai), knapsacks by CP-SAT (OR-tools), cuts and NK landscapes by looking at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+
+import torch
+from torch import Tensor
+
+from daps_rl.envs import DiscreteProblem, find_problem
+from daps_rl.envs.knapsack import STEPS, Knapsack
+from daps_rl.envs.maxcut import MaxCut
+from daps_rl.envs.problem import OPTIMA
+from daps_rl.envs.search import NKLandscape
+from daps_rl.envs.tsp import TSP
+
+DISTANCE_UNITS = 1_000_000  # of a unit length: LKH's distances are whole numbers
+CODES_AT_ONCE = 2**17
+
+
+def best_decision(problem: DiscreteProblem, x: Tensor) -> Tensor:
+    """An optimal decision for one context. x [*x] → [T]."""
+    if isinstance(problem, TSP):
+        import elkai
+
+        distances = (torch.cdist(x.double(), x.double()) * DISTANCE_UNITS).round().long()
+        return torch.tensor(elkai.DistanceMatrix(distances.tolist()).solve_tsp(runs=10)[:-1])
+    if isinstance(problem, Knapsack):
+        from ortools.sat.python import cp_model
+
+        model = cp_model.CpModel()
+        taken = [model.new_bool_var(f"{i}") for i in range(problem.num_tokens)]
+        value, weight = (x.T.double() * STEPS).round().long().tolist()
+        model.add(sum(w * t for w, t in zip(weight, taken, strict=True)) <= round(problem.capacity * STEPS))
+        model.maximize(sum(v * t for v, t in zip(value, taken, strict=True)))
+        solver = cp_model.CpSolver()
+        solver.parameters.num_workers = 1
+        if solver.solve(model) != cp_model.OPTIMAL:
+            raise RuntimeError(f"{problem.name}: CP-SAT did not prove an optimum.")
+        return torch.tensor([int(solver.value(t)) for t in taken])
+    raise ValueError(f"{problem.name} has no solver here.")
+
+
+def all_codes(num_tokens: int) -> Tensor:
+    """[2^T, T]."""
+    return (torch.arange(2**num_tokens)[:, None] >> torch.arange(num_tokens)) & 1
+
+
+def best_rewards(problem: DiscreteProblem, contexts: Tensor) -> Tensor:
+    """[N, *x] → [N]."""
+    if isinstance(problem, (MaxCut, NKLandscape)):
+        if problem.num_tokens > 22:
+            raise ValueError(f"{problem.name} is too large to look at all its decisions.")
+        codes = all_codes(problem.num_tokens)
+        if isinstance(problem, MaxCut):
+            codes = codes[: len(codes) // 2]  # the other half has the sides' names exchanged
+            return most_of_cuts(problem, contexts, codes)
+        return torch.stack([problem.reward(x[None, None], codes[None]).amax() for x in contexts])
+    rewards = []
+    for x in contexts:
+        code = best_decision(problem, x)
+        rewards.append(problem.reward(x[None, None], code[None, None])[0, 0])
+    return torch.stack(rewards)
+
+
+def most_of_cuts(problem: MaxCut, contexts: Tensor, codes: Tensor) -> Tensor:
+    """Products of all pairs of sides with all graphs' weights, a part of the cuts at a time."""
+    n = problem.num_tokens
+    rows, columns = torch.tensor(list(itertools.combinations(range(n), 2))).T
+    weights = contexts[:, rows, columns]  # [N, E]
+    best = torch.full((len(contexts),), -torch.inf)
+    for part in codes.split(CODES_AT_ONCE // 8):
+        apart = (part[:, rows] != part[:, columns]).float()  # [M, E]
+        best = torch.maximum(best, (apart @ weights.T).amax(0))
+    return best / n
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", nargs="*", default=["tsp20", "tsp50", "knapsack50", "maxcut20", "nk20"])
+    for name in parser.parse_args().problems:
+        problem = find_problem(name)
+        splits = problem.splits()
+        best = {split: best_rewards(problem, splits[split]) for split in ("validation", "test")}
+        OPTIMA.mkdir(exist_ok=True)
+        rounded = {split: [round(value, 6) for value in values.tolist()] for split, values in best.items()}
+        (OPTIMA / f"{name}.json").write_text(json.dumps(rounded) + "\n")
+        print(name, {split: round(values.mean().item(), 4) for split, values in best.items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

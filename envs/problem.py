@@ -1,0 +1,181 @@
+"""Discrete policy problems other than encoding: contexts, codes that are decisions, and a reward. One file each."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from daps_rl.config import ModelConfig
+from daps_rl.data import Splits
+from daps_rl.decoders import RewardDecoder
+from daps_rl.envs.encoding import EncodingEnv
+from daps_rl.policies import AutoregressivePolicy, CodeMask, FactorizedPolicy
+
+OPTIMA = Path(__file__).parent / "optima"
+
+
+class DiscreteProblem:
+    """A one-step contextual bandit whose action is a decision in T tokens out of V.
+
+    A problem of one's own sets the attributes and writes `splits` and `reward`; `--problem package.module:Class` then
+    trains on it. Everything else has a default.
+
+    Attributes:
+        name: what reports call it.
+        num_tokens: T.
+        vocab_size: V.
+        mask: which tokens may come next, so that every decision is feasible; None where all are.
+        recipe: settings of a run that suit the problem.
+    """
+
+    name: str = ""
+    num_tokens: int
+    vocab_size: int
+    mask: CodeMask | None = None
+    recipe: ClassVar[dict[str, Any]] = {}
+
+    def splits(self) -> Splits:
+        """Contexts to train, validate and test on; with targets where the reward knows more than the policy sees."""
+        raise NotImplementedError
+
+    def reward(self, target: Tensor, codes: Tensor) -> Tensor:
+        """Of each decision, larger is better. Targets (or contexts) [B, 1, *y], codes [B, K, T] → [B, K].
+
+        A decision that is not feasible is paid too, less than any that is: an environment must bear any action.
+        """
+        raise NotImplementedError
+
+    def optimum(self, split: str) -> Tensor | None:
+        """The best reward of every context of a split, [N], or the best that is known; None where nobody knows."""
+        path = OPTIMA / f"{self.name}.json"
+        values = json.loads(path.read_text()).get(split) if path.exists() else None
+        return None if values is None else torch.tensor(values, dtype=torch.float64)
+
+    def gaps(self, columns: Mapping[str, Tensor], split: str) -> dict[str, float]:
+        """How far the decisions of a split are from the best: means of (best - reward) / |best|, 0 at the best.
+
+        `gap` of the sampled, `gap_greedy` of the greedy and `gap_best` of the best of several sampled decisions;
+        nothing where nobody knows the best.
+
+        Args:
+            columns: of `evaluate`.
+            split: "validation" or "test".
+        """
+        best = self.optimum(split)
+        if best is None:
+            return {}
+        names = {"gap": "log_likelihood", "gap_greedy": "reward_greedy", "gap_best": "reward_best"}
+        rewards = {gap: columns[name] for gap, name in names.items() if len(columns.get(name, ())) == len(best)}
+        return {gap: ((best - reward) / best.abs()).mean().item() for gap, reward in rewards.items()}
+
+    def make_encoder(self, config: ModelConfig) -> nn.Module | None:
+        """Context [B, *x] → [B, P, embed_dim]; None for the transformer over patches of it."""
+        return None
+
+    def make_policy(self, config: ModelConfig) -> nn.Module:
+        """The policy that settings describe, with this problem's encoder and mask.
+
+        Raises:
+            ValueError: a factorised policy cannot keep to a mask.
+        """
+        sizes: dict[str, Any] = {
+            "embed_dim": config.embed_dim,
+            "num_heads": config.num_heads,
+            "num_layers": config.num_layers,
+            "mlp_ratio": config.mlp_ratio,
+            "num_patches": config.num_patches or None,
+            "encoder": self.make_encoder(config),
+        }
+        codes = (config.observation_shape, self.num_tokens, self.vocab_size)
+        if config.policy == "autoregressive":
+            return AutoregressivePolicy(
+                *codes, **sizes, num_code_layers=config.num_code_layers, mask=self.mask, **self.policy_options()
+            )
+        if config.policy == "factorized" and self.mask is None and not self.policy_options():
+            return FactorizedPolicy(*codes, **sizes)
+        raise ValueError(
+            f"{self.name} needs an autoregressive policy, whose tokens can keep to a mask, got {config.policy!r}; use "
+            "an agent that has one (daps, rloo, grpo, ppo, reinforce)."
+            if config.policy == "factorized"
+            else f"{self.name} has no decoder to quantise for, got policy {config.policy!r}; use an agent that learns "
+            "from rewards (daps, rloo, grpo, ppo, reinforce)."
+        )
+
+    def policy_options(self) -> dict[str, Any]:
+        """More options of its `AutoregressivePolicy`."""
+        return {}
+
+    def make_decoder(self, observation_shape: Sequence[int]) -> RewardDecoder:
+        """What scores decisions in the training loop."""
+        return RewardDecoder(self.reward, self.num_tokens, self.vocab_size, self.target_shape(observation_shape))
+
+    def target_shape(self, observation_shape: Sequence[int]) -> tuple[int, ...]:
+        """Of what the reward reads: the context itself, unless a problem says otherwise."""
+        return tuple(observation_shape)
+
+    def env(self, batch_size: Sequence[int], *, split: str = "train", **options: Any) -> EncodingEnv:
+        """The problem as a TorchRL environment. `options` are those of `EncodingEnv`."""
+        return EncodingEnv(**self.env_options(split), batch_size=batch_size, **options)
+
+    def env_options(self, split: str = "train") -> dict[str, Any]:
+        """What any of the encoding environments takes to be this problem."""
+        splits = self.splits()
+        return {
+            "data": splits[split],
+            "targets": splits.targets(split),
+            "reward_fn": self.reward,
+            "num_tokens": self.num_tokens,
+            "vocab_size": self.vocab_size,
+        }
+
+
+Make = Callable[..., DiscreteProblem]
+_MODULES = {  # a name is one of these, followed by its size where it has one
+    "tsp": "tsp:TSP",
+    "knapsack": "knapsack:Knapsack",
+    "maxcut": "maxcut:MaxCut",
+    "bandit-digits": "classification:DigitsBandit",
+    "nk": "search:NKLandscape",
+    "labs": "search:LABS",
+    "reverse": "sequences:Reverse",
+    "sort": "sequences:Sort",
+}
+PROBLEMS = ("tsp20", "tsp50", "knapsack50", "maxcut20", "bandit-digits", "nk20", "labs20", "reverse8", "sort8")
+"""Those that the documentation reports on; other sizes have names alike (tsp10)."""
+
+
+def find_problem(name: str) -> DiscreteProblem:
+    """The problem of that name: of `PROBLEMS`, one of another size, or "package.module:Class" of one's own.
+
+    Raises:
+        ValueError: there is no such problem.
+    """
+    module, _, attribute = name.partition(":")
+    if attribute:
+        try:
+            made = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"problem {name!r} cannot be imported ({error}); it must be package.module:Class."
+            ) from error
+        if not (isinstance(made, type) and issubclass(made, DiscreteProblem)):
+            raise ValueError(f"problem {name!r} must be a subclass of daps_rl.envs.DiscreteProblem.")
+        problem = made()
+        problem.name = problem.name or name
+        return problem
+    kind, size = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]  # matches anything
+    if kind not in _MODULES:
+        raise ValueError(
+            f"problem must be one of {', '.join(PROBLEMS)}, one of these with another number, or package.module:Class "
+            f"of one of your own, got {name!r}."
+        )
+    file, _, attribute = _MODULES[kind].partition(":")
+    make: Make = getattr(importlib.import_module(f"daps_rl.envs.{file}"), attribute)
+    return make(*([int(size)] if size else []))

@@ -1,0 +1,62 @@
+"""The travelling salesman: one round trip through n cities of the unit square, as short as possible."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from daps_rl.config import ModelConfig
+from daps_rl.data import Splits
+from daps_rl.envs.contexts import random_splits
+from daps_rl.envs.problem import DiscreteProblem
+from daps_rl.policies import ItemEncoder, VisitOnce
+
+
+class TSP(DiscreteProblem):
+    """Symmetric, Euclidean: cities uniform in the unit square, the same distribution in all splits.
+
+    Observation:
+        the cities' coordinates, [n, 2].
+    Action:
+        the cities in the order of the visit, a permutation; the trip begins at city 0, and returns there.
+    Reward:
+        minus the length of the round trip; of an order that is no permutation minus 2n, more than any trip is long.
+    Optimum:
+        Lin-Kernighan-Helsgaun (`python benchmarks/optima.py`), exact at these sizes for all practical purposes.
+
+    Args:
+        size: n.
+    """
+
+    recipe: ClassVar[dict[str, Any]] = {
+        "embed_dim": 64, "num_layers": 3, "num_code_layers": 1, "aligned_patches": False, "batch_size": 256,
+        "samples": 8, "beta_start": 0.01, "beta_end": 1e-4, "learning_rate": 1e-3, "minutes": 10.0,
+    }  # fmt: skip
+
+    def __init__(self, size: int = 20) -> None:
+        if size < 3:
+            raise ValueError(f"a round trip needs at least 3 cities, got {size}.")
+        self.name = f"tsp{size}"
+        self.num_tokens = self.vocab_size = size
+        self.mask = VisitOnce(size, first=0)
+
+    def splits(self) -> Splits:
+        return random_splits(
+            self.name, lambda count, generator: torch.rand(count, self.num_tokens, 2, generator=generator)
+        )
+
+    def reward(self, target: Tensor, codes: Tensor) -> Tensor:
+        where = target.expand(*codes.shape[:2], -1, -1).gather(2, codes.unsqueeze(-1).expand(-1, -1, -1, 2))
+        length = (where - where.roll(-1, 2)).norm(dim=-1).sum(-1)  # [B, K]
+        everywhere = torch.zeros_like(codes).scatter(-1, codes, 1).all(-1)
+        return -torch.where(everywhere, length, 2.0 * self.num_tokens)
+
+    def make_encoder(self, config: ModelConfig) -> nn.Module:
+        return ItemEncoder(
+            2, config.embed_dim, num_heads=config.num_heads, num_layers=config.num_layers, mlp_ratio=config.mlp_ratio
+        )
+
+    def policy_options(self) -> dict[str, Any]:
+        return {"pointer": True, "aligned_patches": False}
