@@ -393,7 +393,8 @@ def _problem_recipe(preset: str | None, options: dict[str, Any]) -> dict[str, An
     recipe = {**agent_recipe(agent), **problem.recipe, **AGENT_SETTINGS.get(agent, {})}
     rates = recipe.pop("learning_rates", {})
     recipe |= {"learning_rate": rates[agent]} if agent in rates else {}
-    return {"minutes": 5.0, **recipe, **own, "data": options["problem"], "agent": agent}
+    length = {} if "steps" in recipe else {"minutes": 5.0}
+    return {**length, **recipe, **own, "data": options["problem"], "agent": agent}
 
 
 def config_from_dict(values: dict[str, Any], cls: type[ModelConfig] = TrainConfig) -> Any:

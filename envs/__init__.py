@@ -1,6 +1,7 @@
 """Environments: encoding, and other discrete policy problems, as bandits. Imported as `daps_rl.envs`.
 
-The import registers `daps_rl/Encoding-v0` with Gymnasium. Stable-Baselines3 is imported with `EncodingVecEnv` alone.
+The import registers `daps_rl/Encoding-v0` and `daps_rl/Problem-v0` with Gymnasium. Stable-Baselines3 is imported with
+`EncodingVecEnv` alone.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,11 @@ gymnasium.register(
     "daps_rl/Encoding-v0",
     entry_point="daps_rl.envs.gymnasium_env:GymnasiumEncodingEnv",
     vector_entry_point="daps_rl.envs.vector_env:EncodingVectorEnv",
+)
+gymnasium.register(
+    "daps_rl/Problem-v0",
+    entry_point="daps_rl.envs.gymnasium_env:make_problem_env",
+    vector_entry_point="daps_rl.envs.vector_env:make_problem_vector_env",
 )
 
 

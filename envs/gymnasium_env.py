@@ -24,6 +24,7 @@ from daps_rl.envs.host import (
     unwrap,
 )
 from daps_rl.envs.pictures import image_shape
+from daps_rl.envs.problem import DiscreteProblem, find_problem
 from daps_rl.envs.task import EncodingTask, RewardFn
 
 LogProb = Callable[[np.ndarray, np.ndarray], "Tensor | np.ndarray | float"]
@@ -163,6 +164,19 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         box = self.observation_space
         assert isinstance(box, gymnasium.spaces.Box)  # from make_spaces
         return self._batch.frames(float(box.low.min()), float(box.high.max()))[0]
+
+
+def make_problem_env(problem: str | DiscreteProblem, *, split: str = "train", **options: Any) -> GymnasiumEncodingEnv:
+    """`gymnasium.make("daps_rl/Problem-v0", problem="tsp20")`: another problem than encoding, in the same form.
+
+    Args:
+        problem: a name (`daps_rl.envs.PROBLEMS`, ...) or the problem itself.
+        split: whose contexts are drawn.
+        options: of `GymnasiumEncodingEnv`.
+    """
+    problem = unwrap(problem)
+    found = find_problem(problem) if isinstance(problem, str) else problem
+    return GymnasiumEncodingEnv(**found.env_options(split), **options)
 
 
 class KLReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):

@@ -24,6 +24,7 @@ from daps_rl.envs.host import (
     possible_render_mode,
     unwrap,
 )
+from daps_rl.envs.problem import DiscreteProblem, find_problem
 from daps_rl.envs.task import EncodingTask, RewardFn
 
 
@@ -183,6 +184,15 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
             return None
         box = self.single_observation_space
         return tuple(self._batch.frames(float(box.low.min()), float(box.high.max())))  # type: ignore[attr-defined]  # a Box
+
+
+def make_problem_vector_env(
+    problem: str | DiscreteProblem, *, split: str = "train", **options: Any
+) -> EncodingVectorEnv:
+    """`gymnasium.make_vec("daps_rl/Problem-v0", num_envs=..., problem="tsp20")`: see `make_problem_env`."""
+    problem = unwrap(problem)
+    found = find_problem(problem) if isinstance(problem, str) else problem
+    return EncodingVectorEnv(**found.env_options(split), **options)
 
 
 class VectorKLReward(VectorWrapper):

@@ -114,7 +114,7 @@ def comparison_text(
     }
     lines = [f"# {', '.join(plan.agents)} on {plan.config(next(iter(plan.agents)), plan.seeds[0]).data}", ""]
     lines += [*_settings(plan), "", "## Test split, at the end of each run", ""]
-    tables = TABLES if plan.problem is None else {"Reward": REWARDS, "Cost": TABLES["Cost"]}
+    tables = TABLES if plan.problem is None else {"Reward": REWARDS, "Cost": _of_rewards(TABLES["Cost"])}
     for title, columns in tables.items():
         lines += [f"### {title}", "", *_table(finished, columns, len(plan.seeds)), ""]
     lines += [*_reading_notes(finished), "", f"## Differences from {reference}", ""]
@@ -123,6 +123,11 @@ def comparison_text(
         lines += [*_at_equal(axis, plan, curves), ""]
     lines += _not_finished(plan, rows)
     return "\n".join(lines).strip() + "\n"
+
+
+def _of_rewards(columns: Sequence[Column]) -> list[Column]:
+    """What the decoder is to encoding, the reward is to a problem."""
+    return [column._replace(heading=column.heading.replace("decoder", "reward")) for column in columns]
 
 
 def _settings(plan: Plan) -> list[str]:

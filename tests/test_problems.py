@@ -1,0 +1,394 @@
+"""daps_rl.envs' other problems: rewards and optima against hand-made oracles, the libraries' checkers, learning."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torchrl.envs.utils import check_env_specs
+
+from daps_rl import DiscreteAutoencoder
+from daps_rl.config import make_config
+from daps_rl.data import DataError, Splits
+from daps_rl.decoders import RewardDecoder
+from daps_rl.envs import PROBLEMS, DiscreteProblem, EncodingEnv, EncodingVecEnv, EncodingVectorEnv, find_problem
+from daps_rl.envs.classification import ClassificationBandit
+from daps_rl.evaluation import evaluate
+from daps_rl.training import Trainer
+
+SMALL = ("tsp5", "knapsack6", "maxcut6", "bandit-digits", "nk6", "labs6", "reverse3", "sort3")
+
+
+def bits(count: int) -> torch.Tensor:
+    return torch.tensor(list(itertools.product((0, 1), repeat=count)))
+
+
+def contexts(name: str, count: int = 3) -> torch.Tensor:
+    return find_problem(name).splits().test[:count]
+
+
+# Rewards
+
+
+def test_the_length_of_a_round_trip():
+    x, problem = contexts("tsp5"), find_problem("tsp5")
+    order = [0, 3, 1, 4, 2]
+    points = x[1].numpy()
+    length = sum(np.linalg.norm(points[a] - points[b]) for a, b in zip(order, order[1:] + order[:1], strict=True))
+    reward = problem.reward(x[:, None], torch.tensor(order).expand(3, 2, 5))
+    assert reward.shape == (3, 2)
+    assert reward[1, 0].item() == pytest.approx(-length, rel=1e-6)
+    assert problem.reward(x[:1, None], torch.tensor([[[0, 1, 2, 3, 3]]])).item() == -10.0  # a city is left out
+
+
+def test_the_value_of_a_knapsack():
+    problem, x = find_problem("knapsack6"), contexts("knapsack6")
+    codes = bits(6)
+    reward = problem.reward(x[:, None], codes.expand(3, -1, -1))
+    for row, code in itertools.product(range(3), range(64)):
+        value, weight = (sum(x[row, i, column].item() for i in range(6) if codes[code, i]) for column in (0, 1))
+        expected = value / 1.5 if weight <= 1.5 else -(weight - 1.5) / 1.5
+        assert reward[row, code].item() == pytest.approx(expected, abs=1e-6)
+    density = x[..., 0] / x[..., 1]
+    assert (density.diff(dim=-1) <= 0).all()
+
+
+def test_the_weight_of_a_cut():
+    problem, x = find_problem("maxcut6"), contexts("maxcut6")
+    code = torch.tensor([0, 1, 1, 0, 1, 0])
+    between = sum(x[2, i, j].item() for i, j in itertools.combinations(range(6), 2) if code[i] != code[j])
+    reward = problem.reward(x[:, None], code.expand(3, 1, 6))
+    assert reward[2, 0].item() == pytest.approx(between / 6, abs=1e-6)
+    torch.testing.assert_close(reward, problem.reward(x[:, None], 1 - code.expand(3, 1, 6)))
+    policy = problem.make_policy(make_config(problem="maxcut6", steps=1).model_config((6, 6), "gaussian"))
+    assert (policy(x).sample((20,))[..., 0] == 0).all()  # of a cut and its mirror image one is left
+
+
+def test_an_nk_landscape_by_its_tables():
+    problem = find_problem("nk6")
+    code = torch.tensor([1, 0, 0, 1, 1, 1])
+    total = 0.0
+    for i in range(6):
+        entry = sum(int(code[(i + j) % 6]) << j for j in range(5))
+        total += problem.tables[i, entry].item()
+    assert problem.reward(torch.ones(1, 1, 1), code.expand(1, 1, 6)).item() == pytest.approx(total / 6)
+
+
+def test_barkers_sequence_has_the_best_merit_factor():
+    barker = torch.tensor([1, 1, 1, 1, 1, 0, 0, 1, 1, 0, 1, 0, 1])
+    problem = find_problem("labs13")
+    assert problem.reward(torch.ones(1, 1, 1), barker.expand(1, 1, 13)).item() == pytest.approx(169 / 12)
+    assert problem.optimum("test").item() == pytest.approx(169 / 12)
+
+
+@pytest.mark.parametrize("size", [5, 10, 12])
+def test_least_energies_by_looking_at_all(size):
+    problem = find_problem(f"labs{size}")
+    best = problem.reward(torch.ones(1, 1, 1), bits(size)[None]).max()
+    assert problem.optimum("test").item() == pytest.approx(best.item())
+
+
+def test_answers():
+    prompt = torch.tensor([[3.0, 1.0, 2.0]])[:, None]
+    codes = torch.tensor([[[2, 1, 3], [1, 2, 3], [2, 2, 2]]])
+    assert find_problem("reverse3").reward(prompt, codes).tolist() == [
+        [2.0, pytest.approx(1 / 3), pytest.approx(1 / 3)]
+    ]
+    assert find_problem("sort3").reward(prompt, codes)[0, 1].item() == 2.0
+
+
+def test_only_the_right_class_is_paid():
+    x, y = np.random.default_rng(0).random((20, 3)), np.arange(20) % 4
+    problem = ClassificationBandit(x, y)
+    splits = problem.splits()
+    assert problem.vocab_size == 4
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [14, 2, 4]
+    targets = splits.test_targets
+    codes = torch.arange(4).view(1, 4, 1).expand(4, -1, -1)
+    reward = problem.reward(targets[:, None], codes)
+    assert (reward.argmax(1) == splits.test_labels).all()
+    assert (reward.sum(1) == 1.0).all()
+    with pytest.raises(ValueError, match=r"one class 0, 1, .* for each of 20 rows"):
+        ClassificationBandit(x, y[:3])
+
+
+# Optima
+
+
+def test_stored_optima_are_those_of_a_second_method():
+    nk = find_problem("nk20")
+    codes = (torch.arange(2**20)[:, None] >> torch.arange(20)) & 1
+    best = max(nk.reward(torch.ones(1, 1, 1), part[None]).max().item() for part in codes.split(2**16))
+    assert nk.optimum("test").item() == pytest.approx(best, abs=1e-5)
+    cut, x = find_problem("maxcut20"), contexts("maxcut20", 1)
+    best = max(cut.reward(x[:, None], part[None]).max().item() for part in codes[: 2**19].split(2**16))
+    assert cut.optimum("test")[0].item() == pytest.approx(best, abs=1e-5)
+    pack = find_problem("knapsack50")
+    values, weights = (contexts("knapsack50", 1)[0] * 4096).round().long().T.numpy()
+    table = np.zeros(int(pack.capacity * 4096) + 1, dtype=np.int64)
+    for value, weight in zip(values, weights, strict=True):
+        table[weight:] = np.maximum(table[weight:], table[:-weight] + value)
+    assert pack.optimum("test")[0].item() == pytest.approx(table[-1] / 4096 / pack.capacity, abs=1e-5)
+
+
+def two_opt(points: np.ndarray) -> float:
+    """A round trip that no exchange of two edges makes shorter."""
+    order, n = np.arange(len(points)), len(points)
+    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    improved = True
+    while improved:
+        improved = False
+        for i, j in itertools.combinations(range(1, n), 2):
+            a, b, c, d = order[i - 1], order[i], order[j], order[(j + 1) % n]
+            if distance[a, c] + distance[b, d] < distance[a, b] + distance[c, d] - 1e-12:
+                order[i : j + 1] = order[i : j + 1][::-1]
+                improved = True
+    return distance[order, np.roll(order, -1)].sum()
+
+
+@pytest.mark.parametrize("name", ["tsp20", "tsp50"])
+def test_no_simple_search_beats_the_stored_round_trips(name):
+    best, x = -find_problem(name).optimum("test"), contexts(name, 20)
+    assert len(best) == 1000
+    found = np.array([two_opt(points.numpy()) for points in x])
+    ratio = found / best[:20].numpy()
+    assert (ratio > 1.0 - 1e-4).all()
+    assert ratio.mean() < 1.15
+
+
+def test_gaps_are_against_the_optimum(tmp_path, monkeypatch):
+    monkeypatch.setattr("daps_rl.envs.problem.OPTIMA", tmp_path)
+    problem = find_problem("tsp5")
+    columns = {"log_likelihood": torch.tensor([-5.0, -3.0]), "reward_greedy": torch.tensor([-4.0, -2.0])}
+    assert problem.gaps(columns, "test") == {}
+    (tmp_path / "tsp5.json").write_text(json.dumps({"test": [-4.0, -2.0]}))
+    assert problem.gaps(columns, "test") == {"gap": pytest.approx((0.25 + 0.5) / 2), "gap_greedy": 0.0}
+
+
+# Environments
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_torchrl_checks_the_env_and_random_actions_are_paid(name):
+    env = find_problem(name).env([3, 2], seed=0)
+    check_env_specs(env)
+    assert env.rollout(1)["next", "reward"].isfinite().all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.filterwarnings("ignore:.*Box.*")
+def test_gymnasium_and_sb3_check_the_env(name):
+    from gymnasium.utils.env_checker import check_env
+    from stable_baselines3.common.env_checker import check_env as check_for_sb3
+
+    env = gymnasium.make("daps_rl/Problem-v0", problem=name, disable_env_checker=True).unwrapped
+    check_env(env, skip_render_check=True)
+    check_for_sb3(env)
+    vector = gymnasium.make_vec("daps_rl/Problem-v0", num_envs=3, problem=name)
+    vector.reset(seed=0)
+    assert np.isfinite(vector.step(vector.action_space.sample())[1]).all()
+
+
+def test_infeasible_decisions_are_paid_less_than_feasible_ones():
+    for name in ("tsp5", "knapsack6"):
+        problem, x = find_problem(name), contexts(name)
+        codes = torch.tensor(list(itertools.product(range(problem.vocab_size), repeat=problem.num_tokens)))
+        allowed = problem.mask.of(x, codes.expand(3, -1, -1))
+        feasible = allowed.gather(-1, codes.expand(3, -1, -1).unsqueeze(-1)).all(-2)[..., 0]
+        reward = problem.reward(x[:, None], codes.expand(3, -1, -1))
+        if name == "tsp5":  # trips that begin elsewhere are trips all the same
+            feasible = feasible | (codes.sort(-1).values == torch.arange(5)).all(-1)
+        for row in range(3):
+            assert reward[row][~feasible[row]].max() < reward[row][feasible[row]].min()
+
+
+def test_what_is_scored_may_be_hidden_from_the_policy():
+    """Each datum's target is its number; an action is paid for guessing it."""
+    data, targets = torch.zeros(5, 2), torch.arange(5)
+
+    def guessed(target, codes):
+        assert target.shape[1:] == (1,)
+        return (codes[..., 0] == target).float()
+
+    sizes = {"num_tokens": 1, "vocab_size": 5, "targets": targets, "reward_fn": guessed}
+    env = EncodingEnv(data, batch_size=[4, 5], **sizes, seed=0)
+    check_env_specs(env)
+    reset = env.reset()
+    reset["action"] = torch.arange(5).view(1, 5, 1).expand(4, -1, -1).clone()
+    reward = env.step(reset)["next", "reward"][..., 0]
+    assert torch.equal(reward, (reset["target"] == torch.arange(5)).float())
+    half = reset.clone().set("_reset", torch.tensor([[True] * 5, [False] * 5] * 2).unsqueeze(-1))
+    assert torch.equal(env.reset(half)["target"][1], reset["target"][1])
+    vector = EncodingVectorEnv(data, num_envs=5, samples_per_context=5, **sizes)
+    vector.reset(seed=0)
+    assert vector.step(np.arange(5)[:, None])[1].sum() == 1.0
+    vec = EncodingVecEnv(data, num_contexts=1, samples_per_context=5, seed=0, **sizes)
+    vec.reset()
+    assert vec.step(np.arange(5)[:, None])[1].sum() == 1.0
+    with pytest.raises(ValueError, match="targets must be one for each of the 5 data"):
+        EncodingEnv(data, batch_size=[1, 1], **{**sizes, "targets": targets[:3]})
+
+
+def test_splits_have_targets_everywhere_or_nowhere():
+    x = torch.rand(4, 2)
+    options = {"name": "x", "train": x, "validation": x, "test": x, "likelihood": "gaussian", "value_range": (0.0, 1.0)}
+    with pytest.raises(DataError, match="all splits must have targets or none"):
+        Splits(**options, train_targets=torch.rand(4, 1))
+    with pytest.raises(DataError, match="one for each of 4 data"):
+        Splits(**options, train_targets=torch.rand(3, 1))
+    with_targets = [
+        Splits(**options, train_targets=y, validation_targets=y, test_targets=y)
+        for y in (torch.zeros(4), torch.ones(4))
+    ]
+    assert len({splits.fingerprint() for splits in (*with_targets, Splits(**options))}) == 3
+
+
+# Rewards in the decoder's place
+
+
+def test_a_reward_decoder_broadcasts_as_a_decoder_does():
+    def reward(y, codes):
+        assert y.ndim == codes.ndim == 3
+        return y.sum(-1) * codes.sum(-1)
+
+    decoder = RewardDecoder(reward, 2, 9, (3,))
+    y, codes = torch.rand(4, 3), torch.randint(9, (5, 4, 2))
+    expected = y.sum(-1) * codes.sum(-1)  # [5, 4]
+    torch.testing.assert_close(decoder(codes).log_prob(y), expected)
+    torch.testing.assert_close(decoder(codes[0]).log_prob(y), expected[0])
+    torch.testing.assert_close(decoder(codes.transpose(0, 1)).log_prob(y[:, None]), expected.T)
+    torch.testing.assert_close(decoder(codes[:, :1]).log_prob(y), y.sum(-1) * codes[:, :1].sum(-1))
+    with pytest.raises(ValueError, match="integers"):
+        decoder(torch.rand(4, 2, 8))
+    with pytest.raises(ValueError, match="a reward must be"):
+        RewardDecoder(lambda y, codes: y, 2, 9, (3,))(codes[0]).log_prob(y)
+    with pytest.raises(NotImplementedError):
+        _ = decoder(codes).mean
+
+
+# Training
+
+
+@pytest.mark.parametrize("agent", ["daps", "rloo", "ppo", "reinforce-no-critic", "sb3:ppo"])
+def test_every_agent_takes_a_step_on_a_masked_problem(agent):
+    problem = find_problem("tsp5")
+    config = make_config(problem="tsp5", agent=agent, steps=2, batch_size=8, validate_every=1, embed_dim=16)
+    trainer = Trainer(config, problem.splits())
+    row = list(trainer.run())[-1]
+    assert -5.0 < row["log_likelihood"] < -1.0  # no infeasible trip among them
+    assert trainer.decoder_evaluations == 2 * 8 * config.samples
+
+
+def test_a_bandit_is_learnt_from_its_rewards_alone():
+    """Beside a random policy, and one whose target weights are all alike."""
+    problem = find_problem("bandit-digits")
+    splits = problem.splits()
+    accuracy = {}
+    alike = {"ess_fraction": 1.0, "centered": False}
+    for name, options in {"daps": {}, "untrained": {"steps": 1}, "weights alike": alike}.items():
+        trainer = Trainer(make_config(problem="bandit-digits", validate_every=0, **{"steps": 200, **options}), splits)
+        list(trainer.run())
+        found = evaluate(trainer.autoencoder, splits.test, beta=0.0, targets=splits.test_targets)
+        accuracy[name] = found.metrics["reward_greedy"]
+        gap = problem.gaps(found.columns, "test")["gap_greedy"]
+        assert gap == pytest.approx(1.0 - accuracy[name], abs=1e-6)
+    assert accuracy["daps"] > 0.8
+    assert accuracy["untrained"] < 0.3
+    assert accuracy["weights alike"] < accuracy["daps"] - 0.2
+
+
+def test_search_finds_the_best_of_a_small_landscape():
+    problem = find_problem("nk8")
+    codes = bits(8)
+    best = problem.reward(torch.ones(1, 1, 1), codes[None]).max().item()
+    trainer = Trainer(make_config(problem="nk8", steps=150, samples=64, validate_every=0), problem.splits())
+    list(trainer.run())
+    metrics = evaluate(trainer.autoencoder, problem.splits().test, beta=0.0).metrics
+    assert metrics["reward_best"] == pytest.approx(best)
+    assert metrics["log_likelihood"] > best - 0.05  # exact: the mean over all 256 codes
+    assert metrics["enumerated_codes"] == 256
+
+
+def test_a_run_on_the_command_line(tmp_path: Path, capsys):
+    from daps_rl.cli import main
+
+    run = tmp_path / "run"
+    assert main(["train", "--problem", "maxcut6", "--steps", "4", "--out", str(run), "--validate-every", "2"]) == 0
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["data"] == "maxcut6"
+    assert summary["test"]["reward_greedy"] > -1.0
+    assert "psnr" not in capsys.readouterr().out
+    assert (run / "learning_curves.png").exists()
+    model = DiscreteAutoencoder.from_pretrained(run / "model")
+    x = contexts("maxcut6")
+    assert model.encode(x, deterministic=True).shape == (3, 6)
+    assert main(["evaluate", str(run)]) == 0
+    assert json.loads(capsys.readouterr().out)["test"]["reward_greedy"] == summary["test"]["reward_greedy"]
+    command = ["compare", "--problem", "nk6", "--agents", "daps", "--steps", "3", "--seeds", "1"]
+    assert main([*command, "--out", str(tmp_path / "cmp")]) == 0
+    text = (tmp_path / "cmp" / "comparison.md").read_text()
+    assert "reward, greedy decisions" in text
+    assert "reward evaluations" in text
+    assert "PSNR" not in text
+
+
+class Ones(DiscreteProblem):
+    """A problem of one's own: as many ones as there are."""
+
+    num_tokens, vocab_size = 4, 2
+
+    def splits(self):
+        x = torch.ones(2, 3)
+        return Splits(name="ones", train=x, validation=x, test=x, likelihood="gaussian", value_range=(0.0, 1.0))
+
+    def reward(self, target, codes):
+        return codes.sum(-1).float()
+
+
+def test_a_problem_of_ones_own():
+    problem = find_problem("test_problems:Ones")
+    config = make_config(problem="test_problems:Ones", steps=80, batch_size=4, num_patches=1, validate_every=0)
+    trainer = Trainer(config, problem.splits())
+    list(trainer.run())
+    assert trainer.autoencoder.encode(torch.ones(1, 3), deterministic=True).tolist() == [[1, 1, 1, 1]]
+    assert problem.name == "test_problems:Ones"
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"problem": "chess"}, "problem must be one of tsp20"),
+        ({"problem": "no.where:X"}, "cannot be imported"),
+        ({"problem": "daps_rl.data:Splits"}, "must be a subclass"),
+        ({"problem": "tsp2"}, "at least 3 cities"),
+        ({"problem": "tsp5", "data": "digits"}, "brings its own data"),
+        ({"problem": "tsp5", "vocab_size": 7}, "vocab_size of tsp5 is 5, got 7"),
+    ],
+)
+def test_nonsense_is_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        make_config(steps=1, **options)
+
+
+@pytest.mark.parametrize(("agent", "says"), [("daps-na", "keep to a mask"), ("fsq", "no decoder to quantise for")])
+def test_agents_that_cannot_are_told_why(agent, says):
+    with pytest.raises(ValueError, match=says):
+        Trainer(make_config(problem="tsp5", agent=agent, steps=1), find_problem("tsp5").splits())
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_all_that_are_reported_on_can_be_made(name):
+    problem = find_problem(name)
+    assert problem.name == name
+    assert make_config(problem=name).num_tokens == problem.num_tokens
+    best = problem.optimum("test")
+    assert best is not None
+    assert best.isfinite().all()
