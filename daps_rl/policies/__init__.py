@@ -4,6 +4,7 @@ Batch shape [B], event shape [T]. That interface is the plug: any module that gi
 """
 
 from daps_rl.policies.autoregressive import AutoregressiveCategorical, AutoregressivePolicy
+from daps_rl.policies.causal_lm import CausalLMAnswers, CausalLMPolicy, ReferenceReward
 from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
 from daps_rl.policies.items import ItemEncoder, PointerHead
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy
@@ -17,6 +18,8 @@ from daps_rl.policies.priors import NormalPrior, UniformCodes, UniformPrior
 __all__ = [
     "AutoregressiveCategorical",
     "AutoregressivePolicy",
+    "CausalLMAnswers",
+    "CausalLMPolicy",
     "CodeMask",
     "Codebook",
     "EmbeddingHead",
@@ -32,6 +35,7 @@ __all__ = [
     "PointCodes",
     "PointerHead",
     "QuantizerPolicy",
+    "ReferenceReward",
     "TokenEncoder",
     "UniformCodes",
     "UniformPrior",

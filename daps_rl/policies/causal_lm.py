@@ -1,0 +1,201 @@
+"""Any causal language model as a policy: prompts in, a distribution over answers out."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from daps_rl.functional import draw_categorical
+from daps_rl.functional.checks import as_float
+from daps_rl.policies.checks import SampleShape, check_code_sizes, check_codes
+
+
+class CausalLMAnswers(Distribution):
+    """q(z|x) over answers of up to T tokens: batch shape [B], event shape [T].
+
+    An answer ends with the end token; what stands behind it is padding, has probability exactly 1 there, and adds
+    nothing to `log_prob`. Anything else behind an end has probability exactly 0.
+
+    Args:
+        policy: of the model.
+        prompt: int64 [B, P], padded on the left.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_enumerate_support = False
+
+    def __init__(self, policy: CausalLMPolicy, prompt: Tensor) -> None:
+        self.policy, self.prompt = policy, prompt
+        super().__init__(prompt.shape[:1], torch.Size([policy.num_tokens]), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Answers: T integers in 0 … V-1."""
+        return constraints.independent(constraints.integer_interval(0, self.policy.vocab_size - 1), 1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
+        """Draws answers. [*sample_shape, B, T], int64, without gradient."""
+        return self.sample_with_log_prob(sample_shape, generator)[0]
+
+    @torch.no_grad()
+    def sample_with_log_prob(
+        self, sample_shape: SampleShape = (), generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws answers [*sample_shape, B, T], and the log-probability they were drawn with [*sample_shape, B]."""
+        count = torch.Size(sample_shape).numel()
+        codes, log_prob = self._unroll(self.prompt.repeat(count, 1), generator, greedy=False)
+        shape = (*sample_shape, *self.batch_shape)
+        return codes.view(*shape, -1), log_prob.view(shape)
+
+    @property
+    def mode(self) -> Tensor:
+        """The greedy answer. [B, T]."""
+        return self._unroll(self.prompt, None, greedy=True)[0]
+
+    @torch.no_grad()
+    def _unroll(self, prompt: Tensor, generator: torch.Generator | None, *, greedy: bool) -> tuple[Tensor, Tensor]:
+        """Token by token, with the model's own cache where it has one. prompt [N, P] → [N, T] and [N]."""
+        policy, (n, _) = self.policy, prompt.shape
+        ids, cache = prompt, None
+        answer = prompt.new_full((n, policy.num_tokens), policy.pad_token)
+        ended = torch.zeros(n, dtype=torch.bool, device=prompt.device)
+        log_prob: Tensor | float = 0.0
+        for t in range(policy.num_tokens):
+            logits, cache = policy.next_logits(ids, prompt.shape[1], cache)
+            log_probs = torch.log_softmax(logits, dim=-1)  # [N, V]
+            if greedy:
+                token = log_probs.argmax(-1, keepdim=True)
+            else:
+                uniform = torch.rand(n, 1, generator=generator, device=ids.device, dtype=log_probs.dtype)
+                token = draw_categorical(log_probs.exp(), uniform)
+            log_prob = log_prob + torch.where(ended, 0.0, log_probs.gather(-1, token)[:, 0])
+            answer[:, t] = torch.where(ended, policy.pad_token, token[:, 0])
+            ended = ended | (token[:, 0] == policy.end_token)
+            ids = torch.cat((ids, answer[:, t : t + 1]), dim=1)
+        assert isinstance(log_prob, Tensor)  # at least one token
+        return answer, log_prob
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log q(z|x), in nats: one teacher-forced pass. value [*S, B, T] → [*S, B], with gradient."""
+        check_codes(value, self.event_shape[0], self.batch_shape)
+        policy, length = self.policy, self.prompt.shape[1]
+        codes = value.reshape(-1, policy.num_tokens)  # [N, T]
+        prompt = self.prompt.repeat(len(codes) // len(self.prompt), 1)
+        logits = policy.logits(torch.cat((prompt, codes[:, :-1]), dim=1), length)[:, length - 1 :]  # [N, T, V]
+        picked = torch.log_softmax(logits, dim=-1).gather(-1, codes.unsqueeze(-1))[..., 0]  # [N, T]
+        ended = policy.ended_before(codes)
+        padding = torch.where(codes == policy.pad_token, 0.0, -math.inf).to(picked.dtype)
+        return torch.where(ended, padding, picked).sum(-1).view(value.shape[:-1])
+
+    def entropy(self, num_samples: int = 16, generator: torch.Generator | None = None) -> Tensor:
+        """Unbiased estimate of the entropy, −log q of drawn answers, in nats, without gradient. [B]."""
+        return -self.sample_with_log_prob((num_samples,), generator)[1].mean(0)
+
+
+class CausalLMPolicy(nn.Module):
+    """Makes a policy of a causal language model, so that `DAPSLoss` and all agents train it on checked answers.
+
+    Called on prompts [B, P], token numbers in any dtype (environments hold floats), gives `CausalLMAnswers`.
+
+    Args:
+        model: called with `input_ids` [N, L] and `attention_mask` [N, L], gives an object with `logits` [N, L, V], as
+            the causal models of Hugging Face transformers do. `position_ids` are passed where it takes them, and
+            `past_key_values` with `use_cache=True`, so that a token costs one step.
+        num_tokens: T, the longest answer, its end token counted.
+        vocab_size: V.
+        end_token: ends an answer.
+        pad_token: stands behind the end, and before a short prompt; the end token if None.
+        temperature: that logits are divided by, in drawing and in scoring.
+    Raises:
+        ValueError: a size is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        num_tokens: int,
+        vocab_size: int,
+        end_token: int,
+        pad_token: int | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_code_sizes(num_tokens, vocab_size)
+        pad_token = end_token if pad_token is None else pad_token
+        if not (0 <= end_token < vocab_size and 0 <= pad_token < vocab_size):
+            raise ValueError(
+                f"end_token and pad_token must lie in 0 … {vocab_size - 1} (vocab_size), got {end_token} and "
+                f"{pad_token}."
+            )
+        if not temperature > 0.0:
+            raise ValueError(f"temperature must be positive, got {temperature}; logits are divided by it.")
+        self.model, self.temperature = model, temperature
+        self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        self.end_token, self.pad_token = end_token, pad_token
+        self._takes = set(inspect.signature(model.forward).parameters)
+
+    def forward(self, prompt: Tensor) -> CausalLMAnswers:
+        if prompt.ndim != 2:
+            raise ValueError(f"prompts must be [B, P], got shape {tuple(prompt.shape)}; pad them on the left.")
+        return CausalLMAnswers(self, prompt.long())
+
+    def ended_before(self, codes: Tensor) -> Tensor:
+        """Whether an answer has ended before each of its positions. [N, T], bool."""
+        ends = (codes == self.end_token).long().cumsum(-1)
+        return torch.cat((torch.zeros_like(ends[:, :1]), ends[:, :-1]), dim=-1) > 0
+
+    def logits(self, ids: Tensor, prompt_length: int) -> Tensor:
+        """Of the token after each. [N, L] → [N, L, V]."""
+        out = self.model(**self._inputs(ids, prompt_length))
+        return as_float(out.logits) / self.temperature
+
+    def next_logits(self, ids: Tensor, prompt_length: int, cache: Any) -> tuple[Tensor, Any]:
+        """Logits of the token after the last, [N, V], and the model's cache, or None."""
+        inputs = self._inputs(ids, prompt_length)
+        if not {"past_key_values", "use_cache"} <= self._takes:
+            return as_float(self.model(**inputs).logits[:, -1]) / self.temperature, None
+        if cache is not None:  # what came before is in it
+            inputs["input_ids"] = ids[:, -1:]
+            if "position_ids" in inputs:
+                inputs["position_ids"] = inputs["position_ids"][:, -1:]
+        out = self.model(**inputs, past_key_values=cache, use_cache=True)
+        return as_float(out.logits[:, -1]) / self.temperature, out.past_key_values
+
+    def _inputs(self, ids: Tensor, prompt_length: int) -> dict[str, Tensor]:
+        """Everything but the padding before a prompt is looked at."""
+        seen = torch.ones_like(ids)
+        seen[:, :prompt_length] = ((ids[:, :prompt_length] != self.pad_token).long().cumsum(-1) > 0).long()
+        inputs = {"input_ids": ids, "attention_mask": seen}
+        if "position_ids" in self._takes:
+            inputs["position_ids"] = (seen.cumsum(-1) - 1).clamp_min(0)
+        return inputs
+
+
+class ReferenceReward:
+    """A reward plus β·log p_ref(z|x): with the −β·log q of an environment, minus β times the KL to a frozen policy.
+
+    R = r(x, z) − β·(log q(z|x) − log p_ref(z|x)). The environment's own prior, uniform, adds a constant, which
+    changes no weight.
+
+    Args:
+        reward_fn: r, of x [B, 1, *x] and z [B, K, T], gives [B, K].
+        reference: the policy that is not to be left far behind; it is not trained.
+        beta: the very tensor that the environment has (`env.beta`), or a number.
+    """
+
+    def __init__(self, reward_fn: Any, reference: nn.Module, beta: Tensor | float) -> None:
+        self.reward_fn, self.beta = reward_fn, beta
+        self.reference = reference.requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, codes: Tensor) -> Tensor:
+        log_prob = self.reference(x[:, 0]).log_prob(codes.transpose(0, 1)).transpose(0, 1)  # [B, K]
+        reward: Tensor = self.reward_fn(x, codes)
+        return reward + self.beta * log_prob
