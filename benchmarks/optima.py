@@ -1,6 +1,6 @@
 """The best rewards of the combinatorial problems' validation and test splits: envs/optima/NAME.json.
 
-    pip install elkai ortools
+    pip install 'daps-rl[solvers]'
     python benchmarks/optima.py                   # all that the documentation reports on
     python benchmarks/optima.py tsp20 tsp100
 
