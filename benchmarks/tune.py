@@ -3,11 +3,12 @@
     python benchmarks/tune.py                        # all agents, two at a time, one thread each
     python benchmarks/tune.py --agents fsq vq        # some of them
     python benchmarks/tune.py --best                 # what the rows say, as options of `daps-rl compare`
+    python benchmarks/tune.py --problem tsp20 --agents daps rloo grpo ppo reinforce --set '{"steps": 100}'
 
 Every agent gets the same four learning rates (with --set, other settings too), one seed that the comparison does not
 use, and about the same time: 500 steps for a factorised policy, 100 for an autoregressive one, whose steps cost more
 (the rows of daps have 150). What has a row is not run again. Quantisers have no ELBO and are tuned by their
-log-likelihood, the others by their β-ELBO.
+log-likelihood, the others by their β-ELBO, and on another problem than encoding by the reward of greedy decisions.
 """
 
 from __future__ import annotations
@@ -45,14 +46,18 @@ def key(row: dict[str, Any]) -> tuple[str, float, str]:
 def score(row: dict[str, Any]) -> float:
     """The validation β-ELBO, or the log-likelihood where there is none."""
     metrics = row["validation"]
+    if metrics.get("reward_greedy") is not None:
+        return float(metrics["reward_greedy"])
     value = metrics["beta_elbo"] if metrics["beta_elbo"] is not None else metrics["log_likelihood"]
     return float("-inf") if value is None else value
 
 
-def best() -> dict[str, dict[str, Any]]:
+def best(problem: str | None = None) -> dict[str, dict[str, Any]]:
     """Each agent's best row."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows():
+        if row["settings"].get("problem") != problem:
+            continue
         if "error" not in row and (row["agent"] not in found or score(row) > score(found[row["agent"]])):
             found[row["agent"]] = row
     return found
@@ -63,18 +68,18 @@ def measure(agent: str, learning_rate: float, settings: dict[str, Any]) -> None:
     import torch
 
     from daps_rl.config import make_config
-    from daps_rl.data import load
+    from daps_rl.session import load_data
     from daps_rl.training import Trainer
 
     torch.set_num_threads(1)
     row: dict[str, Any] = {"agent": agent, "learning_rate": learning_rate, "settings": settings, "seed": SEED}
     try:
-        options: dict[str, Any] = {"data": "fashion-mnist", "agent": agent, "seed": SEED, "steps": 1, **settings}
+        what = {} if "problem" in settings else {"data": "fashion-mnist"}
+        options: dict[str, Any] = {**what, "agent": agent, "seed": SEED, "steps": 1, **settings}
         policy = make_config(**options).policy
         options |= {"steps": settings.get("steps", STEPS.get(policy, OTHER_STEPS)), "learning_rate": learning_rate}
-        trainer = Trainer(
-            make_config(**options, validate_every=0, validation_size=5000, device="cpu"), load("fashion-mnist")
-        )
+        config = make_config(**options, validate_every=0, validation_size=5000, device="cpu")
+        trainer = Trainer(config, load_data(config))
         list(trainer.run())
         row |= {
             "steps": trainer.step,
@@ -93,19 +98,21 @@ def main() -> None:
     parser.add_argument("--agents", nargs="+", default=AGENTS)
     parser.add_argument("--rates", type=float, nargs="+", default=LEARNING_RATES)
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other settings of these trials")
+    parser.add_argument("--problem", help="another problem than Fashion-MNIST")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--best", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    settings = {**options.set, **({} if options.problem is None else {"problem": options.problem})}
     if options.best:
-        for agent, row in best().items():
+        for agent, row in best(options.problem).items():
             print(f"--set {agent}:learning_rate={row['learning_rate']}", f"# {score(row):.2f} {row['settings'] or ''}")
         return None
     if options.one:
         agent, rate, settings = json.loads(options.one)
         return measure(agent, rate, settings)
     done = {key(row) for row in rows()}
-    tasks = [(agent, rate, options.set) for agent in options.agents for rate in options.rates]
+    tasks = [(agent, rate, settings) for agent in options.agents for rate in options.rates]
     tasks = [t for t in tasks if (t[0], t[1], json.dumps(t[2], sort_keys=True)) not in done]
 
     def launch(task: tuple[str, float, dict[str, Any]]) -> None:

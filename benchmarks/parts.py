@@ -1,0 +1,131 @@
+"""Comparisons of which a page of the documentation is made: each trains by `daps-rl compare`, and keeps its rows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import ROWS
+
+from daps_rl.comparison.curves import METRICS, read_curve
+from daps_rl.comparison.folder import ComparisonFolder
+from daps_rl.comparison.plan import plan_from_json
+from daps_rl.comparison.table import comparison_text
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+class Part(NamedTuple):
+    """One comparison: its agents with their tuned settings, length and seeds."""
+
+    agents: str
+    seeds: int
+    minutes: float | None = None
+    steps: int | None = None
+    own: tuple[str, ...] = ()
+    data: tuple[str, ...] = ("--data", "fashion-mnist")
+    reference: str = "daps-na"
+    validate_every: int = 100
+    jobs: int = 2
+
+
+class Page:
+    """A page of the documentation, with marks between which tables and pictures go.
+
+    Args:
+        name: docs/NAME.md; rows and pictures begin with `prefix`.
+        prefix: of rows and pictures.
+        parts: by name, in order.
+        by_name_only: parts that run only when they are named.
+    """
+
+    def __init__(self, name: str, prefix: str, parts: Mapping[str, Part], by_name_only: Collection[str] = ()) -> None:
+        self.path, self.prefix, self.parts, self.by_name_only = DOCS / f"{name}.md", prefix, parts, by_name_only
+
+    def main(self, description: str | None, after: Callable[[], None] = lambda: None) -> None:
+        """The command line: trains what is not yet trained, keeps the rows, writes the page."""
+        parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(self.parts)} (default: all)")
+        parser.add_argument("--minutes", type=float, help="of each run, in place of the part's own")
+        parser.add_argument("--steps", type=int, help="of each run, likewise")
+        parser.add_argument("--seeds", type=int)
+        parser.add_argument("--jobs", type=int, help="runs at a time")
+        parser.add_argument("--data-dir", help="where the files of Fashion-MNIST are")
+        parser.add_argument("--out", default=f"runs/{self.prefix}")
+        parser.add_argument("--report", action="store_true", help="train nothing; write the page from the rows")
+        options = parser.parse_args()
+        if unknown := sorted(set(options.parts) - set(self.parts)):
+            parser.error(f"unknown part {', '.join(unknown)}; the parts are {', '.join(self.parts)}")
+        asked = [name for name in self.parts if options.report or name not in self.by_name_only]
+        for name in options.parts or asked:
+            if not options.report:
+                folder = Path(options.out) / name
+                train(self.parts[name], folder, options)
+                self.keep(name, folder)
+            if self.rows_of(name).exists():
+                self.write(name)
+        after()
+
+    def rows_of(self, name: str) -> Path:
+        return ROWS / f"{self.prefix}_{name}.jsonl"
+
+    def keep(self, name: str, path: Path) -> None:
+        """Copies settings, rows with their validation curves, and pictures of a comparison into the repository."""
+        folder = ComparisonFolder(path)
+        plan = folder.plan()
+        assert plan is not None
+        lines = []
+        for run in plan.runs():
+            row = folder.read_rows().get((run.label, run.seed))
+            if row is not None:
+                axes = ("step", "seconds", "decoder_evaluations", *(f"validation_{metric}" for metric in METRICS))
+                curve = [{axis: point.get(axis) for axis in axes} for point in read_curve(folder.run(run).metrics)]
+                lines.append(json.dumps({**row, "curve": curve}))
+        self.rows_of(name).write_text("\n".join([json.dumps({"plan": plan.to_json()}), *lines]) + "\n")
+        for picture in sorted(path.glob("*.png")):
+            shutil.copy(picture, DOCS / "images" / f"{self.prefix}_{name}_{picture.name}")
+
+    def write(self, name: str) -> None:
+        """Puts a part's tables and pictures between its marks."""
+        first, *rest = (json.loads(line) for line in self.rows_of(name).read_text().splitlines())
+        plan = plan_from_json(first["plan"])
+        rows: dict[tuple[str, int], dict[str, Any]] = {(row["label"], row["seed"]): row for row in rest}
+        curves = {key: row["curve"] for key, row in rows.items() if row["status"] == "finished"}
+        text = comparison_text(plan, rows, curves, self.parts[name].reference)
+        body = re.sub(r"^#", "###", text.partition("\n")[2].strip(), flags=re.MULTILINE)
+        for picture in sorted((DOCS / "images").glob(f"{self.prefix}_{name}_*.png")):
+            body += f"\n\n![{picture.stem.replace('_', ' ')}](images/{picture.name})"
+        self.put(name, body)
+
+    def put(self, name: str, body: str) -> None:
+        """Writes a text between its marks."""
+        page = self.path.read_text()
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, after = page.partition(start)
+        if not after:
+            raise SystemExit(f"{self.path} has no mark {start}")
+        self.path.write_text(before + start + "\n" + body + "\n" + end + after.partition(end)[2])
+
+
+def train(part: Part, folder: Path, options: argparse.Namespace) -> None:
+    """Runs `daps-rl compare`; a run that fails is a row, and no reason to stop."""
+    command = [sys.executable, "-m", "daps_rl", "compare", "--agents", part.agents, *part.data, "--out", str(folder)]
+    minutes, steps = options.minutes, options.steps
+    if minutes is None and steps is None:
+        minutes, steps = part.minutes, part.steps
+    command += ["--minutes", str(minutes)] if steps is None else ["--steps", str(steps)]
+    command += ["--seeds", str(options.seeds or part.seeds), "--jobs", str(options.jobs or part.jobs)]
+    command += ["--validate-every", str(part.validate_every), "--against", part.reference]
+    command += ["--data-dir", options.data_dir] if options.data_dir and "fashion-mnist" in part.data else []
+    for own in part.own:
+        command += ["--set", own]
+    code = subprocess.run(command, check=False).returncode
+    if code not in (0, 1):  # 1: some runs failed, and are rows
+        raise SystemExit(code)
