@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.config import TrainConfig
+from daps_rl.distributed import World
 from daps_rl.recompute import in_microbatches
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -55,6 +56,8 @@ class Agent(nn.Module):
     """Whether `losses` works on tensors of the device alone: it reads no number that changes from step to step from
     the host (`progress`, `learning_rate`, one of its own) and copies none to it. A GPU then records it in a CUDA graph;
     what changes is brought to the device in `prepare`."""
+    world: World = World()
+    """The processes that train together, each on its part of a batch; `world.gather` has what all of them have."""
     bounded_memory: bool = True
     """Whether the agent keeps to `microbatch`: it draws by `draw`, and keeps no other pass over the whole batch."""
 

@@ -53,7 +53,7 @@ class DAPS(Agent):
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
         codes, log_prob = self.draw(observation)
         scores = self.scores(score(codes, log_prob.detach()))
-        temperature = self.trust_region(scores, floor)
+        temperature = self.trust_region(self.world.gather(scores), floor)  # one for the whole batch
         terms = daps_loss(log_prob, scores, temperature=temperature, centered=self.centered)
         yield AgentLoss(
             terms.loss.mean(),

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from daps_rl.distributed import World
+
 
 def adaptive_clip_(parameters: Iterable[nn.Parameter], clip_at: float, epsilon: float = 1e-3) -> None:
     """Adaptive gradient clipping, in place: each unit's gradient is at most `clip_at` times as long as its weights.
@@ -42,6 +44,7 @@ class GuardedAdamW:
         gradient_clip: "adaptive", "norm" or "none".
         clip_at: the clip's bound.
         device: of the parameters; that of the first if None.
+        world: the processes that train together; gradients are their mean.
     """
 
     def __init__(
@@ -52,7 +55,9 @@ class GuardedAdamW:
         gradient_clip: str,
         clip_at: float,
         device: torch.device | None = None,
+        world: World | None = None,
     ) -> None:
+        self.world = world or World()
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         device = self.parameters[0].device if device is None else device
         self.base_rates = [group["lr"] for group in groups]
@@ -77,9 +82,10 @@ class GuardedAdamW:
         """Descends a loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        mean_loss = self.world.average_gradients(self.parameters, loss)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        bad = ~(norm.isfinite() & loss.detach().isfinite())
+        bad = ~(norm.isfinite() & mean_loss.isfinite())
         if self.gradient_clip == "adaptive":
             adaptive_clip_(self.parameters, self.clip_at)
         elif self.gradient_clip == "norm":

@@ -20,6 +20,7 @@ from daps_rl.config import TrainConfig, config_from_dict, latents_text
 from daps_rl.data import SPLITS, Splits, Stream, load
 from daps_rl.data.load import NAMES
 from daps_rl.decoders import StrokeDecoder
+from daps_rl.distributed import World
 from daps_rl.evaluation import Perceptual, evaluate
 from daps_rl.report import plot_code_usage, plot_learning_curves, plot_reconstructions, plot_sheet, read_metrics
 from daps_rl.runs import RunFolder, same_data
@@ -66,8 +67,11 @@ def train_run(
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
     observers: tuple[Observer, ...] = (),
+    world: World | None = None,
 ) -> dict[str, Any] | None:
     """Trains in a folder that is this process's own (`run.locked()`), from its checkpoint where it has one.
+
+    Of several processes that train together, the first holds the folder and does all that is written.
 
     Args:
         config: settings; with `resume`, those of the folder.
@@ -76,42 +80,61 @@ def train_run(
         resume: go on from the folder's checkpoint.
         stop: asked after every step; true saves and returns.
         observers: called with the trainer and each row.
+        world: the processes that train together; this one by itself if None.
     Returns:
-        the summary, or None if the run was stopped before its end.
+        the summary, or None if the run was stopped before its end, and in all processes but the first.
     Raises:
         CheckpointError: the checkpoint is damaged, or the data have changed.
         TrainingDiverged: see `Trainer.run`.
         OSError: the disk is full; the previous checkpoint is whole.
     """
+    world = world or World()
     perceptual = perceptual_metrics(config, splits)  # before hours of training: a file may be missing
-    trainer = Trainer(config, splits)
-    if resume and run.checkpoint.exists():
-        tensors, info = load_checkpoint(run.checkpoint)
+    trainer = Trainer(config, splits, world=world)
+    found = load_checkpoint(run.checkpoint) if world.is_first and resume and run.checkpoint.exists() else None
+    if (found := world.from_first(found)) is not None:
+        tensors, info = found
         same_data(trainer.fingerprint, info["fingerprint"])
         if config_from_dict(info["config"]) != config:
             raise CheckpointError(
                 f"{run.checkpoint} belongs to a run of other settings than {run.config}; restore the one or the other."
             )
         trainer.load_state(tensors, info)
-    elif not resume:
+    elif world.is_first and not resume:
         run.write_json(run.config, dataclasses.asdict(config))
-    run.cut_rows(trainer.step)
-    saved_at = trainer.step if run.checkpoint.exists() else -1
+    if world.is_first:
+        run.cut_rows(trainer.step)
+    saved_at = trainer.step if found is not None else -1
+
+    def save() -> None:
+        state = trainer.state()
+        if world.is_first:
+            save_checkpoint(run.checkpoint, *state)
+
     try:
         for row in trainer.run(stop):
-            run.append_row(row)
-            for observer in observers:
-                observer(trainer, row)
+            if world.is_first:
+                run.append_row(row)
+                for observer in observers:
+                    observer(trainer, row)
             if trainer.step // config.checkpoint_every > max(saved_at, 0) // config.checkpoint_every:
-                save_checkpoint(run.checkpoint, *trainer.state())
+                save()
                 saved_at = trainer.step
-    finally:
-        # Diverged or interrupted, too: what was learnt is kept. A full disk raises here again, and is reported once.
-        if trainer.step > max(saved_at, 0) and trainer.optimizer.skipped_in_row == 0:
-            save_checkpoint(run.checkpoint, *trainer.state())
-    if trainer.progress < 1.0:
+    except BaseException:
+        # What was learnt is kept. Other processes may be elsewhere: of several, none waits for them here.
+        if world.size == 1:
+            _save_last(trainer, save, saved_at)
+        raise
+    _save_last(trainer, save, saved_at)
+    if trainer.progress < 1.0 or not world.is_first:
         return None
     return finish(trainer, run, perceptual)
+
+
+def _save_last(trainer: Trainer, save: Callable[[], None], saved_at: int) -> None:
+    """Saves what was learnt since the last checkpoint. A full disk raises here again, and is reported once."""
+    if trainer.step > max(saved_at, 0) and trainer.optimizer.skipped_in_row == 0:
+        save()
 
 
 def perceptual_metrics(config: TrainConfig, splits: Splits) -> Perceptual | None:

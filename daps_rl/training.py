@@ -18,11 +18,14 @@ from daps_rl.config import TrainConfig
 from daps_rl.cuda_graph import GraphedUpdate
 from daps_rl.data import Feed, Splits
 from daps_rl.decoders import CodeDecoder
+from daps_rl.distributed import World
 from daps_rl.evaluation import count_codes, evaluate
 from daps_rl.functional import code_usage
 from daps_rl.optim import GuardedAdamW, exponential_decay, learning_rate_factor
 
 MAX_SKIPPED_IN_ROW = 100
+ONE_PROCESS = ("sb3:", "vq")  # agents that do not train in several
+SEED_STRIDE = 1_000_003  # between the processes of a run
 CHECK_EVERY = {"cpu": 1, "cuda": 50}  # steps between looks at the skip counter, which costs a GPU a synchronisation
 
 
@@ -44,6 +47,8 @@ class Trainer:
         splits: the data.
         policy, decoder, prior: parts of your own, in place of those that the config describes.
         agent: a function of the config and the policy, in place of the one that the config names.
+        world: the processes that train together. Each sees its part of every batch; gradients, temperature and metrics
+            are those of the whole.
     """
 
     def __init__(
@@ -55,8 +60,14 @@ class Trainer:
         decoder: nn.Module | None = None,
         prior: nn.Module | None = None,
         agent: Callable[[TrainConfig, nn.Module], Agent] | None = None,
+        world: World | None = None,
     ) -> None:
-        self.config, self.splits = config, splits
+        self.config, self.splits, self.world = config, splits, world or World()
+        if self.world.size > 1 and config.agent.startswith(ONE_PROCESS):
+            raise ValueError(
+                f"agent {config.agent!r} has an optimiser or a codebook of its own and trains in one process; leave "
+                "out torchrun, or use another agent."
+            )
         self.fingerprint = splits.fingerprint()  # once: every checkpoint holds it
         self.device = choose_device(config.device)
         torch.manual_seed(config.seed)
@@ -65,7 +76,15 @@ class Trainer:
             model_config, policy=policy, decoder=decoder, prior=prior, data_mean=splits.train.mean(0)
         ).to(self.device)
         self.agent = (agent or make_agent)(config, self.autoencoder.policy).to(self.device)
-        self.feed = Feed(splits.train, config.batch_size, config.seed, device=self.device, workers=config.data_workers)
+        self.agent.world = self.world
+        self.feed = Feed(
+            splits.train,
+            config.batch_size,
+            config.seed,
+            device=self.device,
+            workers=config.data_workers,
+            part=self.world.share(config.batch_size),
+        )
         self.validation = splits.validation[: config.validation_size]
         targets = splits.validation_targets
         self.validation_targets = None if targets is None else targets[: config.validation_size]
@@ -82,17 +101,20 @@ class Trainer:
             gradient_clip=config.gradient_clip,
             clip_at=config.clip_at,
             device=self.device,
+            world=self.world,
         )
+        if self.world.size > 1:  # the same weights everywhere, codes of its own in each process
+            torch.manual_seed(config.seed + SEED_STRIDE * self.world.rank)
         if config.microbatch and not self.agent.bounded_memory:
             raise ValueError(
                 f"agent {config.agent!r} makes passes over whole batches and cannot keep to microbatch; leave it out "
                 "and lower --batch-size, or use daps, daps-na, tpo, rloo or a relaxation."
             )
         norms = [m for m in self.autoencoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if config.microbatch and norms:
+        if norms and (config.microbatch or self.world.size > 1):
             warnings.warn(
-                "batch norm counts a microbatch as the batch: with microbatch the gradients are not those of the whole "
-                "batch; --decoder-norm group is exact.",
+                "batch norm counts a microbatch, or a process's part, as the batch: the gradients are not those of the "
+                "whole batch; --decoder-norm group is exact.",
                 stacklevel=2,
             )
         self.step, self.seconds, self.decoder_evaluations = 0, 0.0, 0
@@ -108,7 +130,7 @@ class Trainer:
         # A microbatch's second pass sets the state of the random numbers back, which no graph may.
         modules = (*self.agent.modules(), *self.autoencoder.modules())
         recordable = self.agent.on_device and not config.microbatch and all(map(_keeps_to_the_device, modules))
-        recordable = recordable and self._targets is None  # a graph has one input
+        recordable = recordable and self._targets is None and self.world.size == 1  # a graph has one input
         self.graphed = config.cuda_graph and recordable and self.device.type == "cuda"
         self._update = GraphedUpdate(self._learn) if self.graphed else self._learn
 
@@ -136,8 +158,7 @@ class Trainer:
         """What is scored in the place of the current step's data; None where it is the data. [B, *y]."""
         if self._targets is None:
             return None
-        assert self.feed.order is not None  # targets are of data in memory
-        return self._targets[self.feed.order.indices(self.step)]
+        return self._targets[self.feed.indices(self.step)]
 
     def train_step(self) -> dict[str, Tensor]:
         """One batch: the agent's losses and the decoder's. Returns metrics, 0-dim tensors on the device."""
@@ -151,7 +172,7 @@ class Trainer:
         x, target = self.batch(), self.targets()
         metrics = self._update(x) if target is None else self._learn(x, target)
         self.step += 1
-        self.decoder_evaluations += self._evaluations
+        self.decoder_evaluations += self._evaluations * self.world.size
         return metrics
 
     def _learn(self, x: Tensor, target: Tensor | None = None) -> dict[str, Tensor]:
@@ -214,7 +235,8 @@ class Trainer:
         check_every = CHECK_EVERY[self.device.type]
         clock = time.perf_counter()
         metrics: list[dict[str, Tensor]] = []
-        while self.progress < 1.0 and not stop():
+        _, stopped = self.world.agree(self.seconds, stop())
+        while self.progress < 1.0 and not stopped:
             metrics.append(self.train_step())
             if self.step % check_every == 0 and self.optimizer.skipped_in_row >= MAX_SKIPPED_IN_ROW:
                 raise TrainingDiverged(
@@ -223,11 +245,12 @@ class Trainer:
                 )
             due = self.step % self.config.log_every == 0 or self.step % self.config.checkpoint_every == 0
             # Reading the means waits for a GPU, which has been training all the while: that time counts.
-            means = _means(metrics) if due else None
+            means = _means(metrics, self.world) if due else None
             now = time.perf_counter()
             self.seconds, clock = self.seconds + now - clock, now
-            if due or self.progress >= 1.0 or stop():
-                yield self._row(means or _means(metrics), len(metrics))
+            self.seconds, stopped = self.world.agree(self.seconds, stop())
+            if due or self.progress >= 1.0 or stopped:
+                yield self._row(means or _means(metrics, self.world), len(metrics))
                 metrics = []
                 # What the caller does with a row, checkpoints among it, is not training time.
                 clock = time.perf_counter()
@@ -241,14 +264,14 @@ class Trainer:
             "beta": self.beta.item(),
             "temperature_floor": self.beta.item(),
             "learning_rate": config.learning_rate * self.learning_rate_factor,
-            "code_usage": code_usage(self._usage.sum(0)[:, : self._codes]).item(),
+            "code_usage": code_usage(self.world.total(self._usage.sum(0))[:, : self._codes]).item(),
             "skipped": int(self.optimizer.skipped),
         }
         if "ESS" in row and config.trust_region in ("ess", "adaptive"):
             row["ess_target"] = config.ess_fraction
         finished = self.progress >= 1.0
-        every = config.validate_every
-        if every and len(self.validation) and (self.step // every > (self.step - steps) // every or finished):
+        every = config.validate_every if self.world.is_first and len(self.validation) else 0
+        if every and (self.step // every > (self.step - steps) // every or finished):
             row |= {f"validation_{name}": value for name, value in self.validate().items()}
         return row
 
@@ -270,19 +293,25 @@ class Trainer:
         names = ("beta_elbo", "log_likelihood", "psnr" if self.config.problem is None else "reward_greedy")
         return {name: _finite(evaluation.metrics[name]) for name in names}
 
+    def _random_states(self) -> dict[str, Tensor]:
+        """Of this process."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that decides the next step, as tensors and JSON."""
+        """All that decides the next step, as tensors and JSON. All processes that train together call it at once."""
         tensors = {
             **{f"model.{name}": value for name, value in self.autoencoder.state_dict().items()},
             **{f"agent.{name}": value for name, value in self._agent_tensors().items()},
             **{f"learner.{name}": value for name, value in self.agent.optimizer_tensors().items()},
             **{f"optimizer.{name}": value for name, value in self.optimizer.tensors().items()},
             "beta": self.beta,
-            "usage": self._usage,
-            "random.cpu": torch.get_rng_state(),
+            "usage": self.world.total(self._usage),
         }
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        for rank, states in enumerate(self.world.of_all(self._random_states())):
+            tensors |= {f"random.{kind}{rank or ''}": state for kind, state in states.items()}
         info = {
             "step": self.step,
             "seconds": self.seconds,
@@ -336,10 +365,14 @@ class Trainer:
         self.step, self.seconds = info["step"], info["seconds"]
         self.decoder_evaluations = info["decoder_evaluations"]
         self.score_precision = info.get("score_precision", "float32")  # as it began, whatever "auto" is here
-        self._usage.copy_(tensors["usage"])
-        torch.set_rng_state(parts["random"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in parts["random"]:
-            torch.cuda.set_rng_state(parts["random"]["cuda"], self.device)
+        self._usage.copy_(tensors["usage"] if self.world.is_first else torch.zeros_like(tensors["usage"]))
+        rank = self.world.rank or ""
+        if f"cpu{rank}" in parts["random"]:
+            torch.set_rng_state(parts["random"][f"cpu{rank}"])
+        else:  # more processes than before
+            torch.manual_seed(self.config.seed + SEED_STRIDE * self.world.rank + self.step)
+        if self.device.type == "cuda" and f"cuda{rank}" in parts["random"]:
+            torch.cuda.set_rng_state(parts["random"][f"cuda{rank}"], self.device)
 
 
 def choose_device(name: str) -> torch.device:
@@ -366,10 +399,11 @@ def _keeps_to_the_device(module: nn.Module) -> bool:
     return own or vars(type(module)).get("on_device") is True
 
 
-def _means(metrics: list[dict[str, Tensor]]) -> dict[str, float | None]:
-    """Means over steps, copied to the host in one go."""
+def _means(metrics: list[dict[str, Tensor]], world: World) -> dict[str, float | None]:
+    """Means over steps and processes, copied to the host in one go."""
     names = list(metrics[0])
     means = torch.stack([torch.stack([m[name].float() for m in metrics]).mean() for name in names])
+    means = world.total(means) / world.size
     return {name: _finite(value) for name, value in zip(names, means.tolist(), strict=True)}
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daps_rl.config import TrainConfig
+    from daps_rl.distributed import World
 
 COLLAPSED = 0.1  # nats of code_gain
 
@@ -18,23 +23,35 @@ def train_command(*, out: str | None, resume: bool, config: str | None, dry_run:
         if out is not None or resume:
             raise ValueError("--dry-run writes nothing; leave out --out and --resume.")
         return dry_run_command(config, options)
+    from daps_rl.distributed import joined
+
+    with joined() as world:
+        return _train(world, out, resume, config, options)
+
+
+def _train(world: World, out: str | None, resume: bool, config: str | None, options: dict[str, Any]) -> int:
+    """In this process, of those that train together."""
     from daps_rl.agents import find_agent
     from daps_rl.config import PUBLISHED, config_from_dict, make_config
+    from daps_rl.distributed import was_restarted
     from daps_rl.progress import Progress, tensorboard_observer
     from daps_rl.runs import RunFolder, folder_is_writable, new_run_path
     from daps_rl.session import Observer, StopRequest, absolute_paths, load_data, train_run
 
+    if was_restarted() and out is not None and world.from_first(RunFolder(out).config.exists()):
+        resume, config, options = True, None, {}  # torchrun starts the same command again; it goes on
     given = absolute_paths({name: value for name, value in options.items() if value is not None})
     if resume:
         if out is None:
             raise ValueError("--resume needs --out, the folder of the run to go on with.")
         run = RunFolder(out)
-        settings = config_from_dict(run.read_json(run.config))
+        recorded = world.from_first(run.read_json(run.config) if world.is_first else {})
+        settings: TrainConfig = config_from_dict(recorded)
         changed = [name for name, value in given.items() if getattr(settings, name) != value]
         if changed or config is not None:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config"
             raise ValueError(f"a resumed run keeps its settings; leave out {named}, or start anew in another --out.")
-        if run.summary.exists():
+        if world.from_first(run.summary.exists()):
             print(f"{run.path} is finished already; see {run.summary}")
             return 0
     else:
@@ -43,18 +60,25 @@ def train_command(*, out: str | None, resume: bool, config: str | None, dry_run:
             raise ValueError(f"--config {config} names no data; pass --data, or --dry-run to see that all fits.")
         find_agent(settings.agent)  # before anything is written or loaded
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(settings.data).stem}-{settings.agent}")
-        path = Path(out) if out is not None else new_run_path(Path("runs"), name)
+        path = world.from_first(Path(out) if out is not None else new_run_path(Path("runs"), name))
         run = RunFolder(path)
-        if run.config.exists():
+        if world.from_first(run.config.exists()):
             raise ValueError(f"{path} holds a run already; add --resume to go on with it, or choose another --out.")
-        folder_is_writable(path)
+        if world.is_first:
+            folder_is_writable(path)
     splits = load_data(settings)
     stop = StopRequest()
-    with run.locked(), stop.listening(), Progress() as progress:
-        observers: list[Observer] = [progress]
-        if settings.tensorboard:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stop.listening())
+        observers: list[Observer] = []
+        if world.is_first:
+            stack.enter_context(run.locked())
+            observers.append(stack.enter_context(Progress()))
+        if world.is_first and settings.tensorboard:
             observers.append(tensorboard_observer(run.path / "tensorboard"))
-        summary = train_run(settings, splits, run, resume=resume, stop=stop, observers=tuple(observers))
+        summary = train_run(settings, splits, run, resume=resume, stop=stop, observers=tuple(observers), world=world)
+    if not world.is_first:
+        return 0 if stop.signal is None else 128 + stop.signal
     if summary is None:
         print(f"stopped; go on with: daps-rl train --resume --out {run.path}", file=sys.stderr)
         return 128 + int(stop.signal or 0)
