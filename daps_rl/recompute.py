@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def in_microbatches(function: Callable[..., Any], *tensors: Tensor, size: int) -> Any:
+def in_microbatches(function: Callable[..., Any], *tensors: Tensor, size: int, draws: bool = True) -> Any:
     """`function(*tensors)`, computed on `size` rows at a time; the backward pass computes each part once more.
 
     Nothing but inputs and outputs is kept between the two passes, so that memory is that of one part, and the gradient
@@ -20,13 +20,14 @@ def in_microbatches(function: Callable[..., Any], *tensors: Tensor, size: int) -
         function: of tensors, row by row; gives a tensor, or a tuple of tensors, with as many rows.
         tensors: with B rows each.
         size: rows at a time; 0, or B and more, for all at once.
+        draws: whether the function draws random numbers. Setting their state back is nothing that a CUDA graph can do.
     Returns:
         what the function gives, all B rows of it.
     """
     if not 0 < size < len(tensors[0]):
         return function(*tensors)
     slices = zip(*(tensor.split(size) for tensor in tensors), strict=True)
-    parts = [checkpoint(function, *part, use_reentrant=False) for part in slices]
+    parts = [checkpoint(function, *part, use_reentrant=False, preserve_rng_state=draws) for part in slices]
     if isinstance(parts[0], tuple):
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
     return torch.cat(parts)

@@ -97,6 +97,34 @@ def test_sampling_and_scoring_agree_and_gradients_are_finite(items, make):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in policy.parameters())
 
 
+@pytest.mark.parametrize("make", [routes, packs])
+def test_scoring_a_few_contexts_at_a_time_changes_nothing(items, make, monkeypatch):
+    """Values and gradients, of codes whose logits are held to one context's at once."""
+    policy = make()
+    codes = policy(items).sample((K,))
+
+    def scored():
+        policy.zero_grad()
+        log_prob = policy(items).log_prob(codes)
+        log_prob.square().sum().backward()
+        return log_prob.detach(), [p.grad.clone() for p in policy.parameters() if p.grad is not None]
+
+    whole, gradients = scored()
+    sizes = []
+    masked_logits = type(policy.transformer).masked_logits
+
+    def watched(self, hidden, part, context):
+        sizes.append(len(part))
+        return masked_logits(self, hidden, part, context)
+
+    monkeypatch.setattr(type(policy.transformer), "masked_logits", watched)
+    monkeypatch.setattr("daps_rl.policies.autoregressive.LARGEST_LOGITS", 1)
+    parts, in_parts = scored()
+    assert sizes == [1] * 2 * B  # each once forward and once backward
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(in_parts, gradients)
+
+
 def test_draws_have_the_frequencies_that_scoring_says(items):
     posterior = routes()(items[:1])
     codes = posterior.sample((20_000,))[:, 0]

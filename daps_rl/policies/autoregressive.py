@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from daps_rl.policies.items import PointerHead
 from daps_rl.policies.layers import Cache, DecoderBlock, GrowingCache, KeyValueCache, sinusoidal_positions
 from daps_rl.policies.masks import CodeMask
 from daps_rl.policies.observation import ObservationEncoder, make_readout
+from daps_rl.recompute import in_microbatches
+
+LARGEST_LOGITS = 2**26  # entries of [B, K, T, V] in memory at once, in scoring
 
 
 class Context(NamedTuple):
@@ -123,12 +126,37 @@ class CodeTransformer(nn.Module):
 
     def forward(self, codes: Tensor, context: Context) -> Tensor:
         """Teacher-forced logits of all tokens at once. codes [B, K, T] → [B, K, T, V]."""
+        return self.masked_logits(self.hidden(codes, context), codes, context)
+
+    def log_prob(self, codes: Tensor, context: Context) -> Tensor:
+        """Teacher-forced log-probabilities, in nats. codes [B, K, T] → [B, K].
+
+        Logits of more than `LARGEST_LOGITS` entries are made, and in the backward pass made again, for some contexts at
+        a time.
+        """
+        at_once = max(1, LARGEST_LOGITS // (codes[0].numel() * self.vocab_size))
+        rows = {name: value for name in ("keys", "observation") if (value := getattr(context, name)) is not None}
+
+        def score(hidden: Tensor, part: Tensor, *values: Tensor) -> Tensor:
+            of_part: dict[str, Any] = dict(zip(rows, values, strict=True))
+            logits = self.masked_logits(hidden, part, context._replace(**of_part))
+            nll = F.cross_entropy(as_float(logits).flatten(0, 2), part.flatten(), reduction="none")
+            return -nll.view(part.shape).sum(-1)
+
+        return in_microbatches(score, self.hidden(codes, context), codes, *rows.values(), size=at_once, draws=False)
+
+    def hidden(self, codes: Tensor, context: Context) -> Tensor:
+        """What the logits are made of. codes [B, K, T] → [B, K, T, D]."""
         b, k, _ = codes.shape
         start = self.start.expand(b, k, 1, -1)
         x = self.input_at(torch.cat((start, self.embed_tokens(codes[..., :-1], context)), dim=2), context, 0)
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
-            x = block(x, keys_values)  # [B, K, T, D]
-        logits = self.masked(self.logits(x, context), slice(None))
+            x = block(x, keys_values)
+        return x
+
+    def masked_logits(self, hidden: Tensor, codes: Tensor, context: Context) -> Tensor:
+        """hidden [B, K, T, D], codes [B, K, T] → [B, K, T, V], -inf for what may not come next."""
+        logits = self.masked(self.logits(hidden, context), slice(None))
         if self.mask is None:
             return logits
         assert context.observation is not None  # a policy with a mask passes it on
@@ -278,9 +306,7 @@ class AutoregressiveCategorical(Distribution):
         """log q(z|x), in nats: one teacher-forced pass. value [*S, B, T] → [*S, B], with gradient."""
         check_codes(value, self.event_shape[0], self.batch_shape)
         flat = value.reshape(-1, *self.batch_shape, *self.event_shape).transpose(0, 1)  # [B, K, T]
-        logits = self.transformer(flat, self.context)  # [B, K, T, V]
-        nll = F.cross_entropy(as_float(logits).flatten(0, 2), flat.flatten(), reduction="none")
-        return -nll.view(flat.shape).sum(-1).transpose(0, 1).reshape(value.shape[:-1])
+        return self.transformer.log_prob(flat, self.context).transpose(0, 1).reshape(value.shape[:-1])
 
     def entropy(self, num_samples: int = 16, generator: torch.Generator | None = None) -> Tensor:
         """Estimate of the entropy, in nats. [B].
