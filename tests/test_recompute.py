@@ -140,7 +140,7 @@ def test_scores_are_in_low_precision_where_the_cpu_has_units_for_it(monkeypatch)
 
 def test_microbatches_and_batch_norm_warn():
     options = {"steps": 1, "device": "cpu", "decoder": "resnet", "num_tokens": 4, "microbatch": 2}
-    with pytest.warns(UserWarning, match="batch norm counts a microbatch as the batch"):
+    with pytest.warns(UserWarning, match="batch norm counts a microbatch, or a process"):
         Trainer(make_config(**options, decoder_norm="batch"), load("digits"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
