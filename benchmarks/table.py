@@ -238,8 +238,29 @@ def api_price() -> str:
     return markdown([*header, "CPU"], lines)
 
 
+def memory() -> str:
+    """Peak memory of a step, the latest row of each setting."""
+    columns = ("config", "agent", "part", "batch_size", "samples", "microbatch")
+    rows = {tuple(row[name] for name in columns): row for row in read("memory")}
+    lines = [
+        [*(str(value) for value in key), f"{row['peak_mib']:,}" if "peak_mib" in row else f"failed: {row['error']}"]
+        for key, row in sorted(rows.items(), key=lambda item: (item[0][:3], -item[0][3], item[0][4:]))
+    ]
+    return markdown(["configuration", "agent", "what", "B", "K", "microbatch", "peak (MiB)"], lines)
+
+
+def put(page: Path, tables: dict[str, str]) -> None:
+    """Writes each table between its marks."""
+    text = page.read_text()
+    for name, table in tables.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, rest = text.partition(start)
+        _, _, after = rest.partition(end)
+        text = f"{before}{start}\n{table}\n{end}{after}"
+    page.write_text(text)
+
+
 def main() -> None:
-    text = PAGE.read_text()
     tables = {
         "fashion_mnist": fashion_mnist(),
         "digits": digits(),
@@ -255,12 +276,8 @@ def main() -> None:
         "trials": trials(),
         "api_price": api_price(),
     }
-    for name, table in tables.items():
-        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, _, rest = text.partition(start)
-        _, _, after = rest.partition(end)
-        text = f"{before}{start}\n{table}\n{end}{after}"
-    PAGE.write_text(text)
+    put(PAGE, tables)
+    put(PAGE.parent / "performance.md", {"memory": memory()})
 
 
 if __name__ == "__main__":

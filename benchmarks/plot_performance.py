@@ -1,0 +1,40 @@
+"""Draws docs/images/performance.png from the rows of benchmarks/roofline.py: python benchmarks/plot_performance.py
+
+What each part of a training step takes, and the least that its matrix products and its memory traffic could.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from table import read
+
+from daps_rl.report.figures import BLUE, EMPTY, INK, VERMILION, WIDTH, dress, new_figure, save
+
+PICTURE = Path(__file__).parent.parent / "docs" / "images" / "performance.png"
+HEADINGS = {
+    "mnist": "published, autoregressive: {:.0f} ms",
+    "own": "our default, factorised: {:.0f} ms",
+}
+
+
+def main() -> None:
+    rows = {row["configuration"]: row for row in read("roofline")}  # the latest of each
+    figure = new_figure(WIDTH, 560, "A step on two CPU cores, part by part: 256 data, 8 codes each")
+    panels = figure.subplots(1, len(HEADINGS), sharey=True)
+    for (name, heading), axes in zip(HEADINGS.items(), panels, strict=True):
+        parts = {part: values for part, values in rows[name]["parts"].items() if part != "the step"}
+        places = np.arange(len(parts))[::-1]
+        columns = {key: [values[key] for values in parts.values()] for key in ("measured_ms", "floor_ms", "memory_ms")}
+        axes.barh(places, columns["measured_ms"], 0.7, color=EMPTY, edgecolor=INK, linewidth=0.6, label="measured")
+        axes.barh(places + 0.14, columns["floor_ms"], 0.24, color=BLUE, label="floor: matrix products, float32")
+        axes.barh(places - 0.14, columns["memory_ms"], 0.24, color=VERMILION, label="floor: memory traffic")
+        axes.set_yticks(places, list(parts))
+        dress(axes, heading.format(rows[name]["parts"]["the step"]["measured_ms"]), "milliseconds")
+    panels[0].legend(fontsize=8, frameon=False, loc="center right", bbox_to_anchor=(1.0, 0.43))
+    save(figure, PICTURE)
+
+
+if __name__ == "__main__":
+    main()
