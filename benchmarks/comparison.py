@@ -20,6 +20,12 @@ from parts import Page, Part
 _FACTORIZED = "policy=factorized,num_layers=2,mlp_ratio=6.0"  # the networks of daps-na
 
 
+_REST = {  # benchmarks/tune.py
+    "daps-fixed": 0.016, "tpo": 0.016, "rloo": 0.016, "grpo": 0.008, "ppo": 0.004, "a2c": 0.004, "reinforce": 0.004,
+    "reinforce-no-critic": 0.008, "gumbel": 0.016, "gr-mck": 0.008, "gr-mck-na": 0.004, "reinmax": 0.008,
+    "reinmax-na": 0.004, "vq-rotation": 0.004, "gaussian": 0.004,
+}  # fmt: skip
+
 PARTS = {
     "main": Part(
         "daps-na,daps,fsq,vq,gumbel-na,rloo-na=rloo,ppo-na=ppo",
@@ -37,7 +43,7 @@ PARTS = {
         "reinmax-na,vq-rotation,gaussian",
         minutes=4,
         seeds=1,
-        own=("vq-rotation:learning_rate=0.002",),
+        own=tuple(f"{agent}:learning_rate={rate}" for agent, rate in _REST.items()),
     ),
     "gpu": Part(
         "daps-na,fsq,vq,gumbel-na,rloo-na=rloo",
