@@ -94,7 +94,7 @@ class WarmStart(DAPS):
     The same weights go on with DAPS. A step of the first part decodes one code, with the gradient to the mean.
     """
 
-    share, drawn = 0.5, False
+    share, drawn, bounded = 0.5, False, False
 
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
         if self.progress >= self.share:
@@ -106,7 +106,8 @@ class WarmStart(DAPS):
         posterior = self.policy(observation)
         hook.remove()
         codes = (posterior.sample() if self.drawn else posterior.mode).unsqueeze(1)  # [B, 1, T]
-        points = embed.coordinates[codes] + (means[0] - means[0].detach()).unsqueeze(1)
+        mean = means[0].clamp(-1.0, 1.0) if self.bounded else means[0]
+        points = embed.coordinates[codes] + (mean - mean.detach()).unsqueeze(1)
         log_likelihood = scorer.likelihood(observation, embed.project(points))
         log_prob = posterior.log_prob(codes.transpose(0, 1)).transpose(0, 1).detach()
         scorer.learn_from(log_likelihood, kl_estimate(log_prob, scorer.prior.log_prob(codes)))
@@ -118,6 +119,10 @@ class WarmStart(DAPS):
 
 class WarmStartDrawn(WarmStart):
     drawn = True
+
+
+class WarmStartBounded(WarmStart):
+    drawn, bounded = True, True  # no gradient to a mean that has left the lattice
 
 
 class WarmStartShort(WarmStart):
@@ -240,6 +245,7 @@ TRIALS: dict[str, tuple[type[DAPS] | None, dict[str, Any]]] = {
     "warm start: half the run straight through the nearest point": (WarmStart, {}),
     "warm start: a fifth": (WarmStartShort, {}),
     "warm start: half the run straight through a drawn point": (WarmStartDrawn, {}),
+    "warm start: half the run straight through a drawn point, the mean held to the lattice": (WarmStartBounded, {}),
     "warm start: half of 1,500 steps": (WarmStart, {"steps": 1500}),
     "flips along the decoder's gradient": (GradientFlips, {}),
     "flips along the decoder's gradient, not corrected": (UncorrectedFlips, {}),
