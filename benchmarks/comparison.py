@@ -22,7 +22,7 @@ _FACTORIZED = "policy=factorized,num_layers=2,mlp_ratio=6.0"  # the networks of 
 
 _REST = {  # benchmarks/tune.py
     "daps-fixed": 0.016, "tpo": 0.016, "rloo": 0.016, "grpo": 0.008, "ppo": 0.004, "a2c": 0.004, "reinforce": 0.004,
-    "reinforce-no-critic": 0.008, "gumbel": 0.016, "gr-mck": 0.008, "gr-mck-na": 0.004, "reinmax": 0.008,
+    "reinforce-no-critic": 0.008, "gumbel": 0.016, "gr-mck": 0.016, "gr-mck-na": 0.004, "reinmax": 0.008,
     "reinmax-na": 0.004, "vq-rotation": 0.004, "gaussian": 0.004,
 }  # fmt: skip
 
