@@ -16,11 +16,12 @@ install: .venv/.installed
 demo: install
 	$(BIN)/daps-rl train $(if $(OUT),--out $(OUT))
 
+# A thread to each process: threads that wait for one another take longer than the work they share.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-all: install
-	$(BIN)/python -m pytest -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not gpu"
 
 lint: install
 	$(BIN)/ruff check .
