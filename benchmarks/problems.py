@@ -5,7 +5,8 @@
     python benchmarks/problems.py tsp20 --steps 5000 --seeds 5
     python benchmarks/problems.py --report         # the page again, from the rows that are committed
 
-Two runs at a time, one thread each. Learning rates are those of `python benchmarks/tune.py --problem ...`.
+Two runs at a time, one thread each. To tune: `python benchmarks/tune.py --problem ...`, whose rates go into `own`; none
+are there yet, and all agents run at the recipe's rate.
 """
 
 from __future__ import annotations

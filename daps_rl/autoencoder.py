@@ -140,6 +140,7 @@ class DiscreteAutoencoder(nn.Module):
         decoder: nn.Module | None = None,
         prior: nn.Module | None = None,
         device: torch.device | str = "cpu",
+        trust_problem: bool = False,
     ) -> DiscreteAutoencoder:
         """Reads what `save_pretrained` wrote. Nothing is unpickled and no code is run from the folder.
 
@@ -147,8 +148,10 @@ class DiscreteAutoencoder(nn.Module):
             directory: the folder.
             policy, decoder, prior: parts of your own, built as they were when saved; their weights are loaded.
             device: where the model goes.
+            trust_problem: import the problem that the folder names, package.module:Class.
         Raises:
-            ValueError: the folder is not a saved model, is damaged, or does not fit the parts given.
+            ValueError: the folder is not a saved model, is damaged, does not fit the parts given, or names a problem
+                that is not one of ours.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -175,6 +178,10 @@ class DiscreteAutoencoder(nn.Module):
             model = cls(policy, decoder, prior or UniformPrior(*code_sizes(policy)))
         else:
             config = config_from_dict(values["model"], ModelConfig)
+            if ":" in (config.problem or "") and not trust_problem:
+                raise ValueError(
+                    f"{directory} asks to import {config.problem}; if you trust it, pass trust_problem=True."
+                )
             model = cls.from_config(config, policy=policy, decoder=decoder, prior=prior)
         try:
             model.load_state_dict(tensors)

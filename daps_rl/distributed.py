@@ -80,6 +80,13 @@ class World:
             gradient.copy_(mean.view_as(gradient))
         return mean_loss[0]
 
+    def share_first(self, *modules: nn.Module) -> None:
+        """Makes parameters and buffers those of the first process."""
+        if self.size > 1:
+            for module in modules:
+                for tensor in module.state_dict().values():
+                    dist.broadcast(tensor, src=0)
+
     def agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
         """The first process's seconds, and whether any is to stop: all must take the same decisions."""
         if self.size == 1:
@@ -106,20 +113,32 @@ class World:
 
 
 @contextmanager
-def joined() -> Iterator[World]:
+def joined(device: str | None = None) -> Iterator[World]:
     """The world that `torchrun` says this process belongs to; a world of one without it.
 
     Over NCCL between GPUs and gloo between CPUs. Each process of a machine takes a GPU of its own.
+
+    Args:
+        device: "cpu" for processes that are to leave GPUs alone.
+    Raises:
+        ValueError: a machine has fewer GPUs than processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield World()
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    on_gpus = device != "cpu" and torch.cuda.is_available()
+    if on_gpus:
+        local, gpus = int(os.environ.get("LOCAL_RANK", os.environ["RANK"])), torch.cuda.device_count()
+        if "LOCAL_RANK" in os.environ and local >= gpus:
+            raise ValueError(
+                f"a process needs a GPU of its own, and there are {gpus} here; start as many, or --device cpu."
+            )
+        torch.cuda.set_device(local % gpus)
     store, rank, size = next(dist.rendezvous("env://"))
-    # Where torchrun's own store serves, it still holds the addresses of processes that have died.
-    store = dist.PrefixStore(f"restart-{os.environ.get(RESTARTS, '0')}", store)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        # torchrun's own store still holds the addresses of processes that have died. (Machines count for themselves.)
+        store = dist.PrefixStore(f"restart-{os.environ.get(RESTARTS, '0')}", store)
+    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield World(rank, size)

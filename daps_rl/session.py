@@ -157,6 +157,7 @@ def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = Non
     config = trainer.config
     summary = {
         "data": config.data,
+        "problem": config.problem,
         "agent": config.agent,
         "seed": config.seed,
         "steps": trainer.step,
@@ -263,7 +264,15 @@ def load_run(path: str | Path, device: str = "auto") -> tuple[RunFolder, TrainCo
     """
     run = RunFolder(path)
     config = config_from_dict(run.read_json(run.config))
-    return run, config, DiscreteAutoencoder.from_pretrained(run.model, device=choose_device(device))
+    return (
+        run,
+        config,
+        DiscreteAutoencoder.from_pretrained(
+            run.model,
+            device=choose_device(device),
+            trust_problem=True,  # it is the run's own
+        ),
+    )
 
 
 def load_data(config: TrainConfig) -> Splits:

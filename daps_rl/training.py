@@ -103,6 +103,7 @@ class Trainer:
             device=self.device,
             world=self.world,
         )
+        self.world.share_first(self.agent, self.autoencoder)
         if self.world.size > 1:  # the same weights everywhere, codes of its own in each process
             torch.manual_seed(config.seed + SEED_STRIDE * self.world.rank)
         if config.microbatch and not self.agent.bounded_memory:
@@ -130,7 +131,8 @@ class Trainer:
         # A microbatch's second pass sets the state of the random numbers back, which no graph may.
         modules = (*self.agent.modules(), *self.autoencoder.modules())
         recordable = self.agent.on_device and not config.microbatch and all(map(_keeps_to_the_device, modules))
-        recordable = recordable and self._targets is None and self.world.size == 1  # a graph has one input
+        # A graph has one input; and what a reward does is anyone's business.
+        recordable = recordable and self._targets is None and config.problem is None and self.world.size == 1
         self.graphed = config.cuda_graph and recordable and self.device.type == "cuda"
         self._update = GraphedUpdate(self._learn) if self.graphed else self._learn
 
@@ -287,6 +289,7 @@ class Trainer:
             value_range=self.splits.value_range,
             targets=self.validation_targets,
             importance_data=0,  # what a curve shows needs one code per datum
+            enumerable=0,
             seed=self.config.seed,
         )
         self.agent.train()

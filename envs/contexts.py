@@ -1,4 +1,7 @@
-"""Contexts drawn by a generator: the same ones everywhere, and never one of the test split in training."""
+"""Contexts drawn by a generator: the same ones everywhere.
+
+Splits are drawn apart. Where there are few different contexts (short prompts), some occur in several splits.
+"""
 
 from __future__ import annotations
 

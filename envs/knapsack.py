@@ -66,4 +66,8 @@ class Knapsack(DiscreteProblem):
         )
 
     def make_policy(self, config: ModelConfig) -> nn.Module:
+        if config.num_patches not in (0, self.num_tokens):
+            raise ValueError(
+                f"{self.name} has an item to each token, got num_patches {config.num_patches}; leave it out."
+            )
         return super().make_policy(dataclasses.replace(config, num_patches=self.num_tokens))

@@ -22,7 +22,7 @@ class MaxCut(DiscreteProblem):
     Reward:
         the weight of the edges between the sides, over n.
     Optimum:
-        all 2^(n-1) cuts up to n = 22, else OR-tools' CP-SAT (`python benchmarks/optima.py`).
+        all 2^(n-1) cuts, up to n = 22 (`python benchmarks/optima.py`).
 
     Args:
         size: n.

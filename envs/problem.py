@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -85,20 +86,29 @@ class DiscreteProblem:
         Raises:
             ValueError: a factorised policy cannot keep to a mask.
         """
+        encoder, patches = self.make_encoder(config), config.num_patches or None
+        if encoder is None and patches is None:  # a small context has fewer pieces than there are tokens
+            shape = config.observation_shape
+            patches = min(self.num_tokens, shape[0] if len(shape) < 3 else math.prod(shape[1:]))
         sizes: dict[str, Any] = {
             "embed_dim": config.embed_dim,
             "num_heads": config.num_heads,
             "num_layers": config.num_layers,
             "mlp_ratio": config.mlp_ratio,
-            "num_patches": config.num_patches or None,
-            "encoder": self.make_encoder(config),
+            "num_patches": patches,
+            "encoder": encoder,
         }
-        codes = (config.observation_shape, self.num_tokens, self.vocab_size)
+        codes, more = (config.observation_shape, self.num_tokens, self.vocab_size), self.policy_options()
         if config.policy == "autoregressive":
             return AutoregressivePolicy(
-                *codes, **sizes, num_code_layers=config.num_code_layers, mask=self.mask, **self.policy_options()
+                *codes,
+                **sizes,
+                num_code_layers=config.num_code_layers,
+                aligned_patches=config.aligned_patches,
+                mask=self.mask,
+                **more,
             )
-        if config.policy == "factorized" and self.mask is None and not self.policy_options():
+        if config.policy == "factorized" and self.mask is None and not more.get("pointer"):
             return FactorizedPolicy(*codes, **sizes)
         raise ValueError(
             f"{self.name} needs an autoregressive policy, whose tokens can keep to a mask, got {config.policy!r}; use "
@@ -109,7 +119,7 @@ class DiscreteProblem:
         )
 
     def policy_options(self) -> dict[str, Any]:
-        """More options of its `AutoregressivePolicy`."""
+        """More options of its `AutoregressivePolicy`, such as a pointer or `token_sizes`."""
         return {}
 
     def make_decoder(self, observation_shape: Sequence[int]) -> RewardDecoder:
@@ -167,7 +177,12 @@ def find_problem(name: str) -> DiscreteProblem:
             ) from error
         if not (isinstance(made, type) and issubclass(made, DiscreteProblem)):
             raise ValueError(f"problem {name!r} must be a subclass of daps_rl.envs.DiscreteProblem.")
-        problem = made()
+        try:
+            problem: DiscreteProblem = made()
+        except TypeError as error:
+            raise ValueError(
+                f"problem {name!r} cannot be made without arguments ({error}); derive a class that needs none."
+            ) from error
         problem.name = problem.name or name
         return problem
     kind, size = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]  # matches anything
@@ -178,4 +193,6 @@ def find_problem(name: str) -> DiscreteProblem:
         )
     file, _, attribute = _MODULES[kind].partition(":")
     make: Make = getattr(importlib.import_module(f"daps_rl.envs.{file}"), attribute)
+    if size and kind == "bandit-digits":
+        raise ValueError(f"bandit-digits has one size, got {name!r}; leave the number out.")
     return make(*([int(size)] if size else []))

@@ -44,16 +44,19 @@ class NKLandscape(Search):
 
     Args:
         size: n.
-        neighbours: k; 0 makes the bits independent, n - 1 the landscape all noise.
+        neighbours: k; 0 makes the bits independent, n - 1 the landscape all noise. 4 if None, or what a small n allows.
         seed: of the tables.
     References:
         Kauffman, Weinberger (1989), The NK model of rugged fitness landscapes.
     """
 
-    def __init__(self, size: int = 20, *, neighbours: int = 4, seed: int = 0) -> None:
+    def __init__(self, size: int = 20, *, neighbours: int | None = None, seed: int = 0) -> None:
+        usual = max(0, min(4, size - 1))
+        neighbours = usual if neighbours is None else neighbours
         if not 0 <= neighbours < size:
             raise ValueError(f"neighbours must lie in 0 … n-1 = {size - 1}, got {neighbours}.")
-        self.name = f"nk{size}"
+        other = "" if (neighbours, seed) == (usual, 0) else f"-k{neighbours}-seed{seed}"  # optima go by name
+        self.name = f"nk{size}{other}"
         self.num_tokens, self.vocab_size = size, 2
         self.tables = torch.rand(size, 2 ** (neighbours + 1), generator=torch.Generator().manual_seed(seed))
         around = torch.arange(size)[:, None] + torch.arange(neighbours + 1)

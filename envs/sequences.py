@@ -61,8 +61,8 @@ class Answers(DiscreteProblem):
 
     kind = ""
     recipe: ClassVar[dict[str, Any]] = {
-        "embed_dim": 64, "num_layers": 2, "num_code_layers": 1, "batch_size": 128, "samples": 8,
-        "beta_start": 0.01, "beta_end": 1e-3, "learning_rate": 1e-3, "minutes": 5.0,
+        "embed_dim": 64, "num_layers": 2, "num_code_layers": 1, "aligned_patches": False,
+        "batch_size": 128, "samples": 8, "beta_start": 0.01, "beta_end": 1e-3, "learning_rate": 1e-3, "minutes": 5.0,
     }  # fmt: skip
 
     def __init__(self, size: int = 8) -> None:
@@ -97,9 +97,6 @@ class Answers(DiscreteProblem):
             num_layers=config.num_layers,
             mlp_ratio=config.mlp_ratio,
         )
-
-    def policy_options(self) -> dict[str, Any]:
-        return {"aligned_patches": False}
 
 
 class Reverse(Answers):

@@ -59,4 +59,4 @@ class TSP(DiscreteProblem):
         )
 
     def policy_options(self) -> dict[str, Any]:
-        return {"pointer": True, "aligned_patches": False}
+        return {"pointer": True}

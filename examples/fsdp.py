@@ -1,7 +1,6 @@
 """A policy that is sharded over processes (FSDP2): each keeps a part of its weights, gradients and optimiser state.
 
-The weights are gathered for the encoding of a batch and given back after the backward pass; codes, rewards and the
-temperature are as ever.
+The weights are gathered where they are needed and given back afterwards; codes, rewards and temperature are as ever.
 
 torchrun --standalone --nproc-per-node 2 examples/fsdp.py       # or without torchrun: two processes of its own
 python examples/fsdp.py [--smoke]
@@ -16,6 +15,7 @@ import socket
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -29,30 +29,54 @@ from daps_rl.policies import AutoregressivePolicy, UniformCodes
 TOKENS, VOCAB, B, K, BETA = 8, 16, 64, 8, 0.1
 
 
-def train(world: World, steps: int) -> None:
+class Draws(nn.Module):
+    """The policy as FSDP wants a module: tensors in, tensors out. A backward pass is found by what comes out."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Data [B, *x] → codes [B, K, T], and their log-probability with gradient [B, K]."""
+        posterior = self.policy(x)
+        codes = posterior.sample((K,))
+        return codes.transpose(0, 1), posterior.log_prob(codes).transpose(0, 1).contiguous()
+
+
+class Scores(nn.Module):
+    """The decoder likewise: log p(x|z) of data [B, *x] and codes [B, K, T], [B, K]."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, x: Tensor, codes: Tensor) -> Tensor:
+        return self.decoder(codes).log_prob(x.unsqueeze(1))
+
+
+def train(world: World, steps: int, *, sharded: bool = True) -> dict[str, Tensor]:
+    """A few lines of training; returns the policy's weights, whole."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)  # the same weights everywhere, before they are sharded
     data = load("digits").train.to(device)
-    policy = AutoregressivePolicy((1, 8, 8), TOKENS, VOCAB).to(device)
-    decoder = MLPDecoder(TOKENS, VOCAB, (1, 8, 8), data_mean=data.mean(0)).to(device)
-    mesh = init_device_mesh(device.type, (world.size,))
-    for model in (policy, decoder):
-        # What was gathered stays until the backward pass: codes are drawn and scored between the two.
-        fully_shard(model, mesh=mesh, reshard_after_forward=False)
-    shards = [p for p in policy.parameters() if isinstance(p, DTensor)]
-    held, whole = sum(p.to_local().numel() for p in shards), sum(p.numel() for p in shards)
+    draws = Draws(AutoregressivePolicy((1, 8, 8), TOKENS, VOCAB)).to(device)
+    scores = Scores(MLPDecoder(TOKENS, VOCAB, (1, 8, 8), data_mean=data.mean(0))).to(device)
+    if sharded:
+        mesh = init_device_mesh(device.type, (world.size,))
+        for model in (draws, scores):
+            fully_shard(model, mesh=mesh)
+    whole = sum(p.numel() for p in draws.parameters())
+    held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in draws.parameters())
     if world.is_first:
         print(f"a process holds {held:,} of the policy's {whole:,} weights")
-    optimizer = torch.optim.AdamW([*policy.parameters(), *decoder.parameters()], lr=2e-3)
+    optimizer = torch.optim.AdamW([*draws.parameters(), *scores.parameters()], lr=2e-3)
     prior = UniformCodes(TOKENS, VOCAB, device)
     torch.manual_seed(1 + world.rank)
     for step in range(steps):
         x = data[torch.randint(len(data), (B // world.size,), device=device)]
-        posterior = policy(x)
-        codes = posterior.sample((K,))  # [K, B, T]
-        log_prob = posterior.log_prob(codes).T  # [B, K]
-        log_likelihood = decoder(codes.transpose(0, 1)).log_prob(x.unsqueeze(1))
-        reward = encoding_reward(log_likelihood.detach(), log_prob.detach(), prior.log_prob(codes).T, BETA)
+        codes, log_prob = draws(x)
+        log_likelihood = scores(x, codes)
+        reward = encoding_reward(log_likelihood.detach(), log_prob.detach(), prior.log_prob(codes), BETA)
         temperature = solve_temperature(world.gather(reward), 0.33, BETA)  # one for all processes
         terms = daps_loss(log_prob, reward, temperature=temperature, centered=True)
         (terms.loss.mean() + decoder_loss(log_likelihood).mean()).backward()
@@ -60,6 +84,8 @@ def train(world: World, steps: int) -> None:
         optimizer.zero_grad()
         if world.is_first and step % max(steps // 10, 1) == 0:
             print(f"step {step}  log-likelihood {log_likelihood.mean():.1f}  temperature {temperature:.2f}")
+    weights = draws.state_dict()
+    return {name: w.full_tensor() if isinstance(w, DTensor) else w for name, w in weights.items()}
 
 
 def worker(rank: int, size: int, steps: int) -> None:

@@ -98,7 +98,7 @@ def test_the_greedy_answer_takes_the_likeliest_token_each_time():
     for row, prompt in enumerate(PROMPTS):
         ids = prompt[None]
         for t in range(T):
-            logits = policy.logits(ids, 3)[0, -1]
+            logits = policy.logits(ids, 3)[0, -1]  # of the token that comes next
             assert answer[row, t] == logits.argmax()
             if answer[row, t] == END:
                 break

@@ -117,7 +117,8 @@ def test_two_processes_take_the_steps_of_one(found_by_two, case):
     assert "validation_psnr" not in second_row
 
 
-def test_each_process_sees_its_part_and_draws_codes_of_its_own():
+def test_each_process_sees_its_part_and_draws_codes_of_its_own(monkeypatch):
+    monkeypatch.setattr(World, "share_first", lambda self, *modules: None)  # there is only one process here
     whole = make_trainer(World()).batch()
     parts = [make_trainer(World(rank, 2)).batch() for rank in range(2)]
     assert torch.equal(torch.cat(parts), whole)
@@ -217,3 +218,19 @@ class Dies(DAPS):
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 20
+
+
+def test_a_sharded_policy_takes_the_steps_of_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The example's loop in a world of one, sharded and not: the same weights, and not those of the start."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "examples")
+    import fsdp
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'world'}", rank=0, world_size=1)
+    try:
+        start, whole = (fsdp.train(World(), steps, sharded=False) for steps in (0, 3))
+        sharded = fsdp.train(World(), 3)
+    finally:
+        dist.destroy_process_group()
+    for name, value in whole.items():
+        torch.testing.assert_close(sharded[name], value, rtol=1e-4, atol=1e-5)
+    assert max((whole[name] - start[name]).abs().max() for name in whole) > 1e-3

@@ -108,8 +108,9 @@ def test_a_large_code_space_is_sampled_and_quantisers_have_one_code(data, monkey
     exact = evaluate(model, data, beta=0.3).metrics
     monkeypatch.setattr("daps_rl.evaluation.split.LARGEST_TABLE", V**T * D * 5)  # as many data at once
     assert evaluate(model, data, beta=0.3).metrics["beta_elbo"] == pytest.approx(exact["beta_elbo"])
-    monkeypatch.setattr("daps_rl.evaluation.split.ENUMERABLE", V**T - 1)
-    sampled = [evaluate(model, data, beta=0.3, seed=seed).metrics for seed in range(200)]
+    monkeypatch.setattr("daps_rl.evaluation.codes.SCORED_AT_ONCE", 2 * N + 1)  # two codes of all data
+    assert evaluate(model, data, beta=0.3).metrics["beta_elbo"] == pytest.approx(exact["beta_elbo"])
+    sampled = [evaluate(model, data, beta=0.3, seed=seed, enumerable=V**T - 1).metrics for seed in range(200)]
     assert sampled[0]["enumerated_codes"] is None
     values = np.array([metrics["log_likelihood"] for metrics in sampled])
     assert abs(values.mean() - exact["log_likelihood"]) < 4.0 * values.std() / math.sqrt(len(values))
@@ -180,9 +181,8 @@ def test_importance_bound_nears_the_evidence(make_policy, data):
     assert (metrics["importance_samples"], metrics["importance_data"]) == (4096, N)
 
 
-def test_importance_draws_are_of_evenly_spaced_data_and_never_too_many_at_once(data, monkeypatch):
+def test_importance_draws_are_of_evenly_spaced_data_and_never_too_many_at_once(data):
     """Data 0, 3, 6, 9 across batches of 5, and no more than a batch in the decoder at once."""
-    monkeypatch.setattr("daps_rl.evaluation.split.ENUMERABLE", 0)
     model = make_model(Linear())
     drawn, rows = [], []
     sample = FactorizedCategorical.sample
@@ -195,7 +195,9 @@ def test_importance_draws_are_of_evenly_spaced_data_and_never_too_many_at_once(d
 
     model.policy.make = Recorded
     model.decoder.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0][..., 0].numel()))
-    metrics = evaluate(model, data, beta=1.0, batch_size=5, importance_samples=3, importance_data=4).metrics
+    metrics = evaluate(
+        model, data, beta=1.0, batch_size=5, importance_samples=3, importance_data=4, enumerable=0
+    ).metrics
     with torch.no_grad():
         assert drawn == model.policy(data[::3]).log_probs[:, 0, 0].tolist()
     assert metrics["importance_data"] == 4

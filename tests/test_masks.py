@@ -175,6 +175,12 @@ def test_a_mask_of_ones_own(items):
     assert (policy(items).log_prob(torch.zeros_like(codes)) == -math.inf).all()
 
 
+def test_a_mask_that_leaves_nothing_is_named(items):
+    policy = AutoregressivePolicy((N, F), N + 1, N, embed_dim=8, num_heads=2, num_patches=2, mask=VisitOnce(N))
+    with pytest.raises(ValueError, match="VisitOnce allows no token at position 4"):
+        policy(items.float()).sample()
+
+
 def test_errors(items):
     with pytest.raises(ValueError, match="a pointer is a head"):
         routes(head=torch.nn.Linear(8, N))

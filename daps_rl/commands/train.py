@@ -25,7 +25,7 @@ def train_command(*, out: str | None, resume: bool, config: str | None, dry_run:
         return dry_run_command(config, options)
     from daps_rl.distributed import joined
 
-    with joined() as world:
+    with joined(options.get("device")) as world:
         return _train(world, out, resume, config, options)
 
 
@@ -38,8 +38,6 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
     from daps_rl.runs import RunFolder, folder_is_writable, new_run_path
     from daps_rl.session import Observer, StopRequest, absolute_paths, load_data, train_run
 
-    if was_restarted() and out is not None and world.from_first(RunFolder(out).config.exists()):
-        resume, config, options = True, None, {}  # torchrun starts the same command again; it goes on
     given = absolute_paths({name: value for name, value in options.items() if value is not None})
     if resume:
         if out is None:
@@ -62,7 +60,10 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(settings.data).stem}-{settings.agent}")
         path = world.from_first(Path(out) if out is not None else new_run_path(Path("runs"), name))
         run = RunFolder(path)
-        if world.from_first(run.config.exists()):
+        held = world.from_first(run.read_json(run.config) if world.is_first and run.config.exists() else None)
+        # torchrun starts the same command again where a process has died: it goes on with the run that it began.
+        resume = held is not None and any(world.of_all(was_restarted())) and config_from_dict(held) == settings
+        if held is not None and not resume:
             raise ValueError(f"{path} holds a run already; add --resume to go on with it, or choose another --out.")
         if world.is_first:
             folder_is_writable(path)
@@ -126,7 +127,7 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
     picture = "reconstructions.png" if (path / "reconstructions.png").exists() else "learning_curves.png"
     print(f"look at {path}{os.sep}{picture}")
     gain = summary["validation"].get("code_gain")
-    if gain is not None and gain < COLLAPSED:
+    if summary["problem"] is None and gain is not None and gain < COLLAPSED:
         print(
             "the codes say nothing of the data (posterior collapse: another datum's code does as well); lower "
             "--beta-start or --learning-rate, or train longer",

@@ -25,6 +25,15 @@ class RewardDistribution(Distribution):
         self.reward_fn, self.codes = reward_fn, codes
         super().__init__(codes.shape[:-1], event_shape, validate_args=False)
 
+    @property
+    def mean(self) -> Tensor:
+        """There is none.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("a decision reconstructs nothing; this problem has a reward in the decoder's place.")
+
     @torch.no_grad()
     def log_prob(self, value: Tensor) -> Tensor:
         """The reward; batch shapes of codes and contexts are broadcast. [..., *y] → [...], float32."""
@@ -37,7 +46,8 @@ class RewardDistribution(Distribution):
         return self._reward(value, codes.expand(*shape, -1).reshape(-1, 1, codes.shape[-1])).view(shape)
 
     def _reward(self, value: Tensor, codes: Tensor) -> Tensor:
-        reward = self.reward_fn(value, codes)
+        with torch.autocast(codes.device.type, enabled=False):  # a reward is as exact as its author wrote it
+            reward = self.reward_fn(value, codes)
         if reward.shape != codes.shape[:-1]:
             raise ValueError(
                 f"a reward must be [B, K] = {tuple(codes.shape[:-1])} for codes [B, K, T], got shape "

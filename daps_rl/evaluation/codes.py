@@ -14,6 +14,7 @@ from daps_rl.functional import expectation, kl_estimate, tokenwise_kl
 from daps_rl.functional.checks import as_float
 from daps_rl.policies import FactorizedCategorical
 
+SCORED_AT_ONCE = 8192  # codes, by a posterior
 ACTIVE = 0.01  # nats that a position's token tells of the datum, above which it counts as active
 
 
@@ -109,7 +110,8 @@ class AllCodes:
 
     def expectations(self, posterior: Distribution, x: Tensor) -> Expectations | None:
         """Exact for each datum, x [B, *x]; None for a posterior without log-probabilities."""
-        log_prob = defined(lambda: posterior.log_prob(self.codes.expand(-1, len(x), -1)))  # [M, B]
+        parts = self.codes.expand(-1, len(x), -1).split(max(1, SCORED_AT_ONCE // len(x)))
+        log_prob = defined(lambda: torch.cat([posterior.log_prob(part) for part in parts]))  # [M, B]
         if log_prob is None:
             return None
         size = max(1, self.at_once // (len(self.codes) * x[0].numel()))

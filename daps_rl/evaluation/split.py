@@ -62,12 +62,13 @@ def evaluate(
     batch_size: int | None = None,
     importance_samples: int = 16,
     importance_data: int = 1000,
+    enumerable: int = ENUMERABLE,
     perceptual: Perceptual | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Evaluates on a whole split, with one sampled code per datum, and the greedy code where a name says so.
 
-    Of at most `ENUMERABLE` codes all are decoded, and log-likelihood, KL and entropy are exact.
+    Of at most `enumerable` codes all are decoded, and log-likelihood, KL and entropy are exact.
 
     The same model, data, batch size and seed give the same numbers; torch's global random state is left as it was. The
     posterior may be a distribution over codes, a point mass (a quantiser: no `log_prob`), or a distribution over
@@ -84,6 +85,7 @@ def evaluate(
         importance_samples: draws per datum of `importance_bound` and, where positions' probabilities have no closed
             form, of `active_positions`.
         importance_data: at most so many data, evenly spaced over the split, have that many draws. 0 leaves them out.
+        enumerable: codes that there may be for sums over all of them.
         perceptual: also `fid` and `lpips`, of colour images.
         seed: of the sampled codes.
     Returns:
@@ -99,7 +101,7 @@ def evaluate(
             f"{len(data)}, {batch_size}, {importance_samples} and {importance_data}."
         )
     device = next(autoencoder.parameters()).device
-    collected = _Pass(autoencoder, value_range, importance_samples, perceptual)
+    collected = _Pass(autoencoder, value_range, importance_samples, enumerable, perceptual)
     every = math.ceil(len(data) / importance_data) if importance_data else 0
     was_training = autoencoder.training
     autoencoder.eval()
@@ -137,8 +139,10 @@ class _Pass:
         autoencoder: DiscreteAutoencoder,
         value_range: tuple[float, float],
         importance_samples: int,
+        enumerable: int,
         perceptual: Perceptual | None,
     ) -> None:
+        self.enumerable = enumerable
         self.autoencoder, self.value_range, self.perceptual = autoencoder, value_range, perceptual
         self.prior, self.importance_samples = autoencoder.prior(), importance_samples
         self.num_tokens, vocab_size = code_sizes(autoencoder.policy)
@@ -189,7 +193,7 @@ class _Pass:
     def _enumerated(self, posterior: Distribution, z: Tensor, x: Tensor) -> Expectations | None:
         """Means over all codes, where there are few; None where there are many, and for quantisers. x [B, *x]."""
         num_codes = self.vocab_size**self.num_tokens
-        if torch.is_floating_point(z) or num_codes > min(ENUMERABLE, LARGEST_TABLE // x[0].numel()):
+        if torch.is_floating_point(z) or num_codes > min(self.enumerable, LARGEST_TABLE // x[0].numel()):
             return None
         if self.all_codes is None:
             tokens = torch.arange(self.vocab_size, device=z.device)

@@ -188,7 +188,13 @@ class MaskedSteps:
         """[B, K, V], of the next token."""
         if self.mask is None:
             return logits
-        return torch.where(self.mask.allowed(self.state, self.position), logits, -math.inf)
+        allowed = self.mask.allowed(self.state, self.position)
+        if allowed.device.type == "cpu" and not allowed.any(-1).all():  # a GPU is not waited for
+            raise ValueError(
+                f"{type(self.mask).__name__} allows no token at position {self.position} of some code; a mask must "
+                "leave at least one at every position."
+            )
+        return torch.where(allowed, logits, -math.inf)
 
     def advance(self, token: Tensor) -> None:
         """Takes in the token that was chosen. [B, K]."""

@@ -14,6 +14,8 @@ from daps_rl.functional import draw_categorical
 from daps_rl.functional.checks import as_float
 from daps_rl.policies.checks import SampleShape, check_code_sizes, check_codes
 
+OPTIONAL = ("position_ids", "past_key_values", "use_cache")  # passed to models that take them, or **kwargs
+
 
 class CausalLMAnswers(Distribution):
     """q(z|x) over answers of up to T tokens: batch shape [B], event shape [T].
@@ -87,7 +89,7 @@ class CausalLMAnswers(Distribution):
         policy, length = self.policy, self.prompt.shape[1]
         codes = value.reshape(-1, policy.num_tokens)  # [N, T]
         prompt = self.prompt.repeat(len(codes) // len(self.prompt), 1)
-        logits = policy.logits(torch.cat((prompt, codes[:, :-1]), dim=1), length)[:, length - 1 :]  # [N, T, V]
+        logits = policy.logits(torch.cat((prompt, codes[:, :-1]), dim=1), length)  # [N, T, V]
         picked = torch.log_softmax(logits, dim=-1).gather(-1, codes.unsqueeze(-1))[..., 0]  # [N, T]
         ended = policy.ended_before(codes)
         padding = torch.where(codes == policy.pad_token, 0.0, -math.inf).to(picked.dtype)
@@ -106,7 +108,7 @@ class CausalLMPolicy(nn.Module):
     Args:
         model: called with `input_ids` [N, L] and `attention_mask` [N, L], gives an object with `logits` [N, L, V], as
             the causal models of Hugging Face transformers do. `position_ids` are passed where it takes them, and
-            `past_key_values` with `use_cache=True`, so that a token costs one step.
+            `past_key_values` with `use_cache=True`, so that a token costs one step. It is kept in evaluation mode.
         num_tokens: T, the longest answer, its end token counted.
         vocab_size: V.
         end_token: ends an answer.
@@ -139,7 +141,16 @@ class CausalLMPolicy(nn.Module):
         self.model, self.temperature = model, temperature
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
         self.end_token, self.pad_token = end_token, pad_token
-        self._takes = set(inspect.signature(model.forward).parameters)
+        parameters = inspect.signature(model.forward).parameters
+        anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        self._takes = {name for name in OPTIONAL if anything or name in parameters}
+        self.model.eval()
+
+    def train(self, mode: bool = True) -> CausalLMPolicy:
+        """The model stays in evaluation mode: with dropout, answers would be scored by another model than drew them."""
+        super().train(mode)
+        self.model.eval()
+        return self
 
     def forward(self, prompt: Tensor) -> CausalLMAnswers:
         if prompt.ndim != 2:
@@ -152,9 +163,9 @@ class CausalLMPolicy(nn.Module):
         return torch.cat((torch.zeros_like(ends[:, :1]), ends[:, :-1]), dim=-1) > 0
 
     def logits(self, ids: Tensor, prompt_length: int) -> Tensor:
-        """Of the token after each. [N, L] → [N, L, V]."""
+        """Of each answer token, the first of which stands behind the prompt. [N, P + T - 1] → [N, T, V]."""
         out = self.model(**self._inputs(ids, prompt_length))
-        return as_float(out.logits) / self.temperature
+        return as_float(out.logits[:, prompt_length - 1 :]) / self.temperature
 
     def next_logits(self, ids: Tensor, prompt_length: int, cache: Any) -> tuple[Tensor, Any]:
         """Logits of the token after the last, [N, V], and the model's cache, or None."""
@@ -192,7 +203,7 @@ class ReferenceReward:
 
     def __init__(self, reward_fn: Any, reference: nn.Module, beta: Tensor | float) -> None:
         self.reward_fn, self.beta = reward_fn, beta
-        self.reference = reference.requires_grad_(False)
+        self.reference = reference.requires_grad_(False).eval()
 
     @torch.no_grad()
     def __call__(self, x: Tensor, codes: Tensor) -> Tensor:
