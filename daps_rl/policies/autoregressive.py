@@ -284,11 +284,11 @@ class AutoregressiveCategorical(Distribution):
         caches = [KeyValueCache((batch * samples, net.num_heads, net.num_tokens, head_dim), like) for _ in net.blocks]
         codes = torch.empty(batch, samples, net.num_tokens, dtype=torch.int64, device=like.device)
         log_prob = as_float(like.new_zeros(batch, samples))
-        x = net.start.expand(batch, samples, 1, -1)  # [B, K, 1, D]
         steps = MaskedSteps(net, self.context, samples)
         with casting_once(like.device):
+            logits = self._first_step(caches, samples)  # [B, K, V]
             for t in range(net.num_tokens):
-                logits = steps.masked(net.step(x, self.context, caches))  # [B, K, V]
+                logits = steps.masked(logits)
                 probs = torch.softmax(as_float(logits), dim=-1)
                 if greedy:
                     token = logits.argmax(-1, keepdim=True)  # [B, K, 1]
@@ -297,9 +297,20 @@ class AutoregressiveCategorical(Distribution):
                     token = draw_categorical(probs, uniform)
                 log_prob += probs.gather(-1, token)[..., 0].log()
                 codes[..., t] = token[..., 0]
-                steps.advance(token[..., 0])
-                x = net.embed_tokens(token, self.context)
+                if t + 1 < net.num_tokens:
+                    steps.advance(token[..., 0])
+                    logits = net.step(net.embed_tokens(token, self.context), self.context, caches)
         return codes, log_prob
+
+    def _first_step(self, caches: list[KeyValueCache], samples: int) -> Tensor:
+        """Logits of the first token, [B, K, V], computed once for the K codes of a context, which begin alike."""
+        net, (batch,), like = self.transformer, self.batch_shape, self.context.keys_values[0][0]
+        shape = (batch, net.num_heads, 1, like.shape[-1])
+        firsts = [KeyValueCache(shape, like) for _ in caches]
+        logits = net.step(net.start.expand(batch, 1, 1, -1), self.context, firsts)  # [B, 1, V]
+        for cache, first in zip(caches, firsts, strict=True):
+            cache.fill(first, samples)
+        return logits.expand(-1, samples, -1)
 
     def token_logits(self, value: Tensor) -> Tensor:
         """Logits of every token given those before it. [*S, B, T] → [*S, B, T, V], with gradient."""

@@ -36,6 +36,13 @@ class KeyValueCache:
         self.length += 1
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
+    def fill(self, first: KeyValueCache, copies: int) -> None:
+        """Takes over what a cache of as many contexts holds, once for each of a context's K sequences."""
+        self.length = first.length
+        for own, held in ((self.keys, first.keys), (self.values, first.values)):
+            contexts = own.view(held.shape[0], copies, *own.shape[1:])
+            contexts[:, :, :, : self.length] = held[:, None, :, : self.length]
+
 
 class GrowingCache:
     """Keys and values of the tokens so far, kept for the backward pass: a new tensor for every token."""
