@@ -86,9 +86,9 @@ class DiscreteProblem:
         Raises:
             ValueError: a factorised policy cannot keep to a mask.
         """
+        shape, more = config.observation_shape, self.policy_options()
         encoder, patches = self.make_encoder(config), config.num_patches or None
         if encoder is None and patches is None:  # a small context has fewer pieces than there are tokens
-            shape = config.observation_shape
             patches = min(self.num_tokens, shape[0] if len(shape) < 3 else math.prod(shape[1:]))
         sizes: dict[str, Any] = {
             "embed_dim": config.embed_dim,
@@ -98,10 +98,11 @@ class DiscreteProblem:
             "num_patches": patches,
             "encoder": encoder,
         }
-        codes, more = (config.observation_shape, self.num_tokens, self.vocab_size), self.policy_options()
         if config.policy == "autoregressive":
             return AutoregressivePolicy(
-                *codes,
+                shape,
+                self.num_tokens,
+                self.vocab_size,
                 **sizes,
                 num_code_layers=config.num_code_layers,
                 aligned_patches=config.aligned_patches,
@@ -109,7 +110,7 @@ class DiscreteProblem:
                 **more,
             )
         if config.policy == "factorized" and self.mask is None and not more.get("pointer"):
-            return FactorizedPolicy(*codes, **sizes)
+            return FactorizedPolicy(shape, self.num_tokens, self.vocab_size, **sizes)
         raise ValueError(
             f"{self.name} needs an autoregressive policy, whose tokens can keep to a mask, got {config.policy!r}; use "
             "an agent that has one (daps, rloo, grpo, ppo, reinforce)."
