@@ -234,9 +234,9 @@ def test_waiting_for_the_device_is_training_time_and_what_the_caller_does_is_not
     """A GPU is waited for where the means are read."""
     read = training._means
 
-    def slow(metrics):
+    def slow(*arguments):
         time.sleep(0.05)
-        return read(metrics)
+        return read(*arguments)
 
     monkeypatch.setattr(training, "_means", slow)
     run = trainer(splits, steps=6)
