@@ -17,6 +17,7 @@ from daps_rl.config import ModelConfig
 from daps_rl.data import Splits
 from daps_rl.decoders import RewardDecoder
 from daps_rl.envs.encoding import EncodingEnv
+from daps_rl.functional import optimality_gap
 from daps_rl.policies import AutoregressivePolicy, CodeMask, FactorizedPolicy
 
 OPTIMA = Path(__file__).parent / "optima"
@@ -74,7 +75,7 @@ class DiscreteProblem:
             return {}
         names = {"gap": "log_likelihood", "gap_greedy": "reward_greedy", "gap_best": "reward_best"}
         rewards = {gap: columns[name] for gap, name in names.items() if len(columns.get(name, ())) == len(best)}
-        return {gap: ((best - reward) / best.abs()).mean().item() for gap, reward in rewards.items()}
+        return {gap: optimality_gap(reward, best).mean().item() for gap, reward in rewards.items()}
 
     def make_encoder(self, config: ModelConfig) -> nn.Module | None:
         """Context [B, *x] → [B, P, embed_dim]; None for the transformer over patches of it."""

@@ -14,6 +14,7 @@ from daps_rl.functional.bounds import (
     host_reward,
     importance_weighted_bound,
     kl_estimate,
+    optimality_gap,
 )
 from daps_rl.functional.losses import DAPSTerms, daps_loss, decoder_loss, weighted_likelihood_loss
 from daps_rl.functional.relaxations import gumbel_rao, gumbel_softmax, reinmax, straight_through, tokenwise_kl
@@ -38,6 +39,7 @@ __all__ = [
     "importance_weighted_bound",
     "kl_estimate",
     "leave_one_out_advantage",
+    "optimality_gap",
     "reinmax",
     "solve_temperature",
     "solve_temperature_kl",

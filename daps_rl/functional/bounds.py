@@ -99,6 +99,21 @@ def importance_weighted_bound(log_likelihood: Tensor, action_log_prob: Tensor, p
     return log_weights.logsumexp(-1) - math.log(log_weights.shape[-1])
 
 
+def optimality_gap(reward: Tensor, best: Tensor) -> Tensor:
+    """(best − reward) / |best|: how far a decision is from the best one, 0 at the best.
+
+    Args:
+        reward: larger is better. Any shape.
+        best: the largest reward there is, not 0. The same shape.
+    Returns:
+        The same shape, a share.
+    Raises:
+        ValueError: shapes differ.
+    """
+    check_same_shape(reward=reward, best=best)
+    return (best - reward) / best.abs()
+
+
 def expectation(log_prob: Tensor, values: Tensor) -> Tensor:
     """Σ_z q(z)·f(z) over all values of z, enumerated; what is impossible counts nothing, whatever f says there.
 
