@@ -1,10 +1,13 @@
 """Peak memory and seconds of a few training steps of a published configuration, each in a process of its own.
 
     python benchmarks/memory.py --config imagenet256 --batch-size 64 --samples 8 --microbatch 1 4 0 --steps 2
+    python benchmarks/memory.py --config cifar10 --agent daps gumbel --batch-size 32 --samples 2 8
+    python benchmarks/memory.py --config cifar10 --batch-size 32 --samples 2 --steps 2000
 
 Needs no data set: the data are noise of the right shape. On a CPU the peak is that of resident memory, and the row
-holds beside it what the process took before it built anything; on a GPU it is that of PyTorch's allocations. Seconds go
-into a row with --timed only: say so on an otherwise idle machine.
+holds beside it what the process took before it built anything; on a GPU it is that of PyTorch's allocations. A row of
+many steps also holds the peak after the first hundredth of them. Seconds go into a row with --timed only: say so on an
+otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -34,10 +37,10 @@ MIB = 2**20
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=sorted(PUBLISHED), default="imagenet256")
-    parser.add_argument("--agent", choices=("daps", "daps-na"), default="daps")
+    parser.add_argument("--agent", nargs="+", default=["daps"])
     parser.add_argument("--part", choices=PARTS, default="step", help="a whole training step, or the decoder's alone")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[64])
-    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--samples", type=int, nargs="+", default=[8], help="K; gumbel draws one code whatever it is")
     parser.add_argument("--microbatch", type=int, nargs="+", default=[0], help="contexts at a time; 0 for all at once")
     parser.add_argument("--decoder-norm", choices=("group", "batch", "none"), default="group")
     parser.add_argument("--steps", type=int, default=2)
@@ -47,8 +50,9 @@ def main() -> None:
     parser.add_argument("--in-this-process", action="store_true", help="print one configuration's row as JSON, no more")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for batch_size, microbatch in itertools.product(options.batch_size, options.microbatch):
-        one = argparse.Namespace(**{**vars(options), "batch_size": batch_size, "microbatch": microbatch})
+    listed = ("agent", "batch_size", "samples", "microbatch")
+    for values in itertools.product(*(getattr(options, name) for name in listed)):
+        one = argparse.Namespace(**{**vars(options), **dict(zip(listed, values, strict=True))})
         if options.in_this_process:
             print(json.dumps(measure(one)))
         else:
@@ -79,15 +83,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         settings["decoder_norm"] = options.decoder_norm
     trainer = Trainer(make_config(options.config, **settings, steps=1_000_000), batch_of_noise(options))
     step: Callable[[], object] = trainer.train_step if options.part == "step" else decoder_step(trainer)
-    seconds = []
-    for _ in range(options.steps):
+    seconds, early = [], 0.0
+    for i in range(options.steps):
+        if i == options.steps // 100:
+            early = peak(options.device)
         start = time.perf_counter()
         step()
         if options.device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    peak = resident_peak() if options.device == "cpu" else torch.cuda.max_memory_allocated() / MIB
-    return {"peak_mib": round(peak), "before_mib": round(before), "seconds": [round(value, 3) for value in seconds]}
+    row = {"peak_mib": round(peak(options.device)), "before_mib": round(before)}
+    if options.steps >= 1000:
+        return {**row, "early_peak_mib": round(early), "seconds": [round(sum(seconds), 1)]}
+    return {**row, "seconds": [round(value, 3) for value in seconds]}
 
 
 def batch_of_noise(options: argparse.Namespace) -> Splits:
@@ -111,10 +119,15 @@ def decoder_step(trainer: Trainer) -> Callable[[], None]:
     return step
 
 
+def peak(device: str) -> float:
+    """Of memory so far, in MiB."""
+    return resident_peak() if device == "cpu" else torch.cuda.max_memory_allocated() / MIB
+
+
 def resident_peak() -> float:
     """Of this process so far, in MiB (Linux counts KiB, macOS bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (MIB if sys.platform == "darwin" else 1024)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (MIB if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -158,8 +158,14 @@ _MODULES = {  # a name is one of these, followed by its size where it has one
     "labs": "search:LABS",
     "reverse": "sequences:Reverse",
     "sort": "sequences:Sort",
+    "add": "sequences:Add",
+    "brackets": "sequences:Brackets",
+    "nguyen": "regression:Nguyen",
 }
-PROBLEMS = ("tsp20", "tsp50", "knapsack50", "maxcut20", "bandit-digits", "nk20", "labs20", "reverse8", "sort8")
+PROBLEMS = (
+    "tsp20", "tsp50", "knapsack50", "maxcut20", "bandit-digits", "nk20", "labs20", "reverse8", "sort8", "add4",
+    "brackets8", "nguyen1",
+)  # fmt: skip
 """Those that the documentation reports on; other sizes have names alike (tsp10)."""
 
 

@@ -18,11 +18,12 @@ from daps_rl.data import DataError, Splits
 from daps_rl.decoders import RewardDecoder
 from daps_rl.envs import PROBLEMS, DiscreteProblem, EncodingEnv, EncodingVecEnv, EncodingVectorEnv, find_problem
 from daps_rl.envs.classification import ClassificationBandit
+from daps_rl.envs.regression import BINARY, END, NGUYEN, TOKENS, UNARY, Nguyen, infix
 from daps_rl.envs.search import NKLandscape
 from daps_rl.evaluation import evaluate
 from daps_rl.training import Trainer
 
-SMALL = ("tsp5", "knapsack6", "maxcut6", "bandit-digits", "nk6", "labs6", "reverse3", "sort3")
+SMALL = ("tsp5", "knapsack6", "maxcut6", "bandit-digits", "nk6", "labs6", "reverse3", "sort3", "add2", "brackets3", "nguyen1")
 
 
 def bits(count: int) -> torch.Tensor:
@@ -101,6 +102,89 @@ def test_answers():
         [2.0, pytest.approx(1 / 3), pytest.approx(1 / 3)]
     ]
     assert find_problem("sort3").reward(prompt, codes)[0, 1].item() == 2.0
+
+
+def test_sums_by_pythons_own_numbers():
+    problem = find_problem("add3")
+    for prompt in problem.splits().test[:20]:
+        text = "".join(str(int(digit)) for digit in prompt)
+        total = str(int(text[:3]) + int(text[3:])).zfill(4)[::-1]
+        right = torch.tensor([int(digit) for digit in total])
+        wrong = right.clone()
+        wrong[2] = (wrong[2] + 1) % 10
+        assert problem.reward(prompt[None, None], torch.stack((right, wrong))[None]).tolist() == [[2.0, 0.75]]
+
+
+def closes(text: str) -> bool:
+    """Whether brackets are balanced, by striking out pairs."""
+    while (shorter := text.replace("()", "").replace("[]", "")) != text:
+        text = shorter
+    return not text
+
+
+def test_brackets_by_striking_out_pairs():
+    problem = find_problem("brackets3")
+    codes = torch.tensor(list(itertools.product(range(4), repeat=3)))
+    prompts = problem.splits().test[:30]
+    assert len(prompts.unique(dim=0)) > 10
+    for prompt in prompts:
+        texts = ["".join("([)]"[int(token)] for token in (*prompt, *code)) for code in codes]
+        balanced = [text for text in texts if closes(text)]
+        expected = []
+        for text in texts:
+            begun = sum(any(text[: 3 + n] == other[: 3 + n] for other in balanced) for n in (1, 2, 3))
+            expected.append(begun / 3 + closes(text))
+        reward = problem.reward(prompt[None, None], codes[None])[0]
+        torch.testing.assert_close(reward, torch.tensor(expected))
+
+
+def formula(code: tuple[int, ...]) -> str | None:
+    """A postfix formula as Python's own text; None where it is none."""
+    waiting: list[str] = []
+    names = [TOKENS[token] for token in code]
+    ended = names.index(END) if END in names else len(names)
+    if any(name != END for name in names[ended:]):
+        return None
+    for name in names[:ended]:
+        takes = 2 if name in BINARY else 1 if name in UNARY else 0
+        if len(waiting) < takes:
+            return None
+        values = [waiting.pop() for _ in range(takes)][::-1]
+        waiting.append(name if not takes else f"({name.join(values)})" if takes == 2 else f"np.{name}({values[0]})")
+    return waiting[0] if len(waiting) == 1 else None
+
+
+def test_formulas_and_their_mask_by_pythons_own_parser():
+    problem, length = Nguyen(5, num_tokens=4), 4
+    codes = torch.tensor(list(itertools.product(range(len(TOKENS)), repeat=length)))
+    texts = [formula(tuple(code)) for code in codes.tolist()]
+    valid = torch.tensor([text is not None for text in texts])
+    allowed = problem.mask.of(torch.ones(1, 1), codes[None])[0]
+    assert torch.equal(allowed.gather(-1, codes.unsqueeze(-1)).all(-2)[:, 0], valid)
+    reward = problem.reward(torch.ones(1, 1, 1), codes[None])[0]
+    assert (reward[~valid] == -1.0).all()
+    x = problem.x.double().numpy()
+    y = np.sin(x**2) * np.cos(x) - 1
+    with np.errstate(all="ignore"):
+        for text, paid in zip(texts, reward.tolist(), strict=True):
+            if text is not None:
+                error = np.sqrt(np.mean((eval(text, {"np": np, "x": x}) - y) ** 2)) / y.std()  # noqa: S307
+                if error < 1e6:  # else rounding of 1 / 0 and its like
+                    assert paid == pytest.approx(1 / (1 + error), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(1, "x x x 1 + * 1 + *"), (2, "x x x x 1 + * 1 + * 1 + *"), (5, "x x * sin x cos * 1 -"),
+     (7, "x 1 + x x * 1 + * log"), (8, "x log 1 1 1 + / * exp")],
+)  # fmt: skip
+def test_the_function_itself_is_paid_one(number, text):
+    problem = find_problem(f"nguyen{number}")
+    names = text.split()
+    code = torch.tensor([TOKENS.index(name) for name in (*names, *[END] * (20 - len(names)))])
+    assert problem.reward(torch.ones(1, 1, 1), code[None, None]).item() == pytest.approx(1.0, abs=1e-5)
+    assert infix(code).count("(") == sum(name in BINARY or name in UNARY for name in names)
+    assert problem.formula == NGUYEN[number][0]
 
 
 def test_only_the_right_class_is_paid():

@@ -1,0 +1,164 @@
+"""Symbolic regression: a formula, token by token, that goes through given points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from daps_rl.envs.search import Search
+from daps_rl.policies import CodeMask
+
+VALUES: dict[str, Callable[[Tensor], Tensor]] = {"x": lambda x: x, "1": torch.ones_like}
+BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "+": torch.add, "-": torch.sub, "*": torch.mul, "/": torch.div,
+}  # fmt: skip
+UNARY: dict[str, Callable[[Tensor], Tensor]] = {
+    "sin": torch.sin, "cos": torch.cos, "exp": torch.exp, "log": torch.log,
+}  # fmt: skip
+END = "end"
+TOKENS = (*VALUES, *BINARY, *UNARY, END)
+"""The vocabulary."""
+GROWTH = torch.tensor([1] * len(VALUES) + [-1] * len(BINARY) + [0] * len(UNARY) + [0])
+"""What a token adds to the number of values that wait for an operator."""
+NEEDS = torch.tensor([0] * len(VALUES) + [2] * len(BINARY) + [1] * len(UNARY) + [1])
+"""How many must wait for it."""
+
+NGUYEN: dict[int, tuple[str, Callable[[Tensor], Tensor], tuple[float, float]]] = {
+    1: ("x^3 + x^2 + x", lambda x: x**3 + x**2 + x, (-1.0, 1.0)),
+    2: ("x^4 + x^3 + x^2 + x", lambda x: x**4 + x**3 + x**2 + x, (-1.0, 1.0)),
+    3: ("x^5 + x^4 + x^3 + x^2 + x", lambda x: x**5 + x**4 + x**3 + x**2 + x, (-1.0, 1.0)),
+    4: ("x^6 + ... + x", lambda x: x**6 + x**5 + x**4 + x**3 + x**2 + x, (-1.0, 1.0)),
+    5: ("sin(x^2) cos(x) - 1", lambda x: torch.sin(x**2) * torch.cos(x) - 1, (-1.0, 1.0)),
+    6: ("sin(x) + sin(x + x^2)", lambda x: torch.sin(x) + torch.sin(x + x**2), (-1.0, 1.0)),
+    7: ("log(x + 1) + log(x^2 + 1)", lambda x: torch.log(x + 1) + torch.log(x**2 + 1), (0.0, 2.0)),
+    8: ("sqrt(x)", torch.sqrt, (0.0, 4.0)),
+}
+"""Formula, function and interval of the benchmark's problems in one variable."""
+POINTS = 20
+
+
+class WellFormed(CodeMask):
+    """Formulas in postfix order: operators find their values, one value is left, and behind `end` there is only that.
+
+    The state is how many values wait, and whether the formula has ended, both [B, K].
+
+    Args:
+        num_tokens: T, the longest formula.
+    """
+
+    def __init__(self, num_tokens: int) -> None:
+        self.num_tokens = num_tokens
+
+    def start(self, observation: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        waiting = observation.new_zeros((len(observation), samples), dtype=torch.int64)
+        return waiting, waiting.bool()
+
+    def allowed(self, state: tuple[Tensor, Tensor], position: int) -> Tensor:
+        waiting, ended = (value.unsqueeze(-1) for value in state)
+        growth, needs = GROWTH.to(waiting.device), NEEDS.to(waiting.device)
+        left = self.num_tokens - position - 1
+        # Each further operator takes one value away, so that `left` of them must do to leave one.
+        allowed = (waiting >= needs) & (waiting + growth - 1 <= left)
+        end = torch.arange(len(TOKENS), device=waiting.device) == TOKENS.index(END)
+        return torch.where(ended, end, allowed & (~end | (waiting == 1)))
+
+    def advance(self, state: tuple[Tensor, Tensor], position: int, token: Tensor) -> tuple[Tensor, Tensor]:
+        waiting, ended = state
+        return waiting + GROWTH.to(token.device)[token], ended | (token == TOKENS.index(END))
+
+
+class Nguyen(Search):
+    """A formula for one of Nguyen's problems, from 20 points of it.
+
+    Action:
+        T tokens of `TOKENS`, in postfix order: x x * 1 + is x² + 1. A formula that ends early is followed by `end`.
+    Reward:
+        1 / (1 + e), where e is the root mean squared error over the function's own deviation; 0 where it is not finite
+        at all points, and minus 1 for what is no formula.
+    Optimum:
+        1, the function itself.
+
+    Args:
+        size: the problem's number, 1 … 8 (those in one variable).
+        num_tokens: T.
+    References:
+        Uy, Hoai, O'Neill, McKay, Galván-López (2011), Semantically-based crossover in genetic programming. Petersen et
+        al. (2021), Deep symbolic regression (the reward).
+    """
+
+    recipe: ClassVar[dict[str, Any]] = {**Search.recipe, "beta_start": 0.03, "beta_end": 3e-3}
+
+    def __init__(self, size: int = 1, *, num_tokens: int = 20) -> None:
+        if size not in NGUYEN:
+            raise ValueError(f"Nguyen's problems in one variable are 1 … {max(NGUYEN)}, got {size}.")
+        if num_tokens < 1:
+            raise ValueError(f"a formula needs at least one token, got {num_tokens}.")
+        self.name = f"nguyen{size}"
+        self.num_tokens, self.vocab_size = num_tokens, len(TOKENS)
+        self.mask = WellFormed(num_tokens)
+        self.formula, function, (low, high) = NGUYEN[size]
+        self.x = torch.linspace(low, high, POINTS + 1)[1:]  # a formula may divide by x, or take its logarithm
+        self.y = function(self.x)
+
+    def values(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """What formulas give at the points, and which are formulas. [..., T] → [..., 20], bool [...]."""
+        x = self.x.to(codes.device)
+        shape = codes.shape[:-1]
+        stack = x.new_zeros(*shape, self.num_tokens + 2, POINTS)
+        waiting = torch.zeros(shape, dtype=torch.int64, device=codes.device)
+        valid, ended = torch.ones_like(waiting, dtype=torch.bool), torch.zeros_like(waiting, dtype=torch.bool)
+        for token in codes.unbind(-1):
+            end = token == TOKENS.index(END)
+            valid &= (waiting >= NEEDS.to(codes.device)[token]) & (end | ~ended) & (~end | (waiting == 1))
+            ended |= end
+            first, second = (_at(stack, waiting - back) for back in (1, 2))  # the last value, and the one before it
+            made = torch.zeros_like(first)
+            for i, name in enumerate(TOKENS):
+                if name in VALUES:
+                    result = VALUES[name](x.expand_as(first))
+                elif name in BINARY:
+                    result = BINARY[name](second, first)
+                else:
+                    result = UNARY[name](first) if name in UNARY else first
+                made = torch.where((token == i).unsqueeze(-1), result, made)
+            waiting = waiting + GROWTH.to(codes.device)[token]
+            valid &= waiting >= 1
+            place = (waiting - 1).clamp(0, self.num_tokens)
+            stack = torch.where(
+                F.one_hot(place, stack.shape[-2]).bool().unsqueeze(-1), made.unsqueeze(-2), stack
+            )  # [..., T + 2, 20]
+        return stack[..., 0, :], valid & (waiting == 1)
+
+    def reward(self, target: Tensor, codes: Tensor) -> Tensor:
+        values, valid = self.values(codes)
+        y = self.y.to(codes.device)
+        error = (values - y).square().mean(-1).sqrt() / y.std(correction=0)
+        paid = torch.where(error.isfinite(), 1.0 / (1.0 + error), 0.0)
+        return torch.where(valid, paid, -1.0)
+
+    def optimum(self, split: str) -> Tensor:
+        return torch.ones(1, dtype=torch.float64)
+
+
+def infix(code: Tensor) -> str:
+    """A formula as one writes it by hand, with all brackets. [T] → text."""
+    waiting: list[str] = []
+    for name in (TOKENS[token] for token in code.tolist()):
+        if name in BINARY:
+            right, left = waiting.pop(), waiting.pop()
+            waiting.append(f"({left} {name} {right})")
+        elif name in UNARY:
+            waiting.append(f"{name}({waiting.pop()})")
+        elif name != END:
+            waiting.append(name)
+    return waiting[0]
+
+
+def _at(stack: Tensor, index: Tensor) -> Tensor:
+    """[..., S, N] at [...] → [..., N]; the first where there is none."""
+    where = index.clamp(0, stack.shape[-2] - 1)[..., None, None].expand(*index.shape, 1, stack.shape[-1])
+    return stack.gather(-2, where).squeeze(-2)
