@@ -23,7 +23,19 @@ from daps_rl.envs.search import NKLandscape
 from daps_rl.evaluation import evaluate
 from daps_rl.training import Trainer
 
-SMALL = ("tsp5", "knapsack6", "maxcut6", "bandit-digits", "nk6", "labs6", "reverse3", "sort3", "add2", "brackets3", "nguyen1")
+SMALL = (
+    "tsp5",
+    "knapsack6",
+    "maxcut6",
+    "bandit-digits",
+    "nk6",
+    "labs6",
+    "reverse3",
+    "sort3",
+    "add2",
+    "brackets3",
+    "nguyen1",
+)
 
 
 def bits(count: int) -> torch.Tensor:
@@ -168,7 +180,7 @@ def test_formulas_and_their_mask_by_pythons_own_parser():
     with np.errstate(all="ignore"):
         for text, paid in zip(texts, reward.tolist(), strict=True):
             if text is not None:
-                error = np.sqrt(np.mean((eval(text, {"np": np, "x": x}) - y) ** 2)) / y.std()  # noqa: S307
+                error = np.sqrt(np.mean((eval(text, {"np": np, "x": x}) - y) ** 2)) / y.std()
                 if error < 1e6:  # else rounding of 1 / 0 and its like
                     assert paid == pytest.approx(1 / (1 + error), rel=1e-3)
 
