@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from daps_rl.config import TrainConfig
 from daps_rl.distributed import World
+from daps_rl.functional import centered_weights, thin_weights, weighted_likelihood_loss
+from daps_rl.policies.checks import draw_with_log_prob
 from daps_rl.recompute import in_microbatches
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -33,6 +35,30 @@ class Draw(NamedTuple):
 
     codes: Tensor  # [B, K, T], int64
     log_prob: Tensor  # [B, K], in nats, with gradient
+
+
+class Group:
+    """K codes per context, drawn without a gradient, and the weighted likelihood of them that a policy learns from.
+
+    Attributes:
+        codes: [B, K, T], int64.
+        log_prob: [B, K], in nats; detached.
+        log_prob_of: of codes [B, M, T] of the same contexts, with gradient. [B, M].
+        learnt: M, how many of the K the policy is scored on.
+    """
+
+    def __init__(self, codes: Tensor, log_prob: Tensor, log_prob_of: Callable[[Tensor], Tensor], learnt: int) -> None:
+        self.codes, self.log_prob, self.log_prob_of, self.learnt = codes, log_prob, log_prob_of, learnt
+
+    def loss(self, weights: Tensor, *, centered: bool = False) -> Tensor:
+        """`functional.weighted_likelihood_loss`; with M < K an estimate of it without bias. [B, K] → [B]."""
+        if self.learnt >= self.codes.shape[1]:
+            return weighted_likelihood_loss(self.log_prob_of(self.codes), weights, centered=centered)
+        weights = centered_weights(weights) if centered else weights
+        uniform = torch.rand(len(weights), 1, device=weights.device, dtype=weights.dtype)
+        kept = thin_weights(weights, self.learnt, uniform)
+        codes = self.codes.gather(1, kept.index.unsqueeze(-1).expand(-1, -1, self.codes.shape[-1]))
+        return weighted_likelihood_loss(self.log_prob_of(codes), kept.weights)
 
 
 class Agent(nn.Module):
@@ -129,6 +155,30 @@ class Agent(nn.Module):
             parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
         drawn = torch.cat(parts)  # [B, K, T]
         return Draw(drawn, in_microbatches(self._log_prob, observation, drawn, size=self.microbatch))
+
+    def draw_group(self, observation: Tensor, learnt: int = 0) -> Group:
+        """Draws K codes per context without a gradient; `learnt` of them, 0 for all, are scored once they have weights.
+
+        Where all are scored they are so at once, on the encoding they were drawn from, as in `draw`.
+        """
+        if not 0 < learnt < self.samples:
+            codes, log_prob = self.draw(observation)
+            return Group(codes, log_prob.detach(), lambda _: log_prob, self.samples)
+        if not 0 < self.microbatch < len(observation):
+            posterior = self.policy(observation)
+            codes, drawn = draw_with_log_prob(posterior, (self.samples,))
+
+            def log_prob_of(codes: Tensor) -> Tensor:
+                scored: Tensor = posterior.log_prob(codes.transpose(0, 1))
+                return scored.transpose(0, 1)
+
+            return Group(codes.transpose(0, 1), drawn.transpose(0, 1), log_prob_of, learnt)
+        with torch.no_grad():
+            parts = [draw_with_log_prob(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
+        codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
+        return Group(
+            codes, drawn, lambda z: in_microbatches(self._log_prob, observation, z, size=self.microbatch), learnt
+        )
 
     def _log_prob(self, observation: Tensor, codes: Tensor) -> Tensor:
         return self.policy(observation).log_prob(codes.transpose(0, 1)).transpose(0, 1)  # [B, K]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_group
-from daps_rl.functional import daps_loss
+from daps_rl.functional import effective_sample_size, target_weights
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
 
@@ -24,6 +24,8 @@ class DAPS(Agent):
         ess_fraction: effective sample size to aim at, as a fraction of K.
         trust_region: "ess", "kl", "fixed", "adaptive", or a module.
         centered: centred weights, see `functional.weighted_likelihood_loss`; safe here, as each batch is used once.
+        policy_samples: how many of the K codes the policy is scored on with a gradient, chosen by their weights
+            without bias (`functional.thin_weights`); 0 for all.
     Raises:
         ValueError: K is too small for the target.
     """
@@ -38,12 +40,13 @@ class DAPS(Agent):
         ess_fraction: float = 0.33,
         trust_region: str | nn.Module = "ess",
         centered: bool = True,
+        policy_samples: int = 0,
     ) -> None:
         super().__init__(policy, samples=samples)
         check_group("DAPS", samples)
         if trust_region in ("ess", "adaptive"):
             check_ess_fraction(ess_fraction, samples)
-        self.centered = centered
+        self.centered, self.policy_samples = centered, policy_samples
         self.trust_region = make_trust_region(trust_region, ess_fraction)
 
     def scores(self, reward: Tensor) -> Tensor:
@@ -51,16 +54,16 @@ class DAPS(Agent):
         return reward
 
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
-        codes, log_prob = self.draw(observation)
-        scores = self.scores(score(codes, log_prob.detach()))
+        group = self.draw_group(observation, self.policy_samples)
+        scores = self.scores(score(group.codes, group.log_prob))
         temperature = self.trust_region(self.world.gather(scores), floor)  # one for the whole batch
-        terms = daps_loss(log_prob, scores, temperature=temperature, centered=self.centered)
+        weights = target_weights(scores, temperature).detach()
         yield AgentLoss(
-            terms.loss.mean(),
-            codes,
+            group.loss(weights, centered=self.centered).mean(),
+            group.codes,
             {
-                "ESS": terms.effective_sample_size.mean() / self.samples,
+                "ESS": effective_sample_size(weights).mean() / self.samples,
                 "temperature": temperature.detach(),
-                "entropy": -log_prob.detach().mean(),
+                "entropy": -group.log_prob.mean(),
             },
         )

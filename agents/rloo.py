@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_group
-from daps_rl.functional import leave_one_out_advantage, weighted_likelihood_loss
+from daps_rl.functional import leave_one_out_advantage
 
 
 class RLOO(Agent):
@@ -16,18 +16,20 @@ class RLOO(Agent):
     Args:
         policy: see `Agent`.
         samples: K >= 2, codes per context.
+        policy_samples: see `DAPS`.
     References:
         Kool et al. (2019); Ahmadian et al. (2024), Back to basics.
     """
 
     on_device = True
 
-    def __init__(self, policy: nn.Module, *, samples: int = 8) -> None:
+    def __init__(self, policy: nn.Module, *, samples: int = 8, policy_samples: int = 0) -> None:
         super().__init__(policy, samples=samples)
         check_group("RLOO", samples)
+        self.policy_samples = policy_samples
 
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
-        codes, log_prob = self.draw(observation)
-        advantage = leave_one_out_advantage(score(codes, log_prob.detach()))
-        loss = weighted_likelihood_loss(log_prob, advantage / self.samples)
-        yield AgentLoss(loss.mean(), codes, {"entropy": -log_prob.detach().mean()})
+        group = self.draw_group(observation, self.policy_samples)
+        advantage = leave_one_out_advantage(score(group.codes, group.log_prob))
+        loss = group.loss(advantage / self.samples)
+        yield AgentLoss(loss.mean(), group.codes, {"entropy": -group.log_prob.mean()})

@@ -21,13 +21,22 @@ class TPO(DAPS):
         policy: see `Agent`.
         samples: K, codes per context.
         temperature: of the standardised scores, without units.
-        centered: see `functional.weighted_likelihood_loss`.
+        centered, policy_samples: see `DAPS`.
     References:
         Target Policy Optimization, arXiv 2604.06159: temperature 1.
     """
 
-    def __init__(self, policy: nn.Module, *, samples: int = 8, temperature: float = 1.0, centered: bool = True) -> None:
-        super().__init__(policy, samples=samples, trust_region=FixedTemperature(temperature), centered=centered)
+    def __init__(
+        self,
+        policy: nn.Module,
+        *,
+        samples: int = 8,
+        temperature: float = 1.0,
+        centered: bool = True,
+        policy_samples: int = 0,
+    ) -> None:
+        region = FixedTemperature(temperature)
+        super().__init__(policy, samples=samples, trust_region=region, centered=centered, policy_samples=policy_samples)
 
     def scores(self, reward: Tensor) -> Tensor:
         """The reward in units of its group. [B, K] → [B, K]."""

@@ -34,7 +34,7 @@ MANY = 1_000_000_000  # steps; long enough that no schedule and no collector end
 
 
 # The decoder learns from all codes, as it does by the environments and callbacks.
-DIGITS = {"data": "digits", "agent": "daps", "steps": MANY, "device": "cpu", "decoder_samples": 0}
+DIGITS = {"data": "digits", "agent": "daps", "steps": MANY, "device": "cpu", "decoder_samples": 0, "policy_samples": 0}
 
 
 def looped(step: Callable[[], object]) -> Loop:

@@ -12,8 +12,6 @@ checkpoints.
 
 from __future__ import annotations
 
-from typing import Any
-
 import tune
 from parts import Page, Part
 
@@ -64,7 +62,12 @@ PARTS = {
         "daps-na,daps,fsq,vq,gumbel-na",
         minutes=10,
         seeds=1,
-        own=("daps:learning_rate=0.008", "vq:learning_rate=0.002"),
+        own=(
+            "daps:learning_rate=0.008",
+            "fsq:learning_rate=0.008",
+            "vq:learning_rate=0.008",
+            "gumbel-na:learning_rate=0.002",
+        ),
         data=("--data", "photographs", "--num-tokens", "64", "--vocab-size", "512", "--batch-size", "32"),
     ),
 }
@@ -73,29 +76,5 @@ PARTS = {
 PAGE = Page("comparison", "comparison", PARTS, by_name_only=("gpu",))
 
 
-def tuning_table() -> str:
-    """The rows of benchmarks/tune.py: what each learning rate gave, the best in bold."""
-    trials: dict[tuple[str, str], dict[float, dict[str, Any]]] = {}
-    for row in tune.rows():
-        if "problem" in row["settings"]:
-            continue
-        settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
-        trials.setdefault((row["agent"], settings), {})[row["learning_rate"]] = row
-    rates = sorted({rate for by_rate in trials.values() for rate in by_rate})
-    lines = [
-        f"| agent | settings | steps | {' | '.join(f'{rate:g}' for rate in rates)} |",
-        "|---" * (3 + len(rates)) + "|",
-    ]
-    for (agent, settings), by_rate in trials.items():
-        best = max(by_rate.values(), key=lambda row: tune.score(row) if "error" not in row else float("-inf"))
-        cells = []
-        for rate in rates:
-            row = by_rate.get(rate)
-            text = "" if row is None else "failed" if "error" in row else f"{tune.score(row):.1f}"
-            cells.append(f"**{text}**" if row is best else text)
-        lines.append(f"| {agent} | {settings} | {best.get('steps', '')} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    PAGE.main(__doc__, after=lambda: PAGE.put("tuning", tuning_table()))
+    PAGE.main(__doc__, after=lambda: PAGE.put("tuning", tune.table(problems=False)))

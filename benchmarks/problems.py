@@ -11,6 +11,7 @@ are there yet, and all agents run at the recipe's rate.
 
 from __future__ import annotations
 
+import tune
 from parts import Page, Part
 
 AGENTS = "daps,rloo,grpo,ppo,reinforce"
@@ -39,4 +40,5 @@ PARTS = {
 }
 
 if __name__ == "__main__":
-    Page("other-problems", "problem", PARTS).main(__doc__)
+    PAGE = Page("other-problems", "problem", PARTS)
+    PAGE.main(__doc__, after=lambda: PAGE.put("tuning", tune.table(problems=True)))

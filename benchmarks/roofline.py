@@ -26,9 +26,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
 from daps_rl.agents import Scorer
+from daps_rl.agents.base import Group
 from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.data import from_arrays
-from daps_rl.functional import daps_loss
+from daps_rl.functional import target_weights
+from daps_rl.policies.checks import draw_with_log_prob
 from daps_rl.training import Trainer
 
 # The counter knows attention on a GPU; this is what a CPU takes.
@@ -86,9 +88,9 @@ class Step:
         self.parts: dict[str, Callable[[], None]] = {
             "encode x": self.encode,
             "draw codes": self.draw,
-            "score codes under the policy": self.score,
             "decode and score x": self.decode,
-            "temperature and loss": self.weigh,
+            "temperature and weights": self.weigh,
+            "score codes under the policy": self.score,
             "backward": self.backward,
             "clip and AdamW": self.update,
         }
@@ -97,10 +99,8 @@ class Step:
         self.posterior = self.trainer.autoencoder.policy(self.x)
 
     def draw(self) -> None:
-        self.codes = self.posterior.sample((self.trainer.config.samples,))
-
-    def score(self) -> None:
-        self.log_prob = self.posterior.log_prob(self.codes).t()
+        codes, log_prob = draw_with_log_prob(self.posterior, (self.trainer.config.samples,))
+        self.codes, self.log_prob = codes.transpose(0, 1), log_prob.t()
 
     def decode(self) -> None:
         t = self.trainer
@@ -108,13 +108,20 @@ class Step:
             t.autoencoder.decoder, t.autoencoder.prior(), self.x, t.beta, 0, t.config.decoder_samples,
             t.score_precision == "bfloat16",
         )  # fmt: skip
-        self.reward = self.scorer(self.codes.transpose(0, 1), self.log_prob.detach())
+        self.reward = self.scorer(self.codes, self.log_prob)
 
     def weigh(self) -> None:
-        t = self.trainer
-        temperature = t.agent.trust_region(self.reward, t.beta)
-        terms = daps_loss(self.log_prob, self.reward, temperature=temperature, centered=t.config.centered)
-        self.loss = terms.loss.mean() + self.scorer.decoder_loss()
+        temperature = self.trainer.agent.trust_region(self.reward, self.trainer.beta)
+        self.weights = target_weights(self.reward, temperature)
+
+    def score(self) -> None:
+        config = self.trainer.config
+
+        def log_prob_of(codes: Tensor) -> Tensor:
+            return self.posterior.log_prob(codes.transpose(0, 1)).transpose(0, 1)
+
+        group = Group(self.codes, self.log_prob, log_prob_of, config.policy_samples or config.samples)
+        self.loss = group.loss(self.weights, centered=config.centered).mean() + self.scorer.decoder_loss()
 
     def backward(self) -> None:
         self.trainer.optimizer.optimizer.zero_grad(set_to_none=True)

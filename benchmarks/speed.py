@@ -24,8 +24,10 @@ from daps_rl.training import Trainer
 OWN = {"data": "fashion-mnist", "likelihood": "bernoulli"}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "published mnist, daps": {"preset": "mnist", "agent": "daps"},
+    "published mnist, daps, policy scored on 3 of 8": {"preset": "mnist", "agent": "daps", "policy_samples": 3},
     "published mnist, daps-na": {"preset": "mnist", "agent": "daps-na"},
     "own, daps": {**OWN, "agent": "daps"},
+    "own, daps, policy scored on all 8": {**OWN, "agent": "daps", "policy_samples": 0},
     "own, daps-na": {**OWN, "agent": "daps-na"},
     "own, daps-na, scores in float32": {**OWN, "agent": "daps-na", "score_precision": "float32"},
     "own, daps-na, scores in bfloat16": {**OWN, "agent": "daps-na", "score_precision": "bfloat16"},

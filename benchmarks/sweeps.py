@@ -25,10 +25,13 @@ import torch
 from common import ROWS, write_row
 
 DOCS = Path(__file__).parent.parent / "docs"
-BASE = {"data": "digits", "agent": "daps", "learning_rate": 4e-3, "minutes": 2.0, "validate_every": 25}
+BASE: dict[str, Any] = {
+    "data": "digits", "agent": "daps", "learning_rate": 4e-3, "minutes": 2.0, "validate_every": 25, "policy_samples": 0,
+}  # fmt: skip
 DEFAULT: dict[str, Any] = {}  # the setting that every sweep shares
 SWEEPS: dict[str, dict[str, dict[str, Any]]] = {
     "samples": {f"K = {k}": {"samples": k, "ess_fraction": max(0.33, 1.2 / k)} for k in (2, 4, 16, 32)},
+    "learnt": {f"{m} of 8": {"policy_samples": m} for m in (1, 2, 3, 4)},
     "ess": {f"{fraction:g}": {"ess_fraction": fraction} for fraction in (0.15, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)},
     "shape": {f"{t} × {v}": {"num_tokens": t, "vocab_size": v} for t, v in ((32, 2), (16, 4), (4, 256))},
     "bits": {f"{4 * t} bits": {"num_tokens": t} for t in (2, 4, 16, 32)},
@@ -44,7 +47,7 @@ SWEEPS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 SHARED = {
-    "samples": "K = 8", "ess": "0.33", "shape": "8 × 16", "bits": "32 bits", "beta": "0.05 to 0.01",
+    "samples": "K = 8", "learnt": "8 of 8", "ess": "0.33", "shape": "8 × 16", "bits": "32 bits", "beta": "0.05 to 0.01",
     "temperature": "exact, by ESS",
 }  # fmt: skip
 AXES = ("step", "seconds", "validation_beta_elbo", "validation_log_likelihood", "ESS", "temperature", "beta")

@@ -52,15 +52,41 @@ def score(row: dict[str, Any]) -> float:
     return float("-inf") if value is None else value
 
 
-def best(problem: str | None = None) -> dict[str, dict[str, Any]]:
-    """Each agent's best row."""
+def best(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each agent's best row on the problem or data that the settings name."""
+    what = ("problem", "data")
     found: dict[str, dict[str, Any]] = {}
     for row in rows():
-        if row["settings"].get("problem") != problem:
+        if "error" in row or any(row["settings"].get(name) != settings.get(name) for name in what):
             continue
-        if "error" not in row and (row["agent"] not in found or score(row) > score(found[row["agent"]])):
+        if row["agent"] not in found or score(row) > score(found[row["agent"]]):
             found[row["agent"]] = row
     return found
+
+
+def table(*, problems: bool) -> str:
+    """What each learning rate gave, the best in bold: on images, or on the other problems."""
+    trials: dict[tuple[str, str], dict[float, dict[str, Any]]] = {}
+    for row in rows():
+        if ("problem" in row["settings"]) == problems:
+            own = [(name, value) for name, value in row["settings"].items() if name != "steps"]
+            settings = ", ".join(str(value) if name == "problem" else f"{name} {value}" for name, value in own)
+            trials.setdefault((row["agent"], settings), {})[row["learning_rate"]] = row
+    rates = sorted({rate for by_rate in trials.values() for rate in by_rate})
+    places = 4 if problems else 1
+    lines = [
+        f"| agent | settings | steps | {' | '.join(f'{rate:g}' for rate in rates)} |",
+        "|---" * (3 + len(rates)) + "|",
+    ]
+    for (agent, settings), by_rate in trials.items():
+        top = max(by_rate.values(), key=lambda row: score(row) if "error" not in row else float("-inf"))
+        cells = []
+        for rate in rates:
+            row = by_rate.get(rate)
+            text = "" if row is None else "failed" if "error" in row else f"{score(row):.{places}f}"
+            cells.append(f"**{text}**" if row is top else text)
+        lines.append(f"| {agent} | {settings} | {top.get('steps', '')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def measure(agent: str, learning_rate: float, settings: dict[str, Any]) -> None:
@@ -105,7 +131,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = {**options.set, **({} if options.problem is None else {"problem": options.problem})}
     if options.best:
-        for agent, row in best(options.problem).items():
+        for agent, row in best(settings).items():
             print(f"--set {agent}:learning_rate={row['learning_rate']}", f"# {score(row):.2f} {row['settings'] or ''}")
         return None
     if options.one:

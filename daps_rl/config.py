@@ -120,7 +120,7 @@ def latents_text(bits: float | None) -> str:
 
 _NOT_NEGATIVE = (
     "weight_decay", "decoder_learning_rate", "warmup_steps", "validate_every", "seed", "microbatch", "image_size",
-    "data_workers", "decoder_samples", "max_corrupt",
+    "data_workers", "decoder_samples", "policy_samples", "max_corrupt",
 )  # fmt: skip
 
 
@@ -149,6 +149,9 @@ class TrainConfig(ModelConfig):
         samples: K, codes per context.
         decoder_samples: how many of the K codes the decoder learns from, 0 for all; the others are scored without a
             gradient, which costs a third.
+        policy_samples: how many of the K codes `daps`, `tpo` or `rloo` scores the policy on with a gradient, 0 for all:
+            chosen by their weights, without bias. If not given, and the policy of `daps` is
+            autoregressive, ess_fraction · K of them, rounded up: as many as the weights are to be worth.
         microbatch: contexts at a time, for bounded memory at the price of one more forward pass; 0 for all at once.
         beta_start, beta_end: weight of the KL, decaying exponentially over the run.
         learning_rate: of AdamW, for the policy.
@@ -192,6 +195,7 @@ class TrainConfig(ModelConfig):
     batch_size: int = 256
     samples: int = 8
     decoder_samples: int = 1
+    policy_samples: int = 0
     microbatch: int = 0
     beta_start: float = 0.5
     beta_end: float = 0.01
@@ -294,7 +298,7 @@ _PUBLISHED_OPTIMISER = {
     "samples": 8, "learning_rate": 3e-4, "learning_rate_schedule": "constant", "weight_decay": 1e-4,
     "gradient_clip": "adaptive", "clip_at": 1.0, "trust_region": "ess", "centered": False, "mlp_ratio": 4.0,
     "decoder_hidden": (64, 256), "decoder_embed_dim": 64, "aligned_patches": False,
-    "token_vectors": "separate", "decoder_samples": 0,
+    "token_vectors": "separate", "decoder_samples": 0, "policy_samples": 0,
 }  # fmt: skip
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -340,6 +344,10 @@ _AGENT_RATES = {
 }  # fmt: skip
 
 
+_LEARN_FROM_SOME = ("daps", "daps-fixed")
+"""Agents that score an autoregressive policy, whose passes cost the most of a step, on some of the K codes."""
+
+
 def agent_recipe(agent: str) -> dict[str, Any]:
     """Our own settings by agent."""
     rate = {"learning_rate": _AGENT_RATES[agent]} if agent in _AGENT_RATES else {}
@@ -375,7 +383,10 @@ def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
         settings["minutes"] = None
     if "minutes" in options and "steps" not in options:
         settings["steps"] = None
-    return TrainConfig(**settings)
+    config = TrainConfig(**settings)
+    if "policy_samples" in settings or config.policy != "autoregressive" or config.agent not in _LEARN_FROM_SOME:
+        return config
+    return dataclasses.replace(config, policy_samples=math.ceil(config.ess_fraction * config.samples))
 
 
 def _problem_recipe(preset: str | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -394,7 +405,7 @@ def _problem_recipe(preset: str | None, options: dict[str, Any]) -> dict[str, An
     rates = recipe.pop("learning_rates", {})
     recipe |= {"learning_rate": rates[agent]} if agent in rates else {}
     length = {} if "steps" in recipe else {"minutes": 5.0}
-    return {**length, **recipe, **own, "data": options["problem"], "agent": agent}
+    return {**length, "policy_samples": 0, **recipe, **own, "data": options["problem"], "agent": agent}
 
 
 def config_from_dict(values: dict[str, Any], cls: type[ModelConfig] = TrainConfig) -> Any:

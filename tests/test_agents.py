@@ -84,6 +84,69 @@ def test_every_agent_comes_to_the_same_optimum(cls):
     assert after < 0.1
 
 
+@pytest.mark.parametrize("cls", [DAPS, TPO, RLOO])
+def test_learning_from_some_of_the_codes_comes_to_it_too(cls):
+    before, after = on_the_bandit(lambda policy: cls(policy, samples=32, policy_samples=8), steps=250, lr=2e-2)
+    assert before > 1.5
+    assert after < 0.1
+
+
+@pytest.mark.parametrize("microbatch", [0, 3])
+@pytest.mark.parametrize("cls", [DAPS, RLOO])
+def test_the_gradient_of_some_codes_is_that_of_all_on_average(cls, microbatch, monkeypatch):
+    """Over the uniforms that choose them; the codes are the same every time."""
+    torch.manual_seed(0)
+    policy = AutoregressivePolicy((6,), 2, 4, embed_dim=8, num_heads=2, num_patches=2).double()
+    x, samples = torch.rand(4, 6, dtype=torch.float64), 5
+    drawn = policy(x).sample((samples,))  # [K, B, T]
+    reward = torch.randn(4, samples, dtype=torch.float64)
+    kind = type(policy(x))
+    start = iter(())
+
+    def sample_with_log_prob(self, sample_shape, generator=None):
+        nonlocal start
+        first = next(start, None)
+        if first is None:
+            start = iter(range(self.batch_shape[0], 4, self.batch_shape[0])) if self.batch_shape[0] < 4 else iter(())
+            first = 0
+        codes = drawn[:, first : first + self.batch_shape[0]]
+        return codes, self.log_prob(codes)
+
+    monkeypatch.setattr(kind, "sample_with_log_prob", sample_with_log_prob)
+    monkeypatch.setattr(kind, "sample", lambda self, shape, generator=None: self.sample_with_log_prob(shape)[0])
+
+    def gradient(policy_samples: int, uniform: float) -> torch.Tensor:
+        agent = cls(policy, samples=samples, policy_samples=policy_samples)
+        agent.microbatch = microbatch
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform, dtype=torch.float64))
+            (out,) = agent.losses(x, lambda codes, log_prob: reward, torch.tensor(0.1, dtype=torch.float64))
+        policy.zero_grad()
+        out.loss.backward()
+        return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+    points = 400
+    mean = torch.stack([gradient(2, (i + 0.5) / points) for i in range(points)]).mean(0)
+    whole = gradient(0, 0.5)
+    assert (gradient(2, 0.5) - whole).norm() > 0.05 * whole.norm()
+    assert (mean - whole).norm() < 0.01 * whole.norm()
+
+
+def test_who_learns_from_some_of_the_codes_unless_told_otherwise():
+    def learnt(**options):
+        return make_config(**{"steps": 1, "samples": 8, **options}).policy_samples
+
+    assert [learnt(agent=name) for name in ("daps", "daps-fixed", "daps-na", "tpo", "rloo")] == [3, 3, 0, 0, 0]
+    assert learnt(agent="daps", samples=16, ess_fraction=0.5) == 8
+    assert learnt(agent="daps", policy="factorized") == 0
+    assert learnt(agent="daps", policy_samples=0) == 0
+    assert learnt(agent="rloo", policy_samples=3) == 3
+    assert learnt(preset="mnist", agent="daps") == 0
+    assert learnt(problem="reverse3", agent="daps") == 0
+    with pytest.raises(ValueError, match="policy_samples must be >= 0"):
+        learnt(policy_samples=-1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_agent_comes_close_to_it_with_more_steps(cls):

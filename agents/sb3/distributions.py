@@ -9,6 +9,8 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from torch import Tensor, nn
 
+from daps_rl.policies.checks import draw_with_log_prob
+
 
 def token_sizes(action_space: spaces.Space) -> tuple[int, ...]:
     """How many values each token of an action may take.
@@ -98,10 +100,7 @@ def draw_codes(
     posterior: torch.distributions.Distribution, sample_shape: tuple[int, ...], *, deterministic: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Codes [*sample_shape, N, T] and their log-probabilities [*sample_shape, N], in one pass where it can be done."""
-    if deterministic:
-        codes = posterior.mode
-    elif hasattr(posterior, "sample_with_log_prob"):
-        return posterior.sample_with_log_prob(sample_shape)
-    else:
-        codes = posterior.sample(torch.Size(sample_shape))
+    if not deterministic:
+        return draw_with_log_prob(posterior, sample_shape)
+    codes = posterior.mode
     return codes, posterior.log_prob(codes)

@@ -20,11 +20,20 @@ from daps_rl.functional.losses import DAPSTerms, daps_loss, decoder_loss, weight
 from daps_rl.functional.relaxations import gumbel_rao, gumbel_softmax, reinmax, straight_through, tokenwise_kl
 from daps_rl.functional.sampling import draw_categorical
 from daps_rl.functional.temperature import solve_temperature, solve_temperature_kl
-from daps_rl.functional.weights import effective_sample_size, target_weights, weights_kl
+from daps_rl.functional.weights import (
+    KeptSamples,
+    centered_weights,
+    effective_sample_size,
+    target_weights,
+    thin_weights,
+    weights_kl,
+)
 
 __all__ = [
     "DAPSTerms",
+    "KeptSamples",
     "beta_elbo",
+    "centered_weights",
     "code_perplexity",
     "code_usage",
     "daps_loss",
@@ -46,6 +55,7 @@ __all__ = [
     "standardized_reward",
     "straight_through",
     "target_weights",
+    "thin_weights",
     "tokenwise_kl",
     "weighted_likelihood_loss",
     "weights_kl",

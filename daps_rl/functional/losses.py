@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from daps_rl.functional.checks import as_float, check_matrix, check_same_shape
-from daps_rl.functional.weights import effective_sample_size, target_weights
+from daps_rl.functional.weights import centered_weights, effective_sample_size, target_weights
 
 
 class DAPSTerms(NamedTuple):
@@ -38,7 +38,7 @@ def weighted_likelihood_loss(log_prob: Tensor, weights: Tensor, *, centered: boo
     check_same_shape(log_prob=log_prob, weights=weights)
     weights = weights.detach()
     if centered:
-        weights = weights - weights.mean(-1, keepdim=True)
+        weights = centered_weights(weights)
     log_prob = as_float(log_prob)
     return -torch.where(weights == 0, 0.0, weights * torch.where(weights == 0, 0.0, log_prob)).sum(-1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +49,11 @@ def target_weights(reward: Tensor, temperature: Tensor | float) -> Tensor:
     return torch.softmax(shifted_reward(reward) / temperature, dim=-1)
 
 
+def centered_weights(weights: Tensor) -> Tensor:
+    """w_k − 1/K: a baseline on the weights, which on-policy leaves the expected gradient as it is. [B, K] → [B, K]."""
+    return weights - weights.mean(-1, keepdim=True)
+
+
 def effective_sample_size(weights: Tensor) -> Tensor:
     """Kish's effective sample size (Σ_k w_k)² / Σ_k w_k², in samples: 1 (one weight has it all) … K (uniform).
 
@@ -78,3 +84,49 @@ def weights_kl(weights: Tensor) -> Tensor:
     check_matrix("weights", weights)
     weights = as_float(weights)
     return torch.special.xlogy(weights, weights * weights.shape[-1]).sum(-1)
+
+
+class KeptSamples(NamedTuple):
+    """What `thin_weights` keeps."""
+
+    index: Tensor  # [B, M], int64, of the samples kept
+    weights: Tensor  # [B, M], that stand for all K
+
+
+def thin_weights(weights: Tensor, keep: int, uniform: Tensor) -> KeptSamples:
+    """Keeps M of K samples, with weights that stand for all of them: sums over samples stay the same in expectation.
+
+    Sample k is kept with probability min(1, |w_k| / c), where c is such that M are kept, and its weight is divided by
+    that: weights above c stay what they are, those below become ±c or go. Of all schemes that keep M samples without
+    bias this one changes the weights least (expected squared change). Drawn by systematic sampling.
+
+    Args:
+        weights: of either sign. [B, K].
+        keep: M, 1 … K.
+        uniform: in [0, 1), one number per context. [B, 1].
+    Returns:
+        KeptSamples: index and weights, [B, M] each.
+    Raises:
+        ValueError: weights is not [B, K], or keep is out of range.
+    References:
+        Fearnhead, Clifford (2003), On-line inference for hidden Markov models via particle filters (positive weights).
+    """
+    check_matrix("weights", weights)
+    samples = weights.shape[-1]
+    if not 1 <= keep <= samples:
+        raise ValueError(f"keep must lie in 1 … K = {samples}, got {keep}; K keeps all samples.")
+    weights = as_float(weights)
+    size = weights.abs()
+    # A weight of zero counts as a very small one, so that M are kept whatever the weights are.
+    size = size.clamp(min=1e-30).maximum(1e-6 * size.amax(-1, keepdim=True))
+    ordered = size.sort(-1, descending=True).values
+    rest = ordered.flip(-1).cumsum(-1).flip(-1)[..., :keep]  # of the i-th largest and all below, i < M
+    places = torch.arange(keep, 0, -1, device=weights.device)  # M - i: left for them
+    # c is the first rest/places that the largest of the rest does not exceed; then this is the least of them all.
+    threshold = (rest / places).amin(-1, keepdim=True)
+    probability = (size / threshold).clamp(max=1.0)
+    cumulative = probability.cumsum(-1)
+    cumulative = cumulative * (keep / cumulative[..., -1:])
+    points = uniform + torch.arange(keep, device=weights.device)
+    index = torch.searchsorted(cumulative, points, right=True).clamp(max=samples - 1)
+    return KeptSamples(index, weights.gather(-1, index) / probability.gather(-1, index))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from daps_rl.policies.checks import SampleShape
+from daps_rl.policies.checks import SampleShape, draw_with_log_prob
 
 
 class GroupDistribution(Distribution):
@@ -51,17 +51,10 @@ class GroupDistribution(Distribution):
         return self._group(self.base.sample((self.samples,)))
 
     def sample_with_log_prob(self, sample_shape: SampleShape = ()) -> tuple[Tensor, Tensor]:
-        """Draws codes [B, K, ..., T], and gives their log-probability [B, K, ...] in nats; without gradient.
-
-        One pass where the base distribution scores a code while it draws it, two where it does not.
-        """
-        if hasattr(self.base, "sample_with_log_prob"):
-            self._check_sample_shape(sample_shape)
-            action, log_prob = self.base.sample_with_log_prob((self.samples,))
-            return self._group(action), self._group(log_prob)
-        with torch.no_grad():
-            action = self.sample(sample_shape)
-            return action, self.log_prob(action)
+        """Draws codes [B, K, ..., T], and gives their log-probability [B, K, ...] in nats; without gradient."""
+        self._check_sample_shape(sample_shape)
+        action, log_prob = draw_with_log_prob(self.base, (self.samples,))
+        return self._group(action), self._group(log_prob)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), in nats. [B, K, ..., T] → [B, K, ...]."""

@@ -1,4 +1,4 @@
-"""Checks of arguments, shared by the policies and their distributions."""
+"""What the policies and their distributions share: checks of arguments, and drawing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 Relaxation: TypeAlias = Callable[[Tensor], Tensor]
 """Logits [..., V] → one-hot tokens [..., V] with a gradient, such as `functional.gumbel_softmax`."""
@@ -20,6 +21,19 @@ class RelaxedCodes(NamedTuple):
 
 
 SampleShape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
+
+
+@torch.no_grad()
+def draw_with_log_prob(posterior: Distribution, sample_shape: SampleShape = ()) -> tuple[Tensor, Tensor]:
+    """Codes [*sample_shape, B, T], and their log-probabilities [*sample_shape, B] in nats; without a gradient.
+
+    One pass where the distribution scores a code while it draws it, two where it does not.
+    """
+    if hasattr(posterior, "sample_with_log_prob"):
+        codes, log_prob = posterior.sample_with_log_prob(sample_shape)
+        return codes, log_prob
+    codes = posterior.sample(torch.Size(sample_shape))
+    return codes, posterior.log_prob(codes)
 
 
 def check_code_sizes(num_tokens: int, vocab_size: int) -> None:
