@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from daps_rl.config import TrainConfig
 from daps_rl.distributed import World
-from daps_rl.functional import centered_weights, thin_weights, weighted_likelihood_loss
+from daps_rl.functional import thin_weights, weighted_likelihood_loss
 from daps_rl.policies.checks import draw_with_log_prob
 from daps_rl.recompute import in_microbatches
 
@@ -54,9 +54,7 @@ class Group:
         """`functional.weighted_likelihood_loss`; with M < K an estimate of it without bias. [B, K] → [B]."""
         if self.learnt >= self.codes.shape[1]:
             return weighted_likelihood_loss(self.log_prob_of(self.codes), weights, centered=centered)
-        weights = centered_weights(weights) if centered else weights
-        uniform = torch.rand(len(weights), 1, device=weights.device, dtype=weights.dtype)
-        kept = thin_weights(weights, self.learnt, uniform)
+        kept = thin_weights(weights, self.learnt, torch.rand_like(weights[:, :1]), centered=centered)
         codes = self.codes.gather(1, kept.index.unsqueeze(-1).expand(-1, -1, self.codes.shape[-1]))
         return weighted_likelihood_loss(self.log_prob_of(codes), kept.weights)
 

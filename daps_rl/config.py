@@ -149,9 +149,9 @@ class TrainConfig(ModelConfig):
         samples: K, codes per context.
         decoder_samples: how many of the K codes the decoder learns from, 0 for all; the others are scored without a
             gradient, which costs a third.
-        policy_samples: how many of the K codes `daps`, `tpo` or `rloo` scores the policy on with a gradient, 0 for all:
-            chosen by their weights, without bias. If not given, and the policy of `daps` is
-            autoregressive, ess_fraction · K of them, rounded up: as many as the weights are to be worth.
+        policy_samples: how many of the K codes `daps`, `tpo` and `rloo` score the policy on with a gradient, chosen by
+            their weights without bias; 0 for all. If not given, `daps` with an autoregressive policy takes
+            ess_fraction · K, rounded up: as many as the weights are to be worth.
         microbatch: contexts at a time, for bounded memory at the price of one more forward pass; 0 for all at once.
         beta_start, beta_end: weight of the KL, decaying exponentially over the run.
         learning_rate: of AdamW, for the policy.
@@ -344,7 +344,7 @@ _AGENT_RATES = {
 }  # fmt: skip
 
 
-_LEARN_FROM_SOME = ("daps", "daps-fixed")
+_LEARN_FROM_SOME = ("daps", "daps-fixed", "sb3:daps")
 """Agents that score an autoregressive policy, whose passes cost the most of a step, on some of the K codes."""
 
 

@@ -119,7 +119,7 @@ def test_the_gradient_of_some_codes_is_that_of_all_on_average(cls, microbatch, m
         agent = cls(policy, samples=samples, policy_samples=policy_samples)
         agent.microbatch = microbatch
         with monkeypatch.context() as patch:
-            patch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform, dtype=torch.float64))
+            patch.setattr(torch, "rand_like", lambda like: torch.full_like(like, uniform))
             (out,) = agent.losses(x, lambda codes, log_prob: reward, torch.tensor(0.1, dtype=torch.float64))
         policy.zero_grad()
         out.loss.backward()

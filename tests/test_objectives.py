@@ -220,10 +220,31 @@ def test_actions_are_scored_as_stored():
 # Errors
 
 
+def test_some_of_the_actions_stand_for_all_of_a_group_wherever_it_lies():
+    """The mean over the uniforms that choose them is the whole loss, and the diagnostics are those of all."""
+    policy = make_policy()
+    for dim, batch in ((1, make_batch(policy)), (2, make_batch(policy).unsqueeze(0))):
+        actor = GroupActor(policy, sample_dim=dim)
+        options = {"ess_fraction": 0.5, "sample_dim": dim, "reduction": "none", "centered": True}
+        whole = DAPSLoss(actor, **options)(batch)
+        losses = []
+        for i in range(500):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(torch, "rand_like", lambda like, u=(i + 0.5) / 500: torch.full_like(like, u))
+                some = DAPSLoss(actor, **options, policy_samples=2)(batch)
+            losses.append(some["loss_actor"].detach())
+        torch.testing.assert_close(torch.stack(losses).mean(0), whole["loss_actor"].detach(), rtol=0.0, atol=2e-2)
+        assert torch.stack(losses).std(0).min() > 1e-2
+        torch.testing.assert_close(some["ESS"], whole["ESS"])
+        torch.testing.assert_close(some["temperature"], whole["temperature"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"sample_dim": -1}, "sample_dim counts from the front and must be >= 0, got -1"),
+        ({"policy_samples": -1}, "policy_samples must be >= 0, and 0 without groups"),
+        ({"policy_samples": 2, "sample_dim": None}, "policy_samples must be >= 0, and 0 without groups"),
         ({"reduction": "avg"}, "reduction must be mean, sum or none, got 'avg'"),
         ({"ess_fraction": 0.0}, "ess_fraction must lie in"),
         ({"ess_fraction": 1.5}, "ess_fraction must lie in"),
@@ -242,7 +263,7 @@ def test_batches_without_groups_are_refused():
     with pytest.raises(ValueError, match=r"ess_fraction must lie in \(1/K, 1\] and K is 5, got 0.15"):
         loss(batch)
     loss, batch = make_loss()
-    with pytest.raises(ValueError, match=r"a GroupActor needs a tensordict of batch size \[B, K, \.\.\.\], got \[15\]"):
+    with pytest.raises(ValueError, match=r"along dimension 1, got a batch of shape \(15,\)"):
         loss(batch.reshape(-1))
     batch["next", "reward"] = torch.zeros(B, K, 2, dtype=F64)
     with pytest.raises(ValueError, match="reward must have the shape of log_prob"):

@@ -17,7 +17,7 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase
 
 from daps_rl.agents.sb3 import DAPS, AutoregressivePolicy, FactorizedPolicy
-from daps_rl.functional import daps_loss, solve_temperature
+from daps_rl.functional import daps_loss, solve_temperature, target_weights, thin_weights, weighted_likelihood_loss
 from daps_rl.objectives import DAPSLoss, GroupActor
 
 SMALL = {"embed_dim": 16, "num_heads": 2}
@@ -76,8 +76,10 @@ class Actor(TensorDictModuleBase):
 
 @pytest.mark.parametrize("policy", [AutoregressivePolicy, FactorizedPolicy])
 @pytest.mark.parametrize("centered", [False, True])
-def test_groups_give_the_loss_and_gradient_of_the_core_and_of_torchrl(policy, centered):
-    model = collected(make_grouped(policy, centered=centered))
+@pytest.mark.parametrize("policy_samples", [0, 2])
+def test_groups_give_the_loss_and_gradient_of_the_core_and_of_torchrl(policy, centered, policy_samples, monkeypatch):
+    monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, 0.3))  # chooses which codes to score
+    model = collected(make_grouped(policy, centered=centered, policy_samples=policy_samples))
     model.policy.double()
     batch = model._batch()
     assert batch.score.dtype == F64
@@ -85,7 +87,8 @@ def test_groups_give_the_loss_and_gradient_of_the_core_and_of_torchrl(policy, ce
     assert (b, k) == (8, 6)
     floor = model._beta.value.double()
     temperature = model._trust_region(batch.score, floor)
-    loss, critic, _ = model._loss(batch, temperature, torch.arange(b * k))
+    loss, critic, _, scored = model._loss(batch, temperature, torch.arange(b * k))
+    assert len(scored) == b * (policy_samples or k)
     assert critic == 0.0
     model.policy.zero_grad()
     loss.backward()
@@ -97,7 +100,12 @@ def test_groups_give_the_loss_and_gradient_of_the_core_and_of_torchrl(policy, ce
     network.zero_grad()
     log_prob = network(x).log_prob(codes).view(b, k)  # every observation encoded by itself
     tau = solve_temperature(batch.score, 0.33, floor)
-    core = daps_loss(log_prob, batch.score, temperature=tau, centered=centered).loss.mean()
+    if policy_samples:
+        uniform = torch.full((b, 1), 0.3, dtype=F64)
+        kept = thin_weights(target_weights(batch.score, tau), policy_samples, uniform, centered=centered)
+        core = weighted_likelihood_loss(log_prob.gather(1, kept.index), kept.weights).mean()
+    else:
+        core = daps_loss(log_prob, batch.score, temperature=tau, centered=centered).loss.mean()
     core.backward()
     torch.testing.assert_close(loss, core, rtol=1e-6, atol=1e-9)
     for name, gradient in gradients(network).items():
@@ -113,7 +121,8 @@ def test_groups_give_the_loss_and_gradient_of_the_core_and_of_torchrl(policy, ce
         },
         batch_size=[b, k],
     )
-    loss_module = DAPSLoss(GroupActor(network), temperature_floor=floor, centered=centered, functional=False)
+    options = {"centered": centered, "policy_samples": policy_samples, "functional": False}
+    loss_module = DAPSLoss(GroupActor(network), temperature_floor=floor, **options)
     torchrl = loss_module(rollout)["loss_actor"]
     torchrl.backward()
     torch.testing.assert_close(loss, torchrl, rtol=1e-6, atol=1e-9)

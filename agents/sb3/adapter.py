@@ -136,7 +136,7 @@ class SB3Agent(Agent):
     def _settings(algorithm: type[OnPolicyAlgorithm], config: TrainConfig) -> dict[str, Any]:
         """The run's settings by SB3's names; whole batches."""
         size = config.batch_size * config.samples
-        ours = {name: getattr(config, name) for name in ("ess_fraction", "trust_region", "centered")}
+        ours = {name: getattr(config, name) for name in ("ess_fraction", "trust_region", "centered", "policy_samples")}
         return {"batch_size": size, **ours, **DEFAULTS.get(algorithm, {})}
 
     def trained(self) -> list[nn.Parameter]:

@@ -32,6 +32,7 @@ from daps_rl.functional import (
     effective_sample_size,
     kl_estimate,
     target_weights,
+    thin_weights,
     weighted_likelihood_loss,
 )
 from daps_rl.functional.temperature import check_ess_fraction
@@ -78,6 +79,8 @@ class DAPS(OnPolicyAlgorithm):
         ess_fraction: effective sample size to aim at, as a fraction of K (of the whole batch).
         trust_region: "ess", "kl", "fixed", "adaptive", or a module: see `daps_rl.objectives`.
         centered: weights minus their mean: a smaller variance; with several epochs unbounded below.
+        policy_samples: how many of the K actions of a context are scored with a gradient, chosen by their weights
+            without bias (groups; `functional.thin_weights`); 0 for all.
         beta: a number, a 0-dim tensor, or a schedule of the progress remaining; None for the environment's own `beta`
             (0 without one). With an environment that has one, it fills the environment's.
         samples_per_context: K; None for the environment's own attribute (the whole-batch form without one).
@@ -115,6 +118,7 @@ class DAPS(OnPolicyAlgorithm):
         ess_fraction: float = 0.33,
         trust_region: str | nn.Module = "ess",
         centered: bool | None = None,
+        policy_samples: int = 0,
         beta: BetaArgument = None,
         samples_per_context: int | None = None,
         vf_coef: float = 0.5,
@@ -157,6 +161,7 @@ class DAPS(OnPolicyAlgorithm):
         self.n_epochs = defaults["n_epochs"] if n_epochs is None else n_epochs
         one_pass = samples_per_context is not None and self.n_epochs == 1
         self.centered = one_pass if centered is None else centered
+        self.policy_samples = policy_samples
         self.ess_fraction, self.trust_region, self.beta = ess_fraction, trust_region, beta
         self.temperature = math.nan
         self.skipped_updates = 0
@@ -340,14 +345,15 @@ class DAPS(OnPolicyAlgorithm):
         self.temperature = float(temperature)
         losses, value_losses, approx_kls, entropies = [], [], [], []
         for indices in self._minibatches(len(batch.log_prob)):
-            loss, value_loss, log_prob = self._loss(batch, temperature, indices)
+            loss, value_loss, log_prob, scored = self._loss(batch, temperature, indices)
             done = descend(self.policy.optimizer, loss + self.vf_coef * value_loss, self.max_grad_norm)
             self.skipped_updates += not done
             self._n_updates += 1
             losses.append(loss.item())
             value_losses.append(value_loss.item())
-            entropies.append(-log_prob.mean().item())
-            approx_kls.append((batch.log_prob[indices] - log_prob).mean().item())
+            chosen = len(scored) < len(indices)  # by their weights, so that they are not like the others
+            entropies.append(-(batch.log_prob[indices] if chosen else log_prob).mean().item())
+            approx_kls.append((batch.log_prob[scored] - log_prob).mean().item())
         weights = target_weights(batch.score, temperature)
         record = self.logger.record
         record("train/loss", np.mean(losses))
@@ -395,26 +401,40 @@ class DAPS(OnPolicyAlgorithm):
             order = torch.arange(count) if whole else torch.randperm(count)
             yield from order.to(self.device).split(size)
 
-    def _loss(self, batch: Batch, temperature: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The actor's loss on some of the batch's actions, the critic's, and the actions' log-probabilities."""
+    def _loss(self, batch: Batch, temperature: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The actor's loss on some of the batch's actions, the critic's; log-probabilities, and of which actions."""
         samples, policy = self.samples_per_context, self.policy
         if samples is not None:
-            groups = indices[::samples] // samples
-            if isinstance(policy, CodePolicy):
-                contexts = _map(batch.observations, lambda value: value[groups])
-                actions = batch.actions[indices]
-                log_prob = policy.score_groups(contexts, actions.view(-1, samples, *actions.shape[1:]))
+            score, members = batch.score[indices[::samples] // samples], indices.view(-1, samples)
+            if 0 < self.policy_samples < samples:
+                weights = target_weights(score, temperature)
+                uniform = torch.rand_like(weights[:, :1])
+                kept = thin_weights(weights, self.policy_samples, uniform, centered=self.centered)
+                members = members.gather(1, kept.index)
+                log_prob = self._log_prob_of_members(batch, members)
+                loss = weighted_likelihood_loss(log_prob, kept.weights)
             else:
-                observations = _map(batch.observations, lambda value: value[indices])
-                log_prob = policy.evaluate_actions(observations, batch.actions[indices])[1].view(-1, samples)
-            terms = daps_loss(log_prob, batch.score[groups], temperature=temperature, centered=self.centered)
-            return terms.loss.mean(), log_prob.new_zeros(()), log_prob.detach().flatten()
+                log_prob = self._log_prob_of_members(batch, members)
+                loss = daps_loss(log_prob, score, temperature=temperature, centered=self.centered).loss
+            return loss.mean(), log_prob.new_zeros(()), log_prob.detach().flatten(), members.flatten()
         observations = _map(batch.observations, lambda value: value[indices])
         values, log_prob, _ = policy.evaluate_actions(observations, batch.actions[indices])
         # Normalised over the whole batch: a minibatch stands for its share of it.
         weights = target_weights(batch.score, temperature)[:, indices] * (batch.score.shape[-1] / len(indices))
         loss = weighted_likelihood_loss(log_prob.unsqueeze(0), weights, centered=self.centered).mean()
-        return loss, F.mse_loss(values.flatten(), batch.returns[indices]), log_prob.detach()
+        return loss, F.mse_loss(values.flatten(), batch.returns[indices]), log_prob.detach(), indices
+
+    def _log_prob_of_members(self, batch: Batch, members: Tensor) -> Tensor:
+        """Of some actions of each context, [B, M] by their indices, under the policy as it is now. [B, M]."""
+        if isinstance(self.policy, CodePolicy):
+            contexts = members[:, 0] // cast(int, self.samples_per_context)
+            return self.policy.score_groups(
+                _map(batch.observations, lambda value: value[contexts]), batch.actions[members]
+            )
+        flat = members.flatten()
+        observations = _map(batch.observations, lambda value: value[flat])
+        log_prob: Tensor = self.policy.evaluate_actions(observations, batch.actions[flat])[1]
+        return log_prob.view(members.shape)
 
     def _record_kl(self, batch: Batch) -> None:
         """KL to the prior, where the environment has one."""

@@ -93,7 +93,7 @@ class KeptSamples(NamedTuple):
     weights: Tensor  # [B, M], that stand for all K
 
 
-def thin_weights(weights: Tensor, keep: int, uniform: Tensor) -> KeptSamples:
+def thin_weights(weights: Tensor, keep: int, uniform: Tensor, *, centered: bool = False) -> KeptSamples:
     """Keeps M of K samples, with weights that stand for all of them: sums over samples stay the same in expectation.
 
     Sample k is kept with probability min(1, |w_k| / c), where c is such that M are kept, and its weight is divided by
@@ -104,6 +104,7 @@ def thin_weights(weights: Tensor, keep: int, uniform: Tensor) -> KeptSamples:
         weights: of either sign. [B, K].
         keep: M, 1 … K.
         uniform: in [0, 1), one number per context. [B, 1].
+        centered: thin `centered_weights` of the weights.
     Returns:
         KeptSamples: index and weights, [B, M] each.
     Raises:
@@ -115,7 +116,7 @@ def thin_weights(weights: Tensor, keep: int, uniform: Tensor) -> KeptSamples:
     samples = weights.shape[-1]
     if not 1 <= keep <= samples:
         raise ValueError(f"keep must lie in 1 … K = {samples}, got {keep}; K keeps all samples.")
-    weights = as_float(weights)
+    weights = centered_weights(as_float(weights)) if centered else as_float(weights)
     size = weights.abs()
     # A weight of zero counts as a very small one, so that M are kept whatever the weights are.
     size = size.clamp(min=1e-30).maximum(1e-6 * size.amax(-1, keepdim=True))

@@ -12,7 +12,14 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
-from daps_rl.functional import daps_loss
+from daps_rl.functional import (
+    daps_loss,
+    effective_sample_size,
+    target_weights,
+    thin_weights,
+    weighted_likelihood_loss,
+)
+from daps_rl.functional.checks import check_same_shape
 from daps_rl.objectives.trust_regions import make_trust_region
 
 
@@ -34,12 +41,15 @@ class DAPSLoss(LossModule):
             as one group, and scores by the `advantage` where the tensordict has one (ordinary MDPs).
         trust_region: "ess", "kl", "fixed", "adaptive", or a module called with rewards [B, K] and the floor.
         centered: weights minus their mean, see `functional.weighted_likelihood_loss`.
+        policy_samples: how many of a group's K actions are scored with a gradient, chosen by their weights without bias
+            (`functional.thin_weights`); 0 for all.
         functional: take the parameters out of the actor, as TorchRL's losses do. False leaves the actor as it is (for
             DistributedDataParallel).
         reduction: "mean", "sum" or "none", over groups.
     Returns:
         a tensordict: `loss_actor`; detached `ESS` (fraction of K), `temperature` (nats), `kl_approx` (mean of old minus
-        new log-probability, nats) and `entropy` (mean of −log q, nats).
+        new log-probability, nats; of the actions that were scored) and `entropy` (mean of −log q, nats; with
+        policy_samples, when they were drawn).
     Raises:
         ValueError: an option is out of range, or the batch has no dimension `sample_dim`.
     References:
@@ -73,6 +83,7 @@ class DAPSLoss(LossModule):
         sample_dim: int | None = 1,
         trust_region: str | nn.Module = "ess",
         centered: bool = False,
+        policy_samples: int = 0,
         functional: bool = True,
         reduction: str = "mean",
     ) -> None:
@@ -85,6 +96,11 @@ class DAPSLoss(LossModule):
             )
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}.")
+        if policy_samples < 0 or (policy_samples and sample_dim is None):
+            raise ValueError(
+                f"policy_samples must be >= 0, and 0 without groups (sample_dim=None), got {policy_samples}; it is how "
+                "many of a group's K actions are scored."
+            )
         self._functional = functional
         super().__init__()
         self._in_keys: list[NestedKey] | None = None
@@ -96,7 +112,7 @@ class DAPSLoss(LossModule):
         # Kept by reference, outside the module's own buffers: `.to(device)` would make a copy that no schedule reaches.
         self._floor = (temperature_floor,)
         self.entropy_coeff, self.sample_dim = entropy_coeff, sample_dim
-        self.centered, self.reduction = centered, reduction
+        self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
 
     @property
     def functional(self) -> bool:
@@ -149,33 +165,55 @@ class DAPSLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch; see the class."""
-        action = tensordict.get(self.tensor_keys.action)
         old_log_prob = self._read(
             tensordict, self.tensor_keys.sample_log_prob, "use an actor that writes it (return_log_prob=True)"
         ).detach()
+        reward = self._reward(tensordict)
+        if reward.shape == (*old_log_prob.shape, 1):
+            reward = reward.squeeze(-1)
+        old_log_prob, reward = self._groups(old_log_prob), self._groups(reward)  # [B, K] each
+        check_same_shape(log_prob=old_log_prob, reward=reward)
+        score = reward - self.entropy_coeff * old_log_prob if self.entropy_coeff else reward
+        temperature = self.trust_region(score, self.temperature_floor)
+        if not 0 < self.policy_samples < score.shape[-1]:
+            log_prob = self._log_prob(tensordict)
+            terms = daps_loss(log_prob, score, temperature=temperature, centered=self.centered)
+            loss, weights, entropy = terms.loss, terms.weights, -log_prob.detach().mean()
+        else:
+            weights = target_weights(score, temperature).detach()
+            uniform = torch.rand_like(weights[:, :1])
+            kept = thin_weights(weights, self.policy_samples, uniform, centered=self.centered)
+            log_prob = self._log_prob(self._members(tensordict, kept.index))
+            loss, entropy = weighted_likelihood_loss(log_prob, kept.weights), -old_log_prob.mean()
+            old_log_prob = old_log_prob.gather(-1, kept.index)
+        return TensorDict(
+            {
+                "loss_actor": self._reduce(loss),
+                "ESS": effective_sample_size(weights).mean() / score.shape[-1],
+                "temperature": temperature.detach(),
+                "kl_approx": (old_log_prob - log_prob.detach()).mean(),
+                "entropy": entropy,
+            },
+            batch_size=[],
+        )
+
+    def _log_prob(self, tensordict: TensorDictBase) -> Tensor:
+        """Of the actions, under the actor as it is now, in nats. [B, K, ...] → [B·..., K]."""
         parameters = (
             self.actor_network_params.to_module(self.actor_network) if self.functional else contextlib.nullcontext()
         )
         # A distribution may call its network as late as log_prob: that too must see the parameters.
         with parameters:
-            log_prob = self.actor_network.get_dist(tensordict).log_prob(action)
-        reward = self._reward(tensordict)
-        if reward.shape == (*log_prob.shape, 1):
-            reward = reward.squeeze(-1)
-        log_prob, old_log_prob, reward = (self._groups(v) for v in (log_prob, old_log_prob, reward))  # each [B, K]
-        score = reward - self.entropy_coeff * old_log_prob if self.entropy_coeff else reward
-        temperature = self.trust_region(score, self.temperature_floor)
-        terms = daps_loss(log_prob, score, temperature=temperature, centered=self.centered)
-        return TensorDict(
-            {
-                "loss_actor": self._reduce(terms.loss),
-                "ESS": terms.effective_sample_size.mean() / score.shape[-1],
-                "temperature": temperature.detach(),
-                "kl_approx": (old_log_prob - log_prob.detach()).mean(),
-                "entropy": -log_prob.detach().mean(),
-            },
-            batch_size=[],
-        )
+            log_prob = self.actor_network.get_dist(tensordict).log_prob(tensordict.get(self.tensor_keys.action))
+        return self._groups(log_prob)
+
+    def _members(self, tensordict: TensorDictBase, index: Tensor) -> TensorDictBase:
+        """What the actor reads and the action, of some of each group. index [B·..., M]."""
+        assert self.sample_dim is not None
+        contexts = [n for dim, n in enumerate(tensordict.batch_size) if dim != self.sample_dim]
+        index = index.view(*contexts, index.shape[-1]).movedim(-1, self.sample_dim)
+        read = tensordict.select(*self.actor_network.in_keys, self.tensor_keys.action)
+        return read.gather(self.sample_dim, index)
 
     def _groups(self, value: Tensor) -> Tensor:
         """Brings [B, K, ...] to [B·..., K]: one row per group."""
