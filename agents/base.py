@@ -55,7 +55,7 @@ class Group:
         if self.learnt >= self.codes.shape[1]:
             return weighted_likelihood_loss(self.log_prob_of(self.codes), weights, centered=centered)
         kept = thin_weights(weights, self.learnt, torch.rand_like(weights[:, :1]), centered=centered)
-        codes = self.codes.gather(1, kept.index.unsqueeze(-1).expand(-1, -1, self.codes.shape[-1]))
+        codes = self.codes.gather(1, kept.indices.unsqueeze(-1).expand(-1, -1, self.codes.shape[-1]))
         return weighted_likelihood_loss(self.log_prob_of(codes), kept.weights)
 
 

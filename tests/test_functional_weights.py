@@ -244,7 +244,7 @@ def grid(points: int) -> torch.Tensor:
 def thinned_everywhere(row: torch.Tensor, keep: int, points: int = 4001) -> torch.Tensor:
     """A context's K weights as each of `points` uniforms leaves them. [K] → [points, K]."""
     kept = thin_weights(row.expand(points, -1), keep, grid(points))
-    return torch.zeros(points, len(row), dtype=F64).scatter_add(1, kept.index, kept.weights)
+    return torch.zeros(points, len(row), dtype=F64).scatter_add(1, kept.indices, kept.weights)
 
 
 signed_rows = st.lists(st.floats(-1.0, 1.0).filter(lambda w: w == 0.0 or abs(w) > 1e-3), min_size=1, max_size=8)
@@ -256,8 +256,8 @@ def test_thinned_weights_are_the_weights_on_average(row, data):
     weights = torch.tensor(row, dtype=F64)
     keep = data.draw(st.integers(1, len(row)))
     kept = thin_weights(weights.expand(4001, -1), keep, grid(4001))
-    assert kept.index.shape == kept.weights.shape == (4001, keep)
-    assert ((kept.index >= 0) & (kept.index < len(row))).all()
+    assert kept.indices.shape == kept.weights.shape == (4001, keep)
+    assert ((kept.indices >= 0) & (kept.indices < len(row))).all()
     mean = thinned_everywhere(weights, keep).mean(0)
     # A sample is there in one interval of uniforms, or in two; each end is off by a part of the grid at most.
     torch.testing.assert_close(mean, weights, rtol=0.0, atol=4 * weights.abs().sum().item() / 4001 + 1e-9)
@@ -266,10 +266,10 @@ def test_thinned_weights_are_the_weights_on_average(row, data):
 def test_samples_are_kept_once_and_large_weights_as_they_are():
     weights = tensor([0.5, -0.3, 0.1, 0.05, -0.04, 0.01])
     kept = thin_weights(weights.expand(101, -1), 3, grid(101))
-    assert all(len(set(row)) == 3 for row in kept.index.tolist())
-    assert ((kept.index == 0) & (kept.weights == 0.5)).any(1).all()
-    assert ((kept.index == 1) & (kept.weights == -0.3)).any(1).all()
-    rest = kept.weights[kept.index > 1]
+    assert all(len(set(row)) == 3 for row in kept.indices.tolist())
+    assert ((kept.indices == 0) & (kept.weights == 0.5)).any(1).all()
+    assert ((kept.indices == 1) & (kept.weights == -0.3)).any(1).all()
+    rest = kept.weights[kept.indices > 1]
     torch.testing.assert_close(rest.abs(), torch.full_like(rest, 0.2))  # one place for what weighs 0.2 in all
 
 
@@ -277,10 +277,10 @@ def test_keeping_all_is_exact_and_equal_weights_are_kept_equally():
     weights = torch.randn(5, 4, dtype=F64)
     kept = thin_weights(weights, 4, torch.rand(5, 1, dtype=F64))
     torch.testing.assert_close(kept.weights, weights)
-    assert torch.equal(kept.index, torch.arange(4).expand(5, 4))
+    assert torch.equal(kept.indices, torch.arange(4).expand(5, 4))
     nothing = thin_weights(torch.zeros(1000, 4), 2, torch.linspace(0.0, 0.999, 1000)[:, None])
     assert torch.equal(nothing.weights, torch.zeros(1000, 2))
-    assert (nothing.index.flatten().bincount(minlength=4) - 500).abs().max() <= 3
+    assert (nothing.indices.flatten().bincount(minlength=4) - 500).abs().max() <= 3
 
 
 def test_thinning_changes_the_weights_less_than_other_schemes_without_bias():

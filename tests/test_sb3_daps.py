@@ -103,7 +103,7 @@ def test_groups_give_the_loss_and_gradient_of_the_core_and_of_torchrl(policy, ce
     if policy_samples:
         uniform = torch.full((b, 1), 0.3, dtype=F64)
         kept = thin_weights(target_weights(batch.score, tau), policy_samples, uniform, centered=centered)
-        core = weighted_likelihood_loss(log_prob.gather(1, kept.index), kept.weights).mean()
+        core = weighted_likelihood_loss(log_prob.gather(1, kept.indices), kept.weights).mean()
     else:
         core = daps_loss(log_prob, batch.score, temperature=tau, centered=centered).loss.mean()
     core.backward()

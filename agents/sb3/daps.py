@@ -410,7 +410,7 @@ class DAPS(OnPolicyAlgorithm):
                 weights = target_weights(score, temperature)
                 uniform = torch.rand_like(weights[:, :1])
                 kept = thin_weights(weights, self.policy_samples, uniform, centered=self.centered)
-                members = members.gather(1, kept.index)
+                members = members.gather(1, kept.indices)
                 log_prob = self._log_prob_of_members(batch, members)
                 loss = weighted_likelihood_loss(log_prob, kept.weights)
             else:

@@ -89,7 +89,7 @@ def weights_kl(weights: Tensor) -> Tensor:
 class KeptSamples(NamedTuple):
     """What `thin_weights` keeps."""
 
-    index: Tensor  # [B, M], int64, of the samples kept
+    indices: Tensor  # [B, M], int64, of the samples kept
     weights: Tensor  # [B, M], that stand for all K
 
 
@@ -106,7 +106,7 @@ def thin_weights(weights: Tensor, keep: int, uniform: Tensor, *, centered: bool 
         uniform: in [0, 1), one number per context. [B, 1].
         centered: thin `centered_weights` of the weights.
     Returns:
-        KeptSamples: index and weights, [B, M] each.
+        KeptSamples: indices and weights, [B, M] each.
     Raises:
         ValueError: weights is not [B, K], or keep is out of range.
     References:

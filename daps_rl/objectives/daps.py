@@ -183,9 +183,9 @@ class DAPSLoss(LossModule):
             weights = target_weights(score, temperature).detach()
             uniform = torch.rand_like(weights[:, :1])
             kept = thin_weights(weights, self.policy_samples, uniform, centered=self.centered)
-            log_prob = self._log_prob(self._members(tensordict, kept.index))
+            log_prob = self._log_prob(self._members(tensordict, kept.indices))
             loss, entropy = weighted_likelihood_loss(log_prob, kept.weights), -old_log_prob.mean()
-            old_log_prob = old_log_prob.gather(-1, kept.index)
+            old_log_prob = old_log_prob.gather(-1, kept.indices)
         return TensorDict(
             {
                 "loss_actor": self._reduce(loss),
