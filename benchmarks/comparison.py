@@ -1,6 +1,6 @@
 """The comparison of docs/comparison.md: trains what is not yet trained, keeps the rows, writes tables and pictures.
 
-    python benchmarks/comparison.py                       # everything: about three hours on two cores
+    python benchmarks/comparison.py                       # everything: about three and a half hours on two cores
     python benchmarks/comparison.py main                  # one part of it
     python benchmarks/comparison.py main --minutes 20 --seeds 5
     python benchmarks/comparison.py gpu                   # on a GPU: longer runs, five at a time
@@ -32,7 +32,7 @@ PARTS = {
         minutes=4,
         seeds=3,
         own=(
-            "daps:learning_rate=0.008",
+            "daps:learning_rate=0.008,policy_samples=0",  # as it was when this was run; see the part "codes"
             "vq:learning_rate=0.002",
             f"rloo-na:{_FACTORIZED},learning_rate=0.002",
             f"ppo-na:{_FACTORIZED},learning_rate=0.002",
@@ -43,7 +43,21 @@ PARTS = {
         "reinmax-na,vq-rotation,gaussian,rloo-lower=rloo,ppo-lower=ppo,reinforce-no-critic-lower=reinforce-no-critic",
         minutes=4,
         seeds=1,
-        own=tuple(f"{agent}:learning_rate={rate}" for agent, rate in _REST.items()),
+        own=tuple(
+            f"{agent}:learning_rate={rate}" + (",policy_samples=0" if agent == "daps-fixed" else "")
+            for agent, rate in _REST.items()
+        ),
+    ),
+    "codes": Part(
+        "daps,daps-all=daps,gumbel",
+        minutes=4,
+        seeds=3,
+        own=(
+            "daps:learning_rate=0.008",
+            "daps-all:learning_rate=0.008,policy_samples=0",
+            "gumbel:learning_rate=0.016",
+        ),
+        reference="daps",
     ),
     "gpu": Part(
         "daps-na,fsq,vq,gumbel-na,rloo-na=rloo",
