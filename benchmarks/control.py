@@ -1,6 +1,9 @@
-"""SB3's DAPS on ordinary multi-step environments: CartPole-v1, and FrozenLake-v1 without slipping.
+"""SB3's DAPS on ordinary multi-step environments.
 
-    python benchmarks/control.py --seeds 0 1 2 3 4
+    python benchmarks/control.py --seeds 0 1 2 3 4              # CartPole-v1, FrozenLake-v1 without slipping
+    python benchmarks/control.py --problems Acrobot-v1 Taxi-v3 LunarLander-v3 --seeds 0 1 2 --agents daps ppo
+
+LunarLander needs Gymnasium's extra, `pip install 'gymnasium[box2d]'`. "ppo" is SB3's, at its defaults.
 
 Beside it a random agent, and two ablated ones: "uniform weights" clones its own actions, whatever they brought (the
 temperature is infinite), "fixed temperature" weighs by exp(advantage) without a trust region. Evaluated on other
@@ -17,9 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from common import write_row
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from daps_rl.agents.sb3 import DAPS
 from daps_rl.objectives import FixedTemperature
@@ -27,7 +32,11 @@ from daps_rl.objectives import FixedTemperature
 PROBLEMS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"steps": 100_000, "threshold": 475.0, "options": {}},
     "FrozenLake-v1": {"steps": 20_000, "threshold": 1.0, "options": {"is_slippery": False}},
+    "Acrobot-v1": {"steps": 100_000, "threshold": -100.0, "options": {}},
+    "Taxi-v3": {"steps": 300_000, "threshold": 7.0, "options": {}},
+    "LunarLander-v3": {"steps": 300_000, "threshold": 200.0, "options": {}},
 }
+DEFAULT_PROBLEMS = ("CartPole-v1", "FrozenLake-v1")
 AGENTS: dict[str, dict[str, Any]] = {
     "daps": {},
     "uniform weights": {"trust_region": FixedTemperature(1e9)},
@@ -65,8 +74,8 @@ def random_return(env_id: str, options: dict[str, Any], seed: int, episodes: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
-    parser.add_argument("--agents", nargs="+", choices=[*AGENTS, "random"], default=[*AGENTS, "random"])
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=DEFAULT_PROBLEMS)
+    parser.add_argument("--agents", nargs="+", choices=[*AGENTS, "random", "ppo"], default=[*AGENTS, "random"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -87,7 +96,11 @@ def run(env_id: str, problem: dict[str, Any], agent: str, seed: int) -> dict[str
         return {"return": mean, "threshold": problem["threshold"], "reached": mean >= problem["threshold"]}
     env = make_vec_env(env_id, n_envs=1, seed=seed, env_kwargs=env_options)
     held_out = make_vec_env(env_id, n_envs=10, seed=1000 * (seed + 1), env_kwargs=env_options)
-    model = DAPS("MlpPolicy", env, seed=seed, device="cpu", **AGENTS[agent])
+    model: OnPolicyAlgorithm
+    if agent == "ppo":
+        model = PPO("MlpPolicy", env, seed=seed, device="cpu")
+    else:
+        model = DAPS("MlpPolicy", env, seed=seed, device="cpu", **AGENTS[agent])
     progress = Progress(problem["steps"] // 10, held_out)
     start = time.process_time()
     model.learn(problem["steps"], progress, log_interval=1000)
@@ -107,6 +120,7 @@ def run(env_id: str, problem: dict[str, Any], agent: str, seed: int) -> dict[str
         "settings": {
             name: getattr(model, name)
             for name in ("n_steps", "batch_size", "n_epochs", "ess_fraction", "learning_rate")
+            if hasattr(model, name)
         },
     }
 

@@ -45,12 +45,16 @@ def test_random_numbers_are_the_same_in_both_passes():
     torch.testing.assert_close(weight.grad, first.sum())
 
 
-@pytest.mark.parametrize("agent", ["daps", "daps-na", "rloo"])
-def test_a_training_step_takes_the_same_step(agent, monkeypatch):
+@pytest.mark.parametrize(
+    ("agent", "policy_samples"), [("daps", 0), ("daps", 3), ("daps-na", 0), ("rloo", 0), ("rloo", 2)]
+)
+def test_a_training_step_takes_the_same_step(agent, policy_samples, monkeypatch):
     splits = load("digits")
+    monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, 0.4))  # chooses which codes to score
 
     def gradients(microbatch):
-        config = make_config(agent=agent, steps=2, batch_size=10, microbatch=microbatch, gradient_clip="none")
+        options = {"agent": agent, "policy_samples": policy_samples, "gradient_clip": "none"}
+        config = make_config(**options, steps=2, batch_size=10, microbatch=microbatch)
         trainer = Trainer(config, splits)
         codes = torch.randint(16, (8, 10, 8), generator=torch.Generator().manual_seed(3))
         start = 0
@@ -61,7 +65,11 @@ def test_a_training_step_takes_the_same_step(agent, monkeypatch):
             return codes[:, start - self.batch_shape[0] : stop]
 
         with monkeypatch.context() as patch:
-            patch.setattr(type(trainer.autoencoder.policy(splits.train[:2])), "sample", sample)
+            kind = type(trainer.autoencoder.policy(splits.train[:2]))
+            patch.setattr(kind, "sample", sample)
+            patch.setattr(
+                kind, "sample_with_log_prob", lambda self, *_: (codes := sample(self), self.log_prob(codes).detach())
+            )
             trainer.train_step()
         return [p.grad for p in trainer.optimizer.parameters]
 
