@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from daps_rl.config import TrainConfig
 from daps_rl.distributed import World
-from daps_rl.functional import thin_weights, weighted_likelihood_loss
+from daps_rl.functional import thinned_likelihood_loss
 from daps_rl.policies.checks import draw_with_log_prob
 from daps_rl.recompute import in_microbatches
 
@@ -43,20 +44,28 @@ class Group:
     Attributes:
         codes: [B, K, T], int64.
         log_prob: [B, K], in nats; detached.
-        log_prob_of: of codes [B, M, T] of the same contexts, with gradient. [B, M].
-        learnt: M, how many of the K the policy is scored on.
     """
 
-    def __init__(self, codes: Tensor, log_prob: Tensor, log_prob_of: Callable[[Tensor], Tensor], learnt: int) -> None:
-        self.codes, self.log_prob, self.log_prob_of, self.learnt = codes, log_prob, log_prob_of, learnt
+    def __init__(
+        self, codes: Tensor, log_prob: Tensor, score: Callable[[Tensor], Tensor], policy_samples: int = 0
+    ) -> None:
+        self.codes, self.log_prob = codes, log_prob
+        self._score, self._policy_samples = score, policy_samples
 
     def loss(self, weights: Tensor, *, centered: bool = False) -> Tensor:
-        """`functional.weighted_likelihood_loss`; with M < K an estimate of it without bias. [B, K] → [B]."""
-        if self.learnt >= self.codes.shape[1]:
-            return weighted_likelihood_loss(self.log_prob_of(self.codes), weights, centered=centered)
-        kept = thin_weights(weights, self.learnt, torch.rand_like(weights[:, :1]), centered=centered)
-        codes = self.codes.gather(1, kept.indices.unsqueeze(-1).expand(-1, -1, self.codes.shape[-1]))
-        return weighted_likelihood_loss(self.log_prob_of(codes), kept.weights)
+        """Minus the weighted likelihood, with the policy scored on some of the codes or on all. [B, K] → [B].
+
+        Args:
+            weights: of either sign. [B, K].
+            centered: subtract their mean, see `functional.weighted_likelihood_loss`.
+        """
+
+        def log_prob_of(indices: Tensor | None) -> Tensor:
+            if indices is None:
+                return self._score(self.codes)
+            return self._score(self.codes.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.codes.shape[-1])))
+
+        return thinned_likelihood_loss(log_prob_of, weights, self._policy_samples, centered=centered).loss
 
 
 class Agent(nn.Module):
@@ -75,7 +84,7 @@ class Agent(nn.Module):
     progress: float = 0.0
     """Share of the run that is done, 0 … 1; for agents with a schedule of their own."""
     microbatch: int = 0
-    """Data that `draw` encodes at a time; 0 for all at once."""
+    """Data that `draw` and `draw_group` encode at a time; 0 for all at once."""
     on_device: bool = False
     """Whether `losses` works on tensors of the device alone: it reads no number that changes from step to step from
     the host (`progress`, `learning_rate`, one of its own) and copies none to it. A GPU then records it in a CUDA graph;
@@ -83,7 +92,8 @@ class Agent(nn.Module):
     world: World = World()
     """The processes that train together, each on its part of a batch; `world.gather` has what all of them have."""
     bounded_memory: bool = True
-    """Whether the agent keeps to `microbatch`: it draws by `draw`, and keeps no other pass over the whole batch."""
+    """Whether the agent keeps to `microbatch`: it draws by `draw` or `draw_group`, and has no other pass over the whole
+    batch."""
 
     def __init__(self, policy: nn.Module, *, samples: int = 8) -> None:
         super().__init__()
@@ -147,39 +157,45 @@ class Agent(nn.Module):
         """
         if not 0 < self.microbatch < len(observation):
             posterior = self.policy(observation)
-            codes = posterior.sample((self.samples,))  # [K, B, T]
-            return Draw(codes.transpose(0, 1), posterior.log_prob(codes).transpose(0, 1))
+            codes = posterior.sample((self.samples,)).transpose(0, 1)  # [B, K, T]
+            return Draw(codes, _log_prob(posterior, codes))
         with torch.no_grad():
             parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
         drawn = torch.cat(parts)  # [B, K, T]
         return Draw(drawn, in_microbatches(self._log_prob, observation, drawn, size=self.microbatch))
 
-    def draw_group(self, observation: Tensor, learnt: int = 0) -> Group:
-        """Draws K codes per context without a gradient; `learnt` of them, 0 for all, are scored once they have weights.
+    def draw_group(self, observation: Tensor, policy_samples: int = 0) -> Group:
+        """Draws K codes per context without a gradient; `policy_samples` of them are scored once they have weights.
 
-        Where all are scored they are so at once, on the encoding they were drawn from, as in `draw`.
+        With 0, all are scored at once, on the encoding they were drawn from, as in `draw`.
         """
-        if not 0 < learnt < self.samples:
+        if policy_samples in (0, self.samples):
             codes, log_prob = self.draw(observation)
-            return Group(codes, log_prob.detach(), lambda _: log_prob, self.samples)
+            return Group(codes, log_prob.detach(), lambda codes: log_prob)
         if not 0 < self.microbatch < len(observation):
             posterior = self.policy(observation)
             codes, drawn = draw_with_log_prob(posterior, (self.samples,))
-
-            def log_prob_of(codes: Tensor) -> Tensor:
-                scored: Tensor = posterior.log_prob(codes.transpose(0, 1))
-                return scored.transpose(0, 1)
-
-            return Group(codes.transpose(0, 1), drawn.transpose(0, 1), log_prob_of, learnt)
+            return Group(
+                codes.transpose(0, 1), drawn.transpose(0, 1), lambda z: _log_prob(posterior, z), policy_samples
+            )
         with torch.no_grad():
             parts = [draw_with_log_prob(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
         codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
-        return Group(
-            codes, drawn, lambda z: in_microbatches(self._log_prob, observation, z, size=self.microbatch), learnt
-        )
+
+        def score(codes: Tensor) -> Tensor:
+            scored: Tensor = in_microbatches(self._log_prob, observation, codes, size=self.microbatch)
+            return scored
+
+        return Group(codes, drawn, score, policy_samples)
 
     def _log_prob(self, observation: Tensor, codes: Tensor) -> Tensor:
-        return self.policy(observation).log_prob(codes.transpose(0, 1)).transpose(0, 1)  # [B, K]
+        return _log_prob(self.policy(observation), codes)
+
+
+def _log_prob(posterior: Distribution, codes: Tensor) -> Tensor:
+    """Of codes [B, M, T]. [B, M]."""
+    scored: Tensor = posterior.log_prob(codes.transpose(0, 1))
+    return scored.transpose(0, 1)
 
 
 def check_options(make: Callable[..., object], options: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_group
 from daps_rl.functional import effective_sample_size, target_weights
+from daps_rl.functional.checks import check_kept
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
 
@@ -27,7 +28,7 @@ class DAPS(Agent):
         policy_samples: how many of the K codes the policy is scored on with a gradient, chosen by their weights
             without bias (`functional.thin_weights`); 0 for all.
     Raises:
-        ValueError: K is too small for the target.
+        ValueError: K is too small for the target, or for policy_samples.
     """
 
     on_device = True
@@ -44,6 +45,7 @@ class DAPS(Agent):
     ) -> None:
         super().__init__(policy, samples=samples)
         check_group("DAPS", samples)
+        check_kept(policy_samples, samples)
         if trust_region in ("ess", "adaptive"):
             check_ess_fraction(ess_fraction, samples)
         self.centered, self.policy_samples = centered, policy_samples

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_group
 from daps_rl.functional import leave_one_out_advantage
+from daps_rl.functional.checks import check_kept
 
 
 class RLOO(Agent):
@@ -26,6 +27,7 @@ class RLOO(Agent):
     def __init__(self, policy: nn.Module, *, samples: int = 8, policy_samples: int = 0) -> None:
         super().__init__(policy, samples=samples)
         check_group("RLOO", samples)
+        check_kept(policy_samples, samples)
         self.policy_samples = policy_samples
 
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:

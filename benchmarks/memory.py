@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from common import write_row
 
+from daps_rl.agents import AGENTS
 from daps_rl.config import PUBLISHED, PUBLISHED_SHAPES, make_config
 from daps_rl.data import Splits, noise
 from daps_rl.recompute import in_microbatches
@@ -37,7 +38,7 @@ MIB = 2**20
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=sorted(PUBLISHED), default="imagenet256")
-    parser.add_argument("--agent", nargs="+", default=["daps"])
+    parser.add_argument("--agent", nargs="+", choices=sorted(AGENTS), default=["daps"])
     parser.add_argument("--part", choices=PARTS, default="step", help="a whole training step, or the decoder's alone")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[64])
     parser.add_argument("--samples", type=int, nargs="+", default=[8], help="K; gumbel draws one code whatever it is")

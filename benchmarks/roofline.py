@@ -120,7 +120,7 @@ class Step:
         def log_prob_of(codes: Tensor) -> Tensor:
             return self.posterior.log_prob(codes.transpose(0, 1)).transpose(0, 1)
 
-        group = Group(self.codes, self.log_prob, log_prob_of, config.policy_samples or config.samples)
+        group = Group(self.codes, self.log_prob, log_prob_of, config.policy_samples)
         self.loss = group.loss(self.weights, centered=config.centered).mean() + self.scorer.decoder_loss()
 
     def backward(self) -> None:

@@ -93,7 +93,9 @@ def ranks(rounds: int, steps: int = 80) -> None:
             command = [*launch, "-m", "daps_rl", "train", "--data", "fashion-mnist", "--config", "mnist", "--steps"]
             command += [str(steps), "--out", folder + "/run", "--validate-every", "0"]
             threads = {"OMP_NUM_THREADS": str(2 // processes)}
-            subprocess.run(command, env={**os.environ, **threads}, check=True, capture_output=True)
+            done = subprocess.run(command, env={**os.environ, **threads}, check=False, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(done.stderr)
             lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
         first, last = lines[0], lines[-1]
         rate = (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])

@@ -1,4 +1,4 @@
-"""What each setting of DAPS is worth, on digits: two-minute runs of the default agent, one setting changed at a time.
+"""What each setting of DAPS is worth, on digits: two-minute runs of `daps`, one setting changed at a time.
 
     python benchmarks/sweeps.py                      # one seed of every sweep: half an hour on two cores
     python benchmarks/sweeps.py samples ess --seeds 0 1 2
@@ -6,7 +6,7 @@
     python benchmarks/sweeps.py --report             # tables and pictures of docs/sweeps.md, from the rows
 
 Two runs at a time, one thread each; what has a row is not run again. Learning rate 4e-3, tuned for the default setting
-(benchmarks/agents.py tune) and not anew for each. A run that fails is a row that says why.
+(benchmarks/agents.py tune) and not anew for each; the policy is scored on all K codes (policy_samples 0). A run that fails is a row that says why.
 """
 
 from __future__ import annotations

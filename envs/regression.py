@@ -39,6 +39,7 @@ NGUYEN: dict[int, tuple[str, Callable[[Tensor], Tensor], tuple[float, float]]] =
 }
 """Formula, function and interval of the benchmark's problems in one variable."""
 POINTS = 20
+USUAL_TOKENS = 20  # enough for all of them
 
 
 class WellFormed(CodeMask):
@@ -92,16 +93,17 @@ class Nguyen(Search):
 
     recipe: ClassVar[dict[str, Any]] = {**Search.recipe, "beta_start": 0.03, "beta_end": 3e-3}
 
-    def __init__(self, size: int = 1, *, num_tokens: int = 20) -> None:
+    def __init__(self, size: int = 1, *, num_tokens: int = USUAL_TOKENS) -> None:
         if size not in NGUYEN:
             raise ValueError(f"Nguyen's problems in one variable are 1 … {max(NGUYEN)}, got {size}.")
         if num_tokens < 1:
             raise ValueError(f"a formula needs at least one token, got {num_tokens}.")
-        self.name = f"nguyen{size}"
+        self.name = f"nguyen{size}" if num_tokens == USUAL_TOKENS else f"nguyen{size}-tokens{num_tokens}"
         self.num_tokens, self.vocab_size = num_tokens, len(TOKENS)
         self.mask = WellFormed(num_tokens)
         self.formula, function, (low, high) = NGUYEN[size]
-        self.x = torch.linspace(low, high, POINTS + 1)[1:]  # a formula may divide by x, or take its logarithm
+        # The middles of equal parts: no point is 0, by which a formula may divide.
+        self.x = low + (high - low) * (torch.arange(POINTS) + 0.5) / POINTS
         self.y = function(self.x)
 
     def values(self, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,8 +142,8 @@ class Nguyen(Search):
         paid = torch.where(error.isfinite(), 1.0 / (1.0 + error), 0.0)
         return torch.where(valid, paid, -1.0)
 
-    def optimum(self, split: str) -> Tensor:
-        return torch.ones(1, dtype=torch.float64)
+    def optimum(self, split: str) -> Tensor | None:
+        return torch.ones(1, dtype=torch.float64) if self.num_tokens >= USUAL_TOKENS else None
 
 
 def infix(code: Tensor) -> str:

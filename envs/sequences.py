@@ -131,8 +131,8 @@ class Add(Answers):
 
     def __init__(self, size: int = 4) -> None:
         super().__init__(size)
-        if size > 17:
-            raise ValueError(f"numbers of more than 17 digits do not fit 64 bits, got {size}.")
+        if size > 18:
+            raise ValueError(f"numbers of more than 18 digits do not fit 64 bits, got {size}.")
         self.prompt_length, self.num_tokens = 2 * size, size + 1
 
     def right(self, prompt: Tensor, codes: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def main() -> None:
     for row in trainer.run():
         if row["step"] % 50 == 0:
             print(f"step {row['step']}  mean reward {row['log_likelihood']:.2f}")
-    chosen = trainer.autoencoder.encode(splits.test, deterministic=True)[:, 0]
+    chosen = trainer.autoencoder.cpu().encode(splits.test, deterministic=True)[:, 0]
     told = LogisticRegression(max_iter=1000).fit(splits.train, splits.train_labels)
     print(f"right classes on the test split: {(chosen == splits.test_labels).float().mean():.1%}")
     print(f"a supervised model, which is told them: {told.score(splits.test, splits.test_labels):.1%}")

@@ -52,7 +52,7 @@ def main() -> None:
             batch = env.rollout(per_batch, actor, auto_reset=False, tensordict=state, break_when_any_done=False)
         state = batch[..., -1]["next"].exclude("reward")
         state = env.maybe_reset(state)
-        for _ in range(epochs):
+        for _ in range(epochs):  # advantages, and with them the weights, follow the critic
             with torch.no_grad():
                 advantages(batch)
             terms = loss(batch)  # the whole batch is one group

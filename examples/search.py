@@ -1,4 +1,4 @@
-"""Black-box search: DAPS as an estimation-of-distribution algorithm, on an NK landscape and on a function of your own.
+"""Black-box search: DAPS as an estimation-of-distribution algorithm: bits, a formula, and a function of your own.
 
 python examples/search.py [--smoke]
 """
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from daps_rl.config import make_config
 from daps_rl.envs.problem import find_problem
+from daps_rl.envs.regression import Nguyen, infix
 from daps_rl.envs.search import Search
 from daps_rl.training import Trainer
 
 
 class Polynomial(Search):
-    """Symbolic regression in small: five coefficients in -3 … 3, to fit x⁴ - 2x² + x - 1 at 21 points."""
+    """Five coefficients in -3 … 3, to fit x⁴ - 2x² + x - 1 at 21 points."""
 
     num_tokens, vocab_size = 5, 7
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs")
     options = parser.parse_args()
-    for name in ("nk20", "__main__:Polynomial"):
+    for name in ("nk20", "nguyen1", "__main__:Polynomial"):
         problem = find_problem(name)
         steps = 10 if options.smoke else options.steps
         trainer = Trainer(
@@ -42,10 +43,11 @@ def main() -> None:
         for row in trainer.run():
             if row["step"] % 50 == 0:
                 print(f"{problem.name} step {row['step']}  mean reward of the population {row['log_likelihood']:.4f}")
-        code = trainer.autoencoder.encode(torch.ones(1, 1), deterministic=True)
+        code = trainer.autoencoder.cpu().encode(torch.ones(1, 1), deterministic=True)
         reward = problem.reward(torch.ones(1, 1, 1), code[None]).item()
         best = problem.optimum("test")
-        print(f"{problem.name}: {code[0].tolist()} has {reward:.4f}", "" if best is None else f"of {best.item():.4f}")
+        found = infix(code[0]) if isinstance(problem, Nguyen) else code[0].tolist()
+        print(f"{problem.name}: {found} has {reward:.4f}", "" if best is None else f"of {best.item():.4f}")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-
 from daps_rl.config import make_config
 from daps_rl.envs import find_problem
 from daps_rl.training import Trainer
@@ -27,7 +25,7 @@ def main() -> None:
     trainer = Trainer(make_config(problem=problem.name, agent=options.agent, log_every=50, **length), splits)
     for row in trainer.run():
         print(f"step {row['step']}  mean reward of a drawn answer {row['log_likelihood']:.2f} of 2")
-    answers = trainer.autoencoder.encode(splits.test, deterministic=True)
+    answers = trainer.autoencoder.cpu().encode(splits.test, deterministic=True)
     reward = problem.reward(splits.test[:, None], answers[:, None])[:, 0]
     shown = zip(splits.test[:5].int().tolist(), answers.tolist(), reward.tolist(), strict=False)
     for prompt, answer, paid in shown:
@@ -36,5 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
     main()

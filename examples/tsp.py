@@ -33,7 +33,7 @@ def main() -> None:
     for name, gap in problem.gaps(found.columns, "test").items():
         print(f"{name} to the optimum: {gap:.2%}")
     if not options.smoke:
-        draw(splits.test[:4], trainer.autoencoder.encode(splits.test[:4], deterministic=True))
+        draw(splits.test[:4], trainer.autoencoder.cpu().encode(splits.test[:4], deterministic=True))
 
 
 def draw(cities: torch.Tensor, trips: torch.Tensor) -> None:

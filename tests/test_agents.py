@@ -125,11 +125,11 @@ def test_the_gradient_of_some_codes_is_that_of_all_on_average(cls, microbatch, m
         out.loss.backward()
         return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
-    points = 400
+    points = 100
     mean = torch.stack([gradient(2, (i + 0.5) / points) for i in range(points)]).mean(0)
     whole = gradient(0, 0.5)
     assert (gradient(2, 0.5) - whole).norm() > 0.05 * whole.norm()
-    assert (mean - whole).norm() < 0.01 * whole.norm()
+    assert (mean - whole).norm() < 0.02 * whole.norm()
 
 
 def test_who_learns_from_some_of_the_codes_unless_told_otherwise():

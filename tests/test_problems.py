@@ -187,7 +187,8 @@ def test_formulas_and_their_mask_by_pythons_own_parser():
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(1, "x x x 1 + * 1 + *"), (2, "x x x x 1 + * 1 + * 1 + *"), (5, "x x * sin x cos * 1 -"),
+    [(1, "x x x 1 + * 1 + *"), (2, "x x x x 1 + * 1 + * 1 + *"), (3, "x x x x x 1 + * 1 + * 1 + * 1 + *"),
+     (4, "x x * x + x x * x x * 1 + * 1 + *"), (5, "x x * sin x cos * 1 -"), (6, "x sin x x x * + sin +"),
      (7, "x 1 + x x * 1 + * log"), (8, "x log 1 1 1 + / * exp")],
 )  # fmt: skip
 def test_the_function_itself_is_paid_one(number, text):
@@ -197,6 +198,8 @@ def test_the_function_itself_is_paid_one(number, text):
     assert problem.reward(torch.ones(1, 1, 1), code[None, None]).item() == pytest.approx(1.0, abs=1e-5)
     assert infix(code).count("(") == sum(name in BINARY or name in UNARY for name in names)
     assert problem.formula == NGUYEN[number][0]
+    assert problem.optimum("test").item() == 1.0
+    assert Nguyen(number, num_tokens=5).optimum("test") is None
 
 
 def test_only_the_right_class_is_paid():

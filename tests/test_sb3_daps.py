@@ -87,9 +87,10 @@ def test_groups_give_the_loss_and_gradient_of_the_core_and_of_torchrl(policy, ce
     assert (b, k) == (8, 6)
     floor = model._beta.value.double()
     temperature = model._trust_region(batch.score, floor)
-    loss, critic, _, scored = model._loss(batch, temperature, torch.arange(b * k))
-    assert len(scored) == b * (policy_samples or k)
-    assert critic == 0.0
+    losses = model._loss(batch, temperature, torch.arange(b * k))
+    loss = losses.actor
+    assert losses.critic == 0.0
+    torch.testing.assert_close(losses.approx_kl, torch.zeros((), dtype=F64), atol=1e-6, rtol=0.0)
     model.policy.zero_grad()
     loss.backward()
     ours, network = gradients(model.policy.network), model.policy.network
@@ -140,7 +141,7 @@ def test_whole_batch_gives_the_loss_and_gradient_of_the_core_and_of_torchrl(mini
     assert batch.score.shape == (1, 32)
     temperature = model._trust_region(batch.score, 0.0)
     pieces = torch.randperm(32).split(8) if minibatches else [torch.arange(32)]
-    loss = torch.stack([model._loss(batch, temperature, piece)[0] for piece in pieces]).mean()
+    loss = torch.stack([model._loss(batch, temperature, piece).actor for piece in pieces]).mean()
     network = model.policy.network
     network.zero_grad()
     loss.backward()

@@ -28,13 +28,13 @@ from daps_rl.agents.sb3.beta import BetaArgument, PayKL, SharedBeta, env_attribu
 from daps_rl.agents.sb3.distributions import token_sizes
 from daps_rl.agents.sb3.policies import CodePolicy
 from daps_rl.functional import (
-    daps_loss,
     effective_sample_size,
     kl_estimate,
     target_weights,
-    thin_weights,
+    thinned_likelihood_loss,
     weighted_likelihood_loss,
 )
+from daps_rl.functional.checks import check_kept
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
 from daps_rl.optim import descend
@@ -50,6 +50,15 @@ class Batch(NamedTuple):
     log_prob: Tensor  # [N], of the policy that drew the actions
     score: Tensor  # [G, K], G groups: rewards, or one group of advantages
     returns: Tensor  # [N]
+
+
+class Losses(NamedTuple):
+    """Of one gradient step, then diagnostics without gradient. 0-dim each."""
+
+    actor: Tensor
+    critic: Tensor
+    entropy: Tensor
+    approx_kl: Tensor
 
 
 class DAPS(OnPolicyAlgorithm):
@@ -192,6 +201,13 @@ class DAPS(OnPolicyAlgorithm):
             raise ValueError(f"weights compare at least two actions, got {group}; raise {more}.")
         if self.trust_region in ("ess", "adaptive"):
             check_ess_fraction(self.ess_fraction, group)
+        if self.samples_per_context is not None:
+            check_kept(self.policy_samples, self.samples_per_context)
+        elif self.policy_samples:
+            raise ValueError(
+                f"policy_samples needs groups of actions (samples_per_context), got {self.policy_samples}; leave it "
+                "out."
+            )
         if self.samples_per_context is not None and self.batch_size % self.samples_per_context:
             raise ValueError(
                 f"batch_size must be a multiple of samples_per_context, {self.samples_per_context}, so that groups "
@@ -345,15 +361,14 @@ class DAPS(OnPolicyAlgorithm):
         self.temperature = float(temperature)
         losses, value_losses, approx_kls, entropies = [], [], [], []
         for indices in self._minibatches(len(batch.log_prob)):
-            loss, value_loss, log_prob, scored = self._loss(batch, temperature, indices)
-            done = descend(self.policy.optimizer, loss + self.vf_coef * value_loss, self.max_grad_norm)
+            terms = self._loss(batch, temperature, indices)
+            done = descend(self.policy.optimizer, terms.actor + self.vf_coef * terms.critic, self.max_grad_norm)
             self.skipped_updates += not done
             self._n_updates += 1
-            losses.append(loss.item())
-            value_losses.append(value_loss.item())
-            chosen = len(scored) < len(indices)  # by their weights, so that they are not like the others
-            entropies.append(-(batch.log_prob[indices] if chosen else log_prob).mean().item())
-            approx_kls.append((batch.log_prob[scored] - log_prob).mean().item())
+            losses.append(terms.actor.item())
+            value_losses.append(terms.critic.item())
+            entropies.append(terms.entropy.item())
+            approx_kls.append(terms.approx_kl.item())
         weights = target_weights(batch.score, temperature)
         record = self.logger.record
         record("train/loss", np.mean(losses))
@@ -401,28 +416,31 @@ class DAPS(OnPolicyAlgorithm):
             order = torch.arange(count) if whole else torch.randperm(count)
             yield from order.to(self.device).split(size)
 
-    def _loss(self, batch: Batch, temperature: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The actor's loss on some of the batch's actions, the critic's; log-probabilities, and of which actions."""
-        samples, policy = self.samples_per_context, self.policy
+    def _loss(self, batch: Batch, temperature: Tensor, indices: Tensor) -> Losses:
+        """The actor's loss on some of the batch's actions, and the critic's."""
+        samples = self.samples_per_context
         if samples is not None:
-            score, members = batch.score[indices[::samples] // samples], indices.view(-1, samples)
-            if 0 < self.policy_samples < samples:
-                weights = target_weights(score, temperature)
-                uniform = torch.rand_like(weights[:, :1])
-                kept = thin_weights(weights, self.policy_samples, uniform, centered=self.centered)
-                members = members.gather(1, kept.indices)
-                log_prob = self._log_prob_of_members(batch, members)
-                loss = weighted_likelihood_loss(log_prob, kept.weights)
-            else:
-                log_prob = self._log_prob_of_members(batch, members)
-                loss = daps_loss(log_prob, score, temperature=temperature, centered=self.centered).loss
-            return loss.mean(), log_prob.new_zeros(()), log_prob.detach().flatten(), members.flatten()
+            members, score = indices.view(-1, samples), batch.score[indices[::samples] // samples]
+
+            def log_prob_of(kept: Tensor | None) -> Tensor:
+                return self._log_prob_of_members(batch, members if kept is None else members.gather(1, kept))
+
+            weights = target_weights(score, temperature)
+            terms = thinned_likelihood_loss(log_prob_of, weights, self.policy_samples, centered=self.centered)
+            drawn = batch.log_prob[indices].view(members.shape)
+            drawn = drawn if terms.kept is None else drawn.gather(1, terms.kept.indices)
+            log_prob = terms.log_prob.detach()
+            return Losses(
+                terms.loss.mean(), log_prob.new_zeros(()), terms.mean(-log_prob), terms.mean(drawn - log_prob)
+            )
         observations = _map(batch.observations, lambda value: value[indices])
-        values, log_prob, _ = policy.evaluate_actions(observations, batch.actions[indices])
+        values, log_prob, _ = self.policy.evaluate_actions(observations, batch.actions[indices])
         # Normalised over the whole batch: a minibatch stands for its share of it.
         weights = target_weights(batch.score, temperature)[:, indices] * (batch.score.shape[-1] / len(indices))
         loss = weighted_likelihood_loss(log_prob.unsqueeze(0), weights, centered=self.centered).mean()
-        return loss, F.mse_loss(values.flatten(), batch.returns[indices]), log_prob.detach(), indices
+        critic = F.mse_loss(values.flatten(), batch.returns[indices])
+        log_prob = log_prob.detach()
+        return Losses(loss, critic, -log_prob.mean(), (batch.log_prob[indices] - log_prob).mean())
 
     def _log_prob_of_members(self, batch: Batch, members: Tensor) -> Tensor:
         """Of some actions of each context, [B, M] by their indices, under the policy as it is now. [B, M]."""

@@ -16,7 +16,14 @@ from daps_rl.functional.bounds import (
     kl_estimate,
     optimality_gap,
 )
-from daps_rl.functional.losses import DAPSTerms, daps_loss, decoder_loss, weighted_likelihood_loss
+from daps_rl.functional.losses import (
+    DAPSTerms,
+    LikelihoodTerms,
+    daps_loss,
+    decoder_loss,
+    thinned_likelihood_loss,
+    weighted_likelihood_loss,
+)
 from daps_rl.functional.relaxations import gumbel_rao, gumbel_softmax, reinmax, straight_through, tokenwise_kl
 from daps_rl.functional.sampling import draw_categorical
 from daps_rl.functional.temperature import solve_temperature, solve_temperature_kl
@@ -32,6 +39,7 @@ from daps_rl.functional.weights import (
 __all__ = [
     "DAPSTerms",
     "KeptSamples",
+    "LikelihoodTerms",
     "beta_elbo",
     "centered_weights",
     "code_perplexity",
@@ -56,6 +64,7 @@ __all__ = [
     "straight_through",
     "target_weights",
     "thin_weights",
+    "thinned_likelihood_loss",
     "tokenwise_kl",
     "weighted_likelihood_loss",
     "weights_kl",

@@ -28,6 +28,15 @@ def check_same_shape(**tensors: Tensor) -> None:
             )
 
 
+def check_kept(policy_samples: int, samples: int) -> None:
+    """Raises ValueError unless so many of K samples can be scored."""
+    if not isinstance(policy_samples, int) or not 0 <= policy_samples <= samples:
+        raise ValueError(
+            f"policy_samples must be a whole number in 0 … K = {samples} (samples), got {policy_samples}; it is how "
+            "many of the K codes of a context the policy is scored on, 0 for all."
+        )
+
+
 def as_float(value: Tensor) -> Tensor:
     """`value` in float32, or float64 where it came in float64: the precision that all the maths is done in."""
     return value if value.dtype == torch.float64 else value.float()

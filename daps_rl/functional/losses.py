@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from daps_rl.functional.checks import as_float, check_matrix, check_same_shape
-from daps_rl.functional.weights import centered_weights, effective_sample_size, target_weights
+from daps_rl.functional.checks import as_float, check_kept, check_matrix, check_same_shape
+from daps_rl.functional.weights import (
+    KeptSamples,
+    centered_weights,
+    effective_sample_size,
+    target_weights,
+    thin_weights,
+)
 
 
 class DAPSTerms(NamedTuple):
@@ -41,6 +48,47 @@ def weighted_likelihood_loss(log_prob: Tensor, weights: Tensor, *, centered: boo
         weights = centered_weights(weights)
     log_prob = as_float(log_prob)
     return -torch.where(weights == 0, 0.0, weights * torch.where(weights == 0, 0.0, log_prob)).sum(-1)
+
+
+class LikelihoodTerms(NamedTuple):
+    """What `thinned_likelihood_loss` returns: the loss, and what was scored for it."""
+
+    loss: Tensor  # [B]
+    log_prob: Tensor  # [B, M], of the samples that were scored, with gradient
+    kept: KeptSamples | None  # which these are; None for all K
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Of the samples scored, [B, M] → the mean over all B·K, estimated without bias. 0-dim."""
+        if self.kept is None:
+            return values.mean()
+        return (values / self.kept.probability).sum() / self.kept.probability.reciprocal().sum()
+
+
+def thinned_likelihood_loss(
+    log_prob_of: Callable[[Tensor | None], Tensor], weights: Tensor, keep: int = 0, *, centered: bool = False
+) -> LikelihoodTerms:
+    """`weighted_likelihood_loss` of K samples of which M alone are scored: the same in expectation.
+
+    Which M is drawn by `thin_weights`, with torch's global generator.
+
+    Args:
+        log_prob_of: log-probabilities, in nats and with gradient, of the samples of each context at some indices
+            [B, M] → [B, M], or of all, None → [B, K].
+        weights: of either sign; no gradient flows. [B, K].
+        keep: M; 0 (or K) for all.
+        centered: subtract the weights' mean, see `weighted_likelihood_loss`.
+    Raises:
+        ValueError: weights is not [B, K], or keep is out of range.
+    """
+    check_matrix("weights", weights)
+    check_kept(keep, weights.shape[-1])
+    if keep in (0, weights.shape[-1]):
+        log_prob = log_prob_of(None)
+        return LikelihoodTerms(weighted_likelihood_loss(log_prob, weights, centered=centered), log_prob, None)
+    uniform = torch.rand_like(as_float(weights[:, :1]))
+    kept = thin_weights(weights, keep, uniform, centered=centered)
+    log_prob = log_prob_of(kept.indices)
+    return LikelihoodTerms(weighted_likelihood_loss(log_prob, kept.weights), log_prob, kept)
 
 
 def daps_loss(log_prob: Tensor, reward: Tensor, *, temperature: Tensor | float, centered: bool = False) -> DAPSTerms:

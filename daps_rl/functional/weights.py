@@ -91,6 +91,7 @@ class KeptSamples(NamedTuple):
 
     indices: Tensor  # [B, M], int64, of the samples kept
     weights: Tensor  # [B, M], that stand for all K
+    probability: Tensor  # [B, M], with which they were kept
 
 
 def thin_weights(weights: Tensor, keep: int, uniform: Tensor, *, centered: bool = False) -> KeptSamples:
@@ -106,9 +107,10 @@ def thin_weights(weights: Tensor, keep: int, uniform: Tensor, *, centered: bool 
         uniform: in [0, 1), one number per context. [B, 1].
         centered: thin `centered_weights` of the weights.
     Returns:
-        KeptSamples: indices and weights, [B, M] each.
+        KeptSamples: indices, weights and the probabilities of keeping them, [B, M] each. No gradient reaches the
+        weights given.
     Raises:
-        ValueError: weights is not [B, K], or keep is out of range.
+        ValueError: weights is not [B, K], uniform not [B, 1], or keep is out of range.
     References:
         Fearnhead, Clifford (2003), On-line inference for hidden Markov models via particle filters (positive weights).
     """
@@ -116,7 +118,10 @@ def thin_weights(weights: Tensor, keep: int, uniform: Tensor, *, centered: bool 
     samples = weights.shape[-1]
     if not 1 <= keep <= samples:
         raise ValueError(f"keep must lie in 1 … K = {samples}, got {keep}; K keeps all samples.")
-    weights = centered_weights(as_float(weights)) if centered else as_float(weights)
+    if uniform.shape != (len(weights), 1):
+        raise ValueError(f"uniform must be one number per context, [{len(weights)}, 1], got {tuple(uniform.shape)}.")
+    weights, uniform = as_float(weights.detach()), as_float(uniform)
+    weights = centered_weights(weights) if centered else weights
     size = weights.abs()
     # A weight of zero counts as a very small one, so that M are kept whatever the weights are.
     size = size.clamp(min=1e-30).maximum(1e-6 * size.amax(-1, keepdim=True))
@@ -130,4 +135,5 @@ def thin_weights(weights: Tensor, keep: int, uniform: Tensor, *, centered: bool 
     cumulative = cumulative * (keep / cumulative[..., -1:])
     points = uniform + torch.arange(keep, device=weights.device)
     index = torch.searchsorted(cumulative, points, right=True).clamp(max=samples - 1)
-    return KeptSamples(index, weights.gather(-1, index) / probability.gather(-1, index))
+    probability = probability.gather(-1, index)
+    return KeptSamples(index, weights.gather(-1, index) / probability, probability)

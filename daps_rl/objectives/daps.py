@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
@@ -12,14 +13,9 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
-from daps_rl.functional import (
-    daps_loss,
-    effective_sample_size,
-    target_weights,
-    thin_weights,
-    weighted_likelihood_loss,
-)
+from daps_rl.functional import effective_sample_size, target_weights, thinned_likelihood_loss
 from daps_rl.functional.checks import check_same_shape
+from daps_rl.objectives.group_actor import GroupActor
 from daps_rl.objectives.trust_regions import make_trust_region
 
 
@@ -42,14 +38,14 @@ class DAPSLoss(LossModule):
         trust_region: "ess", "kl", "fixed", "adaptive", or a module called with rewards [B, K] and the floor.
         centered: weights minus their mean, see `functional.weighted_likelihood_loss`.
         policy_samples: how many of a group's K actions are scored with a gradient, chosen by their weights without bias
-            (`functional.thin_weights`); 0 for all.
+            (`functional.thin_weights`, by torch's global generator); 0 for all.
         functional: take the parameters out of the actor, as TorchRL's losses do. False leaves the actor as it is (for
             DistributedDataParallel).
         reduction: "mean", "sum" or "none", over groups.
     Returns:
         a tensordict: `loss_actor`; detached `ESS` (fraction of K), `temperature` (nats), `kl_approx` (mean of old minus
-        new log-probability, nats; of the actions that were scored) and `entropy` (mean of −log q, nats; with
-        policy_samples, when they were drawn).
+        new log-probability, nats) and `entropy` (mean of −log q, nats), both estimated from the actions that were
+        scored.
     Raises:
         ValueError: an option is out of range, or the batch has no dimension `sample_dim`.
     References:
@@ -175,24 +171,21 @@ class DAPSLoss(LossModule):
         check_same_shape(log_prob=old_log_prob, reward=reward)
         score = reward - self.entropy_coeff * old_log_prob if self.entropy_coeff else reward
         temperature = self.trust_region(score, self.temperature_floor)
-        if not 0 < self.policy_samples < score.shape[-1]:
-            log_prob = self._log_prob(tensordict)
-            terms = daps_loss(log_prob, score, temperature=temperature, centered=self.centered)
-            loss, weights, entropy = terms.loss, terms.weights, -log_prob.detach().mean()
-        else:
-            weights = target_weights(score, temperature).detach()
-            uniform = torch.rand_like(weights[:, :1])
-            kept = thin_weights(weights, self.policy_samples, uniform, centered=self.centered)
-            log_prob = self._log_prob(self._members(tensordict, kept.indices))
-            loss, entropy = weighted_likelihood_loss(log_prob, kept.weights), -old_log_prob.mean()
-            old_log_prob = old_log_prob.gather(-1, kept.indices)
+        weights = target_weights(score, temperature).detach()
+
+        def log_prob_of(indices: Tensor | None) -> Tensor:
+            return self._log_prob(tensordict if indices is None else self._members(tensordict, indices))
+
+        terms = thinned_likelihood_loss(log_prob_of, weights, self.policy_samples, centered=self.centered)
+        log_prob = terms.log_prob.detach()
+        old = old_log_prob if terms.kept is None else old_log_prob.gather(-1, terms.kept.indices)
         return TensorDict(
             {
-                "loss_actor": self._reduce(loss),
+                "loss_actor": self._reduce(terms.loss),
                 "ESS": effective_sample_size(weights).mean() / score.shape[-1],
                 "temperature": temperature.detach(),
-                "kl_approx": (old_log_prob - log_prob.detach()).mean(),
-                "entropy": entropy,
+                "kl_approx": terms.mean(old - log_prob),
+                "entropy": terms.mean(-log_prob),
             },
             batch_size=[],
         )
@@ -207,13 +200,22 @@ class DAPSLoss(LossModule):
             log_prob = self.actor_network.get_dist(tensordict).log_prob(tensordict.get(self.tensor_keys.action))
         return self._groups(log_prob)
 
-    def _members(self, tensordict: TensorDictBase, index: Tensor) -> TensorDictBase:
-        """What the actor reads and the action, of some of each group. index [B·..., M]."""
-        assert self.sample_dim is not None
-        contexts = [n for dim, n in enumerate(tensordict.batch_size) if dim != self.sample_dim]
-        index = index.view(*contexts, index.shape[-1]).movedim(-1, self.sample_dim)
-        read = tensordict.select(*self.actor_network.in_keys, self.tensor_keys.action)
-        return read.gather(self.sample_dim, index)
+    def _members(self, tensordict: TensorDictBase, indices: Tensor) -> TensorDictBase:
+        """What the actor reads, and the action, of some of each group. indices [B·..., M]."""
+        dim = cast(int, self.sample_dim)
+        if tensordict.batch_dims <= dim:
+            raise ValueError(
+                f"policy_samples needs a batch size [B, K, ...], got {list(tensordict.batch_size)}; give the "
+                "tensordict a batch size that reaches the samples."
+            )
+        contexts = [n for i, n in enumerate(tensordict.batch_size) if i != dim]
+        where = indices.view(*contexts, indices.shape[-1]).movedim(-1, dim)
+        if not isinstance(self.actor_network, GroupActor):
+            return tensordict.select(*self.actor_network.in_keys, self.tensor_keys.action).gather(dim, where)
+        # The observation is the group's: any of its entries do, and a view of them copies nothing.
+        members = tensordict.select(*self.actor_network.in_keys)[(slice(None),) * dim + (slice(indices.shape[-1]),)]
+        actions = tensordict.select(self.tensor_keys.action).gather(dim, where)
+        return members.set(self.tensor_keys.action, actions.get(self.tensor_keys.action))
 
     def _groups(self, value: Tensor) -> Tensor:
         """Brings [B, K, ...] to [B·..., K]: one row per group."""
