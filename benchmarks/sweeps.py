@@ -6,7 +6,8 @@
     python benchmarks/sweeps.py --report             # tables and pictures of docs/sweeps.md, from the rows
 
 Two runs at a time, one thread each; what has a row is not run again. Learning rate 4e-3, tuned for the default setting
-(benchmarks/agents.py tune) and not anew for each; the policy is scored on all K codes (policy_samples 0). A run that fails is a row that says why.
+(benchmarks/agents.py tune) and not anew for each; the policy is scored on all K codes (policy_samples 0). A run that
+fails is a row that says why.
 """
 
 from __future__ import annotations

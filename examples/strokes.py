@@ -29,7 +29,7 @@ def main() -> None:
     for row in trainer.run():
         if row["step"] % 200 == 0 or options.smoke:
             print(f"step {row['step']}  log-likelihood {row['log_likelihood']:.1f}  KL {row['kl']:.1f}")
-    model = trainer.autoencoder.eval()
+    model = trainer.autoencoder.cpu().eval()
     x = splits.test[:16]
     codes = model.encode(x, deterministic=True)
     print("the first test digit as a program:", codes[0].view(-1, 7).tolist())
