@@ -132,6 +132,25 @@ def test_the_gradient_of_some_codes_is_that_of_all_on_average(cls, microbatch, m
     assert (mean - whole).norm() < 0.02 * whole.norm()
 
 
+@pytest.mark.parametrize("cls", [DAPS, TPO, RLOO])
+@pytest.mark.parametrize("number", [-1, 9, 2.5])
+def test_a_policy_is_scored_on_no_more_codes_than_there_are(cls, number):
+    with pytest.raises(ValueError, match="policy_samples must be a whole number in 0 … K = 8"):
+        cls(FactorizedPolicy((4,), 2, 3, embed_dim=8, num_heads=2), samples=8, policy_samples=number)
+
+
+@pytest.mark.parametrize("trust_region", ["ess", "kl", "fixed", "adaptive"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_some_codes_with_any_trust_region_and_precision(trust_region, precision, splits):
+    options = {"trust_region": trust_region, "precision": precision, "policy_samples": 2, "device": "cpu"}
+    trainer = Trainer(make_config(**{**SIZES, **options, "steps": 3}), splits)
+    before = [p.detach().clone() for p in trainer.autoencoder.policy.parameters()]
+    list(trainer.run())
+    assert trainer.optimizer.skipped == 0
+    assert all(p.isfinite().all() for p in trainer.autoencoder.policy.parameters())
+    assert any(not torch.equal(p, q) for p, q in zip(trainer.autoencoder.policy.parameters(), before, strict=True))
+
+
 def test_who_learns_from_some_of_the_codes_unless_told_otherwise():
     def learnt(**options):
         return make_config(**{"steps": 1, "samples": 8, **options}).policy_samples

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daps_rl.functional import daps_loss, solve_temperature, weighted_likelihood_loss
+from daps_rl.functional import daps_loss, solve_temperature, thinned_likelihood_loss, weighted_likelihood_loss
 
 F64 = torch.float64
 B, K, V = 3, 4, 5
@@ -192,3 +192,53 @@ def test_shapes_are_never_guessed(log_prob, other, message):
 def test_a_temperature_must_be_positive():
     with pytest.raises(ValueError, match=r"temperature must be positive, got -1\.0"):
         daps_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature=-1.0)
+
+
+# Some of the samples
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("keep", [0, K])
+def test_keeping_all_is_the_loss_of_all(keep, centered):
+    log_prob, weights, values = example()
+    terms = thinned_likelihood_loss(lambda indices: log_prob, weights, keep, centered=centered)
+    torch.testing.assert_close(terms.loss, weighted_likelihood_loss(log_prob, weights, centered=centered))
+    assert terms.kept is None
+    torch.testing.assert_close(terms.mean(values), values.mean())
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("keep", [1, 3])
+def test_some_samples_give_the_loss_of_all_and_its_gradient_on_average(keep, centered, monkeypatch):
+    log_prob, weights, values = example()
+    whole = weighted_likelihood_loss(log_prob, weights, centered=centered)
+    losses, gradients, means = [], [], []
+    for i in range(400):
+        monkeypatch.setattr(torch, "rand_like", lambda like, u=(i + 0.5) / 400: torch.full_like(like, u))
+        terms = thinned_likelihood_loss(lambda at: log_prob.gather(1, at), weights, keep, centered=centered)
+        assert terms.log_prob.shape == (B, keep)
+        losses.append(terms.loss.detach())
+        gradients.append(torch.autograd.grad(terms.loss.sum(), log_prob)[0])
+        means.append(terms.mean(values.gather(1, terms.kept.indices)))
+    torch.testing.assert_close(torch.stack(losses).mean(0), whole.detach(), rtol=0.0, atol=2e-2)
+    (expected,) = torch.autograd.grad(whole.sum(), log_prob)
+    torch.testing.assert_close(torch.stack(gradients).mean(0), expected, rtol=0.0, atol=1e-2)
+    assert torch.stack(means).std() > 0.0
+
+
+def test_means_of_some_are_means_of_all_by_their_probabilities():
+    """Over many contexts with the same weights: large ones are kept more often, and count for less."""
+    weights = torch.tensor([0.6, 0.25, 0.1, 0.05], dtype=F64).expand(20_000, -1)
+    values = torch.tensor([4.0, 1.0, -2.0, 3.0], dtype=F64).expand(20_000, -1)
+    torch.manual_seed(0)
+    terms = thinned_likelihood_loss(lambda at: torch.zeros(at.shape, dtype=F64), weights, 2)
+    kept = values.gather(1, terms.kept.indices)
+    assert kept.mean().item() > 2.0
+    assert terms.mean(kept).item() == pytest.approx(1.5, abs=0.05)
+
+
+@pytest.mark.parametrize("keep", [-1, 5, 1.5])
+def test_no_more_samples_are_kept_than_there_are(keep):
+    log_prob, weights, _ = example()
+    with pytest.raises(ValueError, match="policy_samples must be a whole number in 0 … K = 4"):
+        thinned_likelihood_loss(lambda at: log_prob, weights, keep)

@@ -294,7 +294,7 @@ def test_observations_of_every_kind(kind, own):
 
 @pytest.mark.parametrize("make", [make_grouped, make_whole])
 def test_save_and_load_keep_predictions_temperature_and_optimiser(make, tmp_path):
-    model = make(trust_region="adaptive")
+    model = make(trust_region="adaptive", policy_samples=3 if make is make_grouped else 0)
     model.learn(200)
     model.save(tmp_path / "model.zip")
     env = encoding_env(beta=0.9) if make is make_grouped else quick_env()
@@ -311,8 +311,9 @@ def test_save_and_load_keep_predictions_temperature_and_optimiser(make, tmp_path
     assert len(ours) > 0
     for key, values in ours.items():
         assert torch.equal(values["exp_avg_sq"], theirs[key]["exp_avg_sq"])
-    assert (back.samples_per_context, back.n_steps, back.num_timesteps) == (
+    assert (back.samples_per_context, back.policy_samples, back.n_steps, back.num_timesteps) == (
         model.samples_per_context,
+        model.policy_samples,
         model.n_steps,
         model.num_timesteps,
     )
@@ -489,6 +490,8 @@ def test_minibatches_keep_groups_together():
         ({"samples_per_context": 6, "beta": -1.0}, "beta must be >= 0"),
         ({"samples_per_context": 6, "trust_region": "no"}, "trust_region must be one of"),
         ({"n_epochs": 0}, "n_epochs must be >= 1"),
+        ({"policy_samples": 2}, "policy_samples needs groups of actions"),
+        ({"samples_per_context": 6, "policy_samples": 7}, "policy_samples must be a whole number in 0 … K = 6"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
