@@ -71,6 +71,8 @@ def digits() -> str:
 
 
 def speed() -> str:
+    """The latest row of each configuration."""
+    latest = {(row["configuration"], row.get("agent")): row for row in read("speed")}
     lines = [
         [
             row["configuration"] if "agent" not in row else f"{row['configuration']}, {row['agent']}",
@@ -80,7 +82,7 @@ def speed() -> str:
             str(row["threads"]),
             row["cpu"],
         ]
-        for row in read("speed")
+        for row in latest.values()
     ]
     return markdown(["configuration", "steps per second", "median step (ms)", "fastest", "threads", "CPU"], lines)
 
@@ -107,7 +109,8 @@ def gpu() -> str:
 def roofline() -> str:
     """Where a step's time goes: a line per part, for each measured configuration."""
     lines = []
-    for row in read("roofline"):
+    latest = {(row["configuration"], row["agent"], row["batch_size"], row["threads"]): row for row in read("roofline")}
+    for row in latest.values():
         title = f"{row['configuration']}, {row['agent']}, B = {row['batch_size']}, {row['threads']} threads"
         for name, part in row["parts"].items():
             whole = name == "the step"
@@ -249,6 +252,30 @@ def memory() -> str:
     return markdown(["configuration", "agent", "what", "B", "K", "microbatch", "peak (MiB)"], lines)
 
 
+def scaling() -> str:
+    """What more codes, more tokens and more processes cost: the latest row of each."""
+    latest: dict[tuple[str, Any], dict[str, Any]] = {}
+    ranks: dict[int, list[float]] = defaultdict(list)
+    for row in read("scaling"):
+        if row["what"] == "ranks":
+            ranks[row["processes"]].append(row["steps_per_second"])
+        else:
+            latest[row["what"], row["K"] if row["what"] == "samples" else row["T"]] = row
+    lines = []
+    for (what, size), row in sorted(latest.items()):
+        if what == "samples":
+            lines.append([f"a step with K = {size}", f"{row['median_ms']:.0f} ms", f"{row['over_K8']:.2f} of K = 8"])
+        else:
+            cells = f"{row['over_matrix_floor']:.1f} of its operations, {row['over_memory_floor']:.1f} of its bytes"
+            lines.append([f"drawing with T = {size}", f"{row['seconds']:.2f} s", f"times the floor: {cells}"])
+    for processes, rates in sorted(ranks.items()):
+        share = statistics.median(rates) / statistics.median(ranks[1])
+        name = "process of two threads" if processes == 1 else "processes of one thread"
+        cells = [f"{processes} {name}", f"{statistics.median(rates):.2f} steps/s", f"{share:.0%} of one process"]
+        lines.append(cells)
+    return markdown(["what", "measured", "ratio"], lines)
+
+
 def put(page: Path, tables: dict[str, str]) -> None:
     """Writes each table between its marks."""
     text = page.read_text()
@@ -277,7 +304,7 @@ def main() -> None:
         "api_price": api_price(),
     }
     put(PAGE, tables)
-    put(PAGE.parent / "performance.md", {"memory": memory()})
+    put(PAGE.parent / "performance.md", {"memory": memory(), "scaling": scaling()})
 
 
 if __name__ == "__main__":
