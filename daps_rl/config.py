@@ -150,8 +150,8 @@ class TrainConfig(ModelConfig):
         decoder_samples: how many of the K codes the decoder learns from, 0 for all; the others are scored without a
             gradient, which costs a third.
         policy_samples: how many of the K codes `daps`, `tpo` and `rloo` score the policy on with a gradient, chosen by
-            their weights without bias; 0 for all. If not given, `daps` with an autoregressive policy takes
-            ess_fraction · K, rounded up: as many as the weights are to be worth.
+            their weights without bias; 0 for all. If not given, all; but `daps`, `daps-fixed` and `sb3:daps` with an
+            autoregressive policy, on data and without a published preset, take ess_fraction · K, rounded up.
         microbatch: contexts at a time, for bounded memory at the price of one more forward pass; 0 for all at once.
         beta_start, beta_end: weight of the KL, decaying exponentially over the run.
         learning_rate: of AdamW, for the policy.
@@ -357,6 +357,8 @@ def agent_recipe(agent: str) -> dict[str, Any]:
 def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
     """Settings of a run: defaults, then the data set's recipe or the published preset, the agent's, then `options`.
 
+    `policy_samples` then follows from K where none of them says it.
+
     Args:
         preset: a name of `PUBLISHED`, in place of the data set's recipe.
         options: of `TrainConfig`; None counts as not given.
@@ -386,7 +388,7 @@ def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
     config = TrainConfig(**settings)
     if "policy_samples" in settings or config.policy != "autoregressive" or config.agent not in _LEARN_FROM_SOME:
         return config
-    return dataclasses.replace(config, policy_samples=math.ceil(config.ess_fraction * config.samples))
+    return dataclasses.replace(config, policy_samples=math.ceil(config.ess_fraction * config.samples - 1e-9))
 
 
 def _problem_recipe(preset: str | None, options: dict[str, Any]) -> dict[str, Any]:
