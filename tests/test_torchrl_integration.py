@@ -155,7 +155,7 @@ def _codes_and_rewards(batch):
 def test_frames_without_their_groups_are_refused():
     env, actor = make_env(), make_actor()
     batch = next(iter(make_collector(env, actor))).reshape(-1)  # what TorchRL's on-policy trainers put into a buffer
-    with pytest.raises(ValueError, match=r"needs a tensordict of batch size \[B, K, \.\.\.\], got \[24\]"):
+    with pytest.raises(ValueError, match=r"along dimension 1, got a batch of shape \(24,\)"):
         DAPSLoss(actor, ess_fraction=0.5)(batch)
 
 
