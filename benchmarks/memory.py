@@ -79,7 +79,11 @@ def in_a_process(options: argparse.Namespace) -> dict[str, Any]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Peak memory, in MiB, and seconds of each step."""
     before = resident_peak()
-    settings = {name: getattr(options, name) for name in ("agent", "batch_size", "samples", "microbatch", "device")}
+    settings: dict[str, Any] = {
+        name: getattr(options, name) for name in ("agent", "batch_size", "samples", "microbatch", "device")
+    }
+    if options.samples in (2, 3):  # an ESS of less than one code cannot be met
+        settings["ess_fraction"] = 1.2 / options.samples
     if make_config(options.config).decoder == "resnet":
         settings["decoder_norm"] = options.decoder_norm
     trainer = Trainer(make_config(options.config, **settings, steps=1_000_000), batch_of_noise(options))
