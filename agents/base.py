@@ -162,7 +162,7 @@ class Agent(nn.Module):
         with torch.no_grad():
             parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
         drawn = torch.cat(parts)  # [B, K, T]
-        return Draw(drawn, in_microbatches(self._log_prob, observation, drawn, size=self.microbatch))
+        return Draw(drawn, self.score(observation, drawn))
 
     def draw_group(self, observation: Tensor, policy_samples: int = 0) -> Group:
         """Draws K codes per context without a gradient; `policy_samples` of them are scored once they have weights.
@@ -181,15 +181,22 @@ class Agent(nn.Module):
         with torch.no_grad():
             parts = [draw_with_log_prob(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
         codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
+        return Group(codes, drawn, lambda z: self.score(observation, z), policy_samples)
 
-        def score(codes: Tensor) -> Tensor:
-            scored: Tensor = in_microbatches(self._log_prob, observation, codes, size=self.microbatch)
-            return scored
-
-        return Group(codes, drawn, score, policy_samples)
+    def score(self, observation: Tensor, codes: Tensor) -> Tensor:
+        """Log-probability of codes [B, M, T] under the policy as it is now, with gradient. [B, M], in nats."""
+        scored: Tensor = in_microbatches(self._log_prob, observation, codes, size=self.microbatch)
+        return scored
 
     def _log_prob(self, observation: Tensor, codes: Tensor) -> Tensor:
         return _log_prob(self.policy(observation), codes)
+
+
+def check_positive_integers(**values: int) -> None:
+    """Raises ValueError unless all are integers of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
 
 
 def _log_prob(posterior: Distribution, codes: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
-from daps_rl.agents.base import Agent, AgentLoss, Score
+from daps_rl.agents.base import Agent, AgentLoss, Score, check_positive_integers
 from daps_rl.objectives import GroupActor
 
 
@@ -65,13 +65,6 @@ class RewardScale(nn.Module):
         self.moments.copy_(torch.where(updated.isfinite().all(), updated, self.moments))
         mean, square = self.moments[1:] / self.moments[0]
         return (reward - mean) / (square - mean.square()).clamp_min(1e-8).sqrt()
-
-
-def check_positive_integers(**values: int) -> None:
-    """Raises ValueError unless all are integers of at least 1."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
 
 
 class HostLossAgent(Agent):

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from daps_rl.agents.base import Agent, AgentLoss, Score, check_group
-from daps_rl.functional import effective_sample_size, target_weights
+from daps_rl.agents.base import Agent, AgentLoss, Score, check_group, check_positive_integers
+from daps_rl.functional import (
+    effective_sample_size,
+    reused_likelihood_loss,
+    target_weights,
+    weighted_likelihood_loss,
+)
 from daps_rl.functional.checks import check_kept
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
@@ -16,19 +21,22 @@ from daps_rl.objectives import make_trust_region
 class DAPS(Agent):
     """The agent of the paper; with a factorised policy it is DAPS-NA.
 
-    One gradient step per batch, so that the codes are scored once, with gradient, on the very encoding they were drawn
-    from: the datum is encoded once per step. `DAPSLoss` is the same update for TorchRL's collectors and buffers.
+    With one gradient step per batch the codes are scored once, with gradient, on the very encoding they were drawn
+    from: the datum is encoded once per step. More steps bring the policy nearer to the batch's target, which is worth
+    their time where rewards are dear. `DAPSLoss` is the same update for TorchRL's collectors and buffers.
 
     Args:
         policy: see `Agent`.
         samples: K, codes per context.
         ess_fraction: effective sample size to aim at, as a fraction of K.
         trust_region: "ess", "kl", "fixed", "adaptive", or a module.
-        centered: centred weights, see `functional.weighted_likelihood_loss`; safe here, as each batch is used once.
+        centered: centred weights, see `functional.weighted_likelihood_loss`; after the first step on a batch,
+            `functional.reused_likelihood_loss`.
         policy_samples: how many of the K codes the policy is scored on with a gradient, chosen by their weights
-            without bias (`functional.thin_weights`); 0 for all.
+            without bias (`functional.thin_weights`); 0 for all. In the first step on a batch; later ones take all.
+        epochs: gradient steps per batch.
     Raises:
-        ValueError: K is too small for the target, or for policy_samples.
+        ValueError: K is too small for the target, or for policy_samples; epochs is not positive.
     """
 
     on_device = True
@@ -42,13 +50,15 @@ class DAPS(Agent):
         trust_region: str | nn.Module = "ess",
         centered: bool = True,
         policy_samples: int = 0,
+        epochs: int = 1,
     ) -> None:
         super().__init__(policy, samples=samples)
+        check_positive_integers(epochs=epochs)
         check_group("DAPS", samples)
         check_kept(policy_samples, samples)
         if trust_region in ("ess", "adaptive"):
             check_ess_fraction(ess_fraction, samples)
-        self.centered, self.policy_samples = centered, policy_samples
+        self.centered, self.policy_samples, self.passes = centered, policy_samples, epochs
         self.trust_region = make_trust_region(trust_region, ess_fraction)
 
     def scores(self, reward: Tensor) -> Tensor:
@@ -60,12 +70,16 @@ class DAPS(Agent):
         scores = self.scores(score(group.codes, group.log_prob))
         temperature = self.trust_region(self.world.gather(scores), floor)  # one for the whole batch
         weights = target_weights(scores, temperature).detach()
-        yield AgentLoss(
-            group.loss(weights, centered=self.centered).mean(),
-            group.codes,
-            {
-                "ESS": effective_sample_size(weights).mean() / self.samples,
-                "temperature": temperature.detach(),
-                "entropy": -group.log_prob.mean(),
-            },
-        )
+        metrics = {
+            "ESS": effective_sample_size(weights).mean() / self.samples,
+            "temperature": temperature.detach(),
+            "entropy": -group.log_prob.mean(),
+        }
+        yield AgentLoss(group.loss(weights, centered=self.centered).mean(), group.codes, metrics)
+        for _ in range(self.passes - 1):
+            log_prob = self.score(observation, group.codes)
+            if self.centered:
+                loss = reused_likelihood_loss(log_prob, weights, group.log_prob)
+            else:
+                loss = weighted_likelihood_loss(log_prob, weights)
+            yield AgentLoss(loss.mean(), group.codes, metrics)

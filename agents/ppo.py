@@ -8,8 +8,8 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torchrl.objectives import ClipPPOLoss
 
-from daps_rl.agents.base import AgentLoss, Score, check_group
-from daps_rl.agents.critic import HostLossAgent, check_positive_integers
+from daps_rl.agents.base import AgentLoss, Score, check_group, check_positive_integers
+from daps_rl.agents.critic import HostLossAgent
 from daps_rl.functional import standardized_reward
 
 

@@ -21,7 +21,7 @@ class TPO(DAPS):
         policy: see `Agent`.
         samples: K, codes per context.
         temperature: of the standardised scores, without units.
-        centered, policy_samples: see `DAPS`.
+        centered, policy_samples, epochs: see `DAPS`.
     References:
         Target Policy Optimization, arXiv 2604.06159: temperature 1.
     """
@@ -34,9 +34,16 @@ class TPO(DAPS):
         temperature: float = 1.0,
         centered: bool = True,
         policy_samples: int = 0,
+        epochs: int = 1,
     ) -> None:
-        region = FixedTemperature(temperature)
-        super().__init__(policy, samples=samples, trust_region=region, centered=centered, policy_samples=policy_samples)
+        super().__init__(
+            policy,
+            samples=samples,
+            trust_region=FixedTemperature(temperature),
+            centered=centered,
+            policy_samples=policy_samples,
+            epochs=epochs,
+        )
 
     def scores(self, reward: Tensor) -> Tensor:
         """The reward in units of its group. [B, K] → [B, K]."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from daps_rl.envs import DiscreteProblem, find_problem
 from daps_rl.envs.knapsack import STEPS, Knapsack
-from daps_rl.envs.maxcut import MaxCut
+from daps_rl.envs.maxcut import MaxCut, OneCut
 from daps_rl.envs.problem import OPTIMA
 from daps_rl.envs.search import NKLandscape
 from daps_rl.envs.tsp import TSP
@@ -57,6 +57,8 @@ def all_codes(num_tokens: int) -> Tensor:
 
 def best_rewards(problem: DiscreteProblem, contexts: Tensor) -> Tensor:
     """[N, *x] → [N]."""
+    if isinstance(problem, OneCut):
+        return most_of_halves(problem)
     if isinstance(problem, (MaxCut, NKLandscape)):
         if problem.num_tokens > 22:
             raise ValueError(f"{problem.name} is too large to look at all its decisions.")
@@ -84,9 +86,23 @@ def most_of_cuts(problem: MaxCut, contexts: Tensor, codes: Tensor) -> Tensor:
     return best / n
 
 
+def most_of_halves(problem: OneCut) -> Tensor:
+    """All sides of the first half of the vertices with all of the others: one product of matrices has every pair."""
+    weights, n = problem.weights.double(), problem.num_tokens
+    first, second = (2.0 * all_codes(size).double() - 1.0 for size in (n // 2, n - n // 2))
+    first = first[: len(first) // 2]  # the other half has the sides' names exchanged
+    w11, w12, w22 = weights[: n // 2, : n // 2], weights[: n // 2, n // 2 :], weights[n // 2 :, n // 2 :]
+    alone = ((second @ w22) * second).sum(-1)
+    within = torch.tensor(torch.inf, dtype=torch.float64)
+    for part in first.split(256):
+        pairs = ((part @ w11) * part).sum(-1, keepdim=True) + alone + 2.0 * (part @ w12) @ second.T
+        within = torch.minimum(within, pairs.amin())
+    return ((weights.sum() - within) / (4.0 * n)).reshape(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problems", nargs="*", default=["tsp20", "tsp50", "knapsack50", "maxcut20", "nk20"])
+    parser.add_argument("problems", nargs="*", default=["tsp20", "tsp50", "knapsack50", "maxcut20", "cut30", "nk20"])
     for name in parser.parse_args().problems:
         problem = find_problem(name)
         splits = problem.splits()

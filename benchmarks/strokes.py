@@ -1,6 +1,6 @@
 """Drawing programs: agents that learn to redraw digits with pen strokes, at equal renders and equal networks.
 
-    python benchmarks/strokes.py --tune              # three learning rates each, a seed of its own, validation data
+    python benchmarks/strokes.py --tune              # four learning rates each, a seed of its own, validation data
     python benchmarks/strokes.py                     # three seeds of every agent, at the best of them
     python benchmarks/strokes.py --minutes 10 --agents daps-na --seeds 0     # by the clock instead
 
@@ -22,7 +22,8 @@ import torch
 from common import ROWS, write_row
 
 AGENTS = ("daps-na", "rloo", "ppo", "reinforce")  # with the factorised networks of daps-na
-RATES = (1e-3, 2e-3, 4e-3)
+OPTIONS: dict[str, dict[str, Any]] = {"daps-na": {"agent_options": {"epochs": 2}}}  # as many as PPO makes
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 TUNING_SEED, TUNING_STEPS = 100, 300
 STEPS = 3000
 BASE: dict[str, Any] = {
@@ -93,11 +94,15 @@ def main() -> None:
     tasks: list[dict[str, Any]]
     if options.tune:
         shared = {"seed": TUNING_SEED, "steps": TUNING_STEPS}
-        tasks = [{"agent": agent, "learning_rate": rate, **shared} for agent in options.agents for rate in RATES]
+        tasks = [
+            {"agent": agent, "learning_rate": rate, **OPTIONS.get(agent, {}), **shared}
+            for agent in options.agents
+            for rate in RATES
+        ]
     else:
         length = {"steps": options.steps} if options.minutes is None else {"minutes": options.minutes}
         tasks = [
-            {"agent": agent, "learning_rate": best_rate(agent), "seed": seed, **length}
+            {"agent": agent, "learning_rate": best_rate(agent), **OPTIONS.get(agent, {}), "seed": seed, **length}
             for seed in options.seeds
             for agent in options.agents
         ]

@@ -8,7 +8,7 @@
 Every agent gets the same four learning rates (with --set, other settings too), one seed that the comparison does not
 use, and about the same time: 500 steps for a factorised policy, 100 for an autoregressive one, whose steps cost more
 (the rows of daps have 150). What has a row is not run again. Quantisers have no ELBO and are tuned by their
-log-likelihood, the others by their β-ELBO, and on another problem than encoding by the reward of greedy decisions.
+log-likelihood, the others by their β-ELBO, and on another problem than encoding by the reward of sampled decisions.
 """
 
 from __future__ import annotations
@@ -44,11 +44,10 @@ def key(row: dict[str, Any]) -> tuple[str, float, str]:
 
 
 def score(row: dict[str, Any]) -> float:
-    """The validation β-ELBO, or the log-likelihood where there is none."""
+    """The validation β-ELBO, or the log-likelihood where there is none; of a problem the reward, which stands there."""
     metrics = row["validation"]
-    if metrics.get("reward_greedy") is not None:
-        return float(metrics["reward_greedy"])
-    value = metrics["beta_elbo"] if metrics["beta_elbo"] is not None else metrics["log_likelihood"]
+    plain = metrics["beta_elbo"] is None or "problem" in row["settings"]
+    value = metrics["log_likelihood" if plain else "beta_elbo"]
     return float("-inf") if value is None else value
 
 
@@ -69,7 +68,8 @@ def table(*, problems: bool) -> str:
     trials: dict[tuple[str, str], dict[float, dict[str, Any]]] = {}
     for row in rows():
         if ("problem" in row["settings"]) == problems:
-            own = [(name, value) for name, value in row["settings"].items() if name != "steps"]
+            own = [(name, value) for name, value in row["settings"].items() if name not in ("steps", "agent_options")]
+            own += row["settings"].get("agent_options", {}).items()
             settings = ", ".join(str(value) if name == "problem" else f"{name} {value}" for name, value in own)
             trials.setdefault((row["agent"], settings), {})[row["learning_rate"]] = row
     rates = sorted({rate for by_rate in trials.values() for rate in by_rate})

@@ -10,6 +10,36 @@ from torch import Tensor
 from daps_rl.data import Splits
 from daps_rl.envs.contexts import random_splits
 from daps_rl.envs.problem import DiscreteProblem
+from daps_rl.envs.search import Search
+from daps_rl.policies import CodeMask
+
+
+class Sides(CodeMask):
+    """Any side for any vertex; tells the policy what the next one's side does to the cut, and what it may do later.
+
+    The observation is the matrix of weights, [B, n, n]. The state is (it [B, 1, n, n], the weight of every vertex's
+    edges to the vertices on side 1 less that to side 0, its pull [B, K, n]). Told are the next vertex's pull, and how
+    much more the vertices after it would gain, each on its better side, with it on side 1 than on side 0.
+    """
+
+    num_features = 2
+
+    def start(self, observation: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        return observation.unsqueeze(1), observation.new_zeros(len(observation), samples, observation.shape[-1])
+
+    def allowed(self, state: tuple[Tensor, Tensor], position: int) -> Tensor:
+        _, pull = state
+        return torch.ones((*pull.shape[:2], 2), dtype=torch.bool, device=pull.device)
+
+    def advance(self, state: tuple[Tensor, Tensor], position: int, token: Tensor) -> tuple[Tensor, Tensor]:
+        weights, pull = state
+        return weights, pull + (2.0 * token - 1.0).unsqueeze(-1) * weights[..., position]
+
+    def features(self, state: tuple[Tensor, Tensor], position: int) -> Tensor:
+        weights, pull = state
+        later, edges = pull[..., position + 1 :], weights[:, :, position, position + 1 :]
+        ahead = ((later + edges).abs() - (later - edges).abs()).sum(-1)
+        return torch.stack((pull[..., position], ahead), dim=-1)
 
 
 class MaxCut(DiscreteProblem):
@@ -29,7 +59,7 @@ class MaxCut(DiscreteProblem):
     """
 
     recipe: ClassVar[dict[str, Any]] = {
-        "embed_dim": 64, "num_layers": 3, "num_code_layers": 1, "batch_size": 256, "samples": 8,
+        "embed_dim": 64, "num_layers": 3, "num_code_layers": 1, "batch_size": 64, "samples": 8,
         "beta_start": 0.01, "beta_end": 1e-4, "learning_rate": 1e-3, "minutes": 5.0,
     }  # fmt: skip
 
@@ -40,11 +70,7 @@ class MaxCut(DiscreteProblem):
         self.num_tokens, self.vocab_size = size, 2
 
     def splits(self) -> Splits:
-        def draw(count: int, generator: torch.Generator) -> Tensor:
-            upper = torch.rand(count, self.num_tokens, self.num_tokens, generator=generator).mul(2.0).sub(1.0).triu(1)
-            return upper + upper.transpose(1, 2)
-
-        return random_splits(self.name, draw)
+        return random_splits(self.name, lambda count, generator: random_weights(count, self.num_tokens, generator))
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
         # The weight between is Σ_i<j w_ij (1 − s_i s_j) / 2 with sides s = ±1.
@@ -53,4 +79,42 @@ class MaxCut(DiscreteProblem):
         return (target.sum((-2, -1)) - within) / (4.0 * self.num_tokens)
 
     def policy_options(self) -> dict[str, Any]:
-        return {"token_sizes": [1] + [2] * (self.num_tokens - 1)}  # the first vertex's side is a matter of names
+        return {"token_sizes": self.token_sizes(), "mask": Sides()}
+
+    def token_sizes(self) -> list[int]:
+        """The first vertex's side is a matter of names."""
+        return [1] + [2] * (self.num_tokens - 1)
+
+
+class OneCut(Search):
+    """MaxCut of one graph, always the same: a search without a context.
+
+    Action:
+        n bits: the side of each vertex.
+    Reward:
+        the weight of the edges between the sides, over n; weights are uniform in [-1, 1].
+    Optimum:
+        all 2^(n-1) cuts, up to n = 32 (`python benchmarks/optima.py`).
+
+    Args:
+        size: n.
+        seed: of the weights.
+    """
+
+    def __init__(self, size: int = 30, *, seed: int = 0) -> None:
+        self.graphs = MaxCut(size)
+        self.name = f"cut{size}" + (f"-seed{seed}" if seed else "")  # optima go by name
+        self.num_tokens, self.vocab_size = size, 2
+        self.weights = random_weights(1, size, torch.Generator().manual_seed(seed))[0]
+
+    def reward(self, target: Tensor, codes: Tensor) -> Tensor:
+        return self.graphs.reward(self.weights.to(codes.device), codes)
+
+    def policy_options(self) -> dict[str, Any]:
+        return {"token_sizes": self.graphs.token_sizes()}
+
+
+def random_weights(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Symmetric matrices, uniform in [-1, 1], with zeros on the diagonal. [count, size, size]."""
+    upper = torch.rand(count, size, size, generator=generator).mul(2.0).sub(1.0).triu(1)
+    return upper + upper.transpose(1, 2)

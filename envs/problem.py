@@ -107,8 +107,7 @@ class DiscreteProblem:
                 **sizes,
                 num_code_layers=config.num_code_layers,
                 aligned_patches=config.aligned_patches,
-                mask=self.mask,
-                **more,
+                **{"mask": self.mask, **more},
             )
         if config.policy == "factorized" and self.mask is None and not more.get("pointer"):
             return FactorizedPolicy(shape, self.num_tokens, self.vocab_size, **sizes)
@@ -121,7 +120,7 @@ class DiscreteProblem:
         )
 
     def policy_options(self) -> dict[str, Any]:
-        """More options of its `AutoregressivePolicy`, such as a pointer or `token_sizes`."""
+        """More options of its `AutoregressivePolicy`: a pointer, `token_sizes`, a mask that only tells."""
         return {}
 
     def make_decoder(self, observation_shape: Sequence[int]) -> RewardDecoder:
@@ -153,6 +152,7 @@ _MODULES = {  # a name is one of these, followed by its size where it has one
     "tsp": "tsp:TSP",
     "knapsack": "knapsack:Knapsack",
     "maxcut": "maxcut:MaxCut",
+    "cut": "maxcut:OneCut",
     "bandit-digits": "classification:DigitsBandit",
     "nk": "search:NKLandscape",
     "labs": "search:LABS",
@@ -163,7 +163,7 @@ _MODULES = {  # a name is one of these, followed by its size where it has one
     "nguyen": "regression:Nguyen",
 }
 PROBLEMS = (
-    "tsp20", "tsp50", "knapsack50", "maxcut20", "bandit-digits", "nk20", "labs20", "reverse8", "sort8", "add4",
+    "tsp20", "tsp50", "knapsack50", "maxcut20", "cut30", "bandit-digits", "nk20", "labs20", "reverse8", "sort8", "add4",
     "brackets8", "nguyen1",
 )  # fmt: skip
 """Those that the documentation reports on; other sizes have names alike (tsp10)."""

@@ -14,7 +14,10 @@ from daps_rl.envs.problem import DiscreteProblem
 class Search(DiscreteProblem):
     """One context, always the same: a policy that learns where a function of T tokens is large.
 
-    With one context per batch its K codes are the population, and the trust region is over all of it.
+    With one context per batch its K codes are the population, and the trust region is over all of it. β, which decays,
+    is the temperature of an annealing: the policy that is best by the reward, less β times its KL, is proportional to
+    exp(R/β). It should begin where R/β tells little of a code and end where it tells all; the recipe's is for a token
+    that adds or takes about 1/T. With one that is too low too early a search stays in the first basin it found.
 
     Observation:
         the number 1. [1].
@@ -22,7 +25,7 @@ class Search(DiscreteProblem):
 
     recipe: ClassVar[dict[str, Any]] = {
         "embed_dim": 64, "num_layers": 1, "num_code_layers": 1, "num_patches": 1, "batch_size": 1, "samples": 256,
-        "ess_fraction": 0.2, "beta_start": 0.01, "beta_end": 1e-4, "learning_rate": 1e-3, "steps": 1_000,
+        "ess_fraction": 0.2, "beta_start": 0.06, "beta_end": 6e-3, "learning_rate": 4e-3, "steps": 500,
     }  # fmt: skip
 
     def splits(self) -> Splits:
@@ -89,6 +92,9 @@ class LABS(Search):
     Args:
         size: n, 3 … 32 where the optimum is to be known.
     """
+
+    # A merit factor is of the order of 5, and changes by as much.
+    recipe: ClassVar[dict[str, Any]] = {**Search.recipe, "beta_start": 0.6, "beta_end": 0.06}
 
     def __init__(self, size: int = 20) -> None:
         if size < 3:

@@ -32,7 +32,7 @@ from daps_rl.agents import (
 from daps_rl.agents.critic import Critic, RewardScale
 from daps_rl.config import make_config
 from daps_rl.data import from_arrays
-from daps_rl.functional import encoding_reward, leave_one_out_advantage, standardized_reward
+from daps_rl.functional import encoding_reward, leave_one_out_advantage, standardized_reward, target_weights
 from daps_rl.objectives import FixedTemperature
 from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
 from daps_rl.training import Trainer
@@ -89,6 +89,42 @@ def test_learning_from_some_of_the_codes_comes_to_it_too(cls):
     before, after = on_the_bandit(lambda policy: cls(policy, samples=32, policy_samples=8), steps=250, lr=2e-2)
     assert before > 1.5
     assert after < 0.1
+
+
+@pytest.mark.parametrize("cls", [DAPS, TPO])
+def test_several_steps_a_batch_come_to_it_in_fewer_batches(cls):
+    """Measured, after 60 batches: 0.46 (DAPS) and 0.44 nats (TPO) with one step each, 0.07 and 0.14 with three."""
+    (_, once), (_, thrice) = (
+        on_the_bandit(lambda policy, epochs=epochs: cls(policy, samples=32, epochs=epochs), steps=60, lr=2e-2)
+        for epochs in (1, 3)
+    )
+    assert thrice < 0.5 * once
+
+
+@pytest.mark.parametrize("microbatch", [0, 2])
+@pytest.mark.parametrize("centered", [True, False])
+def test_later_steps_on_a_batch_keep_its_weights(centered, microbatch):
+    """The loss of the second step, against the functions by hand on a policy that has moved since."""
+    x, policy = torch.rand(4, 5), make_policy()
+    agent = DAPS(policy, samples=4, epochs=2, centered=centered)
+    agent.microbatch = microbatch
+    losses = agent.losses(x, lambda codes, log_prob: codes.sum(-1).float(), torch.tensor(0.1))
+    first = next(losses)
+    drawn = policy(x).log_prob(first.codes.transpose(0, 1)).T.detach()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    (second,) = losses
+    assert (second.codes == first.codes).all()
+    weights = target_weights(first.codes.sum(-1).float(), first.metrics["temperature"])
+    log_prob = policy(x).log_prob(first.codes.transpose(0, 1)).T
+    by_hand = -(weights * log_prob).sum(-1)
+    if centered:
+        by_hand = by_hand + (log_prob - drawn).exp().mean(-1)
+    torch.testing.assert_close(second.loss, by_hand.mean())
+    grads = torch.autograd.grad(second.loss, list(policy.parameters()))
+    others = torch.autograd.grad(by_hand.mean(), list(policy.parameters()))
+    torch.testing.assert_close(grads, others, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("microbatch", [0, 3])

@@ -9,7 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daps_rl.functional import daps_loss, solve_temperature, thinned_likelihood_loss, weighted_likelihood_loss
+from daps_rl.functional import (
+    daps_loss,
+    reused_likelihood_loss,
+    solve_temperature,
+    thinned_likelihood_loss,
+    weighted_likelihood_loss,
+)
 
 F64 = torch.float64
 B, K, V = 3, 4, 5
@@ -242,3 +248,41 @@ def test_no_more_samples_are_kept_than_there_are(keep):
     log_prob, weights, _ = example()
     with pytest.raises(ValueError, match="policy_samples must be a whole number in 0 … K = 4"):
         thinned_likelihood_loss(lambda at: log_prob, weights, keep)
+
+
+def test_reused_samples_first_have_the_gradient_of_centred_weights():
+    torch.manual_seed(0)
+    weights = torch.rand(B, K, dtype=F64).softmax(-1)
+    behaviour = torch.randn(B, K, dtype=F64)
+    log_prob = behaviour.clone().requires_grad_()
+    reused_likelihood_loss(log_prob, weights, behaviour).sum().backward()
+    torch.testing.assert_close(log_prob.grad, 1.0 / K - weights)
+
+
+def test_the_least_loss_on_reused_samples_is_where_the_target_is():
+    """By descent, from far away: every sample's ratio comes to K times its weight; the loss is bounded below."""
+    torch.manual_seed(0)
+    weights = (3.0 * torch.randn(B, K, dtype=F64)).softmax(-1)
+    behaviour = torch.randn(B, K, dtype=F64)
+    log_prob = torch.nn.Parameter(behaviour + 3.0 * torch.randn(B, K, dtype=F64))
+    descent = torch.optim.LBFGS([log_prob], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        descent.zero_grad()
+        loss = reused_likelihood_loss(log_prob, weights, behaviour).sum()
+        loss.backward()
+        return loss
+
+    descent.step(closure)
+    torch.testing.assert_close((log_prob - behaviour).exp().detach(), K * weights, atol=1e-4, rtol=1e-2)
+    least = (-weights * (behaviour + (K * weights).log())).sum() + B
+    torch.testing.assert_close(closure().detach(), least, atol=1e-6, rtol=1e-6)
+
+
+def test_reused_samples_in_float64_by_finite_differences():
+    torch.manual_seed(1)
+    weights, behaviour = torch.rand(B, K, dtype=F64).softmax(-1), torch.randn(B, K, dtype=F64)
+    log_prob = torch.randn(B, K, dtype=F64, requires_grad=True)
+    torch.autograd.gradcheck(lambda q: reused_likelihood_loss(q, weights, behaviour), (log_prob,))
+    with pytest.raises(ValueError, match="behaviour_log_prob"):
+        reused_likelihood_loss(log_prob, weights, behaviour[:, 1:])

@@ -175,6 +175,51 @@ def test_a_mask_of_ones_own(items):
     assert (policy(items).log_prob(torch.zeros_like(codes)) == -math.inf).all()
 
 
+@pytest.mark.parametrize("position", range(N))
+def test_what_a_knapsack_tells(items, position):
+    """What is left, and what would be with the next item, over the capacity; counted from whole codes."""
+    mask, codes = WithinCapacity(CAPACITY, column=1), all_codes(2).expand(B, -1, -1)
+    weights = items[:, None, :, 1] * codes
+    left = CAPACITY - weights[..., :position].sum(-1)
+    told = mask.features_of(items, codes)[:, :, position]
+    torch.testing.assert_close(told[..., 0], left / CAPACITY)
+    torch.testing.assert_close(told[..., 1], (left - items[:, None, position, 1]) / CAPACITY)
+
+
+def test_what_is_told_reaches_the_next_token_and_no_earlier_one(items):
+    """A policy that is told the last token alone, of embeddings that are zero, still depends on it."""
+
+    class Telling(CodeMask):
+        num_features = 1
+
+        def start(self, observation, samples):
+            return torch.zeros(len(observation), samples, dtype=torch.int64)
+
+        def allowed(self, state, position):
+            return torch.ones(*state.shape, 3, dtype=torch.bool)
+
+        def advance(self, state, position, token):
+            return token
+
+        def features(self, state, position):
+            return state.unsqueeze(-1).double()
+
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 8, "num_heads": 2, "num_patches": 2}
+    policy = AutoregressivePolicy((N, F), 3, 3, **sizes, mask=Telling()).double()
+    with torch.no_grad():
+        policy.transformer.embed.weight.zero_()
+    codes = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 2, 0]])[:, None].expand(-1, B, -1)
+    with torch.no_grad():
+        logits = policy(items).token_logits(codes)  # [3, B, T, V]
+        drawn, log_prob = policy(items).sample_with_log_prob((K,))
+        torch.testing.assert_close(policy(items).log_prob(drawn), log_prob)
+    torch.testing.assert_close(logits[0, :, 0], logits[1, :, 0])
+    assert (logits[0, :, 1] - logits[1, :, 1]).abs().min() > 1e-4
+    torch.testing.assert_close(logits[0, :, 1], logits[2, :, 1])
+    assert (logits[0, :, 2] - logits[2, :, 2]).abs().min() > 1e-4
+
+
 def test_a_mask_that_leaves_nothing_is_named(items):
     policy = AutoregressivePolicy((N, F), N + 1, N, embed_dim=8, num_heads=2, num_patches=2, mask=VisitOnce(N))
     with pytest.raises(ValueError, match="VisitOnce allows no token at position 4"):

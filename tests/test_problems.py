@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import gymnasium
@@ -18,6 +19,7 @@ from daps_rl.data import DataError, Splits
 from daps_rl.decoders import RewardDecoder
 from daps_rl.envs import PROBLEMS, DiscreteProblem, EncodingEnv, EncodingVecEnv, EncodingVectorEnv, find_problem
 from daps_rl.envs.classification import ClassificationBandit
+from daps_rl.envs.maxcut import OneCut, Sides
 from daps_rl.envs.regression import BINARY, END, NGUYEN, TOKENS, UNARY, Nguyen, infix
 from daps_rl.envs.search import NKLandscape
 from daps_rl.evaluation import evaluate
@@ -27,6 +29,7 @@ SMALL = (
     "tsp5",
     "knapsack6",
     "maxcut6",
+    "cut6",
     "bandit-digits",
     "nk6",
     "labs6",
@@ -81,6 +84,27 @@ def test_the_weight_of_a_cut():
     torch.testing.assert_close(reward, problem.reward(x[:, None], 1 - code.expand(3, 1, 6)))
     policy = problem.make_policy(make_config(problem="maxcut6", steps=1).model_config((6, 6), "gaussian"))
     assert (policy(x).sample((20,))[..., 0] == 0).all()  # of a cut and its mirror image one is left
+
+
+def test_one_graphs_cut():
+    problem = find_problem("cut6")
+    graph, code = problem.weights, torch.tensor([0, 1, 1, 0, 1, 0])
+    between = sum(graph[i, j].item() for i, j in itertools.combinations(range(6), 2) if code[i] != code[j])
+    assert problem.reward(torch.ones(1, 1, 1), code.expand(1, 1, 6)).item() == pytest.approx(between / 6, abs=1e-6)
+    assert OneCut(6, seed=1).name == "cut6-seed1"
+    assert (OneCut(6, seed=1).weights != graph).any()
+
+
+def test_what_a_cuts_policy_is_told():
+    """Of each vertex, its side's weight so far, and the best that the later ones can add, by trying both sides."""
+    x, codes = contexts("maxcut6"), bits(6).expand(3, -1, -1)
+    told = Sides().features_of(x, codes)
+    signs = 2.0 * codes - 1.0
+    for t in range(6):
+        pull = [(signs[..., :t] * x[:, None, i, :t]).sum(-1) for i in range(6)]
+        torch.testing.assert_close(told[:, :, t, 0], pull[t])
+        ahead = sum((pull[j] + x[:, None, t, j]).abs() - (pull[j] - x[:, None, t, j]).abs() for j in range(t + 1, 6))
+        torch.testing.assert_close(told[:, :, t, 1], torch.zeros_like(pull[t]) + ahead)
 
 
 def test_an_nk_landscape_by_its_tables():
@@ -228,12 +252,28 @@ def test_stored_optima_are_those_of_a_second_method():
     cut, x = find_problem("maxcut20"), contexts("maxcut20", 1)
     best = max(cut.reward(x[:, None], part[None]).max().item() for part in codes[: 2**19].split(2**16))
     assert cut.optimum("test")[0].item() == pytest.approx(best, abs=1e-5)
+    one, climbed = find_problem("cut30"), -math.inf
+    for start in torch.randint(2, (200, 30), generator=torch.Generator().manual_seed(0)):
+        climbed = max(climbed, climb(one, start))
+    assert one.optimum("test").item() == pytest.approx(climbed, abs=1e-5)
     pack = find_problem("knapsack50")
     values, weights = (contexts("knapsack50", 1)[0] * 4096).round().long().T.numpy()
     table = np.zeros(int(pack.capacity * 4096) + 1, dtype=np.int64)
     for value, weight in zip(values, weights, strict=True):
         table[weight:] = np.maximum(table[weight:], table[:-weight] + value)
     assert pack.optimum("test")[0].item() == pytest.approx(table[-1] / 4096 / pack.capacity, abs=1e-5)
+
+
+def climb(problem, code: torch.Tensor) -> float:
+    """The reward that no change of one bit makes better."""
+    one, flips = torch.ones(1, 1, 1), torch.eye(len(code), dtype=torch.int64)
+    best = -math.inf
+    while True:
+        near = code ^ flips
+        rewards = problem.reward(one, near[None])[0]
+        if rewards.max().item() <= best + 1e-7:
+            return best
+        best, code = rewards.max().item(), near[rewards.argmax()]
 
 
 def two_opt(points: np.ndarray) -> float:

@@ -21,6 +21,7 @@ from daps_rl.functional.losses import (
     LikelihoodTerms,
     daps_loss,
     decoder_loss,
+    reused_likelihood_loss,
     thinned_likelihood_loss,
     weighted_likelihood_loss,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "leave_one_out_advantage",
     "optimality_gap",
     "reinmax",
+    "reused_likelihood_loss",
     "solve_temperature",
     "solve_temperature_kl",
     "standardized_reward",

@@ -30,7 +30,8 @@ def weighted_likelihood_loss(log_prob: Tensor, weights: Tensor, *, centered: boo
     """Weighted maximum likelihood, − Σ_k w_k · log q(z_k|x), per context.
 
     With `centered`, w_k − 1/K stands in the place of w_k: on-policy the same expected gradient, with a smaller
-    variance. Use it for the first update on a batch only: with reuse the loss is unbounded below.
+    variance. Use it for the first update on a batch only: with reuse the loss is unbounded below, and
+    `reused_likelihood_loss` takes its place.
 
     Args:
         log_prob: log q(z|x) of each sampled code under the policy being trained, in nats. [B, K].
@@ -48,6 +49,29 @@ def weighted_likelihood_loss(log_prob: Tensor, weights: Tensor, *, centered: boo
         weights = centered_weights(weights)
     log_prob = as_float(log_prob)
     return -torch.where(weights == 0, 0.0, weights * torch.where(weights == 0, 0.0, log_prob)).sum(-1)
+
+
+def reused_likelihood_loss(log_prob: Tensor, weights: Tensor, behaviour_log_prob: Tensor) -> Tensor:
+    """Weighted maximum likelihood for a further update on the same samples, per context.
+
+    − Σ_k w_k · log q(z_k|x) + 1/K · Σ_k ρ_k with ρ_k = q(z_k|x) / q_b(z_k|x), q_b the policy that drew them: but for a
+    constant the generalised KL divergence D(K·w ‖ ρ) / K = 1/K · Σ_k [K·w_k · log(K·w_k / ρ_k) − K·w_k + ρ_k]. Where
+    q = q_b its gradient is that of centred weights. Its minimum is at ρ_k = K·w_k, where every sample has the
+    probability that the target q_b · exp(R/τ) / Z gives it, so that no ratio needs to be clipped.
+
+    Args:
+        log_prob: log q(z|x) of each sampled code under the policy being trained, in nats. [B, K].
+        weights: positive, summing to 1 over K; no gradient flows. [B, K].
+        behaviour_log_prob: log q_b(z|x), in nats; no gradient flows. [B, K].
+    Returns:
+        [B].
+    Raises:
+        ValueError: shapes differ or are not [B, K].
+    """
+    check_matrix("log_prob", log_prob)
+    check_same_shape(log_prob=log_prob, weights=weights, behaviour_log_prob=behaviour_log_prob)
+    ratio = (as_float(log_prob) - as_float(behaviour_log_prob).detach()).exp()
+    return weighted_likelihood_loss(log_prob, weights) + ratio.mean(-1)
 
 
 class LikelihoodTerms(NamedTuple):

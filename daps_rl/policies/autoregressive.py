@@ -86,6 +86,8 @@ class CodeTransformer(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
         self.head = PointerHead(embed_dim) if pointer else head or nn.Linear(embed_dim, vocab_size)
+        # Of what the mask tells, into the token's embedding.
+        self.told = nn.Linear(mask.num_features, embed_dim) if mask is not None and mask.num_features else None
 
     def prepare(self, encoded: Tensor, observation: Tensor | None = None) -> Context:
         """All that the code's side needs of a datum, computed once per context. encoded [B, P, D]."""
@@ -150,6 +152,10 @@ class CodeTransformer(nn.Module):
         b, k, _ = codes.shape
         start = self.start.expand(b, k, 1, -1)
         x = self.input_at(torch.cat((start, self.embed_tokens(codes[..., :-1], context)), dim=2), context, 0)
+        if self.told is not None:
+            assert self.mask is not None
+            assert context.observation is not None  # a policy with a mask passes it on
+            x = x + self.told(self.mask.features_of(context.observation, codes))
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             x = block(x, keys_values)
         return x
@@ -166,10 +172,17 @@ class CodeTransformer(nn.Module):
         """-inf where a position may not take a token. [..., V] at one position, or [..., T, V] at all."""
         return logits if self.allowed is None else torch.where(self.allowed[position], logits, -math.inf)
 
-    def step(self, embedded: Tensor, context: Context, caches: Sequence[Cache]) -> Tensor:
-        """Logits of the next token from the embedding of the last. embedded [B, K, 1, D] → [B, K, V]."""
+    def step(
+        self, embedded: Tensor, context: Context, caches: Sequence[Cache], features: Tensor | None = None
+    ) -> Tensor:
+        """Logits of the next token from the embedding of the last. [B, K, 1, D] → [B, K, V].
+
+        features [B, K, F] are what a mask tells before the next token.
+        """
         position = caches[0].length
         x = self.input_at(embedded, context, position)
+        if self.told is not None:
+            x = x + self.told(features).unsqueeze(2)
         for block, keys_values, cache in zip(self.blocks, context.keys_values, caches, strict=True):
             x = block(x, keys_values, cache)
         return self.masked(self.logits(x[:, :, 0], context), position)
@@ -183,6 +196,12 @@ class MaskedSteps:
         if self.mask is not None:
             assert context.observation is not None  # a policy with a mask passes it on
             self.state = self.mask.start(context.observation, samples)
+
+    def features(self) -> Tensor | None:
+        """What the policy is told before the next token, [B, K, F]; None where that is nothing."""
+        if self.mask is None or not self.mask.num_features:
+            return None
+        return self.mask.features(self.state, self.position)
 
     def masked(self, logits: Tensor) -> Tensor:
         """[B, K, V], of the next token."""
@@ -260,7 +279,7 @@ class AutoregressiveCategorical(Distribution):
         x = net.start.expand(batch, num_samples, 1, -1)  # [B, K, 1, D]
         tokens, log_probs, steps = [], [], MaskedSteps(net, self.context, num_samples)
         for _ in range(net.num_tokens):
-            logits = steps.masked(net.step(x, self.context, caches))
+            logits = steps.masked(net.step(x, self.context, caches, steps.features()))
             log_probs.append(torch.log_softmax(as_float(logits), dim=-1))  # [B, K, V]
             tokens.append(relaxation(log_probs[-1]))
             steps.advance(tokens[-1].argmax(-1))
@@ -299,7 +318,8 @@ class AutoregressiveCategorical(Distribution):
                 codes[..., t] = token[..., 0]
                 if t + 1 < net.num_tokens:
                     steps.advance(token[..., 0])
-                    logits = net.step(net.embed_tokens(token, self.context), self.context, caches)
+                    last = net.embed_tokens(token, self.context)
+                    logits = net.step(last, self.context, caches, steps.features())
         return codes, log_prob
 
     def _first_step(self, caches: list[KeyValueCache], samples: int) -> Tensor:
@@ -307,7 +327,8 @@ class AutoregressiveCategorical(Distribution):
         net, (batch,), like = self.transformer, self.batch_shape, self.context.keys_values[0][0]
         shape = (batch, net.num_heads, 1, like.shape[-1])
         firsts = [KeyValueCache(shape, like) for _ in caches]
-        logits = net.step(net.start.expand(batch, 1, 1, -1), self.context, firsts)  # [B, 1, V]
+        told = MaskedSteps(net, self.context, 1).features()
+        logits = net.step(net.start.expand(batch, 1, 1, -1), self.context, firsts, told)  # [B, 1, V]
         for cache, first in zip(caches, firsts, strict=True):
             cache.fill(first, samples)
         return logits.expand(-1, samples, -1)
@@ -368,7 +389,7 @@ class AutoregressivePolicy(nn.Module):
         pointer: the tokens are the V items that the encoder gives (`ItemEncoder`, say): a pointer over them in the
             place of the head, and their encodings as the tokens' embeddings.
         mask: which tokens may come next, by the datum and the tokens before; the others have probability exactly 0, in
-            sampling and in scoring.
+            sampling and in scoring. What it tells (`CodeMask.features`) is added to the tokens' embeddings.
     Raises:
         ValueError: a size is not positive, num_heads does not divide embed_dim, token_sizes do not fit T and V, or both
             head and pointer are given.
