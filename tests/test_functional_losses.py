@@ -286,3 +286,19 @@ def test_reused_samples_in_float64_by_finite_differences():
     torch.autograd.gradcheck(lambda q: reused_likelihood_loss(q, weights, behaviour), (log_prob,))
     with pytest.raises(ValueError, match="behaviour_log_prob"):
         reused_likelihood_loss(log_prob, weights, behaviour[:, 1:])
+
+
+def test_some_of_the_reused_samples_stand_for_all_on_average(monkeypatch):
+    """Over the uniforms that choose them."""
+    torch.manual_seed(2)
+    weights, behaviour = (2.0 * torch.randn(B, K, dtype=F64)).softmax(-1), torch.randn(B, K, dtype=F64)
+    moved = behaviour + 0.5 * torch.randn(B, K, dtype=F64)
+
+    def loss(uniform):
+        monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, uniform))
+        return thinned_likelihood_loss(lambda z: moved.gather(1, z), weights, 2, behaviour_log_prob=behaviour).loss
+
+    points = 2000
+    mean = torch.stack([loss((i + 0.5) / points) for i in range(points)]).mean(0)
+    torch.testing.assert_close(mean, reused_likelihood_loss(moved, weights, behaviour), atol=2e-3, rtol=2e-3)
+    assert (loss(0.5) - mean).abs().max() > 0.05

@@ -57,6 +57,28 @@ def test_loss_and_gradient_are_those_of_the_functional_core(policy_class, functi
     assert not any(out[key].requires_grad for key in METRICS)
 
 
+def test_reused_batches():
+    """First the gradient of centred weights; once the policy has moved, the core's numbers."""
+    policy = make_policy()
+    (centered, batch), (reused, _) = (
+        make_loss(policy, functional=False, centered=True),
+        make_loss(policy, functional=False, reuse=True),
+    )
+    batch = batch.set("action_log_prob", by_hand(policy, batch)[2].detach())
+    before = [gradients(loss(batch)["loss_actor"], policy.parameters()) for loss in (centered, reused)]
+    torch.testing.assert_close(before[0], before[1])
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    terms, _, log_prob = by_hand(policy, batch)
+    expected = terms.loss + (log_prob - batch["action_log_prob"]).exp().mean(-1)
+    after = reused(batch)["loss_actor"]
+    torch.testing.assert_close(after, expected.mean())
+    torch.testing.assert_close(gradients(after, policy.parameters()), gradients(expected.mean(), policy.parameters()))
+    with pytest.raises(ValueError, match="reuse=True takes the place of centered=True"):
+        make_loss(policy, centered=True, reuse=True)
+
+
 def test_gradient_reaches_the_actor_alone():
     class Learned(nn.Module):
         """A trust region with a parameter."""

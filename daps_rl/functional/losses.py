@@ -89,7 +89,12 @@ class LikelihoodTerms(NamedTuple):
 
 
 def thinned_likelihood_loss(
-    log_prob_of: Callable[[Tensor | None], Tensor], weights: Tensor, keep: int = 0, *, centered: bool = False
+    log_prob_of: Callable[[Tensor | None], Tensor],
+    weights: Tensor,
+    keep: int = 0,
+    *,
+    centered: bool = False,
+    behaviour_log_prob: Tensor | None = None,
 ) -> LikelihoodTerms:
     """`weighted_likelihood_loss` of K samples of which M alone are scored: the same in expectation.
 
@@ -101,18 +106,30 @@ def thinned_likelihood_loss(
         weights: of either sign; no gradient flows. [B, K].
         keep: M; 0 (or K) for all.
         centered: subtract the weights' mean, see `weighted_likelihood_loss`.
+        behaviour_log_prob: the samples were used before: `reused_likelihood_loss` in the place of centred weights.
+            [B, K].
     Raises:
         ValueError: weights is not [B, K], or keep is out of range.
     """
     check_matrix("weights", weights)
     check_kept(keep, weights.shape[-1])
+    reused = behaviour_log_prob is not None
     if keep in (0, weights.shape[-1]):
         log_prob = log_prob_of(None)
-        return LikelihoodTerms(weighted_likelihood_loss(log_prob, weights, centered=centered), log_prob, None)
+        if behaviour_log_prob is not None:
+            loss = reused_likelihood_loss(log_prob, weights, behaviour_log_prob)
+        else:
+            loss = weighted_likelihood_loss(log_prob, weights, centered=centered)
+        return LikelihoodTerms(loss, log_prob, None)
     uniform = torch.rand_like(as_float(weights[:, :1]))
-    kept = thin_weights(weights, keep, uniform, centered=centered)
+    kept = thin_weights(weights, keep, uniform, centered=centered or reused)
     log_prob = log_prob_of(kept.indices)
-    return LikelihoodTerms(weighted_likelihood_loss(log_prob, kept.weights), log_prob, kept)
+    if behaviour_log_prob is None:
+        return LikelihoodTerms(weighted_likelihood_loss(log_prob, kept.weights), log_prob, kept)
+    # Both of the loss's sums, each term over its chance to be in it.
+    ratio = (as_float(log_prob) - as_float(behaviour_log_prob).detach().gather(-1, kept.indices)).exp()
+    likelihood = weighted_likelihood_loss(log_prob, weights.gather(-1, kept.indices) / kept.probability)
+    return LikelihoodTerms(likelihood + (ratio / kept.probability).sum(-1) / weights.shape[-1], log_prob, kept)
 
 
 def daps_loss(log_prob: Tensor, reward: Tensor, *, temperature: Tensor | float, centered: bool = False) -> DAPSTerms:

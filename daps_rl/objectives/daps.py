@@ -36,7 +36,9 @@ class DAPSLoss(LossModule):
         sample_dim: the dimension of the K actions of a context, counted from the front; None weighs the whole batch
             as one group, and scores by the `advantage` where the tensordict has one (ordinary MDPs).
         trust_region: "ess", "kl", "fixed", "adaptive", or a module called with rewards [B, K] and the floor.
-        centered: weights minus their mean, see `functional.weighted_likelihood_loss`.
+        centered: weights minus their mean, see `functional.weighted_likelihood_loss`; for the first update on a batch.
+        reuse: several updates on a batch: `functional.reused_likelihood_loss`, whose first gradient is that of centred
+            weights and whose least value is where the policy has come to the batch's target.
         policy_samples: how many of a group's K actions are scored with a gradient, chosen by their weights without bias
             (`functional.thin_weights`, by torch's global generator); 0 for all.
         functional: take the parameters out of the actor, as TorchRL's losses do. False leaves the actor as it is (for
@@ -47,7 +49,8 @@ class DAPSLoss(LossModule):
         new log-probability, nats) and `entropy` (mean of −log q, nats), both estimated from the actions that were
         scored.
     Raises:
-        ValueError: an option is out of range, or the batch has no dimension `sample_dim`.
+        ValueError: an option is out of range, both centered and reuse are given, or the batch has no dimension
+            `sample_dim`.
     References:
         Drolet et al. (2026), arXiv 2509.24716.
     """
@@ -79,6 +82,7 @@ class DAPSLoss(LossModule):
         sample_dim: int | None = 1,
         trust_region: str | nn.Module = "ess",
         centered: bool = False,
+        reuse: bool = False,
         policy_samples: int = 0,
         functional: bool = True,
         reduction: str = "mean",
@@ -92,6 +96,8 @@ class DAPSLoss(LossModule):
             )
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}.")
+        if centered and reuse:
+            raise ValueError("reuse=True takes the place of centered=True; pass one of them.")
         if policy_samples < 0 or (policy_samples and sample_dim is None):
             raise ValueError(
                 f"policy_samples must be >= 0, and 0 without groups (sample_dim=None), got {policy_samples}; it is how "
@@ -108,7 +114,8 @@ class DAPSLoss(LossModule):
         # Kept by reference, outside the module's own buffers: `.to(device)` would make a copy that no schedule reaches.
         self._floor = (temperature_floor,)
         self.entropy_coeff, self.sample_dim = entropy_coeff, sample_dim
-        self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
+        self.centered, self.reuse = centered, reuse
+        self.policy_samples, self.reduction = policy_samples, reduction
 
     @property
     def functional(self) -> bool:
@@ -176,7 +183,13 @@ class DAPSLoss(LossModule):
         def log_prob_of(indices: Tensor | None) -> Tensor:
             return self._log_prob(tensordict if indices is None else self._members(tensordict, indices))
 
-        terms = thinned_likelihood_loss(log_prob_of, weights, self.policy_samples, centered=self.centered)
+        terms = thinned_likelihood_loss(
+            log_prob_of,
+            weights,
+            self.policy_samples,
+            centered=self.centered,
+            behaviour_log_prob=old_log_prob if self.reuse else None,
+        )
         log_prob = terms.log_prob.detach()
         old = old_log_prob if terms.kept is None else old_log_prob.gather(-1, terms.kept.indices)
         return TensorDict(
