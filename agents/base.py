@@ -162,7 +162,7 @@ class Agent(nn.Module):
         with torch.no_grad():
             parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
         drawn = torch.cat(parts)  # [B, K, T]
-        return Draw(drawn, self.score(observation, drawn))
+        return Draw(drawn, self.log_prob_of(observation, drawn))
 
     def draw_group(self, observation: Tensor, policy_samples: int = 0) -> Group:
         """Draws K codes per context without a gradient; `policy_samples` of them are scored once they have weights.
@@ -181,9 +181,9 @@ class Agent(nn.Module):
         with torch.no_grad():
             parts = [draw_with_log_prob(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
         codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
-        return Group(codes, drawn, lambda z: self.score(observation, z), policy_samples)
+        return Group(codes, drawn, lambda z: self.log_prob_of(observation, z), policy_samples)
 
-    def score(self, observation: Tensor, codes: Tensor) -> Tensor:
+    def log_prob_of(self, observation: Tensor, codes: Tensor) -> Tensor:
         """Log-probability of codes [B, M, T] under the policy as it is now, with gradient. [B, M], in nats."""
         scored: Tensor = in_microbatches(self._log_prob, observation, codes, size=self.microbatch)
         return scored

@@ -34,7 +34,7 @@ class DAPS(Agent):
             `functional.reused_likelihood_loss`.
         policy_samples: how many of the K codes the policy is scored on with a gradient, chosen by their weights
             without bias (`functional.thin_weights`); 0 for all. In the first step on a batch; later ones take all.
-        epochs: gradient steps per batch.
+        epochs: gradient steps per batch; each after the first encodes and scores all anew.
     Raises:
         ValueError: K is too small for the target, or for policy_samples; epochs is not positive.
     """
@@ -77,7 +77,7 @@ class DAPS(Agent):
         }
         yield AgentLoss(group.loss(weights, centered=self.centered).mean(), group.codes, metrics)
         for _ in range(self.passes - 1):
-            log_prob = self.score(observation, group.codes)
+            log_prob = self.log_prob_of(observation, group.codes)
             if self.centered:
                 loss = reused_likelihood_loss(log_prob, weights, group.log_prob)
             else:

@@ -6,7 +6,7 @@
     python benchmarks/problems.py --report         # the page again, from the rows that are committed
 
 Two runs at a time, one thread each. Learning rates and epochs are those that `benchmarks/tune.py --problem ...` found
-best on validation data with a seed of its own.
+best on validation data with a seed of its own; `maxcut20` has the recipe's.
 """
 
 from __future__ import annotations

@@ -22,13 +22,12 @@ import torch
 from common import ROWS, write_row
 
 AGENTS = ("daps-na", "rloo", "ppo", "reinforce")  # with the factorised networks of daps-na
-OPTIONS: dict[str, dict[str, Any]] = {"daps-na": {"agent_options": {"epochs": 2}}}  # as many as PPO makes
-RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-TUNING_SEED, TUNING_STEPS = 100, 300
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+TUNING_SEED, TUNING_STEPS = 100, 800
 STEPS = 3000
 BASE: dict[str, Any] = {
     "data": "digits", "decoder": "strokes", "num_tokens": 21, "policy": "factorized", "num_layers": 2,
-    "mlp_ratio": 6.0, "validate_every": 100,
+    "mlp_ratio": 6.0, "validate_every": 200,
 }  # fmt: skip
 
 
@@ -94,15 +93,11 @@ def main() -> None:
     tasks: list[dict[str, Any]]
     if options.tune:
         shared = {"seed": TUNING_SEED, "steps": TUNING_STEPS}
-        tasks = [
-            {"agent": agent, "learning_rate": rate, **OPTIONS.get(agent, {}), **shared}
-            for agent in options.agents
-            for rate in RATES
-        ]
+        tasks = [{"agent": agent, "learning_rate": rate, **shared} for agent in options.agents for rate in RATES]
     else:
         length = {"steps": options.steps} if options.minutes is None else {"minutes": options.minutes}
         tasks = [
-            {"agent": agent, "learning_rate": best_rate(agent), **OPTIONS.get(agent, {}), "seed": seed, **length}
+            {"agent": agent, "learning_rate": best_rate(agent), "seed": seed, **length}
             for seed in options.seeds
             for agent in options.agents
         ]

@@ -9,6 +9,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from strokes import STEPS, TUNING_SEED
+
 ROWS, PAGE = Path(__file__).parent / "rows", Path(__file__).parent.parent / "docs" / "results.md"
 METRICS = {"beta_elbo": 1, "log_likelihood": 1, "psnr": 2}  # digits shown
 # Two-sided 97.5 % quantiles of Student's t by degrees of freedom.
@@ -276,6 +278,24 @@ def scaling() -> str:
     return markdown(["what", "measured", "ratio"], lines)
 
 
+def strokes() -> str:
+    """Agents that learn to draw: what a reader of the originals reads."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in read("strokes"):
+        if "error" not in row and "minutes" not in row and row["seed"] != TUNING_SEED and row["steps"] == STEPS:
+            groups[row["agent"]].append(row)
+    lines = [
+        [
+            f"`{agent}`", f"{of[0]['learning_rate']:g}", str(len(of)), f"{of[0]['renders']:,}",
+            interval([row["seconds"] for row in of], 0), interval([100.0 * row["read_drawings"] for row in of]),
+            interval([row["test"]["beta_elbo"] for row in of]), interval([row["test"]["psnr_greedy"] for row in of]),
+        ]
+        for agent, of in groups.items()
+    ]  # fmt: skip
+    header = ["agent", "learning rate", "seeds", "renders", "seconds", "drawings read (%)", "test β-ELBO (nats)"]
+    return markdown([*header, "PSNR of greedy drawings (dB)"], lines)
+
+
 def put(page: Path, tables: dict[str, str]) -> None:
     """Writes each table between its marks."""
     text = page.read_text()
@@ -304,6 +324,7 @@ def main() -> None:
         "api_price": api_price(),
     }
     put(PAGE, tables)
+    put(PAGE.parent / "strokes.md", {"strokes": strokes()})
     put(PAGE.parent / "performance.md", {"memory": memory(), "scaling": scaling()})
 
 

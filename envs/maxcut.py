@@ -18,8 +18,8 @@ class Sides(CodeMask):
     """Any side for any vertex; tells the policy what the next one's side does to the cut, and what it may do later.
 
     The observation is the matrix of weights, [B, n, n]. The state is (it [B, 1, n, n], the weight of every vertex's
-    edges to the vertices on side 1 less that to side 0, its pull [B, K, n]). Told are the next vertex's pull, and how
-    much more the vertices after it would gain, each on its better side, with it on side 1 than on side 0.
+    edges to the vertices on side 1 less that to side 0, its pull [B, K, n]). Told are the next vertex's pull, and twice
+    how much more its later neighbours would add to the cut, each on its better side, with it on side 1 than on side 0.
     """
 
     num_features = 2
@@ -99,9 +99,13 @@ class OneCut(Search):
     Args:
         size: n.
         seed: of the weights.
+    Raises:
+        ValueError: n is not in 2 … 32.
     """
 
     def __init__(self, size: int = 30, *, seed: int = 0) -> None:
+        if size > 32:
+            raise ValueError(f"a cut of more than 32 vertices has too many others to know the best of, got {size}.")
         self.graphs = MaxCut(size)
         self.name = f"cut{size}" + (f"-seed{seed}" if seed else "")  # optima go by name
         self.num_tokens, self.vocab_size = size, 2

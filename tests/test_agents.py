@@ -430,6 +430,7 @@ def test_an_option_of_the_wrong_kind_is_an_error_of_use(agent, splits):
         ({"agent": "math:sqrt"}, "subclass"),
         ({"agent": "ppo", "agent_options": {"epoch": 3}}, r"unknown agent option epoch; PPO takes .*epochs"),
         ({"agent": "ppo", "agent_options": {"epochs": 0}}, "epochs must be an integer >= 1, got 0"),
+        ({"agent": "daps", "agent_options": {"epochs": 0}}, "epochs must be an integer >= 1, got 0"),
         ({"agent": "ppo", "agent_options": {"epochs": 2.5}}, "epochs must be an integer >= 1, got 2.5"),
         ({"agent": "a2c", "agent_options": {"hidden": 0}}, "hidden must be an integer >= 1, got 0"),
         ({"agent": "test_agents:Vague"}, "must name what it takes"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 
 import pytest
@@ -30,6 +32,8 @@ class Doubling(nn.Module):
 
 
 def trained(**options) -> tuple[Trainer, torch.Tensor]:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     config = make_config(steps=3, samples=4, validate_every=0, device="cpu", score_precision="float32", **options)
     trainer = Trainer(config, load_data(config))
     list(trainer.run())
@@ -39,7 +43,7 @@ def trained(**options) -> tuple[Trainer, torch.Tensor]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"agent": "daps", "num_tokens": 3, "vocab_size": 5, "embed_dim": 16, "num_layers": 1, "batch_size": 8},
+        {"num_tokens": 3, "vocab_size": 5, "embed_dim": 16, "num_layers": 1, "batch_size": 8, "microbatch": 4},
         pytest.param(
             {"problem": "tsp5", "agent": "daps", "embed_dim": 16, "num_layers": 1, "batch_size": 8},
             marks=pytest.mark.slow,
@@ -53,9 +57,12 @@ def test_training_is_the_same(options):
         warnings.filterwarnings("error", message="torch.compile failed")
         trainer, compiled = trained(**options, compile=True)
     torch.testing.assert_close(compiled, eager, atol=2e-4, rtol=1e-3)
-    scoring = trainer.autoencoder.policy.transformer.log_prob
-    assert isinstance(scoring, Compiled)
-    assert scoring.compiled is not None
+    policy = trainer.autoencoder.policy
+    assert policy.transformer.log_prob.compiled is not None
+    assert policy.encoder.forward.compiled is not None
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert copy.deepcopy(policy).transformer.log_prob.compiled is None  # a copy's is its own
+    pickle.dumps(policy)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -74,7 +81,22 @@ def test_attention_of_loops_is_attention(causal, monkeypatch):
 def test_what_is_compiled_is_what_modules_name():
     policy = AutoregressivePolicy((6,), 3, 5, embed_dim=8, num_heads=2, num_patches=2)
     assert compile_passes(policy) == ["encoder.forward", "transformer.log_prob"]
+    assert compile_passes(policy) == ["encoder.forward", "transformer.log_prob"]
+    assert not isinstance(policy.transformer.log_prob.method, Compiled)  # once is enough
     assert compile_passes(nn.Sequential(Doubling(), nn.Linear(1, 1))) == ["0.forward"]
+    with pytest.warns(UserWarning, match="Linear names no method to compile"):
+        compile_passes(nn.Linear(1, 1))
+
+
+def test_a_copy_has_a_gradient_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda method, **options: method)
+    model = Doubling()
+    compile_passes(model)
+    model(torch.ones(2))
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    twin(torch.ones(2)).sum().backward()
+    assert twin.weight.grad.item() == 2.0
+    assert model.weight.grad is None
 
 
 def test_where_the_compiler_fails_training_goes_on(monkeypatch):
@@ -109,7 +131,7 @@ def test_an_error_of_the_methods_own_is_its_own(monkeypatch):
     compile_passes(model)
     with pytest.raises(ValueError, match="x is a number"):
         model(torch.tensor(1.0))
-    assert model.forward.compiled is not None
+    assert not model.forward.given_up
 
 
 def test_a_gpu_has_its_own_way(monkeypatch):

@@ -44,9 +44,9 @@ def test_no_host_sees_what_it_has_to():
                 ask(torch.ones(()))
 
 
-@pytest.mark.parametrize("agent", RECORDED)
-def test_the_recorded_part_of_a_step_asks_nothing_of_the_host(agent):
-    trainer = make_trainer(agent)
+@pytest.mark.parametrize(("agent", "options"), [*((agent, {}) for agent in RECORDED), ("daps", {"epochs": 2})])
+def test_the_recorded_part_of_a_step_asks_nothing_of_the_host(agent, options):
+    trainer = make_trainer(agent, agent_options=options)
     trainer.train_step()
     before = [parameter.clone() for parameter in trainer.autoencoder.parameters()]
     with NoHost():

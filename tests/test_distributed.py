@@ -77,6 +77,7 @@ def run(world: World, agent: str, options: dict) -> tuple[dict, dict]:
 CASES = {
     "daps-na": {},
     "daps-na, adaptive, in microbatches": {"trust_region": "adaptive", "microbatch": 2},
+    "daps-na, twice a batch": {"agent_options": {"epochs": 2}},
     "rloo": {},
     "grpo": {"agent_options": {"epochs": 2}},
 }

@@ -302,3 +302,19 @@ def test_some_of_the_reused_samples_stand_for_all_on_average(monkeypatch):
     mean = torch.stack([loss((i + 0.5) / points) for i in range(points)]).mean(0)
     torch.testing.assert_close(mean, reused_likelihood_loss(moved, weights, behaviour), atol=2e-3, rtol=2e-3)
     assert (loss(0.5) - mean).abs().max() > 0.05
+    weights[:, 0] = 0.25 + 1e-9  # a centred weight of nothing, which still has a ratio
+    weights[:, 1:] *= 0.75 / weights[:, 1:].sum(-1, keepdim=True)
+    assert max(loss((i + 0.5) / 50).abs().max() for i in range(50)) < 20.0
+    with pytest.raises(ValueError, match="pass one of them"):
+        thinned_likelihood_loss(lambda z: moved, weights, centered=True, behaviour_log_prob=behaviour)
+    with pytest.raises(ValueError, match="behaviour_log_prob"):
+        thinned_likelihood_loss(lambda z: moved, weights, 2, behaviour_log_prob=behaviour[1:])
+
+
+def test_a_code_that_nothing_could_draw_does_not_count():
+    weights, behaviour = torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[-1.0, -2.0, -math.inf]])
+    log_prob = torch.tensor([[-1.0, -2.0, -math.inf]], requires_grad=True)
+    loss = reused_likelihood_loss(log_prob, weights, behaviour)
+    loss.sum().backward()
+    torch.testing.assert_close(loss.detach(), torch.tensor([1.5 + 2.0 / 3.0]))
+    torch.testing.assert_close(log_prob.grad, torch.tensor([[1 / 3 - 0.5, 1 / 3 - 0.5, 0.0]]))

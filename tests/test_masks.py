@@ -202,7 +202,7 @@ def test_what_is_told_reaches_the_next_token_and_no_earlier_one(items):
             return token
 
         def features(self, state, position):
-            return state.unsqueeze(-1).double()
+            return state.unsqueeze(-1)  # whole numbers
 
     torch.manual_seed(0)
     sizes = {"embed_dim": 8, "num_heads": 2, "num_patches": 2}
@@ -227,6 +227,8 @@ def test_a_mask_that_leaves_nothing_is_named(items):
 
 
 def test_errors(items):
+    with pytest.raises(ValueError, match=r"capacity must be > 0, got 0.0"):
+        WithinCapacity(0.0, column=1)
     with pytest.raises(ValueError, match="a pointer is a head"):
         routes(head=torch.nn.Linear(8, N))
     with pytest.raises(ValueError, match="vocab_size is 4, and the encoder gives 3 items"):

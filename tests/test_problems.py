@@ -96,15 +96,20 @@ def test_one_graphs_cut():
 
 
 def test_what_a_cuts_policy_is_told():
-    """Of each vertex, its side's weight so far, and the best that the later ones can add, by trying both sides."""
-    x, codes = contexts("maxcut6"), bits(6).expand(3, -1, -1)
-    told = Sides().features_of(x, codes)
-    signs = 2.0 * codes - 1.0
+    """What the next vertex's sides do to the cut, and each later one's better side, by counting the edges between."""
+    x, code = contexts("maxcut6", 1), torch.tensor([0, 1, 1, 0, 1, 0])
+    told = Sides().features_of(x, code[None, None])[0, 0]
+    graph = x[0].double()
+
+    def added(vertex, side, sides):
+        """To the cut, by a vertex on a side, of the edges to those that have one."""
+        return sum(graph[vertex, other].item() for other, its in enumerate(sides) if its != side)
+
     for t in range(6):
-        pull = [(signs[..., :t] * x[:, None, i, :t]).sum(-1) for i in range(6)]
-        torch.testing.assert_close(told[:, :, t, 0], pull[t])
-        ahead = sum((pull[j] + x[:, None, t, j]).abs() - (pull[j] - x[:, None, t, j]).abs() for j in range(t + 1, 6))
-        torch.testing.assert_close(told[:, :, t, 1], torch.zeros_like(pull[t]) + ahead)
+        before = code[:t].tolist()
+        assert told[t, 0].item() == pytest.approx(added(t, 0, before) - added(t, 1, before), abs=1e-5)
+        ahead = [sum(max(added(j, side, [*before, own]) for side in (0, 1)) for j in range(t + 1, 6)) for own in (0, 1)]
+        assert told[t, 1].item() == pytest.approx(2.0 * (ahead[1] - ahead[0]), abs=1e-5)
 
 
 def test_an_nk_landscape_by_its_tables():

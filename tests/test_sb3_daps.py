@@ -17,7 +17,14 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase
 
 from daps_rl.agents.sb3 import DAPS, AutoregressivePolicy, FactorizedPolicy
-from daps_rl.functional import daps_loss, solve_temperature, target_weights, thin_weights, weighted_likelihood_loss
+from daps_rl.functional import (
+    daps_loss,
+    solve_temperature,
+    target_weights,
+    thin_weights,
+    thinned_likelihood_loss,
+    weighted_likelihood_loss,
+)
 from daps_rl.objectives import DAPSLoss, GroupActor
 
 SMALL = {"embed_dim": 16, "num_heads": 2}
@@ -468,9 +475,29 @@ def test_rewards_of_minus_infinity_are_weighed_as_nothing():
     assert parameters(model).isfinite().all()
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_groups_used_more_than_once_keep_a_loss_with_a_minimum(epochs, monkeypatch):
+    """Centred weights for one epoch, for several their form with the ratio to the policy that drew."""
+    seen = []
+
+    def watched(log_prob_of, weights, keep, **options):
+        seen.append((weights, options, log_prob_of(None).detach()))
+        return thinned_likelihood_loss(log_prob_of, weights, keep, **options)
+
+    monkeypatch.setattr("daps_rl.agents.sb3.daps.thinned_likelihood_loss", watched)
+    model = make_grouped(n_epochs=epochs)
+    model.learn(model.n_steps * model.n_envs)
+    weights, options, log_prob = seen[0]
+    assert options["centered"] == (epochs == 1)
+    if epochs == 1:
+        assert options["behaviour_log_prob"] is None
+    else:  # nothing has moved before the first step
+        torch.testing.assert_close(options["behaviour_log_prob"], log_prob, atol=1e-5, rtol=1e-5)
+        assert options["behaviour_log_prob"].shape == weights.shape
+
+
 def test_minibatches_keep_groups_together():
     model = make_grouped(n_steps=2, batch_size=12, n_epochs=2)
-    assert model.centered is False  # several epochs
     pieces = list(model._minibatches(96))
     assert [len(p) for p in pieces] == [12] * 16
     assert torch.equal(torch.cat(pieces[:8]), torch.arange(96))

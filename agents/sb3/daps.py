@@ -87,7 +87,8 @@ class DAPS(OnPolicyAlgorithm):
         gamma, gae_lambda: of the advantages (whole batch).
         ess_fraction: effective sample size to aim at, as a fraction of K (of the whole batch).
         trust_region: "ess", "kl", "fixed", "adaptive", or a module: see `daps_rl.objectives`.
-        centered: weights minus their mean: a smaller variance; with several epochs unbounded below.
+        centered: weights minus their mean: a smaller variance. With several epochs over groups it is
+            `functional.reused_likelihood_loss`; over a whole batch it is unbounded below.
         policy_samples: how many of the K actions of a context are scored with a gradient, chosen by their weights
             without bias (groups; `functional.thin_weights`); 0 for all.
         beta: a number, a 0-dim tensor, or a schedule of the progress remaining; None for the environment's own `beta`
@@ -168,8 +169,7 @@ class DAPS(OnPolicyAlgorithm):
         self.n_steps = defaults["n_steps"] if n_steps is None else n_steps
         self.batch_size = defaults["batch_size"] if batch_size is None else batch_size
         self.n_epochs = defaults["n_epochs"] if n_epochs is None else n_epochs
-        one_pass = samples_per_context is not None and self.n_epochs == 1
-        self.centered = one_pass if centered is None else centered
+        self.centered = samples_per_context is not None if centered is None else centered
         self.policy_samples = policy_samples
         self.ess_fraction, self.trust_region, self.beta = ess_fraction, trust_region, beta
         self.temperature = math.nan
@@ -425,9 +425,15 @@ class DAPS(OnPolicyAlgorithm):
             def log_prob_of(kept: Tensor | None) -> Tensor:
                 return self._log_prob_of_members(batch, members if kept is None else members.gather(1, kept))
 
-            weights = target_weights(score, temperature)
-            terms = thinned_likelihood_loss(log_prob_of, weights, self.policy_samples, centered=self.centered)
-            drawn = batch.log_prob[indices].view(members.shape)
+            weights, drawn = target_weights(score, temperature), batch.log_prob[indices].view(members.shape)
+            reused = self.centered and self.n_epochs > 1
+            terms = thinned_likelihood_loss(
+                log_prob_of,
+                weights,
+                self.policy_samples,
+                centered=self.centered and not reused,
+                behaviour_log_prob=drawn if reused else None,
+            )
             drawn = drawn if terms.kept is None else drawn.gather(1, terms.kept.indices)
             log_prob = terms.log_prob.detach()
             return Losses(

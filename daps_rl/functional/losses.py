@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -61,17 +62,23 @@ def reused_likelihood_loss(log_prob: Tensor, weights: Tensor, behaviour_log_prob
 
     Args:
         log_prob: log q(z|x) of each sampled code under the policy being trained, in nats. [B, K].
-        weights: positive, summing to 1 over K; no gradient flows. [B, K].
-        behaviour_log_prob: log q_b(z|x), in nats; no gradient flows. [B, K].
+        weights: not negative, summing to 1 over K; no gradient flows. [B, K].
+        behaviour_log_prob: log q_b(z|x), in nats; no gradient flows. A code of -inf does not count. [B, K].
     Returns:
-        [B].
+        [B]; not finite where a ratio is too large for its type (e^88 in float32).
     Raises:
         ValueError: shapes differ or are not [B, K].
     """
     check_matrix("log_prob", log_prob)
     check_same_shape(log_prob=log_prob, weights=weights, behaviour_log_prob=behaviour_log_prob)
-    ratio = (as_float(log_prob) - as_float(behaviour_log_prob).detach()).exp()
-    return weighted_likelihood_loss(log_prob, weights) + ratio.mean(-1)
+    return weighted_likelihood_loss(log_prob, weights) + _ratio(log_prob, behaviour_log_prob).mean(-1)
+
+
+def _ratio(log_prob: Tensor, behaviour_log_prob: Tensor) -> Tensor:
+    """q(z|x) / q_b(z|x); 0 where the latter is 0, which is where nothing was drawn."""
+    behaviour = as_float(behaviour_log_prob).detach()
+    drawn = behaviour > -math.inf
+    return torch.where(drawn, (torch.where(drawn, as_float(log_prob) - behaviour, 0.0)).exp(), 0.0)
 
 
 class LikelihoodTerms(NamedTuple):
@@ -103,17 +110,21 @@ def thinned_likelihood_loss(
     Args:
         log_prob_of: log-probabilities, in nats and with gradient, of the samples of each context at some indices
             [B, M] → [B, M], or of all, None → [B, K].
-        weights: of either sign; no gradient flows. [B, K].
+        weights: of either sign, but not negative with `behaviour_log_prob`; no gradient flows. [B, K].
         keep: M; 0 (or K) for all.
         centered: subtract the weights' mean, see `weighted_likelihood_loss`.
         behaviour_log_prob: the samples were used before: `reused_likelihood_loss` in the place of centred weights.
             [B, K].
     Raises:
-        ValueError: weights is not [B, K], or keep is out of range.
+        ValueError: weights is not [B, K], or behaviour_log_prob is not like it; keep is out of range; both centered and
+            behaviour_log_prob are given.
     """
     check_matrix("weights", weights)
     check_kept(keep, weights.shape[-1])
-    reused = behaviour_log_prob is not None
+    if behaviour_log_prob is not None:
+        check_same_shape(weights=weights, behaviour_log_prob=behaviour_log_prob)
+        if centered:
+            raise ValueError("behaviour_log_prob takes the place of centered=True; pass one of them.")
     if keep in (0, weights.shape[-1]):
         log_prob = log_prob_of(None)
         if behaviour_log_prob is not None:
@@ -122,14 +133,17 @@ def thinned_likelihood_loss(
             loss = weighted_likelihood_loss(log_prob, weights, centered=centered)
         return LikelihoodTerms(loss, log_prob, None)
     uniform = torch.rand_like(as_float(weights[:, :1]))
-    kept = thin_weights(weights, keep, uniform, centered=centered or reused)
-    log_prob = log_prob_of(kept.indices)
     if behaviour_log_prob is None:
+        kept = thin_weights(weights, keep, uniform, centered=centered)
+        log_prob = log_prob_of(kept.indices)
         return LikelihoodTerms(weighted_likelihood_loss(log_prob, kept.weights), log_prob, kept)
-    # Both of the loss's sums, each term over its chance to be in it.
-    ratio = (as_float(log_prob) - as_float(behaviour_log_prob).detach().gather(-1, kept.indices)).exp()
+    # Both of the loss's sums, each term over its chance to be in it, which is large where either term is.
+    count = weights.shape[-1]
+    kept = thin_weights(weights + 1.0 / count, keep, uniform)
+    log_prob = log_prob_of(kept.indices)
+    ratio = _ratio(log_prob, behaviour_log_prob.gather(-1, kept.indices))
     likelihood = weighted_likelihood_loss(log_prob, weights.gather(-1, kept.indices) / kept.probability)
-    return LikelihoodTerms(likelihood + (ratio / kept.probability).sum(-1) / weights.shape[-1], log_prob, kept)
+    return LikelihoodTerms(likelihood + (ratio / kept.probability).sum(-1) / count, log_prob, kept)
 
 
 def daps_loss(log_prob: Tensor, reward: Tensor, *, temperature: Tensor | float, centered: bool = False) -> DAPSTerms:

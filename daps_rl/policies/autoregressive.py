@@ -157,7 +157,7 @@ class CodeTransformer(nn.Module):
         if self.told is not None:
             assert self.mask is not None
             assert context.observation is not None  # a policy with a mask passes it on
-            x = x + self.told(self.mask.features_of(context.observation, codes))
+            x = x + self.told(self.mask.features_of(context.observation, codes).to(x.dtype))
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             x = block(x, keys_values)
         return x
@@ -184,7 +184,8 @@ class CodeTransformer(nn.Module):
         position = caches[0].length
         x = self.input_at(embedded, context, position)
         if self.told is not None:
-            x = x + self.told(features).unsqueeze(2)
+            assert features is not None  # `MaskedSteps` has them
+            x = x + self.told(features.to(x.dtype)).unsqueeze(2)
         for block, keys_values, cache in zip(self.blocks, context.keys_values, caches, strict=True):
             x = block(x, keys_values, cache)
         return self.masked(self.logits(x[:, :, 0], context), position)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from daps_rl.functional.checks import as_float
+
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
     """Sinusoidal position embeddings (Vaswani et al., 2017). [length, dim]."""
@@ -74,11 +76,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -
     """softmax(q·k / √d) over the keys, times their values. [..., L, d], [..., M, d] twice → [..., L, d]."""
     if not (torch.compiler.is_compiling() and key.device.type == "cpu" and key.shape[-2] <= FEW_KEYS):
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    query, key = as_float(query), as_float(key)
     scores = (query.unsqueeze(-2) * key.unsqueeze(-3)).sum(-1) / math.sqrt(query.shape[-1])  # [..., L, M]
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(later, -math.inf)
-    return (scores.softmax(-1).unsqueeze(-1) * value.unsqueeze(-3)).sum(-2)
+    return (scores.softmax(-1).unsqueeze(-1) * value.unsqueeze(-3)).sum(-2).to(value.dtype)
 
 
 class SelfAttention(nn.Module):

@@ -91,11 +91,15 @@ class WithinCapacity(CodeMask):
         capacity: of every context.
         column: of an item's features, where its weight stands. Weights that are sums of a few powers of two add up
             exactly.
+    Raises:
+        ValueError: the capacity is not positive.
     """
 
     num_features = 2
 
     def __init__(self, capacity: float, column: int) -> None:
+        if not capacity > 0.0:
+            raise ValueError(f"capacity must be > 0, got {capacity}; it is what the items' weights may add up to.")
         self.capacity, self.column = capacity, column
 
     def start(self, observation: Tensor, samples: int) -> tuple[Tensor, Tensor]:
