@@ -65,20 +65,22 @@ def best(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def table(*, problems: bool) -> str:
     """What each learning rate gave, the best in bold: on images, or on the other problems."""
-    trials: dict[tuple[str, str], dict[float, dict[str, Any]]] = {}
+    trials: dict[tuple[str, str, int], dict[float, dict[str, Any]]] = {}
     for row in rows():
         if ("problem" in row["settings"]) == problems:
             own = [(name, value) for name, value in row["settings"].items() if name not in ("steps", "agent_options")]
             own += row["settings"].get("agent_options", {}).items()
             settings = ", ".join(str(value) if name == "problem" else f"{name} {value}" for name, value in own)
-            trials.setdefault((row["agent"], settings), {})[row["learning_rate"]] = row
+            length = row["settings"].get("steps", 0)
+            trials.setdefault((row["agent"], settings, length), {})[row["learning_rate"]] = row
     rates = sorted({rate for by_rate in trials.values() for rate in by_rate})
     places = 4 if problems else 1
     lines = [
         f"| agent | settings | steps | {' | '.join(f'{rate:g}' for rate in rates)} |",
         "|---" * (3 + len(rates)) + "|",
     ]
-    for (agent, settings), by_rate in trials.items():
+    ordered = sorted(trials.items(), key=lambda item: item[0][1].partition(",")[0]) if problems else trials.items()
+    for (agent, settings, _), by_rate in ordered:
         top = max(by_rate.values(), key=lambda row: score(row) if "error" not in row else float("-inf"))
         cells = []
         for rate in rates:
