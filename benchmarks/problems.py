@@ -63,7 +63,7 @@ PARTS = {
     "maxcut20": part("maxcut20", 100, 20),
     "tsp20": part(
         "tsp20", 300, 25,
-        daps=(0.008, 2), rloo=(0.008, 1), grpo=(0.004, 4),
+        daps=(0.004, 2), rloo=(0.004, 1),
     ),
 }  # fmt: skip
 ENOUGH = {"bandit-digits": 0.94, "reverse8": 1.95, "nk20": 0.763, "cut30": 1.116, "tsp20": -4.05}
