@@ -104,8 +104,8 @@ class OneCut(Search):
     """
 
     def __init__(self, size: int = 30, *, seed: int = 0) -> None:
-        if size > 32:
-            raise ValueError(f"a cut of more than 32 vertices has too many others to know the best of, got {size}.")
+        if not 2 <= size <= 32:
+            raise ValueError(f"size must lie in 2 … 32, got {size}; of larger graphs no best cut can be looked up.")
         self.graphs = MaxCut(size)
         self.name = f"cut{size}" + (f"-seed{seed}" if seed else "")  # optima go by name
         self.num_tokens, self.vocab_size = size, 2

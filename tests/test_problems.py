@@ -93,6 +93,9 @@ def test_one_graphs_cut():
     assert problem.reward(torch.ones(1, 1, 1), code.expand(1, 1, 6)).item() == pytest.approx(between / 6, abs=1e-6)
     assert OneCut(6, seed=1).name == "cut6-seed1"
     assert (OneCut(6, seed=1).weights != graph).any()
+    for size in (1, 33):
+        with pytest.raises(ValueError, match=rf"size must lie in 2 … 32, got {size}"):
+            OneCut(size)
 
 
 def test_what_a_cuts_policy_is_told():

@@ -68,6 +68,8 @@ def reused_likelihood_loss(log_prob: Tensor, weights: Tensor, behaviour_log_prob
         [B]; not finite where a ratio is too large for its type (e^88 in float32).
     Raises:
         ValueError: shapes differ or are not [B, K].
+    References:
+        ours: Drolet et al. (2026) take one step on a batch.
     """
     check_matrix("log_prob", log_prob)
     check_same_shape(log_prob=log_prob, weights=weights, behaviour_log_prob=behaviour_log_prob)
