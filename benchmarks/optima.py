@@ -88,7 +88,7 @@ def most_of_cuts(problem: MaxCut, contexts: Tensor, codes: Tensor) -> Tensor:
 
 def most_of_halves(problem: OneCut) -> Tensor:
     """All sides of the first half of the vertices with all of the others: one product of matrices has every pair."""
-    weights, n = problem.weights.double(), problem.num_tokens
+    weights, n = problem.weights.value.double(), problem.num_tokens
     first, second = (2.0 * all_codes(size).double() - 1.0 for size in (n // 2, n - n // 2))
     first = first[: len(first) // 2]  # the other half has the sides' names exchanged
     w11, w12, w22 = weights[: n // 2, : n // 2], weights[: n // 2, n // 2 :], weights[n // 2 :, n // 2 :]

@@ -14,55 +14,57 @@ WARMUP = 3  # eager steps first: they make the optimiser's state and choose kern
 class GraphedUpdate:
     """A function of a batch that works on the device alone, recorded once and replayed on every later batch.
 
+    A batch is one tensor or several: data, or contexts and what their rewards are reckoned from.
+
     The function may change tensors in place (weights, optimiser, temperature) and draw from torch's global generator of
     the device: each replay draws anew. What it reads of the host (Python numbers) stays as it was when recorded, so
     whatever changes from step to step has to lie in a tensor. The first three calls, and batches of another shape, run
     as they are.
 
     Args:
-        update: batch → metrics, 0-dim tensors on the device, the same names every time.
+        update: a batch's tensors → metrics, 0-dim tensors on the device, the same names every time.
     Raises:
         RuntimeError: on the call that records, where the function asks for something on the host.
     """
 
-    def __init__(self, update: Callable[[Tensor], dict[str, Tensor]]) -> None:
+    def __init__(self, update: Callable[..., dict[str, Tensor]]) -> None:
         self.update = update
         self.calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._batch: Tensor | None = None
+        self._batch: tuple[Tensor, ...] = ()
         self._names: list[str] = []
         self._values: Tensor | None = None  # the metrics of the last replay
 
-    def __call__(self, batch: Tensor) -> dict[str, Tensor]:
+    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
         self.calls += 1
         if self.calls <= WARMUP:
-            return self._aside(batch)
+            return self._aside(*batch)
         if self._graph is None:
-            self._record(batch)
+            self._record(*batch)
         assert self._graph is not None
-        assert self._batch is not None
         assert self._values is not None
-        if batch.shape != self._batch.shape:
-            return self.update(batch)
-        self._batch.copy_(batch)
+        if [part.shape for part in batch] != [part.shape for part in self._batch]:
+            return self.update(*batch)
+        for recorded, part in zip(self._batch, batch, strict=True):
+            recorded.copy_(part)
         self._graph.replay()
         return dict(zip(self._names, self._values.clone().unbind(), strict=True))
 
-    def _aside(self, batch: Tensor) -> dict[str, Tensor]:
+    def _aside(self, *batch: Tensor) -> dict[str, Tensor]:
         """On a stream of its own, as recording will: what autograd and the allocator tie to a stream is tied there."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            metrics = self.update(batch)
+            metrics = self.update(*batch)
         torch.cuda.current_stream().wait_stream(stream)
         return metrics
 
-    def _record(self, batch: Tensor) -> None:
-        self._batch = batch.clone()
+    def _record(self, *batch: Tensor) -> None:
+        self._batch = tuple(part.clone() for part in batch)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
-                metrics = self.update(self._batch)
+                metrics = self.update(*self._batch)
                 self._names = list(metrics)
                 self._values = torch.stack([value.detach().float() for value in metrics.values()])
         except RuntimeError as error:

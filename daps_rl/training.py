@@ -23,6 +23,7 @@ from daps_rl.distributed import World
 from daps_rl.evaluation import count_codes, evaluate
 from daps_rl.functional import code_usage
 from daps_rl.optim import GuardedAdamW, exponential_decay, learning_rate_factor
+from daps_rl.policies import CodeMask
 
 MAX_SKIPPED_IN_ROW = 100
 ONE_PROCESS = ("sb3:", "vq")  # agents that do not train in several
@@ -138,8 +139,7 @@ class Trainer:
         # A microbatch's second pass sets the state of the random numbers back, which no graph may.
         modules = (*self.agent.modules(), *self.autoencoder.modules())
         recordable = self.agent.on_device and not config.microbatch and all(map(_keeps_to_the_device, modules))
-        # A graph has one input; and what a reward does is anyone's business.
-        recordable = recordable and self._targets is None and config.problem is None and self.world.size == 1
+        recordable = recordable and self.world.size == 1
         self.graphed = config.cuda_graph and recordable and self.device.type == "cuda"
         self._update = GraphedUpdate(self._learn) if self.graphed else self._learn
 
@@ -179,7 +179,7 @@ class Trainer:
         for _ in range(min(self.feed.new_epochs(self.step), 2)):
             self._usage[0], self._usage[1] = self._usage[1].clone(), 0
         x, target = self.batch(), self.targets()
-        metrics = self._update(x) if target is None else self._learn(x, target)
+        metrics = self._update(x) if target is None else self._update(x, target)
         self.step += 1
         self.decoder_evaluations += self._evaluations * self.world.size
         return metrics
@@ -403,10 +403,15 @@ def _has_bfloat16_units(device: torch.device) -> bool:
     return device.type == "cpu" and tell is not None and bool(tell().get("amx_bf16"))
 
 
-def _keeps_to_the_device(module: nn.Module) -> bool:
-    """Whether a GPU may record what a module does: this project's and PyTorch's own, and those that say so."""
-    own = type(module).__module__.partition(".")[0] in ("daps_rl", "torch")
-    return own or vars(type(module)).get("on_device") is True
+def _keeps_to_the_device(part: nn.Module | CodeMask) -> bool:
+    """Whether a GPU may record what a module, or a mask, does: this project's and PyTorch's own, and those that say so.
+
+    What counts is said in the class's own body, or by the module itself: a subclass may do otherwise.
+    """
+    own = type(part).__module__.partition(".")[0] in ("daps_rl", "torch")
+    keeps = vars(part).get("on_device", own or vars(type(part)).get("on_device") is True)
+    mask = getattr(part, "mask", None)
+    return bool(keeps) and (not isinstance(mask, CodeMask) or _keeps_to_the_device(mask))
 
 
 def _means(metrics: list[dict[str, Tensor]], world: World) -> dict[str, float | None]:

@@ -40,6 +40,7 @@ class ClassificationBandit(DiscreteProblem):
         Dudík, Langford, Li (2011), Doubly robust policy evaluation and learning.
     """
 
+    on_device = True
     recipe: ClassVar[dict[str, Any]] = {
         "embed_dim": 64, "num_layers": 1, "num_code_layers": 1, "num_patches": 1, "batch_size": 64, "samples": 4,
         "beta_start": 0.05, "beta_end": 0.01, "ess_fraction": 0.5, "learning_rate": 1e-3, "steps": 1_000,
@@ -86,6 +87,8 @@ class ClassificationBandit(DiscreteProblem):
 
 class DigitsBandit(ClassificationBandit):
     """scikit-learn's handwritten digits, 64 features and 10 classes, in the splits of `daps_rl.data.load("digits")`."""
+
+    on_device = True
 
     def __init__(self) -> None:
         splits = load("digits")

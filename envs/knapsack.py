@@ -33,6 +33,7 @@ class Knapsack(DiscreteProblem):
         size: n.
     """
 
+    on_device = True
     recipe: ClassVar[dict[str, Any]] = {
         "embed_dim": 64, "num_layers": 2, "num_code_layers": 1, "batch_size": 64, "samples": 8,
         "beta_start": 0.002, "beta_end": 2e-5, "learning_rate": 1e-3, "minutes": 5.0,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from daps_rl.data import Splits
 from daps_rl.envs.contexts import random_splits
-from daps_rl.envs.problem import DiscreteProblem
+from daps_rl.envs.problem import Constant, DiscreteProblem
 from daps_rl.envs.search import Search
 from daps_rl.policies import CodeMask
 
@@ -58,6 +58,7 @@ class MaxCut(DiscreteProblem):
         size: n.
     """
 
+    on_device = True
     recipe: ClassVar[dict[str, Any]] = {
         "embed_dim": 64, "num_layers": 3, "num_code_layers": 1, "batch_size": 64, "samples": 8,
         "beta_start": 0.01, "beta_end": 1e-4, "learning_rate": 1e-3, "minutes": 5.0,
@@ -103,16 +104,18 @@ class OneCut(Search):
         ValueError: n is not in 2 … 32.
     """
 
+    on_device = True
+
     def __init__(self, size: int = 30, *, seed: int = 0) -> None:
         if not 2 <= size <= 32:
             raise ValueError(f"size must lie in 2 … 32, got {size}; of larger graphs no best cut can be looked up.")
         self.graphs = MaxCut(size)
         self.name = f"cut{size}" + (f"-seed{seed}" if seed else "")  # optima go by name
         self.num_tokens, self.vocab_size = size, 2
-        self.weights = random_weights(1, size, torch.Generator().manual_seed(seed))[0]
+        self.weights = Constant(random_weights(1, size, torch.Generator().manual_seed(seed))[0])
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
-        return self.graphs.reward(self.weights.to(codes.device), codes)
+        return self.graphs.reward(self.weights.on(codes.device), codes)
 
     def policy_options(self) -> dict[str, Any]:
         return {"token_sizes": self.graphs.token_sizes()}

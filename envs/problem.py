@@ -23,6 +23,24 @@ from daps_rl.policies import AutoregressivePolicy, CodeMask, FactorizedPolicy
 OPTIMA = Path(__file__).parent / "optima"
 
 
+class Constant:
+    """A tensor that never changes, on whatever device it is asked for: copied there once.
+
+    Attributes:
+        value: the tensor.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+        self._copies = {value.device: value}
+
+    def on(self, device: torch.device) -> Tensor:
+        """The tensor on a device."""
+        if device not in self._copies:
+            self._copies[device] = self.value.to(device)
+        return self._copies[device]
+
+
 class DiscreteProblem:
     """A one-step contextual bandit whose action is a decision in T tokens out of V.
 
@@ -35,6 +53,9 @@ class DiscreteProblem:
         vocab_size: V.
         mask: which tokens may come next, so that every decision is feasible; None where all are.
         recipe: settings of a run that suit the problem.
+        on_device: the reward keeps to the device, so that a GPU may record a training step: it reads no number of the
+            host that changes, copies nothing from there (`Constant`) and asks none of the device (`.item()`, `if
+            tensor:`). It holds for the very class that says so.
     """
 
     name: str = ""
@@ -42,6 +63,7 @@ class DiscreteProblem:
     vocab_size: int
     mask: CodeMask | None = None
     recipe: ClassVar[dict[str, Any]] = {}
+    on_device: ClassVar[bool] = False
 
     def splits(self) -> Splits:
         """Contexts to train, validate and test on; with targets where the reward knows more than the policy sees."""
@@ -125,7 +147,13 @@ class DiscreteProblem:
 
     def make_decoder(self, observation_shape: Sequence[int]) -> RewardDecoder:
         """What scores decisions in the training loop."""
-        return RewardDecoder(self.reward, self.num_tokens, self.vocab_size, self.target_shape(observation_shape))
+        return RewardDecoder(
+            self.reward,
+            self.num_tokens,
+            self.vocab_size,
+            self.target_shape(observation_shape),
+            on_device=vars(type(self)).get("on_device", False),
+        )
 
     def target_shape(self, observation_shape: Sequence[int]) -> tuple[int, ...]:
         """Of what the reward reads: the context itself, unless a problem says otherwise."""

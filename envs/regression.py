@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from daps_rl.envs.problem import Constant
 from daps_rl.envs.search import Search
 from daps_rl.policies import CodeMask
 
@@ -22,9 +23,9 @@ UNARY: dict[str, Callable[[Tensor], Tensor]] = {
 END = "end"
 TOKENS = (*VALUES, *BINARY, *UNARY, END)
 """The vocabulary."""
-GROWTH = torch.tensor([1] * len(VALUES) + [-1] * len(BINARY) + [0] * len(UNARY) + [0])
+GROWTH = Constant(torch.tensor([1] * len(VALUES) + [-1] * len(BINARY) + [0] * len(UNARY) + [0]))
 """What a token adds to the number of values that wait for an operator."""
-NEEDS = torch.tensor([0] * len(VALUES) + [2] * len(BINARY) + [1] * len(UNARY) + [1])
+NEEDS = Constant(torch.tensor([0] * len(VALUES) + [2] * len(BINARY) + [1] * len(UNARY) + [1]))
 """How many must wait for it."""
 
 NGUYEN: dict[int, tuple[str, Callable[[Tensor], Tensor], tuple[float, float]]] = {
@@ -60,7 +61,7 @@ class WellFormed(CodeMask):
 
     def allowed(self, state: tuple[Tensor, Tensor], position: int) -> Tensor:
         waiting, ended = (value.unsqueeze(-1) for value in state)
-        growth, needs = GROWTH.to(waiting.device), NEEDS.to(waiting.device)
+        growth, needs = GROWTH.on(waiting.device), NEEDS.on(waiting.device)
         left = self.num_tokens - position - 1
         # Each further operator takes one value away, so that `left` of them must do to leave one.
         allowed = (waiting >= needs) & (waiting + growth - 1 <= left)
@@ -69,7 +70,7 @@ class WellFormed(CodeMask):
 
     def advance(self, state: tuple[Tensor, Tensor], position: int, token: Tensor) -> tuple[Tensor, Tensor]:
         waiting, ended = state
-        return waiting + GROWTH.to(token.device)[token], ended | (token == TOKENS.index(END))
+        return waiting + GROWTH.on(token.device)[token], ended | (token == TOKENS.index(END))
 
 
 class Nguyen(Search):
@@ -91,6 +92,7 @@ class Nguyen(Search):
         al. (2021), Deep symbolic regression (the reward).
     """
 
+    on_device = True
     recipe: ClassVar[dict[str, Any]] = {**Search.recipe, "beta_start": 0.03, "beta_end": 3e-3}
 
     def __init__(self, size: int = 1, *, num_tokens: int = USUAL_TOKENS) -> None:
@@ -103,19 +105,19 @@ class Nguyen(Search):
         self.mask = WellFormed(num_tokens)
         self.formula, function, (low, high) = NGUYEN[size]
         # The middles of equal parts: no point is 0, by which a formula may divide.
-        self.x = low + (high - low) * (torch.arange(POINTS) + 0.5) / POINTS
-        self.y = function(self.x)
+        x = low + (high - low) * (torch.arange(POINTS) + 0.5) / POINTS
+        self.x, self.y = Constant(x), Constant(function(x))
 
     def values(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """What formulas give at the points, and which are formulas. [..., T] → [..., 20], bool [...]."""
-        x = self.x.to(codes.device)
+        x = self.x.on(codes.device)
         shape = codes.shape[:-1]
         stack = x.new_zeros(*shape, self.num_tokens + 2, POINTS)
         waiting = torch.zeros(shape, dtype=torch.int64, device=codes.device)
         valid, ended = torch.ones_like(waiting, dtype=torch.bool), torch.zeros_like(waiting, dtype=torch.bool)
         for token in codes.unbind(-1):
             end = token == TOKENS.index(END)
-            valid &= (waiting >= NEEDS.to(codes.device)[token]) & (end | ~ended) & (~end | (waiting == 1))
+            valid &= (waiting >= NEEDS.on(codes.device)[token]) & (end | ~ended) & (~end | (waiting == 1))
             ended |= end
             first, second = (_at(stack, waiting - back) for back in (1, 2))  # the last value, and the one before it
             made = torch.zeros_like(first)
@@ -127,7 +129,7 @@ class Nguyen(Search):
                 else:
                     result = UNARY[name](first) if name in UNARY else first
                 made = torch.where((token == i).unsqueeze(-1), result, made)
-            waiting = waiting + GROWTH.to(codes.device)[token]
+            waiting = waiting + GROWTH.on(codes.device)[token]
             valid &= waiting >= 1
             place = (waiting - 1).clamp(0, self.num_tokens)
             stack = torch.where(
@@ -137,7 +139,7 @@ class Nguyen(Search):
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
         values, valid = self.values(codes)
-        y = self.y.to(codes.device)
+        y = self.y.on(codes.device)
         error = (values - y).square().mean(-1).sqrt() / y.std(correction=0)
         paid = torch.where(error.isfinite(), 1.0 / (1.0 + error), 0.0)
         return torch.where(valid, paid, -1.0)

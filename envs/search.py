@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from daps_rl.data import Splits
-from daps_rl.envs.problem import DiscreteProblem
+from daps_rl.envs.problem import Constant, DiscreteProblem
 
 
 class Search(DiscreteProblem):
@@ -53,6 +53,8 @@ class NKLandscape(Search):
         Kauffman, Weinberger (1989), The NK model of rugged fitness landscapes.
     """
 
+    on_device = True
+
     def __init__(self, size: int = 20, *, neighbours: int | None = None, seed: int = 0) -> None:
         usual = max(0, min(4, size - 1))
         neighbours = usual if neighbours is None else neighbours
@@ -61,14 +63,14 @@ class NKLandscape(Search):
         other = "" if (neighbours, seed) == (usual, 0) else f"-k{neighbours}-seed{seed}"  # optima go by name
         self.name = f"nk{size}{other}"
         self.num_tokens, self.vocab_size = size, 2
-        self.tables = torch.rand(size, 2 ** (neighbours + 1), generator=torch.Generator().manual_seed(seed))
+        self.tables = Constant(torch.rand(size, 2 ** (neighbours + 1), generator=torch.Generator().manual_seed(seed)))
         around = torch.arange(size)[:, None] + torch.arange(neighbours + 1)
-        self.around = around % size  # [n, k + 1]
-        self.powers = 2 ** torch.arange(neighbours + 1)
+        self.around = Constant(around % size)  # [n, k + 1]
+        self.powers = Constant(2 ** torch.arange(neighbours + 1))
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
-        entry = (codes[..., self.around] * self.powers.to(codes.device)).sum(-1)  # [B, K, n]
-        tables = self.tables.to(codes.device)
+        around, powers, tables = (value.on(codes.device) for value in (self.around, self.powers, self.tables))
+        entry = (codes[..., around] * powers).sum(-1)  # [B, K, n]
         return tables[torch.arange(self.num_tokens, device=codes.device), entry].mean(-1)
 
 
@@ -93,6 +95,7 @@ class LABS(Search):
         size: n, 3 … 32 where the optimum is to be known.
     """
 
+    on_device = True
     # A merit factor is of the order of 5, and changes by as much.
     recipe: ClassVar[dict[str, Any]] = {**Search.recipe, "beta_start": 0.6, "beta_end": 0.06}
 

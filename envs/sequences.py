@@ -107,6 +107,7 @@ class Reverse(Answers):
     """The prompt's digits backwards."""
 
     kind = "reverse"
+    on_device = True
 
     def right(self, prompt: Tensor, codes: Tensor) -> Tensor:
         return codes == prompt.flip(-1)
@@ -116,6 +117,7 @@ class Sort(Answers):
     """The prompt's digits in order."""
 
     kind = "sort"
+    on_device = True
 
     def right(self, prompt: Tensor, codes: Tensor) -> Tensor:
         return codes == prompt.sort(-1).values
@@ -128,6 +130,7 @@ class Add(Answers):
     """
 
     kind = "add"
+    on_device = True
 
     def __init__(self, size: int = 4) -> None:
         super().__init__(size)
@@ -149,6 +152,7 @@ class Brackets(Answers):
     """
 
     kind = "brackets"
+    on_device = True
     prompt_vocab_size = 4
 
     def __init__(self, size: int = 8) -> None:

@@ -30,6 +30,7 @@ class TSP(DiscreteProblem):
         size: n.
     """
 
+    on_device = True
     recipe: ClassVar[dict[str, Any]] = {
         "embed_dim": 64, "num_layers": 3, "num_code_layers": 1, "aligned_patches": False, "batch_size": 64,
         "samples": 8, "beta_start": 0.01, "beta_end": 1e-4, "learning_rate": 1e-3, "minutes": 10.0,

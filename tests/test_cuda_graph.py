@@ -13,6 +13,8 @@ from daps_rl.agents import AGENTS
 from daps_rl.config import make_config
 from daps_rl.cuda_graph import GraphedUpdate
 from daps_rl.data import from_arrays
+from daps_rl.envs import PROBLEMS, find_problem
+from daps_rl.policies import AutoregressivePolicy, CodeMask
 from daps_rl.training import Trainer, _keeps_to_the_device
 
 SIZES = {
@@ -53,6 +55,48 @@ def test_the_recorded_part_of_a_step_asks_nothing_of_the_host(agent, options):
         trainer._learn(trainer.batch())
     after = list(trainer.autoencoder.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+UNMASKED = ("bandit-digits", "reverse8", "add4", "brackets8", "nk20", "cut30", "labs20")
+
+
+def make_problem_trainer(problem: str, device: str = "cpu", **options) -> Trainer:
+    small = {"embed_dim": 8, "num_heads": 2, "num_layers": 1, "batch_size": 1, "samples": 4, "ess_fraction": 0.5}
+    config = make_config(problem=problem, agent="daps", device=device, **{**small, "steps": 20, **options})
+    return Trainer(config, find_problem(problem).splits())
+
+
+@pytest.mark.parametrize("problem", UNMASKED)
+def test_the_rewards_of_problems_ask_nothing_of_the_host(problem):
+    trainer = make_problem_trainer(problem)
+    trainer.train_step()
+    batch = [part for part in (trainer.batch(), trainer.targets()) if part is not None]
+    assert len(batch) == (2 if problem == "bandit-digits" else 1)
+    with NoHost():
+        trainer._learn(*batch)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_problems_are_recorded_where_they_say_so(problem):
+    class Own(type(find_problem(problem))):
+        """A subclass, whose reward may be anything."""
+
+    trainer = make_problem_trainer(problem)
+    assert all(map(_keeps_to_the_device, [*trainer.agent.modules(), *trainer.autoencoder.modules()]))
+    assert not _keeps_to_the_device(Own().make_decoder((1,)))
+
+
+def test_a_mask_of_ones_own_is_recorded_where_it_says_so():
+    class Half(CodeMask):
+        pass
+
+    class SaysHalf(CodeMask):
+        on_device = True
+
+    policy = AutoregressivePolicy((4,), 3, 2, embed_dim=8, num_heads=2, num_layers=1, mask=Half())
+    assert not all(map(_keeps_to_the_device, policy.modules()))
+    policy = AutoregressivePolicy((4,), 3, 2, embed_dim=8, num_heads=2, num_layers=1, mask=SaysHalf())
+    assert all(map(_keeps_to_the_device, policy.modules()))
 
 
 def test_which_agents_are_recorded():
@@ -118,13 +162,42 @@ def test_no_synchronisation_inside_a_step(agent):
     for cuda_graph in (False, True):
         run = make_trainer(agent, device="cuda", cuda_graph=cuda_graph)
         assert run.graphed is cuda_graph
-        for _ in range(5):
-            run.train_step()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            run.train_step()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        step_without_synchronisation(run)
+
+
+def step_without_synchronisation(run: Trainer) -> None:
+    """After the steps that warm it up."""
+    for _ in range(5):
+        run.train_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run.train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{"policy_samples": 3}, {"agent_options": {"epochs": 2}}])
+def test_no_synchronisation_inside_a_step_with_options(options):
+    run = make_trainer("daps", device="cuda", **options)
+    assert run.graphed
+    step_without_synchronisation(run)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_step_of_a_problem_is_recorded(problem):
+    eager, graphed = (make_problem_trainer(problem, "cuda", cuda_graph=graph, steps=2000) for graph in (False, True))
+    assert (eager.graphed, graphed.graphed) == (False, True)
+    step_without_synchronisation(eager)
+    step_without_synchronisation(graphed)
+
+
+@pytest.mark.gpu
+def test_a_recorded_step_reads_each_batch_s_targets():
+    run = make_problem_trainer("bandit-digits", "cuda", batch_size=64, learning_rate=1e-2, steps=200, embed_dim=32)
+    assert run.graphed
+    assert list(run.run())[-1]["log_likelihood"] > 0.7  # one in ten by chance
 
 
 @pytest.mark.gpu

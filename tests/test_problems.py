@@ -88,11 +88,11 @@ def test_the_weight_of_a_cut():
 
 def test_one_graphs_cut():
     problem = find_problem("cut6")
-    graph, code = problem.weights, torch.tensor([0, 1, 1, 0, 1, 0])
+    graph, code = problem.weights.value, torch.tensor([0, 1, 1, 0, 1, 0])
     between = sum(graph[i, j].item() for i, j in itertools.combinations(range(6), 2) if code[i] != code[j])
     assert problem.reward(torch.ones(1, 1, 1), code.expand(1, 1, 6)).item() == pytest.approx(between / 6, abs=1e-6)
     assert OneCut(6, seed=1).name == "cut6-seed1"
-    assert (OneCut(6, seed=1).weights != graph).any()
+    assert (OneCut(6, seed=1).weights.value != graph).any()
     for size in (1, 33):
         with pytest.raises(ValueError, match=rf"size must lie in 2 … 32, got {size}"):
             OneCut(size)
@@ -121,7 +121,7 @@ def test_an_nk_landscape_by_its_tables():
     total = 0.0
     for i in range(6):
         entry = sum(int(code[(i + j) % 6]) << j for j in range(5))
-        total += problem.tables[i, entry].item()
+        total += problem.tables.value[i, entry].item()
     assert problem.reward(torch.ones(1, 1, 1), code.expand(1, 1, 6)).item() == pytest.approx(total / 6)
 
 
@@ -207,7 +207,7 @@ def test_formulas_and_their_mask_by_pythons_own_parser():
     assert torch.equal(allowed.gather(-1, codes.unsqueeze(-1)).all(-2)[:, 0], valid)
     reward = problem.reward(torch.ones(1, 1, 1), codes[None])[0]
     assert (reward[~valid] == -1.0).all()
-    x = problem.x.double().numpy()
+    x = problem.x.value.double().numpy()
     y = np.sin(x**2) * np.cos(x) - 1
     with np.errstate(all="ignore"):
         for text, paid in zip(texts, reward.tolist(), strict=True):

@@ -64,11 +64,21 @@ class RewardDecoder(nn.Module):
         num_tokens: T.
         vocab_size: V.
         target_shape: of one y: an observation, or what the reward knows in its place.
+        on_device: the function reads no number of the host that changes and asks none of the device, so that a GPU may
+            record a step with it.
     """
 
-    def __init__(self, reward_fn: RewardFn, num_tokens: int, vocab_size: int, target_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        reward_fn: RewardFn,
+        num_tokens: int,
+        vocab_size: int,
+        target_shape: tuple[int, ...],
+        *,
+        on_device: bool = False,
+    ) -> None:
         super().__init__()
-        self.reward_fn = reward_fn
+        self.reward_fn, self.on_device = reward_fn, on_device
         self.num_tokens, self.vocab_size, self.target_shape = num_tokens, vocab_size, torch.Size(target_shape)
 
     def forward(self, codes: Tensor) -> RewardDistribution:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 class CodeMask:
@@ -19,6 +18,9 @@ class CodeMask:
 
     A rule may also tell the policy what it knows (`features`), such as what is left of a capacity: a network learns
     much faster from such a sum than it learns to add.
+
+    With `on_device = True` in its body a class promises what a GPU that records a training step needs: that it reads no
+    number of the host that changes from step to step, and asks none of the device (`.item()`, `if tensor:`).
     """
 
     num_features: int = 0
@@ -78,7 +80,7 @@ class VisitOnce(CodeMask):
         return ~state
 
     def advance(self, state: Tensor, position: int, token: Tensor) -> Tensor:
-        return state | F.one_hot(token, self.vocab_size).bool()
+        return state.scatter(-1, token.unsqueeze(-1), True)
 
 
 class WithinCapacity(CodeMask):
