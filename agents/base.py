@@ -57,7 +57,7 @@ class Group:
 
         Args:
             weights: of either sign. [B, K].
-            centered: subtract their mean, see `functional.weighted_likelihood_loss`.
+            centered: subtract 1/K, see `functional.weighted_likelihood_loss`.
         """
 
         def log_prob_of(indices: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from daps_rl.functional import (
     target_weights,
     weighted_likelihood_loss,
 )
-from daps_rl.functional.checks import check_kept
+from daps_rl.functional.checks import check_kept, check_pooling
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
 
@@ -32,11 +32,14 @@ class DAPS(Agent):
         trust_region: "ess", "kl", "fixed", "adaptive", or a module.
         centered: centred weights, see `functional.weighted_likelihood_loss`; after the first step on a batch,
             `functional.reused_likelihood_loss`.
+        pooling: samples of an average context that count beside a context's own K where its weights are normalised,
+            see `functional.target_weights`; for rewards that mean the same in all contexts, such as 0 and 1.
         policy_samples: how many of the K codes the policy is scored on with a gradient, chosen by their weights
             without bias (`functional.thin_weights`); 0 for all. In the first step on a batch; later ones take all.
         epochs: gradient steps per batch; each after the first encodes and scores all anew.
     Raises:
-        ValueError: K is too small for the target, or for policy_samples; epochs is not positive.
+        ValueError: K is too small for the target, or for policy_samples; epochs is not positive; pooling is negative,
+            or without centred weights.
     """
 
     on_device = True
@@ -49,16 +52,18 @@ class DAPS(Agent):
         ess_fraction: float = 0.33,
         trust_region: str | nn.Module = "ess",
         centered: bool = True,
+        pooling: float = 0.0,
         policy_samples: int = 0,
         epochs: int = 1,
     ) -> None:
         super().__init__(policy, samples=samples)
         check_positive_integers(epochs=epochs)
         check_group("DAPS", samples)
+        check_pooling(pooling, allowed=centered)
         check_kept(policy_samples, samples)
         if trust_region in ("ess", "adaptive"):
             check_ess_fraction(ess_fraction, samples)
-        self.centered, self.policy_samples, self.passes = centered, policy_samples, epochs
+        self.centered, self.pooling, self.policy_samples, self.passes = centered, pooling, policy_samples, epochs
         self.trust_region = make_trust_region(trust_region, ess_fraction)
 
     def scores(self, reward: Tensor) -> Tensor:
@@ -68,8 +73,9 @@ class DAPS(Agent):
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
         group = self.draw_group(observation, self.policy_samples)
         scores = self.scores(score(group.codes, group.log_prob))
-        temperature = self.trust_region(self.world.gather(scores), floor)  # one for the whole batch
-        weights = target_weights(scores, temperature).detach()
+        batch = self.world.gather(scores)
+        temperature = self.trust_region(batch, floor)  # one for the whole batch
+        weights = target_weights(scores, temperature, pooling=self.pooling, batch=batch).detach()
         metrics = {
             "ESS": effective_sample_size(weights).mean() / self.samples,
             "temperature": temperature.detach(),

@@ -62,8 +62,8 @@ PARTS = {
     ),
     "maxcut20": part("maxcut20", 100, 20),
     "tsp20": part(
-        "tsp20", 300, 25,
-        daps=(0.004, 2), rloo=(0.004, 1),
+        "tsp20", 1500, 100,
+        daps=(0.002, 2), rloo=(0.008, 1), grpo=(0.002, 2), ppo=(0.002, 2), reinforce=(0.002, 1),
     ),
 }  # fmt: skip
 ENOUGH = {"bandit-digits": 0.94, "reverse8": 1.95, "nk20": 0.763, "cut30": 1.116, "tsp20": -4.05}

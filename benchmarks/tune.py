@@ -4,11 +4,13 @@
     python benchmarks/tune.py --agents fsq vq        # some of them
     python benchmarks/tune.py --best                 # what the rows say, as options of `daps-rl compare`
     python benchmarks/tune.py --problem tsp20 --agents daps rloo grpo ppo reinforce --set '{"steps": 100}'
+    python benchmarks/tune.py --problem bandit-digits --seeds 100 101 --area 10 ...
 
 Every agent gets the same four learning rates (with --set, other settings too), one seed that the comparison does not
 use, and about the same time: 500 steps for a factorised policy, 100 for an autoregressive one, whose steps cost more
 (the rows of daps have 150). What has a row is not run again. Quantisers have no ELBO and are tuned by their
-log-likelihood, the others by their β-ELBO, and on another problem than encoding by the reward of sampled decisions.
+log-likelihood, the others by their β-ELBO, and on another problem than encoding by the reward of sampled decisions: at
+the end, or with --area N the mean of its curve, validated every N steps.
 """
 
 from __future__ import annotations
@@ -39,60 +41,82 @@ def rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def key(row: dict[str, Any]) -> tuple[str, float, str]:
-    return row["agent"], row["learning_rate"], json.dumps(row["settings"], sort_keys=True)
+Key = tuple[str, float, str, bool]
 
 
-def score(row: dict[str, Any]) -> float:
+def key(row: dict[str, Any]) -> Key:
+    """Of a trial: agent, rate, other settings, and whether by the area under the curve."""
+    return row["agent"], row["learning_rate"], json.dumps(row["settings"], sort_keys=True), "area" in row
+
+
+def trials(problems: bool | None = None) -> dict[Key, list[dict[str, Any]]]:
+    """The rows of each trial, one a seed: on images, on other problems, or all."""
+    found: dict[Key, list[dict[str, Any]]] = {}
+    for row in rows():
+        if problems in (None, "problem" in row["settings"]):
+            found.setdefault(key(row), []).append(row)
+    return found
+
+
+def score(trial: list[dict[str, Any]]) -> float:
+    """The mean over seeds, -inf where one failed."""
+    return sum(map(_score, trial)) / len(trial)
+
+
+def _score(row: dict[str, Any]) -> float:
     """The validation β-ELBO, or the log-likelihood where there is none; of a problem the reward, which stands there."""
+    if "error" in row:
+        return float("-inf")
+    if "area" in row:
+        return float(row["area"])
     metrics = row["validation"]
     plain = metrics["beta_elbo"] is None or "problem" in row["settings"]
     value = metrics["log_likelihood" if plain else "beta_elbo"]
     return float("-inf") if value is None else value
 
 
-def best(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each agent's best row on the problem or data that the settings name."""
-    what = ("problem", "data")
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows():
-        if "error" in row or any(row["settings"].get(name) != settings.get(name) for name in what):
+def best(settings: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Each agent's best trial on the problem or data that the settings name."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for (agent, *_), trial in trials().items():
+        if any(trial[0]["settings"].get(name) != settings.get(name) for name in ("problem", "data")):
             continue
-        if row["agent"] not in found or score(row) > score(found[row["agent"]]):
-            found[row["agent"]] = row
+        if agent not in found or score(trial) > score(found[agent]):
+            found[agent] = trial
     return found
 
 
 def table(*, problems: bool) -> str:
     """What each learning rate gave, the best in bold: on images, or on the other problems."""
-    trials: dict[tuple[str, str, int], dict[float, dict[str, Any]]] = {}
-    for row in rows():
-        if ("problem" in row["settings"]) == problems:
-            own = [(name, value) for name, value in row["settings"].items() if name not in ("steps", "agent_options")]
-            own += row["settings"].get("agent_options", {}).items()
-            settings = ", ".join(str(value) if name == "problem" else f"{name} {value}" for name, value in own)
-            length = row["settings"].get("steps", 0)
-            trials.setdefault((row["agent"], settings, length), {})[row["learning_rate"]] = row
-    rates = sorted({rate for by_rate in trials.values() for rate in by_rate})
+    lines_of: dict[tuple[str, str, int], dict[float, list[dict[str, Any]]]] = {}
+    for (agent, rate, *_), trial in trials(problems).items():
+        settings = trial[0]["settings"]
+        own = [(name, value) for name, value in settings.items() if name not in ("steps", "agent_options")]
+        own += settings.get("agent_options", {}).items()
+        said = ", ".join(str(value) if name == "problem" else f"{name} {value}" for name, value in own)
+        said += ", area" if "area" in trial[0] else ""
+        lines_of.setdefault((agent, said, settings.get("steps", 0)), {})[rate] = trial
+    rates = sorted({rate for by_rate in lines_of.values() for rate in by_rate})
     places = 4 if problems else 1
     lines = [
         f"| agent | settings | steps | {' | '.join(f'{rate:g}' for rate in rates)} |",
         "|---" * (3 + len(rates)) + "|",
     ]
-    ordered = sorted(trials.items(), key=lambda item: item[0][1].partition(",")[0]) if problems else trials.items()
-    for (agent, settings, _), by_rate in ordered:
-        top = max(by_rate.values(), key=lambda row: score(row) if "error" not in row else float("-inf"))
+    ordered = sorted(lines_of.items(), key=lambda item: item[0][1].partition(",")[0]) if problems else lines_of.items()
+    for (agent, said, _), by_rate in ordered:
+        top = max(by_rate.values(), key=score)
         cells = []
         for rate in rates:
-            row = by_rate.get(rate)
-            text = "" if row is None else "failed" if "error" in row else f"{score(row):.{places}f}"
-            cells.append(f"**{text}**" if row is top else text)
-        lines.append(f"| {agent} | {settings} | {top.get('steps', '')} | {' | '.join(cells)} |")
+            trial = by_rate.get(rate, [])
+            text = "" if not trial else "failed" if score(trial) == float("-inf") else f"{score(trial):.{places}f}"
+            cells.append(f"**{text}**" if trial is top else text)
+        lines.append(f"| {agent} | {said} | {top[0].get('steps', '')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def measure(agent: str, learning_rate: float, settings: dict[str, Any]) -> None:
+def measure(agent: str, learning_rate: float, settings: dict[str, Any], seed: int, every: int) -> None:
     """One run, in a process of its own; writes its row."""
+    import numpy as np
     import torch
 
     from daps_rl.config import make_config
@@ -100,15 +124,18 @@ def measure(agent: str, learning_rate: float, settings: dict[str, Any]) -> None:
     from daps_rl.training import Trainer
 
     torch.set_num_threads(1)
-    row: dict[str, Any] = {"agent": agent, "learning_rate": learning_rate, "settings": settings, "seed": SEED}
+    row: dict[str, Any] = {"agent": agent, "learning_rate": learning_rate, "settings": settings, "seed": seed}
     try:
         what = {} if "problem" in settings else {"data": "fashion-mnist"}
-        options: dict[str, Any] = {**what, "agent": agent, "seed": SEED, "steps": 1, **settings}
+        options: dict[str, Any] = {**what, "agent": agent, "seed": seed, "steps": 1, **settings}
         policy = make_config(**options).policy
         options |= {"steps": settings.get("steps", STEPS.get(policy, OTHER_STEPS)), "learning_rate": learning_rate}
-        config = make_config(**options, validate_every=0, validation_size=5000, device="cpu")
+        also = {"log_every": every} if every else {}
+        config = make_config(**options, validate_every=every, validation_size=5000, device="cpu", **also)
         trainer = Trainer(config, load_data(config))
-        list(trainer.run())
+        curve = [log["validation_log_likelihood"] for log in trainer.run() if "validation_log_likelihood" in log]
+        if every:
+            row["area"] = float(np.trapezoid(curve)) / (len(curve) - 1)
         row |= {
             "steps": trainer.step,
             "seconds": trainer.seconds,
@@ -127,23 +154,30 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=LEARNING_RATES)
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other settings of these trials")
     parser.add_argument("--problem", help="another problem than Fashion-MNIST")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[SEED], help="that no comparison uses")
+    parser.add_argument("--area", type=int, default=0, metavar="STEPS", help="by the curve, validated every so often")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--best", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     settings = {**options.set, **({} if options.problem is None else {"problem": options.problem})}
     if options.best:
-        for agent, row in best(settings).items():
-            print(f"--set {agent}:learning_rate={row['learning_rate']}", f"# {score(row):.2f} {row['settings'] or ''}")
+        for agent, trial in best(settings).items():
+            rate, own = trial[0]["learning_rate"], trial[0]["settings"]
+            print(f"--set {agent}:learning_rate={rate}", f"# {score(trial):.4f} {own or ''}")
         return None
     if options.one:
-        agent, rate, settings = json.loads(options.one)
-        return measure(agent, rate, settings)
-    done = {key(row) for row in rows()}
-    tasks = [(agent, rate, settings) for agent in options.agents for rate in options.rates]
-    tasks = [t for t in tasks if (t[0], t[1], json.dumps(t[2], sort_keys=True)) not in done]
+        return measure(*json.loads(options.one))
+    done = {(*key(row), row["seed"]) for row in rows()}
+    tasks = [
+        (agent, rate, settings, seed, options.area)
+        for agent in options.agents
+        for rate in options.rates
+        for seed in options.seeds
+        if (agent, rate, json.dumps(settings, sort_keys=True), options.area > 0, seed) not in done
+    ]
 
-    def launch(task: tuple[str, float, dict[str, Any]]) -> None:
+    def launch(task: tuple[str, float, dict[str, Any], int, int]) -> None:
         subprocess.run([sys.executable, str(Path(__file__)), "--one", json.dumps(task)], check=False)
 
     with ThreadPoolExecutor(options.workers) as pool:

@@ -101,7 +101,7 @@ class PolicyBottleneck(nn.Module):
             `beta`, for a schedule to fill.
         ess_fraction: effective sample size of the weights to aim at, as a fraction of K, in (1/K, 1].
         trust_region: see `objectives.DAPSLoss`.
-        centered: weights minus their mean, see `functional.weighted_likelihood_loss`.
+        centered: weights minus 1/K, see `functional.weighted_likelihood_loss`.
         num_heads, num_layers, mlp_ratio: of the autoregressive policy's transformer; num_heads divides dim.
     Raises:
         ValueError: an option is out of range.

@@ -101,6 +101,29 @@ def test_several_steps_a_batch_come_to_it_in_fewer_batches(cls):
     assert thrice < 0.5 * once
 
 
+def test_pooling_tells_a_group_that_is_all_wrong_from_one_that_is_all_right():
+    """Contexts of their own logits; the first one's codes are paid nothing, the second one's 1."""
+    x = torch.eye(2)
+
+    def gradients(pooling):
+        policy = FactorizedPolicy((2,), 1, 8, embed_dim=8, num_heads=2)
+        agent = DAPS(policy, samples=4, pooling=pooling, trust_region="fixed")
+        torch.manual_seed(0)
+        (only,) = agent.losses(x, lambda codes, log_prob: torch.tensor([[0.0], [1.0]]).expand(2, 4), torch.tensor(0.5))
+        log_prob = policy(x).log_prob(only.codes.transpose(0, 1)).mean(0)  # of what was drawn, by context
+        grads = torch.autograd.grad(only.loss, list(policy.parameters()), allow_unused=True)
+        with torch.no_grad():
+            for parameter, grad in zip(policy.parameters(), grads, strict=True):
+                if grad is not None:
+                    parameter.sub_(1e-2 * grad)
+        return policy(x).log_prob(only.codes.transpose(0, 1)).mean(0) - log_prob
+
+    assert gradients(0.0).abs().max() < 1e-6
+    wrong, right = gradients(4.0)
+    assert wrong < -1e-6
+    assert right > 1e-6
+
+
 @pytest.mark.parametrize("microbatch", [0, 2])
 @pytest.mark.parametrize("centered", [True, False])
 def test_later_steps_on_a_batch_keep_its_weights(centered, microbatch):
@@ -431,6 +454,8 @@ def test_an_option_of_the_wrong_kind_is_an_error_of_use(agent, splits):
         ({"agent": "ppo", "agent_options": {"epoch": 3}}, r"unknown agent option epoch; PPO takes .*epochs"),
         ({"agent": "ppo", "agent_options": {"epochs": 0}}, "epochs must be an integer >= 1, got 0"),
         ({"agent": "daps", "agent_options": {"epochs": 0}}, "epochs must be an integer >= 1, got 0"),
+        ({"agent": "daps", "agent_options": {"pooling": -1}}, "pooling must be >= 0 and finite, got -1"),
+        ({"agent": "daps", "agent_options": {"pooling": 4, "centered": False}}, "pooling needs groups, and weights"),
         ({"agent": "ppo", "agent_options": {"epochs": 2.5}}, "epochs must be an integer >= 1, got 2.5"),
         ({"agent": "a2c", "agent_options": {"hidden": 0}}, "hidden must be an integer >= 1, got 0"),
         ({"agent": "test_agents:Vague"}, "must name what it takes"),

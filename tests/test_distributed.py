@@ -78,6 +78,7 @@ CASES = {
     "daps-na": {},
     "daps-na, adaptive, in microbatches": {"trust_region": "adaptive", "microbatch": 2},
     "daps-na, twice a batch": {"agent_options": {"epochs": 2}},
+    "daps-na, pooled": {"agent_options": {"pooling": 50.0}},
     "rloo": {},
     "grpo": {"agent_options": {"epochs": 2}},
 }

@@ -132,6 +132,60 @@ def test_target_weights_carry_no_gradient_from_the_reward_and_show_nan():
     torch.testing.assert_close(weights[1], tensor([0.5, 0.5])[0])
 
 
+# Pooling
+
+
+@PROPERTY
+@given(rewards(max_abs=5.0), st.floats(0.1, 10.0), st.floats(0.1, 20.0))
+def test_pooled_weights_by_hand(reward, temperature, pooling):
+    weights = target_weights(reward, temperature, pooling=pooling)
+    exp, count = np.exp(reward.numpy() / temperature), reward.shape[1]
+    normaliser = (exp.sum(-1, keepdims=True) + pooling * exp.mean()) / (count + pooling)
+    np.testing.assert_allclose(weights.numpy(), exp / normaliser / count, rtol=1e-9)
+    assert weights.sum(-1).max() <= 1.0 + pooling / count + 1e-9
+
+
+def test_pooled_weights_lie_between_those_of_a_group_and_of_the_batch():
+    reward = tensor([0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 1.0])
+    torch.testing.assert_close(target_weights(reward, 0.5, pooling=1e-12), target_weights(reward, 0.5))
+    whole = target_weights(reward.view(1, -1), 0.5).view(3, 3) * 3
+    torch.testing.assert_close(target_weights(reward, 0.5, pooling=1e12), whole)
+    sums = target_weights(reward, 0.5, pooling=3.0).sum(-1)
+    assert sums[0] < 1.0 < sums[2]  # all wrong, all right
+    one = reward[1:2]
+    torch.testing.assert_close(target_weights(one, 0.5, pooling=3.0), target_weights(one, 0.5))  # nothing to pool
+
+
+def test_pooled_weights_of_a_part_are_those_of_the_batch():
+    reward = torch.randn(6, 4, dtype=F64)
+    whole = target_weights(reward, 0.7, pooling=2.0)
+    torch.testing.assert_close(target_weights(reward[:2], 0.7, pooling=2.0, batch=reward), whole[:2])
+
+
+def test_pooled_weights_of_extreme_rewards():
+    inf = math.inf
+    nothing = target_weights(tensor([-inf, -inf], [-inf, -inf]), 0.5, pooling=2.0)
+    torch.testing.assert_close(nothing, torch.full((2, 2), 0.5, dtype=F64))
+    some = target_weights(tensor([-inf, -inf], [0.0, 0.0]), 0.5, pooling=2.0)
+    torch.testing.assert_close(some, tensor([0.0, 0.0], [2 / 3, 2 / 3]))
+    huge = target_weights(torch.tensor([[2e38, -2e38], [-2e38, -2e38]]), 1e-3, pooling=2.0)
+    torch.testing.assert_close(huge, torch.tensor([[4 / 3, 0.0], [0.0, 0.0]]))
+    assert target_weights(tensor([1.0, math.nan], [1.0, 1.0]), 1.0, pooling=1.0).isnan().all()
+
+
+def test_pooling_brings_the_normaliser_nearer_to_the_target_s():
+    """Contexts whose codes are seldom right, each with a probability of its own: K·w against the exact q*/q."""
+    generator, contexts, count, temperature = torch.Generator().manual_seed(0), 20_000, 4, 0.4
+    right = 0.3 * torch.rand(contexts, 1, generator=generator, dtype=F64)
+    exact = right * math.exp(1.0 / temperature) + 1.0 - right
+    reward = (torch.rand(contexts, count, generator=generator, dtype=F64) < right).double()
+    errors = []
+    for pooling in (0.0, 2.0, 4.0):
+        ratio = count * target_weights(reward, temperature, pooling=pooling)
+        errors.append((ratio - (reward / temperature).exp() / exact).square().mean().item())
+    assert errors[2] < errors[1] < 0.7 * errors[0]
+
+
 # Sampling
 
 
@@ -220,6 +274,8 @@ A, B = torch.zeros(2, 3), torch.zeros(2, 1)
         (lambda: target_weights(torch.ones(0, 3), 1.0), r"reward must be a non-empty .*got shape \(0, 3\)"),
         (lambda: target_weights(A, 0.0), "temperature must be positive, got 0.0"),
         (lambda: target_weights(A, math.nan), "temperature must be positive, got nan"),
+        (lambda: target_weights(A, 1.0, pooling=-1.0), "pooling must be >= 0 and finite, got -1.0"),
+        (lambda: target_weights(A, 1.0, pooling=math.inf), "pooling must be >= 0 and finite, got inf"),
         (lambda: decoder_loss(torch.ones(3)), r"log_likelihood must be a non-empty \[B, K\]"),
         (lambda: kl_estimate(A, B), r"prior_log_prob must have the shape of action_log_prob, \(2, 3\), got \(2, 1\)"),
         (lambda: beta_elbo(A, B, 1.0), "kl must have the shape of log_likelihood"),

@@ -8,7 +8,7 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from daps_rl.functional import daps_loss, solve_temperature
+from daps_rl.functional import daps_loss, solve_temperature, weighted_likelihood_loss
 from daps_rl.objectives import DAPSLoss, GroupActor
 from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
 
@@ -21,12 +21,12 @@ def make_loss(policy=None, **options):
     return DAPSLoss(GroupActor(policy), **{"ess_fraction": 0.5, **options}), make_batch(policy)
 
 
-def by_hand(policy, batch, *, floor=0.0, centered=False, entropy_coeff=0.0):
+def by_hand(policy, batch, *, floor=0.0, entropy_coeff=0.0, **options):
     """The same loss [B] straight from the functional core."""
     score = batch["next", "reward"][..., 0] - entropy_coeff * batch["action_log_prob"]
     log_prob = policy(batch["observation"][:, 0]).log_prob(batch["action"].transpose(0, 1)).T
     temperature = solve_temperature(score, 0.5, floor)
-    return daps_loss(log_prob, score, temperature=temperature, centered=centered), temperature, log_prob
+    return daps_loss(log_prob, score, temperature=temperature, **options), temperature, log_prob
 
 
 def gradients(loss, parameters):
@@ -38,7 +38,10 @@ def gradients(loss, parameters):
 
 @pytest.mark.parametrize("policy_class", POLICIES)
 @pytest.mark.parametrize("functional", [True, False])
-@pytest.mark.parametrize("options", [{}, {"centered": True}, {"entropy_coeff": 0.7}, {"temperature_floor": 9.0}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"centered": True}, {"entropy_coeff": 0.7}, {"temperature_floor": 9.0}, {"centered": True, "pooling": 2.0}],
+)
 def test_loss_and_gradient_are_those_of_the_functional_core(policy_class, functional, options):
     policy = make_policy(policy_class)
     loss, batch = make_loss(policy, functional=functional, **options)
@@ -75,6 +78,11 @@ def test_reused_batches():
     after = reused(batch)["loss_actor"]
     torch.testing.assert_close(after, expected.mean())
     torch.testing.assert_close(gradients(after, policy.parameters()), gradients(expected.mean(), policy.parameters()))
+    pooled = by_hand(policy, batch, centered=True, pooling=3.0)[0].weights
+    expected = weighted_likelihood_loss(log_prob, pooled) + (log_prob - batch["action_log_prob"]).exp().mean(-1)
+    torch.testing.assert_close(make_loss(policy, reuse=True, pooling=3.0)[0](batch)["loss_actor"], expected.mean())
+    with pytest.raises(ValueError, match="pooling needs groups, and weights that are centred"):
+        make_loss(policy, pooling=3.0)
     with pytest.raises(ValueError, match="reuse=True takes the place of centered=True"):
         make_loss(policy, centered=True, reuse=True)
 

@@ -496,6 +496,22 @@ def test_groups_used_more_than_once_keep_a_loss_with_a_minimum(epochs, monkeypat
         assert options["behaviour_log_prob"].shape == weights.shape
 
 
+def test_groups_are_pooled_over_the_whole_rollout(monkeypatch):
+    seen = []
+
+    def watched(log_prob_of, weights, keep, **options):
+        seen.append(weights)
+        return thinned_likelihood_loss(log_prob_of, weights, keep, **options)
+
+    monkeypatch.setattr("daps_rl.agents.sb3.daps.thinned_likelihood_loss", watched)
+    model = make_grouped(pooling=3.0, batch_size=12)
+    model.learn(model.n_steps * model.n_envs)
+    score = model._batch().score
+    assert len(seen) == 4
+    torch.testing.assert_close(torch.cat(seen), target_weights(score, model.temperature, pooling=3.0))
+    assert (torch.cat(seen).sum(-1) - 1.0).abs().max() > 1e-3
+
+
 def test_minibatches_keep_groups_together():
     model = make_grouped(n_steps=2, batch_size=12, n_epochs=2)
     pieces = list(model._minibatches(96))
@@ -518,6 +534,7 @@ def test_minibatches_keep_groups_together():
         ({"samples_per_context": 6, "trust_region": "no"}, "trust_region must be one of"),
         ({"n_epochs": 0}, "n_epochs must be >= 1"),
         ({"policy_samples": 2}, "policy_samples needs groups of actions"),
+        ({"pooling": 2.0}, "pooling needs groups"),
         ({"samples_per_context": 6, "policy_samples": 7}, "policy_samples must be a whole number in 0 … K = 6"),
     ],
 )

@@ -34,7 +34,7 @@ from daps_rl.functional import (
     thinned_likelihood_loss,
     weighted_likelihood_loss,
 )
-from daps_rl.functional.checks import check_kept
+from daps_rl.functional.checks import check_kept, check_pooling
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
 from daps_rl.optim import descend
@@ -87,8 +87,10 @@ class DAPS(OnPolicyAlgorithm):
         gamma, gae_lambda: of the advantages (whole batch).
         ess_fraction: effective sample size to aim at, as a fraction of K (of the whole batch).
         trust_region: "ess", "kl", "fixed", "adaptive", or a module: see `daps_rl.objectives`.
-        centered: weights minus their mean: a smaller variance. With several epochs over groups it is
+        centered: weights minus 1/K: a smaller variance. With several epochs over groups it is
             `functional.reused_likelihood_loss`; over a whole batch it is unbounded below.
+        pooling: samples of an average context that count beside a context's own K where its weights are normalised
+            (groups; `functional.target_weights`); for rewards that mean the same in all contexts, such as 0 and 1.
         policy_samples: how many of the K actions of a context are scored with a gradient, chosen by their weights
             without bias (groups; `functional.thin_weights`); 0 for all.
         beta: a number, a 0-dim tensor, or a schedule of the progress remaining; None for the environment's own `beta`
@@ -128,6 +130,7 @@ class DAPS(OnPolicyAlgorithm):
         ess_fraction: float = 0.33,
         trust_region: str | nn.Module = "ess",
         centered: bool | None = None,
+        pooling: float = 0.0,
         policy_samples: int = 0,
         beta: BetaArgument = None,
         samples_per_context: int | None = None,
@@ -170,7 +173,7 @@ class DAPS(OnPolicyAlgorithm):
         self.batch_size = defaults["batch_size"] if batch_size is None else batch_size
         self.n_epochs = defaults["n_epochs"] if n_epochs is None else n_epochs
         self.centered = samples_per_context is not None if centered is None else centered
-        self.policy_samples = policy_samples
+        self.pooling, self.policy_samples = pooling, policy_samples
         self.ess_fraction, self.trust_region, self.beta = ess_fraction, trust_region, beta
         self.temperature = math.nan
         self.skipped_updates = 0
@@ -201,6 +204,7 @@ class DAPS(OnPolicyAlgorithm):
             raise ValueError(f"weights compare at least two actions, got {group}; raise {more}.")
         if self.trust_region in ("ess", "adaptive"):
             check_ess_fraction(self.ess_fraction, group)
+        check_pooling(self.pooling, allowed=self.centered and self.samples_per_context is not None)
         if self.samples_per_context is not None:
             check_kept(self.policy_samples, self.samples_per_context)
         elif self.policy_samples:
@@ -425,7 +429,8 @@ class DAPS(OnPolicyAlgorithm):
             def log_prob_of(kept: Tensor | None) -> Tensor:
                 return self._log_prob_of_members(batch, members if kept is None else members.gather(1, kept))
 
-            weights, drawn = target_weights(score, temperature), batch.log_prob[indices].view(members.shape)
+            weights = target_weights(score, temperature, pooling=self.pooling, batch=batch.score)
+            drawn = batch.log_prob[indices].view(members.shape)
             reused = self.centered and self.n_epochs > 1
             terms = thinned_likelihood_loss(
                 log_prob_of,

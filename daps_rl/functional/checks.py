@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -34,6 +35,17 @@ def check_kept(policy_samples: int, samples: int) -> None:
         raise ValueError(
             f"policy_samples must be a whole number in 0 … K = {samples} (samples), got {policy_samples}; it is how "
             "many of the K codes of a context the policy is scored on, 0 for all."
+        )
+
+
+def check_pooling(pooling: float, *, allowed: bool = True) -> None:
+    """Raises ValueError unless pooling is a finite number of samples, and 0 where it is not allowed."""
+    if not 0.0 <= pooling < math.inf:
+        raise ValueError(f"pooling must be >= 0 and finite, got {pooling}; it is a number of samples, such as K.")
+    if pooling and not allowed:
+        raise ValueError(
+            f"pooling needs groups, and weights that are centred (centered=True) or reused, got {pooling}; others that "
+            "do not sum to 1 over a group would make all of its codes likelier."
         )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from daps_rl.functional.checks import as_float, check_kept, check_matrix, check_same_shape
+from daps_rl.functional.checks import as_float, check_kept, check_matrix, check_pooling, check_same_shape
 from daps_rl.functional.weights import (
     KeptSamples,
     centered_weights,
@@ -37,7 +37,7 @@ def weighted_likelihood_loss(log_prob: Tensor, weights: Tensor, *, centered: boo
     Args:
         log_prob: log q(z|x) of each sampled code under the policy being trained, in nats. [B, K].
         weights: no gradient flows; a code of zero weight does not count, whatever its log_prob. [B, K].
-        centered: subtract the weights' mean.
+        centered: subtract 1/K of the weights.
     Returns:
         [B].
     Raises:
@@ -62,7 +62,7 @@ def reused_likelihood_loss(log_prob: Tensor, weights: Tensor, behaviour_log_prob
 
     Args:
         log_prob: log q(z|x) of each sampled code under the policy being trained, in nats. [B, K].
-        weights: not negative, summing to 1 over K; no gradient flows. [B, K].
+        weights: not negative, summing to about 1 over K; no gradient flows. [B, K].
         behaviour_log_prob: log q_b(z|x), in nats; no gradient flows. A code of -inf does not count. [B, K].
     Returns:
         [B]; not finite where a ratio is too large for its type (e^88 in float32).
@@ -114,7 +114,7 @@ def thinned_likelihood_loss(
             [B, M] → [B, M], or of all, None → [B, K].
         weights: of either sign, but not negative with `behaviour_log_prob`; no gradient flows. [B, K].
         keep: M; 0 (or K) for all.
-        centered: subtract the weights' mean, see `weighted_likelihood_loss`.
+        centered: subtract 1/K of the weights, see `weighted_likelihood_loss`.
         behaviour_log_prob: the samples were used before: `reused_likelihood_loss` in the place of centred weights.
             [B, K].
     Raises:
@@ -148,7 +148,9 @@ def thinned_likelihood_loss(
     return LikelihoodTerms(likelihood + (ratio / kept.probability).sum(-1) / count, log_prob, kept)
 
 
-def daps_loss(log_prob: Tensor, reward: Tensor, *, temperature: Tensor | float, centered: bool = False) -> DAPSTerms:
+def daps_loss(
+    log_prob: Tensor, reward: Tensor, *, temperature: Tensor | float, centered: bool = False, pooling: float = 0.0
+) -> DAPSTerms:
     """The encoder's loss of DAPS: weighted maximum likelihood with w = softmax(R / temperature).
 
     Args:
@@ -156,6 +158,7 @@ def daps_loss(log_prob: Tensor, reward: Tensor, *, temperature: Tensor | float, 
         reward: of the same codes, with the log-probability they were drawn with; no gradient flows. [B, K].
         temperature: positive, from a trust region. A number, or 0-dim.
         centered: see `weighted_likelihood_loss`.
+        pooling: see `target_weights`; with centred weights.
     Returns:
         DAPSTerms: loss [B]; weights [B, K] and effective_sample_size [B] (in samples), detached.
     Raises:
@@ -165,7 +168,10 @@ def daps_loss(log_prob: Tensor, reward: Tensor, *, temperature: Tensor | float, 
         context, it cancels in the softmax.
     """
     check_same_shape(log_prob=log_prob, reward=reward)
-    weights = target_weights(reward, temperature).detach()  # a temperature may ask for a gradient of its own
+    check_pooling(pooling, allowed=centered)
+    weights = target_weights(
+        reward, temperature, pooling=pooling
+    ).detach()  # a temperature may ask for a gradient of its own
     loss = weighted_likelihood_loss(log_prob, weights, centered=centered)
     return DAPSTerms(loss, weights, effective_sample_size(weights))
 

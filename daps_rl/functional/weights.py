@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from daps_rl.functional.checks import as_float, check_matrix
+from daps_rl.functional.checks import as_float, check_matrix, check_pooling
 
 
 def shifted_reward(reward: Tensor) -> Tensor:
@@ -26,32 +26,52 @@ def shifted_reward(reward: Tensor) -> Tensor:
     return torch.where(best == -math.inf, torch.zeros_like(reward), reward - best)
 
 
-def target_weights(reward: Tensor, temperature: Tensor | float) -> Tensor:
+def target_weights(
+    reward: Tensor, temperature: Tensor | float, *, pooling: float = 0.0, batch: Tensor | None = None
+) -> Tensor:
     """Weights of the target policy on the samples: w_k = softmax_k(R_k / temperature).
 
-    The samples come from the behaviour policy q, and the target is q* ∝ q · exp(R / temperature), so
-    that w is q*/q, normalised over the samples. A context whose rewards are all -inf gets uniform weights.
+    The samples come from the behaviour policy q, and the target is q* = q · exp(R / temperature) / Z, so that K·w is
+    q*/q with Z estimated by the mean over a context's own K samples. A context whose rewards are all -inf gets uniform
+    weights.
+
+    With `pooling` c > 0 the estimate of Z is drawn towards the batch's mean, as if c more samples of an average context
+    had been seen: (Σ_k exp(R_k / temperature) + c · mean over the batch) / (K + c). A group that is all equally bad
+    then weighs less than 1, where its own mean would say nothing against it, and one that is all good more (at most
+    1 + c/K). It is for rewards that mean the same in all contexts, such as 0 and 1, and for centred weights or reuse.
 
     Args:
         reward: larger is better; -inf is allowed, NaN comes out as NaN. [B, K].
         temperature: positive. A number, or 0-dim.
+        pooling: c, in samples; not negative.
+        batch: rewards of the whole batch where `reward` is a part of it, for the pooling. [N, K].
     Returns:
-        [B, K], each row sums to 1. float32 (float64 for float64 input). No gradient reaches the reward (one does reach
-        a temperature that asks for it).
+        [B, K], each row sums to 1 (with pooling, about 1). float32 (float64 for float64 input). No gradient reaches the
+        reward (one does reach a temperature that asks for it).
     Raises:
-        ValueError: reward is not [B, K], or a temperature given as a number is not positive.
+        ValueError: reward is not [B, K], a temperature given as a number is not positive, or pooling is negative.
     References:
-        Drolet et al. (2026), arXiv 2509.24716, section 3.
+        Drolet et al. (2026), arXiv 2509.24716, section 3. The pooling is ours.
     """
     check_matrix("reward", reward)
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}; pass the result of solve_temperature.")
-    return torch.softmax(shifted_reward(reward) / temperature, dim=-1)
+    check_pooling(pooling)
+    if not pooling:
+        return torch.softmax(shifted_reward(reward) / temperature, dim=-1)
+    batch = as_float(reward if batch is None else batch).detach().reshape(1, -1)
+    best = batch.amax()
+    best = torch.where(best == -math.inf, 0.0, best)
+    scores, pool = (as_float(reward).detach() - best) / temperature, (batch - best) / temperature
+    prior = torch.logsumexp(pool, dim=-1, keepdim=True) - math.log(pool.shape[-1]) + math.log(pooling)
+    normaliser = torch.logaddexp(torch.logsumexp(scores, dim=-1, keepdim=True), prior)  # of K + c samples
+    weights = (scores - normaliser).exp() * ((reward.shape[-1] + pooling) / reward.shape[-1])
+    return torch.where(normaliser == -math.inf, 1.0 / reward.shape[-1], weights)
 
 
 def centered_weights(weights: Tensor) -> Tensor:
     """w_k − 1/K: a baseline on the weights, which on-policy leaves the expected gradient as it is. [B, K] → [B, K]."""
-    return weights - weights.mean(-1, keepdim=True)
+    return weights - 1.0 / weights.shape[-1]
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
 from daps_rl.functional import effective_sample_size, target_weights, thinned_likelihood_loss
-from daps_rl.functional.checks import check_same_shape
+from daps_rl.functional.checks import check_pooling, check_same_shape
 from daps_rl.objectives.group_actor import GroupActor
 from daps_rl.objectives.trust_regions import make_trust_region
 
@@ -36,9 +36,11 @@ class DAPSLoss(LossModule):
         sample_dim: the dimension of the K actions of a context, counted from the front; None weighs the whole batch
             as one group, and scores by the `advantage` where the tensordict has one (ordinary MDPs).
         trust_region: "ess", "kl", "fixed", "adaptive", or a module called with rewards [B, K] and the floor.
-        centered: weights minus their mean, see `functional.weighted_likelihood_loss`; for the first update on a batch.
+        centered: weights minus 1/K, see `functional.weighted_likelihood_loss`; for the first update on a batch.
         reuse: several updates on a batch: `functional.reused_likelihood_loss`, whose first gradient is that of centred
             weights and whose least value is where the policy has come to the batch's target.
+        pooling: samples of an average context that count beside a group's own K where its weights are normalised, see
+            `functional.target_weights`; with centered or reuse.
         policy_samples: how many of a group's K actions are scored with a gradient, chosen by their weights without bias
             (`functional.thin_weights`, by torch's global generator); 0 for all.
         functional: take the parameters out of the actor, as TorchRL's losses do. False leaves the actor as it is (for
@@ -49,8 +51,8 @@ class DAPSLoss(LossModule):
         new log-probability, nats) and `entropy` (mean of −log q, nats), both estimated from the actions that were
         scored.
     Raises:
-        ValueError: an option is out of range, both centered and reuse are given, or the batch has no dimension
-            `sample_dim`.
+        ValueError: an option is out of range, both centered and reuse are given, pooling with neither of them, or the
+            batch has no dimension `sample_dim`.
     References:
         Drolet et al. (2026), arXiv 2509.24716.
     """
@@ -83,6 +85,7 @@ class DAPSLoss(LossModule):
         trust_region: str | nn.Module = "ess",
         centered: bool = False,
         reuse: bool = False,
+        pooling: float = 0.0,
         policy_samples: int = 0,
         functional: bool = True,
         reduction: str = "mean",
@@ -98,6 +101,7 @@ class DAPSLoss(LossModule):
             raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}.")
         if centered and reuse:
             raise ValueError("reuse=True takes the place of centered=True; pass one of them.")
+        check_pooling(pooling, allowed=sample_dim is not None and (centered or reuse))
         if policy_samples < 0 or (policy_samples and sample_dim is None):
             raise ValueError(
                 f"policy_samples must be >= 0, and 0 without groups (sample_dim=None), got {policy_samples}; it is how "
@@ -114,7 +118,7 @@ class DAPSLoss(LossModule):
         # Kept by reference, outside the module's own buffers: `.to(device)` would make a copy that no schedule reaches.
         self._floor = (temperature_floor,)
         self.entropy_coeff, self.sample_dim = entropy_coeff, sample_dim
-        self.centered, self.reuse = centered, reuse
+        self.centered, self.reuse, self.pooling = centered, reuse, pooling
         self.policy_samples, self.reduction = policy_samples, reduction
 
     @property
@@ -178,7 +182,7 @@ class DAPSLoss(LossModule):
         check_same_shape(log_prob=old_log_prob, reward=reward)
         score = reward - self.entropy_coeff * old_log_prob if self.entropy_coeff else reward
         temperature = self.trust_region(score, self.temperature_floor)
-        weights = target_weights(score, temperature).detach()
+        weights = target_weights(score, temperature, pooling=self.pooling).detach()
 
         def log_prob_of(indices: Tensor | None) -> Tensor:
             return self._log_prob(tensordict if indices is None else self._members(tensordict, indices))
