@@ -27,16 +27,23 @@ from daps_rl.envs import find_problem
 AGENTS = "daps,rloo,grpo,ppo,reinforce"
 
 
-def part(problem: str, steps: int, validate_every: int, **own: tuple[float, int]) -> Part:
-    """Three seeds, at equal steps, which are equal evaluations: every agent has B·K a step. `own`: (rate, epochs)."""
+def part(problem: str, steps: int, validate_every: int, *, seeds: int = 3, **own: tuple[Any, ...]) -> Part:
+    """At equal steps, which are equal evaluations: every agent has B·K a step.
+
+    Args:
+        problem, steps, validate_every, seeds: of the runs.
+        own: of each agent its learning rate, its epochs, and more of its options where there are any.
+    """
+
+    def settings(agent: str, rate: float, epochs: int, **more: Any) -> str:
+        options = [*([f"epochs={epochs}"] if epochs > 1 else []), *(f"{name}={value}" for name, value in more.items())]
+        return f"{agent}:learning_rate={rate}" + (f",agent_options={','.join(options)}" if options else "")
+
     return Part(
         ",".join(own) or AGENTS,
-        seeds=3,
+        seeds=seeds,
         steps=steps,
-        own=tuple(
-            f"{agent}:learning_rate={rate}" + (f",agent_options=epochs={epochs}" if epochs > 1 else "")
-            for agent, (rate, epochs) in own.items()
-        ),
+        own=tuple(settings(agent, *value[:2], **dict(value[2:])) for agent, value in own.items()),
         data=("--problem", problem, "--log-every", str(validate_every)),
         reference="daps",
         validate_every=validate_every,
@@ -47,8 +54,8 @@ SEARCH = {"daps": (0.008, 2), "rloo": (0.008, 1), "grpo": (0.004, 2), "ppo": (0.
 """Tuned on nk20."""
 PARTS = {
     "bandit-digits": part(
-        "bandit-digits", 300, 10,
-        daps=(0.016, 2), rloo=(0.016, 1), grpo=(0.004, 4), ppo=(0.008, 4), reinforce=(0.016, 1),
+        "bandit-digits", 300, 10, seeds=8,  # each of them takes seconds
+        daps=(0.002, 8, ("pooling", 4.0)), rloo=(0.008, 1), grpo=(0.002, 8), ppo=(0.002, 8), reinforce=(0.008, 1),
     ),
     "reverse8": part(
         "reverse8", 60, 2,
@@ -63,7 +70,7 @@ PARTS = {
     "maxcut20": part("maxcut20", 100, 20),
     "tsp20": part(
         "tsp20", 1500, 100,
-        daps=(0.002, 2), rloo=(0.008, 1), grpo=(0.002, 2), ppo=(0.002, 2), reinforce=(0.002, 1),
+        daps=(0.002, 2), rloo=(0.008, 1), grpo=(0.002, 2), reinforce=(0.002, 1),
     ),
 }  # fmt: skip
 ENOUGH = {"bandit-digits": 0.94, "reverse8": 1.95, "nk20": 0.763, "cut30": 1.116, "tsp20": -4.05}

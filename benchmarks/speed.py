@@ -25,11 +25,8 @@ OWN = {"data": "fashion-mnist", "likelihood": "bernoulli"}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "published mnist, daps": {"preset": "mnist", "agent": "daps"},
     "published mnist, daps, policy scored on 3 of 8": {"preset": "mnist", "agent": "daps", "policy_samples": 3},
-    "published mnist, daps, compiled": {"preset": "mnist", "agent": "daps", "compile": True},
     "published mnist, daps-na": {"preset": "mnist", "agent": "daps-na"},
-    "published mnist, daps-na, compiled": {"preset": "mnist", "agent": "daps-na", "compile": True},
     "own, daps": {**OWN, "agent": "daps"},
-    "own, daps, compiled": {**OWN, "agent": "daps", "compile": True},
     "own, daps, policy scored on all 8": {**OWN, "agent": "daps", "policy_samples": 0},
     "own, daps-na": {**OWN, "agent": "daps-na"},
     "own, daps-na, scores in float32": {**OWN, "agent": "daps-na", "score_precision": "float32"},

@@ -170,8 +170,6 @@ class TrainConfig(ModelConfig):
         score_precision: for codes that are scored without a gradient: "float32", "bfloat16", or "auto" (bfloat16 on a
             CPU that has matrix units for it, float32 elsewhere).
         cuda_graph: on a GPU, record the training step once and replay it, where the agent allows.
-        compile: on a CPU, run the policy's costly passes through torch.compile; measure whether it pays
-            (docs/performance.md).
         log_every: training steps per row of metrics.jsonl.
         validate_every: training steps between validations on at most `validation_size` data; 0 for never.
         validation_size: see validate_every.
@@ -215,7 +213,6 @@ class TrainConfig(ModelConfig):
     precision: str = "float32"
     score_precision: str = "auto"
     cuda_graph: bool = True
-    compile: bool = False
     log_every: int = 10
     validate_every: int = 250
     validation_size: int = 1000

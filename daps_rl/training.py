@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from daps_rl.agents import Agent, AgentLoss, Scorer, make_agent
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.compilation import compile_passes
 from daps_rl.config import TrainConfig
 from daps_rl.cuda_graph import GraphedUpdate
 from daps_rl.data import Feed, Splits
@@ -77,12 +76,6 @@ class Trainer:
         self.autoencoder = DiscreteAutoencoder.from_config(
             model_config, policy=policy, decoder=decoder, prior=prior, data_mean=splits.train.mean(0)
         ).to(self.device)
-        if config.compile:
-            if self.device.type != "cpu":
-                raise ValueError(
-                    "compile=True is for training on a CPU; a GPU records its steps in a CUDA graph: leave it out."
-                )
-            compile_passes(self.autoencoder.policy)
         self.agent = (agent or make_agent)(config, self.autoencoder.policy).to(self.device)
         self.agent.world = self.world
         self.feed = Feed(

@@ -51,8 +51,6 @@ class CodeTransformer(nn.Module):
     and the next token is pointed at. With a mask, tokens that may not come next have a logit of -inf.
     """
 
-    compiled_methods = ("log_prob",)
-
     def __init__(
         self,
         num_tokens: int,

@@ -22,8 +22,6 @@ class ItemEncoder(nn.Module):
         num_heads, num_layers, mlp_ratio: of the transformer.
     """
 
-    compiled_methods = ("forward",)
-
     def __init__(
         self, features: int, embed_dim: int, *, num_heads: int = 4, num_layers: int = 3, mlp_ratio: float = 4.0
     ) -> None:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daps_rl.functional.checks import as_float
-
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
     """Sinusoidal position embeddings (Vaswani et al., 2017). [length, dim]."""
@@ -68,22 +66,6 @@ class GrowingCache:
 Cache: TypeAlias = KeyValueCache | GrowingCache
 
 
-FEW_KEYS = 64
-"""Up to so many, compiled loops over the keys are faster than a library's call."""
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """softmax(q·k / √d) over the keys, times their values. [..., L, d], [..., M, d] twice → [..., L, d]."""
-    if not (torch.compiler.is_compiling() and key.device.type == "cpu" and key.shape[-2] <= FEW_KEYS):
-        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-    query, key = as_float(query), as_float(key)
-    scores = (query.unsqueeze(-2) * key.unsqueeze(-3)).sum(-1) / math.sqrt(query.shape[-1])  # [..., L, M]
-    if causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(later, -math.inf)
-    return (scores.softmax(-1).unsqueeze(-1) * value.unsqueeze(-3)).sum(-2).to(value.dtype)
-
-
 class SelfAttention(nn.Module):
     """Multi-head self-attention over [N, L, D], causal or not, with an optional cache for one token at a time."""
 
@@ -98,7 +80,7 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(x).view(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each [N, H, L, D/H]
         if cache is not None:
             k, v = cache.append(k, v)
-        mixed = attend(q, k, v, causal=self.causal and cache is None)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and cache is None)
         return self.out(mixed.transpose(1, 2).reshape(n, length, dim))
 
 
@@ -121,7 +103,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         b, length, dim = x.shape
         q = self.query(x).view(b, length, self.num_heads, -1).transpose(1, 2)  # [B, H, L, D/H]
-        mixed = attend(q, *keys_values)
+        mixed = F.scaled_dot_product_attention(q, *keys_values)
         return self.out(mixed.transpose(1, 2).reshape(b, length, dim))
 
 

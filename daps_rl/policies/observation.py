@@ -93,8 +93,6 @@ class ObservationEncoder(nn.Module):
         num_heads, num_layers, mlp_ratio: of the transformer.
     """
 
-    compiled_methods = ("forward",)
-
     def __init__(
         self,
         observation_shape: tuple[int, ...],
