@@ -97,9 +97,10 @@ def test_sampling_and_scoring_agree_and_gradients_are_finite(items, make):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in policy.parameters())
 
 
+@pytest.mark.parametrize(("limit", "passes"), [("LARGEST_LOGITS", 2), ("CPU_TOKENS", 1)])
 @pytest.mark.parametrize("make", [routes, packs])
-def test_scoring_a_few_contexts_at_a_time_changes_nothing(items, make, monkeypatch):
-    """Values and gradients, of codes whose logits are held to one context's at once."""
+def test_scoring_a_few_contexts_at_a_time_changes_nothing(items, make, limit, passes, monkeypatch):
+    """Values and gradients, of codes whose logits, or tokens, are held to one context's at once."""
     policy = make()
     codes = policy(items).sample((K,))
 
@@ -118,9 +119,9 @@ def test_scoring_a_few_contexts_at_a_time_changes_nothing(items, make, monkeypat
         return masked_logits(self, hidden, part, context)
 
     monkeypatch.setattr(type(policy.transformer), "masked_logits", watched)
-    monkeypatch.setattr("daps_rl.policies.autoregressive.LARGEST_LOGITS", 1)
+    monkeypatch.setattr(f"daps_rl.policies.autoregressive.{limit}", 1)
     parts, in_parts = scored()
-    assert sizes == [1] * 2 * B  # each once forward and once backward
+    assert sizes == [1] * passes * B  # logits are made again in the backward pass
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(in_parts, gradients)
 

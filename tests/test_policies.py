@@ -129,7 +129,7 @@ def test_mode_is_greedy(kind):
     assert len(distribution.mode.unique(dim=0)) > 1
 
 
-def test_shared_encodings_score_k_codes_as_k_separate_calls_do(kind):
+def test_shared_encodings_score_k_codes_as_k_separate_calls_do(kind, monkeypatch):
     policy, x = make_policy(kind), data()
     codes = policy(x).sample((5,))
     together = policy(x).log_prob(codes)
@@ -139,6 +139,8 @@ def test_shared_encodings_score_k_codes_as_k_separate_calls_do(kind):
     alone = torch.stack([policy(x[b : b + 1]).log_prob(codes[:, b : b + 1])[:, 0] for b in range(B)], -1)
     torch.testing.assert_close(together, alone)
     torch.testing.assert_close(policy(x).log_prob(codes[:4].view(2, 2, B, T)), together[:4].view(2, 2, B))
+    monkeypatch.setattr("daps_rl.policies.autoregressive.CPU_TOKENS", 1)
+    torch.testing.assert_close(policy(x).log_prob(codes), together)
 
 
 def test_different_contexts_give_different_distributions(kind):

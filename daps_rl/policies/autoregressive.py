@@ -28,6 +28,7 @@ from daps_rl.policies.observation import ObservationEncoder, make_readout
 from daps_rl.recompute import in_microbatches
 
 LARGEST_LOGITS = 2**26  # entries of [B, K, T, V] in memory at once, in scoring
+CPU_TOKENS = 2**12  # scored at a time on a CPU: what one layer writes for the next to read stays in the cache
 
 
 class Context(NamedTuple):
@@ -38,6 +39,11 @@ class Context(NamedTuple):
     items: Tensor | None = None  # [B, V, D], embeddings of tokens that are the context's items
     keys: Tensor | None = None  # [B, V, D], of a pointer to them
     observation: Tensor | None = None  # [B, *x], where a mask reads it
+
+    def part(self, rows: slice) -> Context:
+        """Of some of the contexts."""
+        blocks = [(keys[rows], values[rows]) for keys, values in self.keys_values]
+        return Context(blocks, *(None if value is None else value[rows] for value in self[1:]))
 
 
 class CodeTransformer(nn.Module):
@@ -133,9 +139,16 @@ class CodeTransformer(nn.Module):
     def log_prob(self, codes: Tensor, context: Context) -> Tensor:
         """Teacher-forced log-probabilities, in nats. codes [B, K, T] → [B, K].
 
-        Logits of more than `LARGEST_LOGITS` entries are made, and in the backward pass made again, for some contexts at
-        a time.
+        On a CPU some contexts at a time, `CPU_TOKENS`. Logits of more than `LARGEST_LOGITS` entries are made, and in
+        the backward pass made again, for some contexts at a time.
         """
+        size = max(1, CPU_TOKENS // codes[0].numel())
+        if codes.device.type != "cpu" or size >= len(codes):
+            return self._log_prob(codes, context)
+        parts = [slice(start, start + size) for start in range(0, len(codes), size)]
+        return torch.cat([self._log_prob(codes[part], context.part(part)) for part in parts])
+
+    def _log_prob(self, codes: Tensor, context: Context) -> Tensor:
         at_once = max(1, LARGEST_LOGITS // (codes[0].numel() * self.vocab_size))
         rows = {name: value for name in ("keys", "observation") if (value := getattr(context, name)) is not None}
 
