@@ -62,15 +62,18 @@ PARTS = {
         daps=(0.016, 4), rloo=(0.016, 1), grpo=(0.016, 4), ppo=(0.016, 4), reinforce=(0.016, 1),
     ),
     "nk20": part("nk20", 300, 20, **SEARCH),
-    "cut30": part("cut30", 300, 20, **SEARCH),
+    "cut30": part(
+        "cut30", 300, 20,
+        daps=(0.004, 2), rloo=(0.008, 1), grpo=(0.004, 2), ppo=(0.004, 2), reinforce=(0.008, 1),
+    ),
     "knapsack50": part(
         "knapsack50", 30, 10,
         daps=(0.008, 1), rloo=(0.008, 1), grpo=(0.008, 2), ppo=(0.008, 2), reinforce=(0.008, 1),
     ),
-    "maxcut20": part("maxcut20", 100, 20),
+    "maxcut20": part("maxcut20", 150, 30),
     "tsp20": part(
         "tsp20", 1500, 100,
-        daps=(0.002, 2), rloo=(0.008, 1), grpo=(0.002, 2), reinforce=(0.002, 1),
+        daps=(0.002, 2), rloo=(0.008, 1), grpo=(0.002, 2),
     ),
 }  # fmt: skip
 ENOUGH = {"bandit-digits": 0.94, "reverse8": 1.95, "nk20": 0.763, "cut30": 1.116, "tsp20": -4.05}

@@ -13,33 +13,49 @@ from daps_rl.envs.problem import Constant, DiscreteProblem
 from daps_rl.envs.search import Search
 from daps_rl.policies import CodeMask
 
+ITERATIONS, TEMPERATURE = 16, 0.6  # of the mean field
+
 
 class Sides(CodeMask):
     """Any side for any vertex; tells the policy what the next one's side does to the cut, and what it may do later.
 
     The observation is the matrix of weights, [B, n, n]. The state is (it [B, 1, n, n], the weight of every vertex's
-    edges to the vertices on side 1 less that to side 0, its pull [B, K, n]). Told are the next vertex's pull, and twice
-    how much more its later neighbours would add to the cut, each on its better side, with it on side 1 than on side 0.
+    edges to the vertices on side 1 less that to side 0, its pull [B, K, n], the mean sides -1 … 1 of those that are
+    undecided [B, K, n - t]). Told are the next vertex's pull; twice how much more its later neighbours would add to the
+    cut, each on its better side, with it on side 1 than on side 0; and the log-odds of side 1 in the mean field.
+
+    The mean field is that of cuts with probability ∝ exp(cut / TEMPERATURE), with the decided vertices as they are:
+    each mean is what the others' means make of it, by damped iteration from the means before the last decision.
     """
 
-    num_features = 2
+    num_features = 3
 
-    def start(self, observation: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-        return observation.unsqueeze(1), observation.new_zeros(len(observation), samples, observation.shape[-1])
+    def start(self, observation: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+        weights = observation.unsqueeze(1)
+        pull = observation.new_zeros(len(observation), samples, observation.shape[-1])
+        return weights, pull, pull
 
-    def allowed(self, state: tuple[Tensor, Tensor], position: int) -> Tensor:
-        _, pull = state
+    def allowed(self, state: tuple[Tensor, Tensor, Tensor], position: int) -> Tensor:
+        _, pull, _ = state
         return torch.ones((*pull.shape[:2], 2), dtype=torch.bool, device=pull.device)
 
-    def advance(self, state: tuple[Tensor, Tensor], position: int, token: Tensor) -> tuple[Tensor, Tensor]:
-        weights, pull = state
-        return weights, pull + (2.0 * token - 1.0).unsqueeze(-1) * weights[..., position]
+    def advance(
+        self, state: tuple[Tensor, Tensor, Tensor], position: int, token: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        weights, pull, means = state
+        pull = pull + (2.0 * token - 1.0).unsqueeze(-1) * weights[..., position]
+        later, means = slice(position + 1, None), means[..., 1:]
+        between = weights[:, 0, later, later]
+        for _ in range(ITERATIONS):
+            means = (means + torch.tanh(-(pull[..., later] + means @ between) / (2.0 * TEMPERATURE))) / 2.0
+        return weights, pull, means
 
-    def features(self, state: tuple[Tensor, Tensor], position: int) -> Tensor:
-        weights, pull = state
+    def features(self, state: tuple[Tensor, Tensor, Tensor], position: int) -> Tensor:
+        weights, pull, means = state
         later, edges = pull[..., position + 1 :], weights[:, :, position, position + 1 :]
         ahead = ((later + edges).abs() - (later - edges).abs()).sum(-1)
-        return torch.stack((pull[..., position], ahead), dim=-1)
+        field = pull[..., position] + (edges * means[..., 1:]).sum(-1)
+        return torch.stack((pull[..., position], ahead, -field / TEMPERATURE), dim=-1)
 
 
 class MaxCut(DiscreteProblem):
@@ -61,7 +77,7 @@ class MaxCut(DiscreteProblem):
     on_device = True
     recipe: ClassVar[dict[str, Any]] = {
         "embed_dim": 64, "num_layers": 3, "num_code_layers": 1, "batch_size": 64, "samples": 8,
-        "beta_start": 0.01, "beta_end": 1e-4, "learning_rate": 1e-3, "minutes": 5.0,
+        "beta_start": 0.04, "beta_end": 0.015, "learning_rate": 2e-3, "minutes": 5.0,
     }  # fmt: skip
 
     def __init__(self, size: int = 20) -> None:

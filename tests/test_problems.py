@@ -10,6 +10,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from torchrl.envs.utils import check_env_specs
 
@@ -19,7 +20,7 @@ from daps_rl.data import DataError, Splits
 from daps_rl.decoders import RewardDecoder
 from daps_rl.envs import PROBLEMS, DiscreteProblem, EncodingEnv, EncodingVecEnv, EncodingVectorEnv, find_problem
 from daps_rl.envs.classification import ClassificationBandit
-from daps_rl.envs.maxcut import OneCut, Sides
+from daps_rl.envs.maxcut import TEMPERATURE, OneCut, Sides
 from daps_rl.envs.regression import BINARY, END, NGUYEN, TOKENS, UNARY, Nguyen, infix
 from daps_rl.envs.search import NKLandscape
 from daps_rl.evaluation import evaluate
@@ -113,6 +114,23 @@ def test_what_a_cuts_policy_is_told():
         assert told[t, 0].item() == pytest.approx(added(t, 0, before) - added(t, 1, before), abs=1e-5)
         ahead = [sum(max(added(j, side, [*before, own]) for side in (0, 1)) for j in range(t + 1, 6)) for own in (0, 1)]
         assert told[t, 1].item() == pytest.approx(2.0 * (ahead[1] - ahead[0]), abs=1e-5)
+
+
+def test_the_mean_field_that_a_cuts_policy_is_told(monkeypatch):
+    """Of the last two vertices: exact where one is open, and where two are the solution of their two equations."""
+    monkeypatch.setattr("daps_rl.envs.maxcut.ITERATIONS", 300)
+    x, code = contexts("maxcut6", 1), torch.tensor([0, 1, 1, 0, 1, 0])
+    told = Sides().features_of(x, code[None, None])[0, 0, :, 2].double()
+    graph, side = x[0].double().numpy(), 2.0 * code.double().numpy() - 1.0
+    cuts = [(graph * (1.0 - np.outer(s, s))).sum() / 4.0 for s in ([*side[:5], -1.0], [*side[:5], 1.0])]
+    assert told[5].item() == pytest.approx((cuts[1] - cuts[0]) / TEMPERATURE, rel=1e-4)
+
+    def mean(vertex, other, its):
+        """Of a vertex, with the first four decided and the other at its mean."""
+        return np.tanh(-(graph[vertex, :4] @ side[:4] + graph[vertex, other] * its) / (2.0 * TEMPERATURE))
+
+    last = scipy.optimize.brentq(lambda m: mean(5, 4, mean(4, 5, m)) - m, -1.0, 1.0)
+    assert told[4].item() == pytest.approx(2.0 * np.arctanh(mean(4, 5, last)), rel=1e-3)
 
 
 def test_an_nk_landscape_by_its_tables():
