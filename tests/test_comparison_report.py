@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -156,6 +157,12 @@ class TestTable:
         assert "At 40 decoder evaluations" in text  # all that fsq makes; the others have not validated by then
         assert table["fsq"]["read at step"] == "40"
         assert table["daps"]["seeds"] == "0 of 3"
+
+    def test_another_problem_s_evaluations_are_of_its_reward(self, rows: Any, curves: Any) -> None:
+        plan = dataclasses.replace(PLAN, options={**PLAN.options, "problem": "nk20"})
+        text = comparison_text(plan, rows, curves, "daps")
+        assert "At 40 reward evaluations" in text
+        assert "decoder" not in text
 
     def test_runs_without_curves_say_so(self, rows: Any) -> None:
         text = comparison_text(PLAN, rows, {key: [] for key in rows}, "daps")

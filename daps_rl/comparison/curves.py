@@ -21,9 +21,14 @@ PROBLEM_NAMES = {
     "beta_elbo": ("reward - β·KL", ""),
 }
 """Of decisions, in another problem than encoding."""
-AXES = {"step": "steps", "decoder_evaluations": "decoder evaluations"}
+AXES = {"step": "steps", "decoder_evaluations": "decoder evaluations", "seconds": "training time (seconds)"}
 
 Curve = Sequence[Mapping[str, Any]]
+
+
+def of_rewards(text: str) -> str:
+    """What the decoder is to encoding, the reward is to a problem."""
+    return text.replace("decoder", "reward")
 
 
 def heading(name: str, unit: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from daps_rl.comparison.curves import NAMES, PROBLEM_NAMES, Curve, heading, points
+from daps_rl.comparison.curves import AXES, NAMES, PROBLEM_NAMES, Curve, heading, of_rewards, points
 from daps_rl.comparison.folder import Row
 from daps_rl.data import Splits
 from daps_rl.report import images_in_a_line, plot_sheet
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 HEADINGS = {metric: heading(*NAMES[metric]) for metric in ("psnr", "log_likelihood", "beta_elbo")}
 PROBLEM_HEADINGS = {metric: heading(*name) for metric, name in PROBLEM_NAMES.items()}
-AXES = {"seconds": "training time (seconds)", "decoder_evaluations": "decoder evaluations"}
+PLACES = ("seconds", "decoder_evaluations")
 SHOWN_SERIES = 8  # data in a sheet of line plots
 _MARKERS = 6  # on a curve, about
 _LOG_FROM = 4.0  # times as long
@@ -59,13 +59,14 @@ def plot_curves(path: Path, curves: Mapping[str, Sequence[Curve]], *, title: str
     """
     headings = PROBLEM_HEADINGS if problem else HEADINGS
     figure = new_figure(WIDTH, 860, title)
-    panels = figure.subplots(len(AXES), len(headings), sharex="row", sharey="col")
-    for (row, axis), (column, metric) in itertools.product(enumerate(AXES), enumerate(headings)):
+    panels = figure.subplots(len(PLACES), len(headings), sharex="row", sharey="col")
+    for (row, axis), (column, metric) in itertools.product(enumerate(PLACES), enumerate(headings)):
         axes = panels[row, column]
         for (label, of_label), look in zip(curves.items(), looks(), strict=False):
             _draw_mean(axes, [points(curve, axis, metric) for curve in of_label], {**look, "label": label})
-        _finish(axes, headings[metric] if row == 0 else "", AXES[axis])
-    for row, axis in enumerate(AXES):
+        name = of_rewards(AXES[axis]) if problem else AXES[axis]
+        _finish(axes, headings[metric] if row == 0 else "", name)
+    for row, axis in enumerate(PLACES):
         _set_places(panels[row, 0], [curve[-1].get(axis) for of in curves.values() for curve in of if curve])
     for column, metric in enumerate(headings):
         _set_limits(panels[0, column], [points(curve, "step", metric)[2] for of in curves.values() for curve in of])

@@ -13,6 +13,7 @@ from daps_rl.comparison.curves import (
     Curve,
     common_point,
     heading,
+    of_rewards,
     read_at,
     validation,
 )
@@ -119,15 +120,14 @@ def comparison_text(
         lines += [f"### {title}", "", *_table(finished, columns, len(plan.seeds)), ""]
     lines += [*_reading_notes(finished), "", f"## Differences from {reference}", ""]
     lines += [*_differences(finished, reference, NAMES if plan.problem is None else PROBLEM_NAMES), ""]
-    for axis in AXES:
+    for axis in ("step", "decoder_evaluations"):
         lines += [*_at_equal(axis, plan, curves), ""]
     lines += _not_finished(plan, rows)
     return "\n".join(lines).strip() + "\n"
 
 
 def _of_rewards(columns: Sequence[Column]) -> list[Column]:
-    """What the decoder is to encoding, the reward is to a problem."""
-    return [column._replace(heading=column.heading.replace("decoder", "reward")) for column in columns]
+    return [column._replace(heading=of_rewards(column.heading)) for column in columns]
 
 
 def _settings(plan: Plan) -> list[str]:
@@ -238,12 +238,13 @@ def _differences(
 
 def _at_equal(axis: str, plan: Plan, curves: Mapping[tuple[str, int], Curve]) -> list[str]:
     """The validation curves read at one point that all finished runs reach."""
-    lines = [f"## Validation split, at equal {AXES[axis]}", ""]
+    name = AXES[axis] if plan.problem is None else of_rewards(AXES[axis])
+    lines = [f"## Validation split, at equal {name}", ""]
     by_label = {label: [curve for (of, _), curve in curves.items() if of == label] for label in plan.agents}
     by_label = {label: of_label for label, of_label in by_label.items() if of_label}
     point = common_point(by_label, axis)
     if point is None:
-        return [*lines, f"No such table: some finished run has no validation with its {AXES[axis]}."]
+        return [*lines, f"No such table: some finished run has no validation with its {name}."]
     names, form = (NAMES, ".2f") if plan.problem is None else (PROBLEM_NAMES, ".4f")
     columns = [Column(heading(*name), _validation(metric), form, 1) for metric, name in names.items()]
     columns += [Column("read at step", lambda row: row["step"], ",.0f", 0, False)]
@@ -251,7 +252,7 @@ def _at_equal(axis: str, plan: Plan, curves: Mapping[tuple[str, int], Curve]) ->
     read = {label: [read_at(curve, axis, point) for curve in of_label] for label, of_label in by_label.items()}
     found = {label: [dict(row) for row in of_label if row is not None] for label, of_label in read.items()}
     note = (
-        f"At {point:,.0f} {AXES[axis]}, the most that every finished run reaches: each run's last validation at or "
+        f"At {point:,.0f} {name}, the most that every finished run reaches: each run's last validation at or "
         "before that. Read off within the runs, whose schedules (β, learning rate) are those of their whole length."
     )
     return [*lines, note, "", *_table(found, columns, len(plan.seeds))]
