@@ -77,7 +77,7 @@ class MaxCut(DiscreteProblem):
     on_device = True
     recipe: ClassVar[dict[str, Any]] = {
         "embed_dim": 64, "num_layers": 3, "num_code_layers": 1, "batch_size": 64, "samples": 8,
-        "beta_start": 0.04, "beta_end": 0.015, "learning_rate": 2e-3, "minutes": 5.0,
+        "beta_start": 0.04, "beta_end": 0.022, "learning_rate": 2e-3, "minutes": 5.0,
     }  # fmt: skip
 
     def __init__(self, size: int = 20) -> None:

@@ -159,7 +159,7 @@ class TestTable:
         assert table["daps"]["seeds"] == "0 of 3"
 
     def test_another_problem_s_evaluations_are_of_its_reward(self, rows: Any, curves: Any) -> None:
-        plan = dataclasses.replace(PLAN, options={**PLAN.options, "problem": "nk20"})
+        plan = dataclasses.replace(PLAN, options={"problem": "nk20"}, own={})
         text = comparison_text(plan, rows, curves, "daps")
         assert "At 40 reward evaluations" in text
         assert "decoder" not in text
