@@ -77,7 +77,7 @@ class DAPS(Agent):
         temperature = self.trust_region(batch, floor)  # one for the whole batch
         weights = target_weights(scores, temperature, pooling=self.pooling, batch=batch).detach()
         metrics = {
-            "ESS": effective_sample_size(weights).mean() / self.samples,
+            "ESS": effective_sample_size(target_weights(scores, temperature).detach()).mean() / self.samples,
             "temperature": temperature.detach(),
             "entropy": -group.log_prob.mean(),
         }

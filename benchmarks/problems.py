@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import tune
+from common import area
 from parts import Page, Part
 
 from daps_rl.comparison.curves import points
@@ -96,11 +97,6 @@ def learning(name: str) -> str:
         shown = ", ".join("not reached" if value is None else f"{value:,.0f}" for value in reached)
         lines.append(f"| {label} | {mean_text(areas)} | {shown} |")
     return "\n".join(lines)
-
-
-def area(at: np.ndarray, values: np.ndarray) -> float:
-    """The mean of a curve from its first validation to its last, by the trapezoidal rule."""
-    return float(np.trapezoid(values, at) / (at[-1] - at[0]))
 
 
 def evaluations_to(enough: float, curve: Sequence[Mapping[str, Any]]) -> float | None:

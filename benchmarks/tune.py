@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import ROWS, write_row
+from common import ROWS, area, write_row
 
 AGENTS = (
     "fsq", "vq", "vq-rotation", "gumbel-na", "gr-mck-na", "reinmax-na", "gaussian", "daps-na",
@@ -32,6 +32,7 @@ AGENTS = (
 )  # fmt: skip
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 SEED = 100
+COMPARED = ("problem", "data", "steps")  # settings in which trials are to agree
 STEPS = {"autoregressive": 100}
 OTHER_STEPS = 500
 
@@ -41,12 +42,12 @@ def rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-Key = tuple[str, float, str, bool]
+Key = tuple[str, float, str, int]
 
 
 def key(row: dict[str, Any]) -> Key:
-    """Of a trial: agent, rate, other settings, and whether by the area under the curve."""
-    return row["agent"], row["learning_rate"], json.dumps(row["settings"], sort_keys=True), "area" in row
+    """Of a trial: agent, rate, other settings, and how often its curve was validated, where it goes by the area."""
+    return row["agent"], row["learning_rate"], json.dumps(row["settings"], sort_keys=True), row.get("every", 0)
 
 
 def trials(problems: bool | None = None) -> dict[Key, list[dict[str, Any]]]:
@@ -67,7 +68,7 @@ def _score(row: dict[str, Any]) -> float:
     """The validation β-ELBO, or the log-likelihood where there is none; of a problem the reward, which stands there."""
     if "error" in row:
         return float("-inf")
-    if "area" in row:
+    if row.get("every"):
         return float(row["area"])
     metrics = row["validation"]
     plain = metrics["beta_elbo"] is None or "problem" in row["settings"]
@@ -75,11 +76,11 @@ def _score(row: dict[str, Any]) -> float:
     return float("-inf") if value is None else value
 
 
-def best(settings: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Each agent's best trial on the problem or data that the settings name."""
+def best(settings: dict[str, Any], every: int) -> dict[str, list[dict[str, Any]]]:
+    """Each agent's best trial on the problem or data that the settings name, of so many steps, by the same score."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for (agent, *_), trial in trials().items():
-        if any(trial[0]["settings"].get(name) != settings.get(name) for name in ("problem", "data")):
+    for (agent, _, _, its), trial in trials().items():
+        if its != every or any(trial[0]["settings"].get(name) != settings.get(name) for name in COMPARED):
             continue
         if agent not in found or score(trial) > score(found[agent]):
             found[agent] = trial
@@ -94,7 +95,7 @@ def table(*, problems: bool) -> str:
         own = [(name, value) for name, value in settings.items() if name not in ("steps", "agent_options")]
         own += settings.get("agent_options", {}).items()
         said = ", ".join(str(value) if name == "problem" else f"{name} {value}" for name, value in own)
-        said += ", area" if "area" in trial[0] else ""
+        said += f", area, {len(trial)} seeds" if trial[0].get("every") else ""
         lines_of.setdefault((agent, said, settings.get("steps", 0)), {})[rate] = trial
     rates = sorted({rate for by_rate in lines_of.values() for rate in by_rate})
     places = 4 if problems else 1
@@ -125,6 +126,7 @@ def measure(agent: str, learning_rate: float, settings: dict[str, Any], seed: in
 
     torch.set_num_threads(1)
     row: dict[str, Any] = {"agent": agent, "learning_rate": learning_rate, "settings": settings, "seed": seed}
+    row |= {"every": every} if every else {}
     try:
         what = {} if "problem" in settings else {"data": "fashion-mnist"}
         options: dict[str, Any] = {**what, "agent": agent, "seed": seed, "steps": 1, **settings}
@@ -133,9 +135,11 @@ def measure(agent: str, learning_rate: float, settings: dict[str, Any], seed: in
         also = {"log_every": every} if every else {}
         config = make_config(**options, validate_every=every, validation_size=5000, device="cpu", **also)
         trainer = Trainer(config, load_data(config))
-        curve = [log["validation_log_likelihood"] for log in trainer.run() if "validation_log_likelihood" in log]
+        log = [entry for entry in trainer.run() if "validation_log_likelihood" in entry]
         if every:
-            row["area"] = float(np.trapezoid(curve)) / (len(curve) - 1)
+            row["area"] = area(
+                *(np.array([entry[name] for entry in log]) for name in ("step", "validation_log_likelihood"))
+            )
         row |= {
             "steps": trainer.step,
             "seconds": trainer.seconds,
@@ -162,7 +166,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = {**options.set, **({} if options.problem is None else {"problem": options.problem})}
     if options.best:
-        for agent, trial in best(settings).items():
+        for agent, trial in best(settings, options.area).items():
             rate, own = trial[0]["learning_rate"], trial[0]["settings"]
             print(f"--set {agent}:learning_rate={rate}", f"# {score(trial):.4f} {own or ''}")
         return None
@@ -174,7 +178,7 @@ def main() -> None:
         for agent in options.agents
         for rate in options.rates
         for seed in options.seeds
-        if (agent, rate, json.dumps(settings, sort_keys=True), options.area > 0, seed) not in done
+        if (agent, rate, json.dumps(settings, sort_keys=True), options.area, seed) not in done
     ]
 
     def launch(task: tuple[str, float, dict[str, Any], int, int]) -> None:

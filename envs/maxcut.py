@@ -11,9 +11,10 @@ from daps_rl.data import Splits
 from daps_rl.envs.contexts import random_splits
 from daps_rl.envs.problem import Constant, DiscreteProblem
 from daps_rl.envs.search import Search
+from daps_rl.functional.checks import in_full_precision
 from daps_rl.policies import CodeMask
 
-ITERATIONS, TEMPERATURE = 16, 0.6  # of the mean field
+ITERATIONS, TEMPERATURE = 16, 0.6  # of the mean field: of few that were tried, those whose signs cut best
 
 
 class Sides(CodeMask):
@@ -39,15 +40,18 @@ class Sides(CodeMask):
         _, pull, _ = state
         return torch.ones((*pull.shape[:2], 2), dtype=torch.bool, device=pull.device)
 
+    def of(self, observation: Tensor, codes: Tensor) -> Tensor:
+        return torch.ones((*codes.shape, 2), dtype=torch.bool, device=codes.device)
+
     def advance(
         self, state: tuple[Tensor, Tensor, Tensor], position: int, token: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         weights, pull, means = state
         pull = pull + (2.0 * token - 1.0).unsqueeze(-1) * weights[..., position]
         later, means = slice(position + 1, None), means[..., 1:]
-        between = weights[:, 0, later, later]
         for _ in range(ITERATIONS):
-            means = (means + torch.tanh(-(pull[..., later] + means @ between) / (2.0 * TEMPERATURE))) / 2.0
+            field = pull[..., later] + in_full_precision(torch.matmul, means, weights[:, 0, later, later])
+            means = (means + torch.tanh(-field / (2.0 * TEMPERATURE))) / 2.0
         return weights, pull, means
 
     def features(self, state: tuple[Tensor, Tensor, Tensor], position: int) -> Tensor:

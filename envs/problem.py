@@ -34,6 +34,9 @@ class Constant:
         self.value = value
         self._copies = {value.device: value}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"value": self.value, "_copies": {self.value.device: self.value}}
+
     def on(self, device: torch.device) -> Tensor:
         """The tensor on a device."""
         if device not in self._copies:

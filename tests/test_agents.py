@@ -32,7 +32,7 @@ from daps_rl.agents import (
 from daps_rl.agents.critic import Critic, RewardScale
 from daps_rl.config import make_config
 from daps_rl.data import from_arrays
-from daps_rl.functional import encoding_reward, leave_one_out_advantage, standardized_reward, target_weights
+from daps_rl.functional import daps_loss, encoding_reward, leave_one_out_advantage, standardized_reward, target_weights
 from daps_rl.objectives import FixedTemperature
 from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
 from daps_rl.training import Trainer
@@ -101,11 +101,26 @@ def test_several_steps_a_batch_come_to_it_in_fewer_batches(cls):
     assert thrice < 0.5 * once
 
 
+def test_pooling_leaves_the_effective_sample_size_as_it_is():
+    """Where it makes a group's weights nothing, too."""
+    reward = torch.tensor([[0.0, 0.0, 0.1, 0.0], [9.0, 0.0, 1.0, 0.0], [-torch.inf] * 4])
+
+    def ess(pooling):
+        agent = DAPS(make_policy(), samples=4, pooling=pooling, trust_region="fixed")
+        (only,) = agent.losses(torch.rand(3, 5), lambda codes, log_prob: reward, torch.tensor(0.01))
+        assert only.loss.isfinite()
+        return only.metrics["ESS"]
+
+    torch.testing.assert_close(ess(4.0), ess(0.0))
+    terms = daps_loss(torch.zeros(3, 4), reward, temperature=0.01, centered=True, pooling=4.0)
+    torch.testing.assert_close(terms.effective_sample_size, torch.tensor([1.0, 1.0, 4.0]), atol=1e-3, rtol=0)
+
+
 def test_pooling_tells_a_group_that_is_all_wrong_from_one_that_is_all_right():
     """Contexts of their own logits; the first one's codes are paid nothing, the second one's 1."""
     x = torch.eye(2)
 
-    def gradients(pooling):
+    def change(pooling):
         policy = FactorizedPolicy((2,), 1, 8, embed_dim=8, num_heads=2)
         agent = DAPS(policy, samples=4, pooling=pooling, trust_region="fixed")
         torch.manual_seed(0)
@@ -118,8 +133,8 @@ def test_pooling_tells_a_group_that_is_all_wrong_from_one_that_is_all_right():
                     parameter.sub_(1e-2 * grad)
         return policy(x).log_prob(only.codes.transpose(0, 1)).mean(0) - log_prob
 
-    assert gradients(0.0).abs().max() < 1e-6
-    wrong, right = gradients(4.0)
+    assert change(0.0).abs().max() < 1e-6
+    wrong, right = change(4.0)
     assert wrong < -1e-6
     assert right > 1e-6
 
@@ -455,7 +470,10 @@ def test_an_option_of_the_wrong_kind_is_an_error_of_use(agent, splits):
         ({"agent": "ppo", "agent_options": {"epochs": 0}}, "epochs must be an integer >= 1, got 0"),
         ({"agent": "daps", "agent_options": {"epochs": 0}}, "epochs must be an integer >= 1, got 0"),
         ({"agent": "daps", "agent_options": {"pooling": -1}}, "pooling must be >= 0 and finite, got -1"),
-        ({"agent": "daps", "agent_options": {"pooling": 4, "centered": False}}, "pooling needs groups, and weights"),
+        (
+            {"agent": "daps", "agent_options": {"pooling": 4, "centered": False}},
+            "pooling needs groups and centred weights",
+        ),
         ({"agent": "ppo", "agent_options": {"epochs": 2.5}}, "epochs must be an integer >= 1, got 2.5"),
         ({"agent": "a2c", "agent_options": {"hidden": 0}}, "hidden must be an integer >= 1, got 0"),
         ({"agent": "test_agents:Vague"}, "must name what it takes"),

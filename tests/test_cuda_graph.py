@@ -57,7 +57,7 @@ def test_the_recorded_part_of_a_step_asks_nothing_of_the_host(agent, options):
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-UNMASKED = ("bandit-digits", "reverse8", "add4", "brackets8", "nk20", "cut30", "labs20")
+UNMASKED = ("bandit-digits", "reverse8", "sort8", "add4", "brackets8", "nk20", "cut30", "labs20")
 
 
 def make_problem_trainer(problem: str, device: str = "cpu", **options) -> Trainer:
@@ -191,6 +191,16 @@ def test_a_step_of_a_problem_is_recorded(problem):
     assert (eager.graphed, graphed.graphed) == (False, True)
     step_without_synchronisation(eager)
     step_without_synchronisation(graphed)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("problem", ["tsp20", "knapsack50", "maxcut20"])
+def test_a_step_reads_the_contexts_it_is_given(problem, device):
+    """Cities in one place, items of no worth and graphs without edges are paid 0, whatever was recorded."""
+    run = make_problem_trainer(problem, device, batch_size=4)
+    for _ in range(5):
+        assert run.train_step()["log_likelihood"] != 0.0
+    assert run._update(torch.zeros_like(run.batch()))["log_likelihood"] == 0.0
 
 
 @pytest.mark.gpu

@@ -54,6 +54,7 @@ def test_loss_and_gradient_are_those_of_the_functional_core(policy_class, functi
     )
     torch.testing.assert_close(out["temperature"], temperature)
     torch.testing.assert_close(out["ESS"], terms.effective_sample_size.mean() / K)
+    assert 1.0 / K <= out["ESS"] <= 1.0
     torch.testing.assert_close(out["entropy"], -log_prob.mean().detach())
     torch.testing.assert_close(out["kl_approx"], (batch["action_log_prob"] - log_prob).mean().detach())
     assert set(out.keys()) == {"loss_actor", *METRICS} == set(loss.out_keys)
@@ -81,7 +82,7 @@ def test_reused_batches():
     pooled = by_hand(policy, batch, centered=True, pooling=3.0)[0].weights
     expected = weighted_likelihood_loss(log_prob, pooled) + (log_prob - batch["action_log_prob"]).exp().mean(-1)
     torch.testing.assert_close(make_loss(policy, reuse=True, pooling=3.0)[0](batch)["loss_actor"], expected.mean())
-    with pytest.raises(ValueError, match="pooling needs groups, and weights that are centred"):
+    with pytest.raises(ValueError, match="pooling needs groups and centred weights"):
         make_loss(policy, pooling=3.0)
     with pytest.raises(ValueError, match="reuse=True takes the place of centered=True"):
         make_loss(policy, centered=True, reuse=True)

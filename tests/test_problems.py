@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import pickle
 from pathlib import Path
 
 import gymnasium
@@ -18,7 +19,15 @@ from daps_rl import DiscreteAutoencoder
 from daps_rl.config import make_config
 from daps_rl.data import DataError, Splits
 from daps_rl.decoders import RewardDecoder
-from daps_rl.envs import PROBLEMS, DiscreteProblem, EncodingEnv, EncodingVecEnv, EncodingVectorEnv, find_problem
+from daps_rl.envs import (
+    PROBLEMS,
+    Constant,
+    DiscreteProblem,
+    EncodingEnv,
+    EncodingVecEnv,
+    EncodingVectorEnv,
+    find_problem,
+)
 from daps_rl.envs.classification import ClassificationBandit
 from daps_rl.envs.maxcut import TEMPERATURE, OneCut, Sides
 from daps_rl.envs.regression import BINARY, END, NGUYEN, TOKENS, UNARY, Nguyen, infix
@@ -114,6 +123,16 @@ def test_what_a_cuts_policy_is_told():
         assert told[t, 0].item() == pytest.approx(added(t, 0, before) - added(t, 1, before), abs=1e-5)
         ahead = [sum(max(added(j, side, [*before, own]) for side in (0, 1)) for j in range(t + 1, 6)) for own in (0, 1)]
         assert told[t, 1].item() == pytest.approx(2.0 * (ahead[1] - ahead[0]), abs=1e-5)
+
+
+def test_a_constant_is_copied_to_a_device_once():
+    constant, meta = Constant(torch.arange(3)), torch.device("meta")
+    assert constant.on(torch.device("cpu")) is constant.value
+    assert constant.on(meta).is_meta
+    assert constant.on(meta) is constant.on(meta)
+    again = pickle.loads(pickle.dumps(constant))  # with no device but its own
+    assert again.on(torch.device("cpu")) is again.value
+    assert torch.equal(again.value, constant.value)
 
 
 def test_the_mean_field_that_a_cuts_policy_is_told(monkeypatch):

@@ -44,8 +44,8 @@ def check_pooling(pooling: float, *, allowed: bool = True) -> None:
         raise ValueError(f"pooling must be >= 0 and finite, got {pooling}; it is a number of samples, such as K.")
     if pooling and not allowed:
         raise ValueError(
-            f"pooling needs groups, and weights that are centred (centered=True) or reused, got {pooling}; others that "
-            "do not sum to 1 over a group would make all of its codes likelier."
+            f"pooling needs groups and centred weights, got pooling={pooling}; others cannot make the codes of a bad "
+            "group less likely: pass centered=True (or reuse=True), or pooling=0."
         )
 
 

@@ -37,7 +37,7 @@ def weighted_likelihood_loss(log_prob: Tensor, weights: Tensor, *, centered: boo
     Args:
         log_prob: log q(z|x) of each sampled code under the policy being trained, in nats. [B, K].
         weights: no gradient flows; a code of zero weight does not count, whatever its log_prob. [B, K].
-        centered: subtract 1/K of the weights.
+        centered: subtract 1/K from each weight.
     Returns:
         [B].
     Raises:
@@ -62,7 +62,7 @@ def reused_likelihood_loss(log_prob: Tensor, weights: Tensor, behaviour_log_prob
 
     Args:
         log_prob: log q(z|x) of each sampled code under the policy being trained, in nats. [B, K].
-        weights: not negative, summing to about 1 over K; no gradient flows. [B, K].
+        weights: not negative; no gradient flows. [B, K].
         behaviour_log_prob: log q_b(z|x), in nats; no gradient flows. A code of -inf does not count. [B, K].
     Returns:
         [B]; not finite where a ratio is too large for its type (e^88 in float32).
@@ -114,7 +114,7 @@ def thinned_likelihood_loss(
             [B, M] → [B, M], or of all, None → [B, K].
         weights: of either sign, but not negative with `behaviour_log_prob`; no gradient flows. [B, K].
         keep: M; 0 (or K) for all.
-        centered: subtract 1/K of the weights, see `weighted_likelihood_loss`.
+        centered: subtract 1/K from each weight, see `weighted_likelihood_loss`.
         behaviour_log_prob: the samples were used before: `reused_likelihood_loss` in the place of centred weights.
             [B, K].
     Raises:
@@ -173,7 +173,7 @@ def daps_loss(
         reward, temperature, pooling=pooling
     ).detach()  # a temperature may ask for a gradient of its own
     loss = weighted_likelihood_loss(log_prob, weights, centered=centered)
-    return DAPSTerms(loss, weights, effective_sample_size(weights))
+    return DAPSTerms(loss, weights, effective_sample_size(target_weights(reward, temperature).detach()))
 
 
 def decoder_loss(log_likelihood: Tensor) -> Tensor:

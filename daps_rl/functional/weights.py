@@ -38,16 +38,17 @@ def target_weights(
     With `pooling` c > 0 the estimate of Z is drawn towards the batch's mean, as if c more samples of an average context
     had been seen: (Σ_k exp(R_k / temperature) + c · mean over the batch) / (K + c). A group that is all equally bad
     then weighs less than 1, where its own mean would say nothing against it, and one that is all good more (at most
-    1 + c/K). It is for rewards that mean the same in all contexts, such as 0 and 1, and for centred weights or reuse.
+    1 + c/K), and one whose rewards are all -inf nothing. It is for rewards that mean the same in all contexts, such as
+    0 and 1, and for centred weights or reuse.
 
     Args:
-        reward: larger is better; -inf is allowed, NaN comes out as NaN. [B, K].
+        reward: larger is better; -inf is allowed, NaN comes out as NaN (with pooling in all of the batch). [B, K].
         temperature: positive. A number, or 0-dim.
         pooling: c, in samples; not negative.
         batch: rewards of the whole batch where `reward` is a part of it, for the pooling. [N, K].
     Returns:
-        [B, K], each row sums to 1 (with pooling, about 1). float32 (float64 for float64 input). No gradient reaches the
-        reward (one does reach a temperature that asks for it).
+        [B, K], each row sums to 1 (with pooling, to between 0 and 1 + c/K). float32 (float64 for float64 input). No
+        gradient reaches the reward (one does reach a temperature that asks for it).
     Raises:
         ValueError: reward is not [B, K], a temperature given as a number is not positive, or pooling is negative.
     References:

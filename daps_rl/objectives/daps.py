@@ -199,7 +199,7 @@ class DAPSLoss(LossModule):
         return TensorDict(
             {
                 "loss_actor": self._reduce(terms.loss),
-                "ESS": effective_sample_size(weights).mean() / score.shape[-1],
+                "ESS": effective_sample_size(target_weights(score, temperature).detach()).mean() / score.shape[-1],
                 "temperature": temperature.detach(),
                 "kl_approx": terms.mean(old - log_prob),
                 "entropy": terms.mean(-log_prob),

@@ -28,7 +28,7 @@ from daps_rl.policies.observation import ObservationEncoder, make_readout
 from daps_rl.recompute import in_microbatches
 
 LARGEST_LOGITS = 2**26  # entries of [B, K, T, V] in memory at once, in scoring
-CPU_TOKENS = 2**12  # scored at a time on a CPU: what one layer writes for the next to read stays in the cache
+CPU_TOKENS = 2**12  # scored at a time on a CPU, so that more of what a layer writes is in the cache for the next
 
 
 class Context(NamedTuple):
@@ -40,10 +40,12 @@ class Context(NamedTuple):
     keys: Tensor | None = None  # [B, V, D], of a pointer to them
     observation: Tensor | None = None  # [B, *x], where a mask reads it
 
-    def part(self, rows: slice) -> Context:
-        """Of some of the contexts."""
-        blocks = [(keys[rows], values[rows]) for keys, values in self.keys_values]
-        return Context(blocks, *(None if value is None else value[rows] for value in self[1:]))
+    def split(self, size: int) -> list[Context]:
+        """Of so many contexts each, and what is left."""
+        blocks = [list(zip(keys.split(size), values.split(size), strict=True)) for keys, values in self.keys_values]
+        count = len(blocks[0])
+        others = [[None] * count if value is None else value.split(size) for value in self[1:]]
+        return [Context([block[i] for block in blocks], *(other[i] for other in others)) for i in range(count)]
 
 
 class CodeTransformer(nn.Module):
@@ -145,8 +147,8 @@ class CodeTransformer(nn.Module):
         size = max(1, CPU_TOKENS // codes[0].numel())
         if codes.device.type != "cpu" or size >= len(codes):
             return self._log_prob(codes, context)
-        parts = [slice(start, start + size) for start in range(0, len(codes), size)]
-        return torch.cat([self._log_prob(codes[part], context.part(part)) for part in parts])
+        parts = zip(codes.split(size), context.split(size), strict=True)
+        return torch.cat([self._log_prob(*part) for part in parts])
 
     def _log_prob(self, codes: Tensor, context: Context) -> Tensor:
         at_once = max(1, LARGEST_LOGITS // (codes[0].numel() * self.vocab_size))

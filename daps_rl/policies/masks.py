@@ -52,10 +52,11 @@ class CodeMask:
 
     def _along(self, ask: Callable[[Any, int], Tensor], observation: Tensor, codes: Tensor) -> Tensor:
         """The answers at all positions. [B, K, T, ...]."""
-        state, rows = self.start(observation, codes.shape[1]), []
-        for position in range(codes.shape[-1]):
-            rows.append(ask(state, position))
-            state = self.advance(state, position, codes[..., position])
+        state = self.start(observation, codes.shape[1])
+        rows = [ask(state, 0)]
+        for position, token in enumerate(codes[..., :-1].unbind(-1)):
+            state = self.advance(state, position, token)
+            rows.append(ask(state, position + 1))
         return torch.stack(rows, dim=2)
 
 
