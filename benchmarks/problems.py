@@ -65,7 +65,7 @@ PARTS = {
     "nk20": part("nk20", 300, 20, **SEARCH),
     "cut30": part(
         "cut30", 300, 20,
-        daps=(0.004, 2), rloo=(0.008, 1), grpo=(0.004, 2), ppo=(0.004, 2), reinforce=(0.008, 1),
+        daps=(0.004, 2), rloo=(0.008, 1), grpo=(0.004, 2), ppo=(0.008, 2), reinforce=(0.008, 1),
     ),
     "knapsack50": part(
         "knapsack50", 30, 10,
@@ -77,7 +77,7 @@ PARTS = {
         daps=(0.002, 2), rloo=(0.008, 1), grpo=(0.002, 2),
     ),
 }  # fmt: skip
-ENOUGH = {"bandit-digits": 0.94, "reverse8": 1.95, "nk20": 0.763, "cut30": 1.116, "tsp20": -4.05}
+ENOUGH = {"bandit-digits": 0.94, "reverse8": 1.95, "nk20": 0.763, "cut30": 1.116, "tsp20": -4.0}
 """The greedy reward that the table of learning curves asks for: 95 % exact answers are at least 1.95, 1 % from the
 optimum are 0.763 and 1.116."""
 
