@@ -6,6 +6,7 @@
 samples: the published MNIST configuration with K = 2, 8 and 32, a few steps each in turn.
 tokens: drawing by the published ImageNet-256 policy with T = 64 to 1024 tokens, 32 data of 8 codes each, beside the
 counted floor: its operations over the machine's matrix products, or its bytes over the machine's copies.
+parts: the same with K = 8 and 32, with the policy scored 4,096 tokens at a time and all at once, in turn.
 ranks: the published MNIST configuration in two processes of one thread each, by torchrun and gloo, and in one process
 of two threads, in turn.
 
@@ -32,10 +33,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.data import noise
-from daps_rl.policies import AutoregressivePolicy
+from daps_rl.policies import AutoregressivePolicy, autoregressive
 from daps_rl.training import Trainer
 
 NAME = "scaling"
+WHAT = ("samples", "parts", "tokens", "ranks")
 
 
 def samples(rounds: int) -> None:
@@ -56,6 +58,25 @@ def samples(rounds: int) -> None:
     for k, median in medians.items():
         row = {"what": "samples", "K": k, "rounds": rounds, "median_ms": 1e3 * median, "over_K8": median / medians[8]}
         write_row(NAME, row)
+
+
+def parts(rounds: int) -> None:
+    """A training step with the policy scored in parts of so many tokens, or all at once."""
+    usual = autoregressive.CPU_TOKENS
+    for k in (8, 32):
+        config = make_config("mnist", samples=k, steps=10**6, device="cpu")
+        trainer = Trainer(config, noise(1024, PUBLISHED_SHAPES["mnist"], config.likelihood))
+        times: dict[int, list[float]] = {usual: [], 2**40: []}
+        for turn in range(rounds + 1):
+            for tokens_at_once, taken in times.items():
+                autoregressive.CPU_TOKENS = tokens_at_once
+                start = time.perf_counter()
+                trainer.train_step()
+                taken += [time.perf_counter() - start] * (turn > 0)
+        autoregressive.CPU_TOKENS = usual
+        for tokens_at_once, taken in times.items():
+            row = {"what": "parts", "K": k, "rounds": rounds, "in_parts": tokens_at_once == usual}
+            write_row(NAME, {**row, "median_ms": 1e3 * statistics.median(taken)})
 
 
 def tokens(rounds: int, threads: int) -> None:
@@ -105,16 +126,18 @@ def ranks(rounds: int, steps: int = 80) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="of samples, tokens, ranks (default: all)")
+    parser.add_argument("what", nargs="*", help=f"of {', '.join(WHAT)} (default: all)")
     parser.add_argument("--rounds", type=int, help="repetitions; each has a number of its own")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if unknown := sorted(set(options.what) - {"samples", "tokens", "ranks"}):
-        parser.error(f"unknown: {', '.join(unknown)}; there are samples, tokens, ranks")
-    what = options.what or ["samples", "tokens", "ranks"]
+    if unknown := sorted(set(options.what) - set(WHAT)):
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(WHAT)}")
+    what = options.what or WHAT
     if "samples" in what:
         samples(options.rounds or 12)
+    if "parts" in what:
+        parts(options.rounds or 12)
     if "tokens" in what:
         tokens(options.rounds or 2, options.threads)
     if "ranks" in what:

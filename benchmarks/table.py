@@ -261,7 +261,7 @@ def scaling() -> str:
     for row in read("scaling"):
         if row["what"] == "ranks":
             ranks[row["processes"]].append(row["steps_per_second"])
-        else:
+        elif row["what"] != "parts":
             latest[row["what"], row["K"] if row["what"] == "samples" else row["T"]] = row
     lines = []
     for (what, size), row in sorted(latest.items()):

@@ -129,11 +129,11 @@ def measure(agent: str, learning_rate: float, settings: dict[str, Any], seed: in
     row |= {"every": every} if every else {}
     try:
         what = {} if "problem" in settings else {"data": "fashion-mnist"}
-        options: dict[str, Any] = {**what, "agent": agent, "seed": seed, "steps": 1, **settings}
+        options: dict[str, Any] = {**what, "agent": agent, "seed": seed, "steps": 1, "device": "cpu", **settings}
         policy = make_config(**options).policy
         options |= {"steps": settings.get("steps", STEPS.get(policy, OTHER_STEPS)), "learning_rate": learning_rate}
         also = {"log_every": every} if every else {}
-        config = make_config(**options, validate_every=every, validation_size=5000, device="cpu", **also)
+        config = make_config(**options, validate_every=every, validation_size=5000, **also)
         trainer = Trainer(config, load_data(config))
         log = [entry for entry in trainer.run() if "validation_log_likelihood" in entry]
         if every:
