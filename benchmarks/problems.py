@@ -64,7 +64,7 @@ PARTS = {
     ),
     "nk20": part("nk20", 300, 20, **SEARCH),
     "cut30": part(
-        "cut30", 300, 20,
+        "cut30", 600, 20,
         daps=(0.004, 2), rloo=(0.008, 1), grpo=(0.004, 2), ppo=(0.008, 2), reinforce=(0.008, 1),
     ),
     "knapsack50": part(
