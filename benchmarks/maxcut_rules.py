@@ -2,7 +2,7 @@
 
     python benchmarks/maxcut_rules.py
 
-The first three decide one vertex after another, in the given order, by what the policy is told (`daps_rl.envs.maxcut`).
+The first two decide one vertex after another, in the given order, by what the policy is told (`daps_rl.envs.maxcut`).
 Rows hold the mean gap to the best cut on the validation split.
 """
 
@@ -19,12 +19,13 @@ from daps_rl.envs.maxcut import Sides
 
 
 def one_after_another(weights: Tensor, rule: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sides 0 and 1 of all vertices, [B, n]: 1 where the rule is positive of what is told of a vertex, [B, 3] → [B]."""
+    """Sides 0 and 1 of all vertices, [B, n]: 1 where the rule is positive of what is told of a vertex, [B, 2] → [B]."""
     mask, sides = Sides(), []
     state = mask.start(weights, 1)
     for vertex in range(weights.shape[1]):
+        if sides:
+            state = mask.advance(state, vertex - 1, sides[-1].unsqueeze(1))
         sides.append((rule(mask.features(state, vertex)[:, 0]) > 0.0).long())
-        state = mask.advance(state, vertex, sides[-1].unsqueeze(1))
     return torch.stack(sides, dim=-1)
 
 
@@ -45,8 +46,7 @@ def main() -> None:
     spectral = (torch.linalg.eigh(weights).eigenvectors[..., 0] > 0.0).long()
     found = {
         "away from the decided neighbours": one_after_another(weights, lambda told: -told[:, 0]),
-        "and one step ahead": one_after_another(weights, lambda told: told[:, 1] / 2.0 - told[:, 0]),
-        "mean field of the later ones": one_after_another(weights, lambda told: told[:, 2]),
+        "by the cut with the mean field of the later ones": one_after_another(weights, lambda told: told[:, 1]),
         "the least eigenvector's signs": spectral,
         "these, improved vertex by vertex": improved(weights, spectral),
     }

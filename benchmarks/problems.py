@@ -71,7 +71,10 @@ PARTS = {
         "knapsack50", 30, 10,
         daps=(0.008, 1), rloo=(0.008, 1), grpo=(0.008, 2), ppo=(0.008, 2), reinforce=(0.008, 1),
     ),
-    "maxcut20": part("maxcut20", 250, 50, daps=(0.002, 1), rloo=(0.002, 1), grpo=(0.002, 2)),
+    "maxcut20": part(
+        "maxcut20", 150, 10,
+        daps=(0.002, 1), rloo=(0.002, 1), grpo=(0.002, 2), ppo=(0.002, 2), reinforce=(0.002, 1),
+    ),
     "tsp20": part(
         "tsp20", 1500, 100,
         daps=(0.002, 2), rloo=(0.008, 1), grpo=(0.002, 2),

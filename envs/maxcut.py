@@ -14,52 +14,61 @@ from daps_rl.envs.search import Search
 from daps_rl.functional.checks import in_full_precision
 from daps_rl.policies import CodeMask
 
-ITERATIONS, TEMPERATURE = 16, 0.6  # of the mean field: of few that were tried, those whose signs cut best
+TEMPERATURES = [1.5 - 0.08 * i for i in range(16)]  # down to 0.3: of few that were tried, those whose sides cut best
 
 
 class Sides(CodeMask):
-    """Any side for any vertex; tells the policy what the next one's side does to the cut, and what it may do later.
+    """Any side for any vertex; tells the policy what the next one's side does to the cut.
 
-    The observation is the matrix of weights, [B, n, n]. The state is (it [B, 1, n, n], the weight of every vertex's
-    edges to the vertices on side 1 less that to side 0, its pull [B, K, n], the mean sides -1 … 1 of those that are
-    undecided [B, K, n - t]). Told are the next vertex's pull; twice how much more its later neighbours would add to the
-    cut, each on its better side, with it on side 1 than on side 0; and the log-odds of side 1 in the mean field.
+    The observation is the matrix of weights, [B, n, n]. Told are the next vertex's pull, which is the weight of its
+    edges to the vertices on side 1 less that to side 0, and how much more is cut with it on side 1 than on side 0 if
+    the vertices that are undecided then follow their mean field.
 
-    The mean field is that of cuts with probability ∝ exp(cut / TEMPERATURE), with the decided vertices as they are:
-    each mean is what the others' means make of it, by damped iteration from the means before the last decision.
+    The mean field, once for either side: every undecided vertex has a mean side in -1 … 1, made of the others' means by
+    damped iteration, of cuts with probability ∝ exp(cut / temperature) with the decided vertices as they are, while the
+    temperature falls through `TEMPERATURES`. It begins at the means of the side that the last decision took.
+
+    The state is (weights [B, 1, n, n], the pull of all vertices [B, K, n], the undecided vertices' means with the next
+    one on side 0 and 1 [B, K, 2, n-t-1], what is cut then [B, K, 2], but for what is the same for both).
     """
 
-    num_features = 3
+    num_features = 2
 
-    def start(self, observation: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
-        weights = observation.unsqueeze(1)
+    def start(self, observation: Tensor, samples: int) -> tuple[Tensor, ...]:
         pull = observation.new_zeros(len(observation), samples, observation.shape[-1])
-        return weights, pull, pull
+        return self._look_ahead(observation.unsqueeze(1), pull, pull[..., 1:], 0)
 
-    def allowed(self, state: tuple[Tensor, Tensor, Tensor], position: int) -> Tensor:
-        _, pull, _ = state
+    def allowed(self, state: tuple[Tensor, ...], position: int) -> Tensor:
+        _, pull, _, _ = state
         return torch.ones((*pull.shape[:2], 2), dtype=torch.bool, device=pull.device)
 
     def of(self, observation: Tensor, codes: Tensor) -> Tensor:
         return torch.ones((*codes.shape, 2), dtype=torch.bool, device=codes.device)
 
-    def advance(
-        self, state: tuple[Tensor, Tensor, Tensor], position: int, token: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        weights, pull, means = state
+    def advance(self, state: tuple[Tensor, ...], position: int, token: Tensor) -> tuple[Tensor, ...]:
+        weights, pull, means, _ = state
         pull = pull + (2.0 * token - 1.0).unsqueeze(-1) * weights[..., position]
-        later, means = slice(position + 1, None), means[..., 1:]
-        for _ in range(ITERATIONS):
-            field = pull[..., later] + in_full_precision(torch.matmul, means, weights[:, 0, later, later])
-            means = (means + torch.tanh(-field / (2.0 * TEMPERATURE))) / 2.0
-        return weights, pull, means
+        taken = torch.where(token[..., None].bool(), means[:, :, 1], means[:, :, 0])
+        return self._look_ahead(weights, pull, taken[..., 1:], position + 1)
 
-    def features(self, state: tuple[Tensor, Tensor, Tensor], position: int) -> Tensor:
-        weights, pull, means = state
-        later, edges = pull[..., position + 1 :], weights[:, :, position, position + 1 :]
-        ahead = ((later + edges).abs() - (later - edges).abs()).sum(-1)
-        field = pull[..., position] + (edges * means[..., 1:]).sum(-1)
-        return torch.stack((pull[..., position], ahead, -field / TEMPERATURE), dim=-1)
+    def features(self, state: tuple[Tensor, ...], position: int) -> Tensor:
+        _, pull, _, cut = state
+        return torch.stack((pull[..., position], cut[..., 1] - cut[..., 0]), dim=-1)
+
+    def _look_ahead(self, weights: Tensor, pull: Tensor, means: Tensor, position: int) -> tuple[Tensor, ...]:
+        """The state before a position, of the means [B, K, n-t-1] of the vertices after it so far."""
+        later, among = slice(position + 1, None), weights[:, 0, position + 1 :, position + 1 :]
+        sides = 2.0 * torch.arange(2, device=pull.device)[:, None] - 1.0
+        given = pull[..., None, later] + sides * weights[..., position, None, later]  # [B, K, 2, n-t-1]
+        means = means.unsqueeze(2).expand_as(given)
+
+        def field() -> Tensor:
+            return given + in_full_precision(torch.matmul, means.flatten(1, 2), among).view(given.shape)
+
+        for temperature in TEMPERATURES:
+            means = (means + torch.tanh(field() / (-2.0 * temperature))) / 2.0
+        cut = -(means * (field() + given)).sum(-1) / 4.0 - sides[:, 0] * pull[..., position, None] / 2.0
+        return weights, pull, means, cut
 
 
 class MaxCut(DiscreteProblem):
@@ -81,7 +90,7 @@ class MaxCut(DiscreteProblem):
     on_device = True
     recipe: ClassVar[dict[str, Any]] = {
         "embed_dim": 64, "num_layers": 3, "num_code_layers": 1, "batch_size": 64, "samples": 8,
-        "beta_start": 0.04, "beta_end": 0.022, "learning_rate": 2e-3, "minutes": 5.0,
+        "beta_start": 0.04, "beta_end": 0.01, "learning_rate": 2e-3, "minutes": 5.0,
     }  # fmt: skip
 
     def __init__(self, size: int = 20) -> None:

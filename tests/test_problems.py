@@ -29,7 +29,7 @@ from daps_rl.envs import (
     find_problem,
 )
 from daps_rl.envs.classification import ClassificationBandit
-from daps_rl.envs.maxcut import TEMPERATURE, OneCut, Sides
+from daps_rl.envs.maxcut import OneCut, Sides
 from daps_rl.envs.regression import BINARY, END, NGUYEN, TOKENS, UNARY, Nguyen, infix
 from daps_rl.envs.search import NKLandscape
 from daps_rl.evaluation import evaluate
@@ -108,23 +108,6 @@ def test_one_graphs_cut():
             OneCut(size)
 
 
-def test_what_a_cuts_policy_is_told():
-    """What the next vertex's sides do to the cut, and each later one's better side, by counting the edges between."""
-    x, code = contexts("maxcut6", 1), torch.tensor([0, 1, 1, 0, 1, 0])
-    told = Sides().features_of(x, code[None, None])[0, 0]
-    graph = x[0].double()
-
-    def added(vertex, side, sides):
-        """To the cut, by a vertex on a side, of the edges to those that have one."""
-        return sum(graph[vertex, other].item() for other, its in enumerate(sides) if its != side)
-
-    for t in range(6):
-        before = code[:t].tolist()
-        assert told[t, 0].item() == pytest.approx(added(t, 0, before) - added(t, 1, before), abs=1e-5)
-        ahead = [sum(max(added(j, side, [*before, own]) for side in (0, 1)) for j in range(t + 1, 6)) for own in (0, 1)]
-        assert told[t, 1].item() == pytest.approx(2.0 * (ahead[1] - ahead[0]), abs=1e-5)
-
-
 def test_a_constant_is_copied_to_a_device_once():
     constant, meta = Constant(torch.arange(3)), torch.device("meta")
     assert constant.on(torch.device("cpu")) is constant.value
@@ -135,21 +118,31 @@ def test_a_constant_is_copied_to_a_device_once():
     assert torch.equal(again.value, constant.value)
 
 
-def test_the_mean_field_that_a_cuts_policy_is_told(monkeypatch):
-    """Of the last two vertices: exact where one is open, and where two are the solution of their two equations."""
-    monkeypatch.setattr("daps_rl.envs.maxcut.ITERATIONS", 300)
+@pytest.mark.parametrize("undecided", [0, 1, 2])
+def test_what_a_cuts_policy_is_told(monkeypatch, undecided):
+    """The pull by counting edges; the cuts as means over all sides of the undecided, whose means solve their equations."""
+    monkeypatch.setattr("daps_rl.envs.maxcut.TEMPERATURES", [0.6] * 300)
     x, code = contexts("maxcut6", 1), torch.tensor([0, 1, 1, 0, 1, 0])
-    told = Sides().features_of(x, code[None, None])[0, 0, :, 2].double()
-    graph, side = x[0].double().numpy(), 2.0 * code.double().numpy() - 1.0
-    cuts = [(graph * (1.0 - np.outer(s, s))).sum() / 4.0 for s in ([*side[:5], -1.0], [*side[:5], 1.0])]
-    assert told[5].item() == pytest.approx((cuts[1] - cuts[0]) / TEMPERATURE, rel=1e-4)
+    vertex = 5 - undecided
+    told = Sides().features_of(x, code[None, None])[0, 0, vertex].double()
+    graph, decided = x[0].double().numpy(), 2.0 * code.double().numpy()[:vertex] - 1.0
 
-    def mean(vertex, other, its):
-        """Of a vertex, with the first four decided and the other at its mean."""
-        return np.tanh(-(graph[vertex, :4] @ side[:4] + graph[vertex, other] * its) / (2.0 * TEMPERATURE))
+    def cut(side):
+        """Of all six, in the mean."""
+        known = np.append(decided, side)
 
-    last = scipy.optimize.brentq(lambda m: mean(5, 4, mean(4, 5, m)) - m, -1.0, 1.0)
-    assert told[4].item() == pytest.approx(2.0 * np.arctanh(mean(4, 5, last)), rel=1e-3)
+        def residual(means):
+            return np.tanh(-(graph @ np.append(known, means))[6 - undecided :] / 1.2) - means
+
+        means = scipy.optimize.fsolve(residual, np.zeros(undecided)) if undecided else np.zeros(0)
+        total = 0.0
+        for rest in itertools.product((-1.0, 1.0), repeat=undecided):
+            sides = np.append(known, rest)
+            total += np.prod((1.0 + means * rest) / 2.0) * (graph * (1.0 - np.outer(sides, sides))).sum() / 4.0
+        return total
+
+    assert told[0].item() == pytest.approx(graph[vertex, :vertex] @ decided, abs=1e-5)
+    assert told[1].item() == pytest.approx(cut(1.0) - cut(-1.0), abs=1e-4)
 
 
 def test_an_nk_landscape_by_its_tables():

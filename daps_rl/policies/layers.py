@@ -66,6 +66,27 @@ class GrowingCache:
 Cache: TypeAlias = KeyValueCache | GrowingCache
 
 
+def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
+    """Scaled dot-product attention. Queries [N, H, L, d], keys and values [N, H, P, d] → [N, H, L, d].
+
+    PyTorch's kernel for a CPU is made for many keys; with few of them products of small matrices take half as long.
+    """
+    length, keys = query.shape[2], key.shape[2]
+    if query.device.type != "cpu" or keys > FEW_KEYS:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    flat_query, flat_key, flat_value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # [N·H, ...]
+    scores = torch.bmm(flat_key, flat_query.transpose(1, 2)) * query.shape[-1] ** -0.5  # [N·H, P, L]
+    if causal:
+        scores = scores + torch.full((keys, length), -math.inf, dtype=scores.dtype).tril(-1)
+    weights = torch.softmax(scores.movedim(1, 0), 0).movedim(0, 1)  # over a short last dimension it is slow
+    if length == 1:
+        return (weights * flat_value).sum(1).view(query.shape)
+    return torch.bmm(weights.transpose(1, 2), flat_value).view(query.shape)
+
+
+FEW_KEYS = 16  # with so many, one query takes as long either way
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over [N, L, D], causal or not, with an optional cache for one token at a time."""
 
@@ -80,7 +101,7 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(x).view(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each [N, H, L, D/H]
         if cache is not None:
             k, v = cache.append(k, v)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and cache is None)
+        mixed = attention(q, k, v, causal=self.causal and cache is None)
         return self.out(mixed.transpose(1, 2).reshape(n, length, dim))
 
 
@@ -97,13 +118,13 @@ class CrossAttention(nn.Module):
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of an encoded context. [B, P, D] → two of [B, H, P, D/H]."""
         b, p, _ = context.shape
-        k, v = self.key_value(context).view(b, p, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        k, v = self.key_value(context).view(b, p, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()
         return k, v
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         b, length, dim = x.shape
         q = self.query(x).view(b, length, self.num_heads, -1).transpose(1, 2)  # [B, H, L, D/H]
-        mixed = F.scaled_dot_product_attention(q, *keys_values)
+        mixed = attention(q, *keys_values)
         return self.out(mixed.transpose(1, 2).reshape(b, length, dim))
 
 

@@ -1,0 +1,29 @@
+"""The transformer's parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from daps_rl.policies.layers import FEW_KEYS, attention
+
+
+@pytest.mark.parametrize("keys", [1, 5, FEW_KEYS, FEW_KEYS + 1])
+@pytest.mark.parametrize("form", ["causal", "one query", "several"])
+def test_attention_is_pytorchs(keys, form):
+    """With few keys on a CPU it is calculated in another way: the same values and gradients, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    length = {"causal": keys, "one query": 1, "several": 7}[form]
+    query = torch.randn(3, length, 4, 8, generator=generator, dtype=torch.float64).transpose(1, 2)
+    key, value = torch.randn(2, 3, keys, 4, 8, generator=generator, dtype=torch.float64).transpose(2, 3)
+    leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
+    causal = form == "causal"
+    mixed = attention(*leaves, causal=causal)
+    reference = F.scaled_dot_product_attention(*leaves, is_causal=causal)
+    assert mixed.shape == reference.shape
+    torch.testing.assert_close(mixed, reference)
+    weight = torch.randn(mixed.shape, generator=generator, dtype=torch.float64)
+    found = torch.autograd.grad((mixed * weight).sum(), leaves)
+    expected = torch.autograd.grad((reference * weight).sum(), leaves)
+    torch.testing.assert_close(found, expected)
