@@ -6,7 +6,7 @@
 
 Needs no data set: the data are noise of the right shape. On a CPU the peak is that of resident memory, and the row
 holds beside it what the process took before it built anything; on a GPU it is that of PyTorch's allocations. A row of
-many steps also holds the peak after the first hundredth of them. Seconds go into a row with --timed only: say so on an
+many steps also holds the peak of each twentieth of them. Seconds go into a row with --timed only: say so on an
 otherwise idle machine.
 """
 
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +33,8 @@ from daps_rl.recompute import in_microbatches
 from daps_rl.training import Trainer
 
 PARTS = ("step", "decoder")
-MIB = 2**20
+MIB, MANY = 2**20, 1000
+STATUS = Path("/proc/self/status")
 
 
 def main() -> None:
@@ -88,18 +90,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         settings["decoder_norm"] = options.decoder_norm
     trainer = Trainer(make_config(options.config, **settings, steps=1_000_000), batch_of_noise(options))
     step: Callable[[], object] = trainer.train_step if options.part == "step" else decoder_step(trainer)
-    seconds, early = [], 0.0
+    seconds, peaks, most = [], [], 0.0
     for i in range(options.steps):
-        if i == options.steps // 100:
-            early = peak(options.device)
         start = time.perf_counter()
         step()
         if options.device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    row = {"peak_mib": round(peak(options.device)), "before_mib": round(before)}
-    if options.steps >= 1000:
-        return {**row, "early_peak_mib": round(early), "seconds": [round(sum(seconds), 1)]}
+        if options.steps >= MANY and (i + 1) % (options.steps // 20) == 0:
+            peaks.append(round(peak(options.device), 1))
+            most = max(most, peaks[-1])
+            forget_peak(options.device)
+    row = {"peak_mib": round(max(most, peak(options.device))), "before_mib": round(before)}
+    if peaks:
+        return {**row, "peaks_mib": peaks, "seconds": [round(sum(seconds), 1)]}
     return {**row, "seconds": [round(value, 3) for value in seconds]}
 
 
@@ -125,14 +129,24 @@ def decoder_step(trainer: Trainer) -> Callable[[], None]:
 
 
 def peak(device: str) -> float:
-    """Of memory so far, in MiB."""
+    """Of memory since it was last forgotten, in MiB."""
     return resident_peak() if device == "cpu" else torch.cuda.max_memory_allocated() / MIB
 
 
 def resident_peak() -> float:
-    """Of this process so far, in MiB (Linux counts KiB, macOS bytes)."""
+    """Of this process, in MiB: on Linux since it was last forgotten, elsewhere from its beginning."""
+    if STATUS.exists():
+        return int(STATUS.read_text().split("VmHWM:")[1].split()[0]) / 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (MIB if sys.platform == "darwin" else 1024)
+
+
+def forget_peak(device: str) -> None:
+    """The next peak is of what comes now."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif STATUS.exists():
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes what is resident now
 
 
 if __name__ == "__main__":
