@@ -7,6 +7,7 @@ samples: the published MNIST configuration with K = 2, 8 and 32, a few steps eac
 tokens: drawing by the published ImageNet-256 policy with T = 64 to 1024 tokens, 32 data of 8 codes each, beside the
 counted floor: its operations over the machine's matrix products, or its bytes over the machine's copies.
 parts: the same with K = 8 and 32, with the policy scored 4,096 tokens at a time and all at once, in turn.
+attention: likewise, with attention to few keys as small products and by PyTorch's kernel.
 ranks: the published MNIST configuration in two processes of one thread each, by torchrun and gloo, and in one process
 of two threads, in turn.
 
@@ -33,11 +34,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.data import noise
-from daps_rl.policies import AutoregressivePolicy, autoregressive
+from daps_rl.policies import AutoregressivePolicy, autoregressive, layers
 from daps_rl.training import Trainer
 
 NAME = "scaling"
-WHAT = ("samples", "parts", "tokens", "ranks")
+IDEAS = {"parts": (autoregressive, "CPU_TOKENS", 2**40), "attention": (layers, "FEW_KEYS", 0)}
+WHAT = ("samples", *IDEAS, "tokens", "ranks")
 
 
 def samples(rounds: int) -> None:
@@ -60,22 +62,23 @@ def samples(rounds: int) -> None:
         write_row(NAME, row)
 
 
-def parts(rounds: int) -> None:
-    """A training step with the policy scored in parts of so many tokens, or all at once."""
-    usual = autoregressive.CPU_TOKENS
+def in_turns(what: str, rounds: int) -> None:
+    """A training step with one of `IDEAS` and without it."""
+    module, name, without = IDEAS[what]
+    usual = getattr(module, name)
     for k in (8, 32):
         config = make_config("mnist", samples=k, steps=10**6, device="cpu")
         trainer = Trainer(config, noise(1024, PUBLISHED_SHAPES["mnist"], config.likelihood))
-        times: dict[int, list[float]] = {usual: [], 2**40: []}
+        times: dict[int, list[float]] = {usual: [], without: []}
         for turn in range(rounds + 1):
-            for tokens_at_once, taken in times.items():
-                autoregressive.CPU_TOKENS = tokens_at_once
+            for value, taken in times.items():
+                setattr(module, name, value)
                 start = time.perf_counter()
                 trainer.train_step()
                 taken += [time.perf_counter() - start] * (turn > 0)
-        autoregressive.CPU_TOKENS = usual
-        for tokens_at_once, taken in times.items():
-            row = {"what": "parts", "K": k, "rounds": rounds, "in_parts": tokens_at_once == usual}
+        setattr(module, name, usual)
+        for value, taken in times.items():
+            row = {"what": what, "K": k, "rounds": rounds, "used": value == usual}
             write_row(NAME, {**row, "median_ms": 1e3 * statistics.median(taken)})
 
 
@@ -136,8 +139,9 @@ def main() -> None:
     what = options.what or WHAT
     if "samples" in what:
         samples(options.rounds or 12)
-    if "parts" in what:
-        parts(options.rounds or 12)
+    for idea in IDEAS:
+        if idea in what:
+            in_turns(idea, options.rounds or 12)
     if "tokens" in what:
         tokens(options.rounds or 2, options.threads)
     if "ranks" in what:

@@ -254,14 +254,21 @@ def memory() -> str:
     return markdown(["configuration", "agent", "what", "B", "K", "microbatch", "peak (MiB)"], lines)
 
 
+WITHOUT = {"parts": "codes scored all at once", "attention": "attention by PyTorch's kernel"}
+"""What a step is without, of the ideas that `scaling.py` measures in turns."""
+
+
 def scaling() -> str:
     """What more codes, more tokens and more processes cost: the latest row of each."""
     latest: dict[tuple[str, Any], dict[str, Any]] = {}
+    ideas: dict[tuple[str, int, bool], float] = {}
     ranks: dict[int, list[float]] = defaultdict(list)
     for row in read("scaling"):
         if row["what"] == "ranks":
             ranks[row["processes"]].append(row["steps_per_second"])
-        elif row["what"] != "parts":
+        elif row["what"] in WITHOUT:
+            ideas[row["what"], row["K"], row["used"]] = row["median_ms"]
+        else:
             latest[row["what"], row["K"] if row["what"] == "samples" else row["T"]] = row
     lines = []
     for (what, size), row in sorted(latest.items()):
@@ -270,6 +277,10 @@ def scaling() -> str:
         else:
             cells = f"{row['over_matrix_floor']:.1f} of its operations, {row['over_memory_floor']:.1f} of its bytes"
             lines.append([f"drawing with T = {size}", f"{row['seconds']:.2f} s", f"times the floor: {cells}"])
+    for (what, size, used), took in sorted(ideas.items()):
+        if not used:
+            cells = [f"{took:.0f} ms", f"{took / ideas[what, size, True]:.2f} of the usual, in turns"]
+            lines.append([f"a step with K = {size}, {WITHOUT[what]}", *cells])
     for processes, rates in sorted(ranks.items()):
         share = statistics.median(rates) / statistics.median(ranks[1])
         name = "process of two threads" if processes == 1 else "processes of one thread"
