@@ -6,8 +6,9 @@
 
 Operations are counted by PyTorch's own counter (matrix products, convolutions and attention; a multiply and an add are
 two). Bytes are those that each operation reads and writes, as if nothing stayed in a cache: eager PyTorch's traffic.
-The floor of a part is its operations over the rate of the best large matrix product in float32; what comes on top is
-memory, small operations and overhead. Run it on an otherwise idle machine.
+The floor of a part is its operations over the rate of large matrix products in float32, which is measured before every
+repeat, as machines that are shared have good and bad minutes; times and rates are medians. What comes on top of the
+floor is memory, small operations and overhead. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -59,15 +60,15 @@ class Traffic(TorchDispatchMode):
         return out
 
 
-def rates(threads: int) -> tuple[float, float]:
+def rates(threads: int, repeats: int = 7) -> tuple[float, float]:
     """The machine's matrix products, in FLOP/s, and copies, in bytes/s (read and written): the best of several."""
     torch.set_num_threads(threads)
     best = 0.0
     for size in (512, 1024, 2048):
         a, b = torch.randn(size, size), torch.randn(size, size)
-        best = max(best, 2 * size**3 / fastest(lambda a=a, b=b: a @ b))
-    source, target = torch.randn(2**26), torch.empty(2**26)
-    return best, 2 * 4 * 2**26 / fastest(lambda: target.copy_(source))
+        best = max(best, 2 * size**3 / fastest(lambda a=a, b=b: a @ b, repeats))
+    source, target = torch.randn(2**25), torch.empty(2**25)
+    return best, 2 * 4 * 2**25 / fastest(lambda: target.copy_(source), repeats)
 
 
 def fastest(function: Callable[[], Any], repeats: int = 7) -> float:
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    flop_rate, byte_rate = rates(options.threads)
+    torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(600, *PUBLISHED_SHAPES["mnist" if options.own else options.config], generator=generator)
     settings: dict[str, Any] = {
@@ -163,11 +164,14 @@ def main() -> None:
     step = Step(Trainer(config, from_arrays((values > 0.5).float())))
     step.trainer.train_step()
     times: dict[str, list[float]] = {name: [] for name in step.parts}
+    measured_rates = []
     for _ in range(options.repeats):
+        measured_rates.append(rates(options.threads, repeats=3))
         for name, part in step.parts.items():
             start = time.perf_counter()
             part()
             times[name].append(time.perf_counter() - start)
+    flop_rate, byte_rate = (statistics.median(values) for values in zip(*measured_rates, strict=True))
     counts: dict[str, tuple[int, int]] = {}
     for name, part in step.parts.items():
         with FlopCounterMode(display=False, custom_mapping=ATTENTION) as flops, Traffic() as traffic:
