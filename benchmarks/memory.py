@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from daps_rl.training import Trainer
 
 PARTS = ("step", "decoder")
 MIB, MANY = 2**20, 1000
-STATUS = Path("/proc/self/status")
+LINUX = os.access("/proc/self/clear_refs", os.W_OK)
 
 
 def main() -> None:
@@ -135,8 +136,8 @@ def peak(device: str) -> float:
 
 def resident_peak() -> float:
     """Of this process, in MiB: on Linux since it was last forgotten, elsewhere from its beginning."""
-    if STATUS.exists():
-        return int(STATUS.read_text().split("VmHWM:")[1].split()[0]) / 1024
+    if LINUX:
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (MIB if sys.platform == "darwin" else 1024)
 
@@ -145,7 +146,7 @@ def forget_peak(device: str) -> None:
     """The next peak is of what comes now."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    elif STATUS.exists():
+    elif LINUX:
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes what is resident now
 
 

@@ -25,8 +25,8 @@ PARTS = (
 
 
 def main() -> None:
-    on_two = [row for row in read("roofline") if row["threads"] == 2]
-    rows = {(row["configuration"], row["agent"]): row for row in on_two}  # the latest of each
+    shown = [row for row in read("roofline") if row["threads"] == 2 and row["batch_size"] == 256]
+    rows = {(row["configuration"], row["agent"]): row for row in shown}  # the latest of each
     figure = new_figure(WIDTH, 560, "A step on two CPU cores, part by part: 256 data, 8 codes each")
     panels = figure.subplots(1, len(HEADINGS), sharey=True)
     for (name, heading), axes in zip(HEADINGS.items(), panels, strict=True):

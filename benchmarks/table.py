@@ -246,7 +246,7 @@ def api_price() -> str:
 def memory() -> str:
     """Peak memory of a step, the latest row of each setting."""
     columns = ("config", "agent", "part", "batch_size", "samples", "microbatch")
-    rows = {tuple(row[name] for name in columns): row for row in read("memory")}
+    rows = {tuple(row[name] for name in columns): row for row in read("memory") if row["steps"] < 1000}
     lines = [
         [*(str(value) for value in key), f"{row['peak_mib']:,}" if "peak_mib" in row else f"failed: {row['error']}"]
         for key, row in sorted(rows.items(), key=lambda item: (item[0][:3], -item[0][3], item[0][4:]))
@@ -267,7 +267,8 @@ def scaling() -> str:
         if row["what"] == "ranks":
             ranks[row["processes"]].append(row["steps_per_second"])
         elif row["what"] in WITHOUT:
-            ideas[row["what"], row["K"], row["used"]] = row["median_ms"]
+            used = row["used"] if "used" in row else row["in_parts"]  # rows before there were several ideas
+            ideas[row["what"], row["K"], used] = row["median_ms"]
         else:
             latest[row["what"], row["K"] if row["what"] == "samples" else row["T"]] = row
     lines = []

@@ -146,6 +146,18 @@ def test_relaxed_routes_are_permutations_with_a_gradient(items):
     assert policy.transformer.head.query.weight.grad.isfinite().all()
 
 
+def test_relaxed_codes_ask_a_mask_for_no_more_than_their_tokens(items):
+    class Counting(VisitOnce):
+        def advance(self, state, position, token):
+            assert position < N - 1
+            return super().advance(state, position, token)
+
+    policy = routes()
+    policy.transformer.mask = Counting(N)
+    drawn = policy(items).relaxed_sample(lambda logits: gumbel_softmax(logits, 1.0), K)
+    assert (drawn.one_hot.argmax(-1).sort(-1).values == torch.arange(N)).all()
+
+
 def test_permuting_the_items_permutes_the_route(items):
     policy, order = routes(first=None), torch.tensor([2, 0, 3, 1])
     code = torch.tensor([[3, 1, 0, 2]]).expand(B, -1)

@@ -294,11 +294,12 @@ class AutoregressiveCategorical(Distribution):
         caches = [GrowingCache() for _ in net.blocks]
         x = net.start.expand(batch, num_samples, 1, -1)  # [B, K, 1, D]
         tokens, log_probs, steps = [], [], MaskedSteps(net, self.context, num_samples)
-        for _ in range(net.num_tokens):
+        for t in range(net.num_tokens):
             logits = steps.masked(net.step(x, self.context, caches, steps.features()))
             log_probs.append(torch.log_softmax(as_float(logits), dim=-1))  # [B, K, V]
             tokens.append(relaxation(log_probs[-1]))
-            steps.advance(tokens[-1].argmax(-1))
+            if t + 1 < net.num_tokens:
+                steps.advance(tokens[-1].argmax(-1))
             x = net.embed_tokens(tokens[-1].unsqueeze(2), self.context)
         return RelaxedCodes(torch.stack(tokens, dim=2), torch.stack(log_probs, dim=2))
 

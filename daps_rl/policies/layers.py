@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+FEW_KEYS = 16  # for attention on a CPU
+
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
     """Sinusoidal position embeddings (Vaswani et al., 2017). [length, dim]."""
@@ -69,22 +71,21 @@ Cache: TypeAlias = KeyValueCache | GrowingCache
 def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
     """Scaled dot-product attention. Queries [N, H, L, d], keys and values [N, H, P, d] → [N, H, L, d].
 
-    PyTorch's kernel for a CPU is made for many keys; with few of them products of small matrices take half as long.
+    PyTorch's kernel for a CPU is made for many keys; with few of them products of small matrices are faster.
     """
     length, keys = query.shape[2], key.shape[2]
-    if query.device.type != "cpu" or keys > FEW_KEYS:
+    exact = query.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    if query.device.type != "cpu" or keys > FEW_KEYS or not exact:  # the kernel keeps the softmax in float32
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
     flat_query, flat_key, flat_value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # [N·H, ...]
     scores = torch.bmm(flat_key, flat_query.transpose(1, 2)) * query.shape[-1] ** -0.5  # [N·H, P, L]
     if causal:
-        scores = scores + torch.full((keys, length), -math.inf, dtype=scores.dtype).tril(-1)
+        later = torch.ones(keys, length, dtype=torch.bool, device=query.device).tril(-1)
+        scores = torch.where(later, -math.inf, scores)
     weights = torch.softmax(scores.movedim(1, 0), 0).movedim(0, 1)  # over a short last dimension it is slow
     if length == 1:
         return (weights * flat_value).sum(1).view(query.shape)
     return torch.bmm(weights.transpose(1, 2), flat_value).view(query.shape)
-
-
-FEW_KEYS = 16  # with so many, one query takes as long either way
 
 
 class SelfAttention(nn.Module):
@@ -119,7 +120,7 @@ class CrossAttention(nn.Module):
         """Keys and values of an encoded context. [B, P, D] → two of [B, H, P, D/H]."""
         b, p, _ = context.shape
         k, v = self.key_value(context).view(b, p, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()
-        return k, v
+        return k, v  # laid out once, and not for every token that is drawn
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         b, length, dim = x.shape

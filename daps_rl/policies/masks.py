@@ -35,7 +35,10 @@ class CodeMask:
         raise NotImplementedError
 
     def advance(self, state: Any, position: int, token: Tensor) -> Any:
-        """The state after a token, int64 [B, K], was written at a position; the state given stays as it is."""
+        """The state after a token, int64 [B, K], was written at a position; the state given stays as it is.
+
+        Not asked for after the last position.
+        """
         raise NotImplementedError
 
     def features(self, state: Any, position: int) -> Tensor:
