@@ -1,7 +1,7 @@
 """SB3's DAPS on ordinary multi-step environments.
 
     python benchmarks/control.py --seeds 0 1 2 3 4              # CartPole-v1, FrozenLake-v1 without slipping
-    python benchmarks/control.py --problems Acrobot-v1 Taxi-v3 LunarLander-v3 --seeds 0 1 2 --agents daps ppo
+    python benchmarks/control.py --problems Acrobot-v1 Taxi-v4 LunarLander-v3 --seeds 0 1 2 --agents daps ppo
 
 LunarLander needs Gymnasium's extra, `pip install 'gymnasium[box2d]'`. "ppo" is SB3's, at its defaults.
 
@@ -33,7 +33,7 @@ PROBLEMS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"steps": 100_000, "threshold": 475.0, "options": {}},
     "FrozenLake-v1": {"steps": 20_000, "threshold": 1.0, "options": {"is_slippery": False}},
     "Acrobot-v1": {"steps": 100_000, "threshold": -100.0, "options": {}},
-    "Taxi-v3": {"steps": 300_000, "threshold": 7.0, "options": {}},
+    "Taxi-v4": {"steps": 300_000, "threshold": 7.0, "options": {}},
     "LunarLander-v3": {"steps": 300_000, "threshold": 200.0, "options": {}},
 }
 DEFAULT_PROBLEMS = ("CartPole-v1", "FrozenLake-v1")
