@@ -6,8 +6,8 @@
 samples: the published MNIST configuration with K = 2, 8 and 32, a few steps each in turn.
 tokens: drawing by the published ImageNet-256 policy with T = 64 to 1024 tokens, 32 data of 8 codes each, beside the
 counted floor: its operations over the machine's matrix products, or its bytes over the machine's copies.
-parts: the published MNIST configuration with K = 8 and 32, the
-policy scored 4,096 tokens at a time and all at once, in turn.
+parts: the published MNIST configuration with K = 8 and 32, the policy scored 4,096 tokens at a time and all at once,
+in turn.
 attention: likewise, with attention to few keys as small products and by PyTorch's kernel.
 ranks: the published MNIST configuration in two processes of one thread each, by torchrun and gloo, and in one process
 of two threads, in turn.

@@ -37,8 +37,9 @@ class Sides(CodeMask):
     num_features = 2
 
     def start(self, observation: Tensor, samples: int) -> tuple[Tensor, ...]:
-        pull = observation.new_zeros(len(observation), samples, observation.shape[-1])
-        return self._look_ahead(observation.unsqueeze(1), pull, pull[..., 1:], 0)
+        pull = observation.new_zeros(len(observation), 1, observation.shape[-1])
+        weights, *of_codes = self._look_ahead(observation.unsqueeze(1), pull, pull[..., 1:], 0)
+        return weights, *(value.expand(-1, samples, *value.shape[2:]) for value in of_codes)  # all begin alike
 
     def allowed(self, state: tuple[Tensor, ...], position: int) -> Tensor:
         _, pull, _, _ = state

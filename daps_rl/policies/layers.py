@@ -69,8 +69,9 @@ Cache: TypeAlias = KeyValueCache | GrowingCache
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """Scaled dot-product attention. Queries [N, H, L, d], keys and values [N, H, P, d] → [N, H, L, d].
+    """Scaled dot-product attention (Vaswani et al., 2017).
 
+    Queries [N, H, L, d], keys and values [N, H, P, d] → [N, H, L, d]; causal: query i sees keys 0 … i.
     PyTorch's kernel for a CPU is made for many keys; with few of them products of small matrices are faster.
     """
     length, keys = query.shape[2], key.shape[2]
