@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from daps_rl.config import TrainConfig
 from daps_rl.distributed import World
 from daps_rl.functional import thinned_likelihood_loss
-from daps_rl.policies.checks import draw_with_log_prob
+from daps_rl.policies.checks import draw_scored, draw_with_log_prob, score_drawn
 from daps_rl.recompute import in_microbatches
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -47,7 +47,7 @@ class Group:
     """
 
     def __init__(
-        self, codes: Tensor, log_prob: Tensor, score: Callable[[Tensor], Tensor], policy_samples: int = 0
+        self, codes: Tensor, log_prob: Tensor, score: Callable[[Tensor, Tensor], Tensor], policy_samples: int = 0
     ) -> None:
         self.codes, self.log_prob = codes, log_prob
         self._score, self._policy_samples = score, policy_samples
@@ -62,8 +62,9 @@ class Group:
 
         def log_prob_of(indices: Tensor | None) -> Tensor:
             if indices is None:
-                return self._score(self.codes)
-            return self._score(self.codes.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.codes.shape[-1])))
+                return self._score(self.codes, self.log_prob)
+            codes = self.codes.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.codes.shape[-1]))
+            return self._score(codes, self.log_prob.gather(1, indices))
 
         return thinned_likelihood_loss(log_prob_of, weights, self._policy_samples, centered=centered).loss
 
@@ -156,13 +157,12 @@ class Agent(nn.Module):
         With `microbatch`, the data are encoded a part at a time, once to draw and once more in the backward pass.
         """
         if not 0 < self.microbatch < len(observation):
-            posterior = self.policy(observation)
-            codes = posterior.sample((self.samples,)).transpose(0, 1)  # [B, K, T]
-            return Draw(codes, _log_prob(posterior, codes))
+            codes, log_prob = draw_scored(self.policy(observation), (self.samples,))
+            return Draw(codes.transpose(0, 1), log_prob.transpose(0, 1))
         with torch.no_grad():
             parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
-        drawn = torch.cat(parts)  # [B, K, T]
-        return Draw(drawn, self.log_prob_of(observation, drawn))
+        codes = torch.cat(parts)  # [B, K, T]
+        return Draw(codes, self.log_prob_of(observation, codes))
 
     def draw_group(self, observation: Tensor, policy_samples: int = 0) -> Group:
         """Draws K codes per context without a gradient; `policy_samples` of them are scored once they have weights.
@@ -171,17 +171,19 @@ class Agent(nn.Module):
         """
         if policy_samples in (0, self.samples):
             codes, log_prob = self.draw(observation)
-            return Group(codes, log_prob.detach(), lambda codes: log_prob)
+            return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob)
         if not 0 < self.microbatch < len(observation):
             posterior = self.policy(observation)
             codes, drawn = draw_with_log_prob(posterior, (self.samples,))
-            return Group(
-                codes.transpose(0, 1), drawn.transpose(0, 1), lambda z: _log_prob(posterior, z), policy_samples
-            )
+
+            def score(z: Tensor, log_prob: Tensor) -> Tensor:
+                return score_drawn(posterior, z.transpose(0, 1), log_prob.t()).t()
+
+            return Group(codes.transpose(0, 1), drawn.t(), score, policy_samples)
         with torch.no_grad():
             parts = [draw_with_log_prob(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
         codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
-        return Group(codes, drawn, lambda z: self.log_prob_of(observation, z), policy_samples)
+        return Group(codes, drawn, lambda z, log_prob: self.log_prob_of(observation, z), policy_samples)
 
     def log_prob_of(self, observation: Tensor, codes: Tensor) -> Tensor:
         """Log-probability of codes [B, M, T] under the policy as it is now, with gradient. [B, M], in nats."""

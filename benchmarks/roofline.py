@@ -1,6 +1,7 @@
 """The floor under a training step: its floating-point operations and bytes, over the machine's own rates, part by part.
 
     python benchmarks/roofline.py                        # published MNIST configuration, agent daps
+    python benchmarks/roofline.py --cpu-kernels
     python benchmarks/roofline.py --agent daps-na --own  # the project's own settings at that shape
     python benchmarks/roofline.py --config cifar10 --batch-size 16
 
@@ -8,7 +9,8 @@ Operations are counted by PyTorch's own counter (matrix products, convolutions a
 two). Bytes are those that each operation reads and writes, as if nothing stayed in a cache: eager PyTorch's traffic.
 The floor of a part is its operations over the rate of large matrix products in float32, which is measured before every
 repeat, as machines that are shared have good and bad minutes; times and rates are medians. What comes on top of the
-floor is memory, small operations and overhead. Run it on an otherwise idle machine.
+floor is memory, small operations and overhead. With CPU kernels both are counted on the same step without them, and
+scoring is one part with the way back, on which kernels do it. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from daps_rl.agents.base import Group
 from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.data import from_arrays
 from daps_rl.functional import target_weights
-from daps_rl.policies.checks import draw_with_log_prob
+from daps_rl.policies.autoregressive import CodeTransformer
+from daps_rl.policies.checks import draw_with_log_prob, score_drawn
 from daps_rl.training import Trainer
 
 # The counter knows attention on a GPU; this is what a CPU takes.
@@ -91,10 +94,12 @@ class Step:
             "draw codes": self.draw,
             "decode and score x": self.decode,
             "temperature and weights": self.weigh,
-            "score codes under the policy": self.score,
-            "backward": self.backward,
-            "clip and AdamW": self.update,
         }
+        if trainer.config.cpu_kernels:
+            self.parts["score codes, and backward"] = self.score_and_backward
+        else:
+            self.parts |= {"score codes under the policy": self.score, "backward": self.backward}
+        self.parts["clip and AdamW"] = self.update
 
     def encode(self) -> None:
         self.posterior = self.trainer.autoencoder.policy(self.x)
@@ -118,8 +123,8 @@ class Step:
     def score(self) -> None:
         config = self.trainer.config
 
-        def log_prob_of(codes: Tensor) -> Tensor:
-            return self.posterior.log_prob(codes.transpose(0, 1)).transpose(0, 1)
+        def log_prob_of(codes: Tensor, drawn: Tensor) -> Tensor:
+            return score_drawn(self.posterior, codes.transpose(0, 1), drawn.t()).t()
 
         group = Group(self.codes, self.log_prob, log_prob_of, config.policy_samples)
         self.loss = group.loss(self.weights, centered=config.centered).mean() + self.scorer.decoder_loss()
@@ -127,6 +132,16 @@ class Step:
     def backward(self) -> None:
         self.trainer.optimizer.optimizer.zero_grad(set_to_none=True)
         self.loss.backward()
+
+    def score_and_backward(self) -> None:
+        self.score()
+        self.backward()
+
+    def without_kernels(self) -> None:
+        """From here on; to count operations, which a kernel does not show."""
+        for module in self.trainer.agent.modules():
+            if isinstance(module, CodeTransformer):
+                module.cpu_kernels = False
 
     def update(self) -> None:
         # A loss whose backward pass costs next to nothing stands in for the one that is counted above.
@@ -144,6 +159,7 @@ def main() -> None:
     parser.add_argument("--config", default="mnist", choices=("mnist", "cifar10", "imagenet256"))
     parser.add_argument("--agent", default="daps", choices=("daps", "daps-na"))
     parser.add_argument("--own", action="store_true", help="the project's own settings, at Fashion-MNIST's shape")
+    parser.add_argument("--cpu-kernels", action="store_true")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -156,6 +172,7 @@ def main() -> None:
         "steps": 10**6,
         "device": "cpu",
         "batch_size": options.batch_size,
+        "cpu_kernels": options.cpu_kernels,
     }
     if options.own:
         config = make_config(data="fashion-mnist", likelihood="bernoulli", **settings)
@@ -174,12 +191,14 @@ def main() -> None:
             times[name].append(time.perf_counter() - start)
     flop_rate, byte_rate = (statistics.median(values) for values in zip(*measured_rates, strict=True))
     counts: dict[str, tuple[int, int]] = {}
+    step.without_kernels()
     for name, part in step.parts.items():
         with FlopCounterMode(display=False, custom_mapping=ATTENTION) as flops, Traffic() as traffic:
             part()
         counts[name] = flops.get_total_flops(), traffic.bytes
     title = (
         f"{'own' if options.own else options.config}, {options.agent}, batch {config.batch_size}, K = {config.samples}"
+        f"{', CPU kernels' if config.cpu_kernels else ''}"
     )
     print(f"{title}; {flop_rate / 1e9:.0f} GFLOP/s, {byte_rate / 1e9:.1f} GB/s on {options.threads} threads")
     print(f"{'part':32} {'GFLOP':>8} {'GB':>7} {'floor ms':>9} {'memory ms':>10} {'measured':>9} {'share':>6}")
@@ -203,6 +222,8 @@ def main() -> None:
             "agent": options.agent,
             "batch_size": config.batch_size,
             "samples": config.samples,
+            "cpu_kernels": config.cpu_kernels,
+            "threads": options.threads,
             "gflops": flop_rate / 1e9,
             "gbytes": byte_rate / 1e9,
             "parts": {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows},

@@ -12,7 +12,7 @@ from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
 from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, UniformCodes
 from daps_rl.policies.autoregressive import CodeTransformer
-from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes
+from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes, draw_scored
 
 POLICIES = ("factorized", "autoregressive")
 
@@ -163,12 +163,14 @@ class PolicyBottleneck(nn.Module):
         tokens, grid = self._to_tokens(features)  # [B, T, dim]
         posterior = self.policy(tokens)
         if self.training:
-            codes = posterior.sample((self.samples,))  # [K, B, T]
+            codes, log_prob = draw_scored(posterior, (self.samples,))  # [K, B, T], [K, B]
         else:
             codes = posterior.sample((1,)) if deterministic is False else posterior.mode[None]
-        log_prob = posterior.log_prob(codes).T  # [B, K]
+            log_prob = posterior.log_prob(codes)
         prior = UniformCodes(tokens.shape[1], self.vocab_size)
-        policy_loss = PolicyLoss(log_prob, prior.log_prob(codes).T, self.beta.clone(), self.trust_region, self.centered)
+        policy_loss = PolicyLoss(
+            log_prob.T, prior.log_prob(codes).T, self.beta.clone(), self.trust_region, self.centered
+        )
         codes = codes.transpose(0, 1).reshape(-1, *grid)  # [B·K, *grid]
         return Bottlenecked(self.embed(codes), codes, policy_loss)
 

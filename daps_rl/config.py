@@ -169,6 +169,8 @@ class TrainConfig(ModelConfig):
             optimiser stay in float32).
         score_precision: for codes that are scored without a gradient: "float32", "bfloat16", or "auto" (bfloat16 on a
             CPU that has matrix units for it, float32 elsewhere).
+        cpu_kernels: on a CPU, take an autoregressive policy's passes through compiled kernels: the same but for
+            rounding, and faster. They need a C++ compiler, once for some 20 seconds.
         cuda_graph: on a GPU, record the training step once and replay it, where the agent allows.
         log_every: training steps per row of metrics.jsonl.
         validate_every: training steps between validations on at most `validation_size` data; 0 for never.
@@ -212,6 +214,7 @@ class TrainConfig(ModelConfig):
     device: str = "auto"
     precision: str = "float32"
     score_precision: str = "auto"
+    cpu_kernels: bool = False
     cuda_graph: bool = True
     log_every: int = 10
     validate_every: int = 250

@@ -21,6 +21,7 @@ from daps_rl.decoders import CodeDecoder
 from daps_rl.distributed import World
 from daps_rl.evaluation import count_codes, evaluate
 from daps_rl.functional import code_usage
+from daps_rl.kernels import use_cpu_kernels
 from daps_rl.optim import GuardedAdamW, exponential_decay, learning_rate_factor
 from daps_rl.policies import CodeMask
 
@@ -78,6 +79,8 @@ class Trainer:
         ).to(self.device)
         self.agent = (agent or make_agent)(config, self.autoencoder.policy).to(self.device)
         self.agent.world = self.world
+        if config.cpu_kernels and self.device.type == "cpu":
+            use_cpu_kernels(self.agent)
         self.feed = Feed(
             splits.train,
             config.batch_size,

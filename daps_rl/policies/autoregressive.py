@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from daps_rl.functional import draw_categorical
 from daps_rl.functional.checks import as_float, casting_once, in_full_precision
+from daps_rl.kernels import load
+from daps_rl.policies import compiled
 from daps_rl.policies.checks import (
     Relaxation,
     RelaxedCodes,
@@ -59,6 +61,9 @@ class CodeTransformer(nn.Module):
     and the next token is pointed at. With a mask, tokens that may not come next have a logit of -inf.
     """
 
+    cpu_kernels = False
+    """Whether passes on a CPU in float32 go through compiled kernels; see `use_cpu_kernels`."""
+
     def __init__(
         self,
         num_tokens: int,
@@ -96,6 +101,24 @@ class CodeTransformer(nn.Module):
         self.head = PointerHead(embed_dim) if pointer else head or nn.Linear(embed_dim, vocab_size)
         # Of what the mask tells, into the token's embedding.
         self.told = nn.Linear(mask.num_features, embed_dim) if mask is not None and mask.num_features else None
+
+    def use_cpu_kernels(self) -> None:
+        """From now on, passes on a CPU in float32 go through compiled kernels: the same, but for rounding, and faster.
+
+        Raises:
+            ValueError: there are none for a transformer like this.
+            KernelsUnavailable: they cannot be compiled here.
+        """
+        if reason := compiled.obstacle(self):
+            raise ValueError(f"there are no kernels for this {type(self).__name__}: {reason}.")
+        load()
+        self.cpu_kernels = True
+
+    def takes_kernels(self, context: Context) -> bool:
+        """Whether a pass over this context goes through them."""
+        keys = context.keys_values[0][0]
+        exact = keys.dtype == self.start.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        return self.cpu_kernels and exact and keys.device.type == "cpu" and not torch.compiler.is_compiling()
 
     def prepare(self, encoded: Tensor, observation: Tensor | None = None) -> Context:
         """All that the code's side needs of a datum, computed once per context. encoded [B, P, D]."""
@@ -138,12 +161,16 @@ class CodeTransformer(nn.Module):
         """Teacher-forced logits of all tokens at once. codes [B, K, T] → [B, K, T, V]."""
         return self.masked_logits(self.hidden(codes, context), codes, context)
 
-    def log_prob(self, codes: Tensor, context: Context) -> Tensor:
-        """Teacher-forced log-probabilities, in nats. codes [B, K, T] → [B, K].
+    def log_prob(self, codes: Tensor, context: Context, known: Tensor | None = None) -> Tensor:
+        """Teacher-forced log-probabilities, in nats, with gradient. codes [B, K, T] → [B, K].
+
+        Where their value is known [B, K], kernels do not compute it again.
 
         On a CPU some contexts at a time, `CPU_TOKENS`. Logits of more than `LARGEST_LOGITS` entries are made, and in
         the backward pass made again, for some contexts at a time.
         """
+        if self.takes_kernels(context):
+            return compiled.log_prob(self, context, codes, known)
         size = max(1, CPU_TOKENS // codes[0].numel())
         if codes.device.type != "cpu" or size >= len(codes):
             return self._log_prob(codes, context)
@@ -316,6 +343,11 @@ class AutoregressiveCategorical(Distribution):
         """Draws K codes token by token. Returns codes [B, K, T] and log_prob [B, K]."""
         net = self.transformer
         (batch,), like = self.batch_shape, self.context.keys_values[0][0]
+        if net.takes_kernels(self.context):
+            numbers = [
+                torch.rand(batch, samples, 1, generator=generator) for _ in range(0 if greedy else net.num_tokens)
+            ]
+            return compiled.draw(net, self.context, torch.cat(numbers, -1) if numbers else None)
         head_dim = like.shape[-1]
         caches = [KeyValueCache((batch * samples, net.num_heads, net.num_tokens, head_dim), like) for _ in net.blocks]
         codes = torch.empty(batch, samples, net.num_tokens, dtype=torch.int64, device=like.device)
@@ -359,9 +391,17 @@ class AutoregressiveCategorical(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), in nats: one teacher-forced pass. value [*S, B, T] → [*S, B], with gradient."""
+        return self.log_prob_of_drawn(value, None)
+
+    def log_prob_of_drawn(self, value: Tensor, log_prob: Tensor | None) -> Tensor:
+        """log q(z|x) with gradient, of codes that this very distribution drew with log-probability [*S, B].
+
+        That spares kernels the pass that would find it again; without kernels it is found again.
+        """
         check_codes(value, self.event_shape[0], self.batch_shape)
         flat = value.reshape(-1, *self.batch_shape, *self.event_shape).transpose(0, 1)  # [B, K, T]
-        return self.transformer.log_prob(flat, self.context).transpose(0, 1).reshape(value.shape[:-1])
+        known = None if log_prob is None else log_prob.reshape(-1, *self.batch_shape).transpose(0, 1)
+        return self.transformer.log_prob(flat, self.context, known).transpose(0, 1).reshape(value.shape[:-1])
 
     def entropy(self, num_samples: int = 16, generator: torch.Generator | None = None) -> Tensor:
         """Estimate of the entropy, in nats. [B].

@@ -36,6 +36,27 @@ def draw_with_log_prob(posterior: Distribution, sample_shape: SampleShape = ()) 
     return codes, posterior.log_prob(codes)
 
 
+def draw_scored(posterior: Distribution, sample_shape: SampleShape = ()) -> tuple[Tensor, Tensor]:
+    """Codes [*sample_shape, B, T], and their log-probabilities [*sample_shape, B] in nats, these with a gradient."""
+    if hasattr(posterior, "log_prob_of_drawn"):
+        codes, drawn = draw_with_log_prob(posterior, sample_shape)
+        return codes, posterior.log_prob_of_drawn(codes, drawn)
+    codes = posterior.sample(torch.Size(sample_shape))
+    return codes, posterior.log_prob(codes)
+
+
+def score_drawn(posterior: Distribution, codes: Tensor, log_prob: Tensor) -> Tensor:
+    """log q(z|x) with gradient, in nats, of codes [*S, B, T] that this very posterior drew with log_prob. [*S, B].
+
+    Without the pass that would find it again, where the distribution can do without.
+    """
+    if hasattr(posterior, "log_prob_of_drawn"):
+        known: Tensor = posterior.log_prob_of_drawn(codes, log_prob)
+        return known
+    found: Tensor = posterior.log_prob(codes)
+    return found
+
+
 def check_code_sizes(num_tokens: int, vocab_size: int) -> None:
     """Raises ValueError unless there is at least one token and two codes per token."""
     if num_tokens < 1 or vocab_size < 2:

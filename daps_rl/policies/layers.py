@@ -195,3 +195,8 @@ class EmbeddingHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(self.project(x), self._embedding[0].weight.detach(), self.bias)
+
+    def matrix(self) -> tuple[Tensor, Tensor]:
+        """The same as one linear layer: its weight [V, D] and bias [V]."""
+        table = self._embedding[0].weight.detach()
+        return table @ self.project.weight, table @ self.project.bias + self.bias

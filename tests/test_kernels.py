@@ -1,0 +1,343 @@
+"""Compiled kernels: the same codes, scores and gradients as PyTorch's, and no harm where they cannot be had."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from daps_rl.agents import make_agent
+from daps_rl.config import make_config
+from daps_rl.kernels import KernelsUnavailable, build, load, use_cpu_kernels
+from daps_rl.policies import (
+    AutoregressivePolicy,
+    EmbeddingHead,
+    FactorizedPolicy,
+    LatticeEmbedding,
+    LatticeHead,
+    VisitOnce,
+    compiled,
+)
+from daps_rl.session import load_data
+from daps_rl.training import Trainer
+
+B, K, T, V, D = 5, 3, 4, 21, 24
+HEADS = {
+    "linear": lambda: None,
+    "without a bias": lambda: nn.Linear(D, V, bias=False),
+    "shared vectors": lambda: EmbeddingHead(D, nn.Embedding(V, 6)),
+    "lattice": lambda: LatticeHead(D, LatticeEmbedding(V, 6)),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiler():
+    """The first test compiles; where there is no compiler there is nothing to test."""
+    try:
+        load()
+    except KernelsUnavailable as error:
+        pytest.skip(str(error))
+
+
+def make_policy(head: str = "linear", **options) -> AutoregressivePolicy:
+    """With weights large enough that its codes are not all alike."""
+    torch.manual_seed(0)
+    sizes = {"embed_dim": D, "num_heads": 2, "num_layers": 2, "num_patches": 3}
+    policy = AutoregressivePolicy((9,), T, V, **{**sizes, "head": HEADS[head](), **options})
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return policy
+
+
+def pair(head: str = "linear", **options) -> tuple[AutoregressivePolicy, AutoregressivePolicy]:
+    """A policy in float64 by PyTorch, and the same by kernels."""
+    policy = make_policy(head, **options)
+    twin = copy.deepcopy(policy).double()
+    if head == "shared vectors":
+        twin.transformer.head._embedding[0].double()  # held, not registered
+    assert use_cpu_kernels(policy) == ["transformer"]
+    return twin, policy
+
+
+def gradients(policy: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    policy.zero_grad()
+    loss.backward()
+    return {name: p.grad.double() for name, p in policy.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("aligned", [True, False])
+def test_scores_and_gradients_are_those_of_float64(head, aligned):
+    exact, policy = pair(head, aligned_patches=aligned)
+    x, codes, weights = torch.randn(B, 9), torch.randint(V, (K, B, T)), torch.randn(K, B)
+    expected, found = exact(x.double()).log_prob(codes), policy(x).log_prob(codes)
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
+    reference = gradients(exact, (weights.double() * expected).sum())
+    own = gradients(policy, (weights * found).sum())
+    assert own.keys() == reference.keys()
+    assert len(own) > 50
+    for name in own:
+        torch.testing.assert_close(own[name], reference[name], atol=2e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_heads": 1, "embed_dim": 16},  # widths of a head that are compiled for
+        {"num_heads": 2, "embed_dim": 64},
+        {"num_heads": 1, "embed_dim": 64},
+        {"num_heads": 3, "embed_dim": 15, "num_patches": 1, "num_layers": 1},
+        {"mlp_ratio": 0.5},  # narrower than what is taken with attention
+    ],
+    ids=str,
+)
+def test_other_widths(options):
+    exact, policy = pair(**options)
+    x, codes = torch.randn(B, 9), torch.randint(V, (K, B, T))
+    expected, found = exact(x.double()).log_prob(codes), policy(x).log_prob(codes)
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
+    reference, own = gradients(exact, expected.sum()), gradients(policy, found.sum())
+    for name in reference:
+        torch.testing.assert_close(own[name], reference[name], atol=5e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_same_seed_draws_the_same_codes(head):
+    policy = make_policy(head)
+    twin = copy.deepcopy(policy)
+    use_cpu_kernels(policy)
+    x = torch.randn(40, 9)
+    drawn = [model(x).sample_with_log_prob((7,), torch.Generator().manual_seed(1)) for model in (policy, twin)]
+    (codes, log_prob), (expected, expected_log_prob) = drawn
+    same = (codes == expected).all(-1)
+    assert same.float().mean() > 0.99  # a number may fall between two sums that round apart
+    torch.testing.assert_close(log_prob[same], expected_log_prob[same], atol=1e-4, rtol=1e-5)
+    assert len(codes.flatten(0, 1).unique(dim=0)) > 100
+    torch.testing.assert_close(policy(x).mode, twin(x).mode)
+
+
+def test_drawing_follows_the_probabilities():
+    policy = AutoregressivePolicy((2,), 2, 3, embed_dim=8, num_heads=2)
+    nn.init.normal_(policy.transformer.head.weight, std=2.0)
+    use_cpu_kernels(policy)
+    posterior = policy(torch.randn(1, 2))
+    every = torch.tensor(list(itertools.product(range(3), repeat=2)))[:, None]  # [9, 1, 2]
+    probability = posterior.log_prob(every).exp().squeeze(1).detach()
+    torch.testing.assert_close(probability.sum(), torch.tensor(1.0))
+    n = 40_000
+    codes, log_prob = posterior.sample_with_log_prob((n,), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(log_prob, posterior.log_prob(codes).detach(), atol=1e-5, rtol=1e-5)
+    counts = torch.bincount(codes[:, 0, 0] * 3 + codes[:, 0, 1], minlength=9)
+    deviation = (counts - n * probability) / (n * probability * (1 - probability)).sqrt()
+    assert deviation.abs().max() < 4.5  # false alarm: 1 in 16,000
+
+
+def test_a_token_without_probability_is_never_drawn():
+    policy = make_policy()
+    with torch.no_grad():
+        policy.transformer.head.bias[:] = torch.where(torch.arange(V) % 3 == 0, 0.0, -1e4)
+    use_cpu_kernels(policy)
+    x = torch.randn(1, 9)
+    context = policy.transformer.prepare(policy.encoder(x))
+    for number in (0.0, 1.0 - 2**-24, 0.5):
+        codes, log_prob = compiled.draw(policy.transformer, context, torch.full((1, 9, T), number))
+        assert (codes % 3 == 0).all()
+        assert log_prob.isfinite().all()
+
+
+@pytest.mark.parametrize("contexts", [1, 37])
+@pytest.mark.parametrize("samples", [1, 300])
+def test_whatever_a_thread_takes_at_a_time(contexts, samples):
+    exact, policy = pair()
+    x, codes = torch.randn(contexts, 9), torch.randint(V, (samples, contexts, T))
+    expected, found = exact(x.double()).log_prob(codes), policy(x).log_prob(codes)
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
+    reference, own = (gradients(model, scores.mean()) for model, scores in ((exact, expected), (policy, found)))
+    for name in reference:
+        torch.testing.assert_close(own[name], reference[name], atol=1e-5, rtol=1e-3)
+    drawn, log_prob = policy(x).sample_with_log_prob((samples,))
+    torch.testing.assert_close(log_prob.double(), exact(x.double()).log_prob(drawn).detach(), atol=1e-4, rtol=1e-5)
+
+
+def test_what_was_drawn_is_not_scored_again(monkeypatch):
+    _, policy = pair()
+    posterior = policy(torch.randn(B, 9))
+    codes, drawn = posterior.sample_with_log_prob((K,))
+    expected = gradients(policy, posterior.log_prob(codes).sum())
+    posterior = policy(torch.zeros(B, 9) + posterior.context.keys_values[0][0].sum().detach() * 0)
+    scored = posterior.log_prob_of_drawn(codes, drawn)
+    assert torch.equal(scored, drawn)  # to the bit: as it was told
+    assert scored.requires_grad
+    assert len(gradients(policy, scored.sum())) == len(expected)
+
+
+@pytest.mark.parametrize("agent", ["daps", "ppo", "grpo", "reinforce", "gumbel"])
+def test_agents_train_as_they_do_without(agent):
+    results = []
+    for kernels in (False, True):
+        config = make_config(
+            agent=agent, steps=4, samples=4, batch_size=16, num_tokens=3, vocab_size=8, embed_dim=16, num_layers=1,
+            validate_every=0, device="cpu", score_precision="float32", cpu_kernels=kernels,
+        )  # fmt: skip
+        trainer = Trainer(config, load_data(config))
+        list(trainer.run())
+        assert trainer.autoencoder.policy.transformer.cpu_kernels is kernels
+        results.append(torch.cat([p.detach().flatten() for p in trainer.agent.parameters()]))
+    torch.testing.assert_close(*results, atol=2e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("policy_samples", [0, 2])
+def test_microbatches_give_the_same_gradient(policy_samples):
+    _, policy = pair()
+    x = torch.randn(6, 9)
+    found = []
+    for microbatch in (0, 2):
+        config = make_config(steps=1, samples=4, policy_samples=policy_samples, num_tokens=T, vocab_size=V)
+        agent = make_agent(config, policy)
+        agent.microbatch = microbatch
+        torch.manual_seed(0)
+        codes = torch.randint(V, (6, 4, T))
+        found.append(gradients(policy, agent.log_prob_of(x, codes).sum()))
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [-1, V])
+def test_a_token_outside_the_vocabulary_is_an_error(wrong):
+    _, policy = pair()
+    codes = torch.randint(V, (K, B, T))
+    codes[1, 2, 3] = wrong
+    posterior = policy(torch.randn(B, 9))
+    with pytest.raises(IndexError, match=f"codes must lie in 0 … {V - 1}, got some from"):
+        posterior.log_prob(codes)
+    with pytest.raises(IndexError, match=f"codes must lie in 0 … {V - 1}, got some from"):
+        posterior.log_prob_of_drawn(codes, torch.zeros(K, B)).sum().backward()
+
+
+def test_no_codes_at_all():
+    _, policy = pair()
+    posterior = policy(torch.randn(B, 9))
+    assert posterior.sample((0,)).shape == (0, B, T)
+    scores = posterior.log_prob(torch.empty(0, B, T, dtype=torch.int64))
+    assert scores.shape == (0, B)
+    assert all((gradient == 0).all() for gradient in gradients(policy, scores.sum()).values())
+
+
+def lora(policy: AutoregressivePolicy) -> AutoregressivePolicy:
+    class Adapted(nn.Linear):
+        pass
+
+    policy.transformer.blocks[0].attention.qkv = Adapted(D, 3 * D)
+    return policy
+
+
+def test_copies_and_pickles_keep_them():
+    _, policy = pair()
+    for twin in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        assert twin.transformer.cpu_kernels
+        x, codes = torch.randn(B, 9), torch.randint(V, (K, B, T))
+        assert torch.equal(twin(x).log_prob(codes), policy(x).log_prob(codes))
+
+
+def test_other_precisions_go_without(monkeypatch):
+    _, policy = pair()
+    monkeypatch.setattr(compiled, "log_prob", lambda *args: pytest.fail("by kernels"))
+    x, codes = torch.randn(B, 9), torch.randint(V, (K, B, T))
+    with torch.autocast("cpu", torch.bfloat16):
+        policy(x).log_prob(codes)
+    policy.double()(x.double()).log_prob(codes)
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        (lambda: make_policy(mask=VisitOnce(V)), "it has a mask"),
+        (lambda: make_policy(token_sizes=(V, V, 2, V)), "different numbers of tokens"),
+        (
+            lambda: AutoregressivePolicy((9,), T, V, embed_dim=8, num_heads=2, head=nn.Sequential(nn.Linear(8, V))),
+            "its head is a Sequential",
+        ),
+        (lambda: lora(make_policy()), "not all of its layers are plain"),
+        (lambda: make_policy().double(), "its weights are torch.float64"),
+        (lambda: FactorizedPolicy((9,), T, V, embed_dim=8, num_heads=2), "FactorizedPolicy has no part"),
+    ],
+    ids=["mask", "token sizes", "head", "an adapter", "float64", "factorised"],
+)
+def test_what_they_cannot_take_goes_on_without_them(policy, reason):
+    made = policy()
+    with pytest.warns(UserWarning, match=f"goes on without CPU kernels: .*{reason}"):
+        assert use_cpu_kernels(made) == []
+
+
+class TestWithoutACompiler:
+    @pytest.fixture(autouse=True)
+    def first_call(self, monkeypatch, tmp_path):
+        monkeypatch.setattr("daps_rl.policies.autoregressive.load", load.__wrapped__)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def test_none(self, monkeypatch):
+        monkeypatch.delenv("CXX", raising=False)
+        monkeypatch.setattr(build.shutil, "which", lambda name: None)
+        with pytest.warns(UserWarning, match=r"without CPU kernels: there is no C\+\+ compiler; install g\+\+"):
+            assert use_cpu_kernels(make_policy()) == []
+
+    def test_one_that_is_not_there(self, monkeypatch):
+        monkeypatch.setenv("CXX", "/nowhere/g++")
+        with pytest.warns(UserWarning, match=r"/nowhere/g\+\+ cannot be run"):
+            assert use_cpu_kernels(make_policy()) == []
+
+    def test_a_source_that_does_not_compile(self, monkeypatch, tmp_path):
+        source = tmp_path / "broken.cpp"
+        source.write_text("int main() { return nothing; }")
+        monkeypatch.setattr(build, "SOURCE", source)
+        with pytest.warns(UserWarning, match="failed: .*nothing"):
+            assert use_cpu_kernels(make_policy()) == []
+        assert not list((tmp_path / "daps-rl").iterdir())  # no half of a library
+
+    def test_a_folder_that_cannot_be_written(self, monkeypatch, tmp_path):
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        with pytest.warns(UserWarning, match="cannot be written .*set XDG_CACHE_HOME"):
+            assert use_cpu_kernels(make_policy()) == []
+
+    def test_training_goes_on(self, monkeypatch):
+        monkeypatch.setenv("CXX", "/nowhere/g++")
+        config = make_config(steps=1, batch_size=4, samples=4, validate_every=0, device="cpu", cpu_kernels=True)
+        with pytest.warns(UserWarning, match="training goes on without CPU kernels"):
+            trainer = Trainer(config, load_data(config))
+        assert trainer.train_step()["log_likelihood"].isfinite()
+
+
+def test_another_processor_or_pytorch_has_a_library_of_its_own(monkeypatch):
+    path = load()
+    key = build._key("g++")
+    assert key in path.name
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    assert build._key("g++") != key
+    monkeypatch.undo()
+    monkeypatch.setattr(build, "_run", lambda command: "#define __AVX__ 1")
+    assert build._key("g++") != key
+
+
+def test_a_fresh_process_compiles_nothing():
+    program = (
+        "import sys, torch; from daps_rl.kernels import load, build; "
+        "build._compile = lambda *args: sys.exit('compiled'); load(); print(torch.ops.daps_rl.draw)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "daps_rl.draw" in done.stdout
+    assert "compiling" not in done.stderr
+
+
+def test_no_warning_where_they_work():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert use_cpu_kernels(nn.Sequential(make_policy(), nn.Linear(1, 1))) == ["0.transformer"]
