@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[8], help="K; gumbel draws one code whatever it is")
     parser.add_argument("--microbatch", type=int, nargs="+", default=[0], help="contexts at a time; 0 for all at once")
     parser.add_argument("--decoder-norm", choices=("group", "batch", "none"), default="group")
+    parser.add_argument("--cpu-kernels", type=int, choices=(0, 1), default=0)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -85,6 +86,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     settings: dict[str, Any] = {
         name: getattr(options, name) for name in ("agent", "batch_size", "samples", "microbatch", "device")
     }
+    settings["cpu_kernels"] = bool(options.cpu_kernels)
     if options.samples in (2, 3):  # an ESS of less than one code cannot be met
         settings["ess_fraction"] = 1.2 / options.samples
     if make_config(options.config).decoder == "resnet":

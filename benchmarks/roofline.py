@@ -223,7 +223,6 @@ def main() -> None:
             "batch_size": config.batch_size,
             "samples": config.samples,
             "cpu_kernels": config.cpu_kernels,
-            "threads": options.threads,
             "gflops": flop_rate / 1e9,
             "gbytes": byte_rate / 1e9,
             "parts": {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows},

@@ -2,6 +2,7 @@
 
     python benchmarks/scaling.py                  # all of them: some minutes
     python benchmarks/scaling.py samples tokens   # one or two of them
+    python benchmarks/scaling.py samples tokens ranks --cpu-kernels
 
 samples: the published MNIST configuration with K = 2, 8 and 32, a few steps each in turn.
 tokens: drawing by the published ImageNet-256 policy with T = 64 to 1024 tokens, 32 data of 8 codes each, beside the
@@ -9,6 +10,7 @@ counted floor: its operations over the machine's matrix products, or its bytes o
 parts: the published MNIST configuration with K = 8 and 32, the policy scored 4,096 tokens at a time and all at once,
 in turn.
 attention: likewise, with attention to few keys as small products and by PyTorch's kernel.
+kernels: likewise, with CPU kernels and without.
 ranks: the published MNIST configuration in two processes of one thread each, by torchrun and gloo, and in one process
 of two threads, in turn.
 
@@ -36,10 +38,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.data import noise
 from daps_rl.policies import AutoregressivePolicy, autoregressive, layers
+from daps_rl.policies.autoregressive import CodeTransformer
 from daps_rl.training import Trainer
 
 NAME = "scaling"
-IDEAS = {"parts": (autoregressive, "CPU_TOKENS", 2**40), "attention": (layers, "FEW_KEYS", 0)}
+IDEAS: dict[str, tuple[Any, str, Any]] = {
+    "parts": (autoregressive, "CPU_TOKENS", 2**40),
+    "attention": (layers, "FEW_KEYS", 0),
+    "kernels": (CodeTransformer, "cpu_kernels", True),
+}
 WHAT = ("samples", *IDEAS, "tokens", "ranks")
 
 
@@ -60,7 +67,7 @@ def samples(rounds: int) -> None:
     medians = {k: statistics.median(taken) for k, taken in times.items()}
     for k, median in medians.items():
         row = {"what": "samples", "K": k, "rounds": rounds, "median_ms": 1e3 * median, "over_K8": median / medians[8]}
-        write_row(NAME, row)
+        write_row(NAME, {**row, "cpu_kernels": CodeTransformer.cpu_kernels})
 
 
 def in_turns(what: str, rounds: int) -> None:
@@ -97,6 +104,7 @@ def tokens(rounds: int, threads: int) -> None:
         with torch.no_grad():
             posterior = policy(torch.randn(32, 3, 256, 256))
             taken = fastest(lambda posterior=posterior: posterior.sample((8,)), repeats=rounds)
+            posterior.transformer.cpu_kernels = False  # which would hide what they do
             with FlopCounterMode(display=False, custom_mapping=ATTENTION) as flops, Traffic() as traffic:
                 posterior.sample((8,))
         operations = flops.get_total_flops()
@@ -105,7 +113,7 @@ def tokens(rounds: int, threads: int) -> None:
         write_row(
             NAME,
             {**row, **floors, "over_matrix_floor": taken / floors["matrix_floor_s"],
-             "over_memory_floor": taken / floors["memory_floor_s"]},
+             "over_memory_floor": taken / floors["memory_floor_s"], "cpu_kernels": CodeTransformer.cpu_kernels},
         )  # fmt: skip
 
 
@@ -117,6 +125,7 @@ def ranks(rounds: int, steps: int = 80) -> None:
         with tempfile.TemporaryDirectory() as folder:
             command = [*launch, "-m", "daps_rl", "train", "--data", "fashion-mnist", "--config", "mnist", "--steps"]
             command += [str(steps), "--out", folder + "/run", "--validate-every", "0"]
+            command += ["--cpu-kernels"] * CodeTransformer.cpu_kernels
             threads = {"OMP_NUM_THREADS": str(2 // processes)}
             done = subprocess.run(command, env={**os.environ, **threads}, check=False, capture_output=True, text=True)
             if done.returncode:
@@ -125,7 +134,8 @@ def ranks(rounds: int, steps: int = 80) -> None:
         first, last = lines[0], lines[-1]
         rate = (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
         row: dict[str, Any] = {"what": "ranks", "processes": processes, "threads_each": 2 // processes}
-        write_row(NAME, {**row, "steps": last["step"], "steps_per_second": rate})
+        row |= {"steps": last["step"], "steps_per_second": rate, "cpu_kernels": CodeTransformer.cpu_kernels}
+        write_row(NAME, row)
 
 
 def main() -> None:
@@ -133,8 +143,10 @@ def main() -> None:
     parser.add_argument("what", nargs="*", help=f"of {', '.join(WHAT)} (default: all)")
     parser.add_argument("--rounds", type=int, help="repetitions; each has a number of its own")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cpu-kernels", action="store_true", help="for samples, tokens and ranks")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    CodeTransformer.cpu_kernels = options.cpu_kernels
     if unknown := sorted(set(options.what) - set(WHAT)):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(WHAT)}")
     what = options.what or WHAT

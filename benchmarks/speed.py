@@ -25,9 +25,14 @@ OWN = {"data": "fashion-mnist", "likelihood": "bernoulli"}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "published mnist, daps": {"preset": "mnist", "agent": "daps"},
     "published mnist, daps, policy scored on 3 of 8": {"preset": "mnist", "agent": "daps", "policy_samples": 3},
+    "published mnist, daps, CPU kernels": {"preset": "mnist", "agent": "daps", "cpu_kernels": True},
+    "published mnist, daps, CPU kernels, policy scored on 3 of 8": {
+        "preset": "mnist", "agent": "daps", "cpu_kernels": True, "policy_samples": 3,
+    },
     "published mnist, daps-na": {"preset": "mnist", "agent": "daps-na"},
     "own, daps": {**OWN, "agent": "daps"},
     "own, daps, policy scored on all 8": {**OWN, "agent": "daps", "policy_samples": 0},
+    "own, daps, CPU kernels": {**OWN, "agent": "daps", "cpu_kernels": True},
     "own, daps-na": {**OWN, "agent": "daps-na"},
     "own, daps-na, scores in float32": {**OWN, "agent": "daps-na", "score_precision": "float32"},
     "own, daps-na, scores in bfloat16": {**OWN, "agent": "daps-na", "score_precision": "bfloat16"},
@@ -35,7 +40,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "own, gumbel-na": {**OWN, "agent": "gumbel-na"},
     "own, fsq": {**OWN, "agent": "fsq"},
     "own, vq": {**OWN, "agent": "vq"},
-}
+}  # fmt: skip
 
 
 def main() -> None:

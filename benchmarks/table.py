@@ -111,9 +111,11 @@ def gpu() -> str:
 def roofline() -> str:
     """Where a step's time goes: a line per part, for each measured configuration."""
     lines = []
-    latest = {(row["configuration"], row["agent"], row["batch_size"], row["threads"]): row for row in read("roofline")}
+    columns = ("configuration", "agent", "batch_size", "threads")
+    latest = {(*(row[name] for name in columns), row.get("cpu_kernels")): row for row in read("roofline")}
     for row in latest.values():
         title = f"{row['configuration']}, {row['agent']}, B = {row['batch_size']}, {row['threads']} threads"
+        title += ", CPU kernels" if row.get("cpu_kernels") else ""
         for name, part in row["parts"].items():
             whole = name == "the step"
             cells = [title if whole else "", name, f"{part['flops'] / 1e9:.2f}", f"{part['bytes'] / 1e6:.0f}"]
@@ -246,46 +248,62 @@ def api_price() -> str:
 def memory() -> str:
     """Peak memory of a step, the latest row of each setting."""
     columns = ("config", "agent", "part", "batch_size", "samples", "microbatch")
-    rows = {tuple(row[name] for name in columns): row for row in read("memory") if row["steps"] < 1000}
+    rows = {
+        (*(row[name] for name in columns), row.get("cpu_kernels", 0)): row
+        for row in read("memory")
+        if row["steps"] < 1000
+    }
     lines = [
-        [*(str(value) for value in key), f"{row['peak_mib']:,}" if "peak_mib" in row else f"failed: {row['error']}"]
-        for key, row in sorted(rows.items(), key=lambda item: (item[0][:3], -item[0][3], item[0][4:]))
-    ]
+        [config, f"{agent}, CPU kernels" if kernels else agent, *map(str, others),
+         f"{row['peak_mib']:,}" if "peak_mib" in row else f"failed: {row['error']}"]
+        for (config, agent, *others, kernels), row in sorted(
+            rows.items(), key=lambda item: (item[0][:3], -item[0][3], item[0][4:])
+        )
+    ]  # fmt: skip
     return markdown(["configuration", "agent", "what", "B", "K", "microbatch", "peak (MiB)"], lines)
 
 
-WITHOUT = {"parts": "codes scored all at once", "attention": "attention by PyTorch's kernel"}
-"""What a step is without, of the ideas that `scaling.py` measures in turns."""
+WITHOUT = {
+    "parts": "codes scored all at once",
+    "attention": "attention by PyTorch's kernel",
+    "kernels": "by CPU kernels",
+}
+"""What a step is otherwise, of the ideas that `scaling.py` measures in turns."""
 
 
 def scaling() -> str:
     """What more codes, more tokens and more processes cost: the latest row of each."""
-    latest: dict[tuple[str, Any], dict[str, Any]] = {}
+    latest: dict[tuple[str, bool, Any], dict[str, Any]] = {}
     ideas: dict[tuple[str, int, bool], float] = {}
-    ranks: dict[int, list[float]] = defaultdict(list)
+    ranks: dict[tuple[bool, int], list[float]] = defaultdict(list)
     for row in read("scaling"):
+        kernels = row.get("cpu_kernels", False)
         if row["what"] == "ranks":
-            ranks[row["processes"]].append(row["steps_per_second"])
+            ranks[kernels, row["processes"]].append(row["steps_per_second"])
         elif row["what"] in WITHOUT:
             used = row["used"] if "used" in row else row["in_parts"]  # rows before there were several ideas
             ideas[row["what"], row["K"], used] = row["median_ms"]
         else:
-            latest[row["what"], row["K"] if row["what"] == "samples" else row["T"]] = row
+            latest[row["what"], kernels, row["K"] if row["what"] == "samples" else row["T"]] = row
     lines = []
-    for (what, size), row in sorted(latest.items()):
+    for (what, kernels, size), row in sorted(latest.items()):
+        by = ", by CPU kernels" if kernels else ""
         if what == "samples":
-            lines.append([f"a step with K = {size}", f"{row['median_ms']:.0f} ms", f"{row['over_K8']:.2f} of K = 8"])
+            lines.append(
+                [f"a step with K = {size}{by}", f"{row['median_ms']:.0f} ms", f"{row['over_K8']:.2f} of K = 8"]
+            )
         else:
             cells = f"{row['over_matrix_floor']:.1f} of its operations, {row['over_memory_floor']:.1f} of its bytes"
-            lines.append([f"drawing with T = {size}", f"{row['seconds']:.2f} s", f"times the floor: {cells}"])
+            lines.append([f"drawing with T = {size}{by}", f"{row['seconds']:.2f} s", f"times the floor: {cells}"])
     for (what, size, used), took in sorted(ideas.items()):
         if not used:
             cells = [f"{took:.0f} ms", f"{took / ideas[what, size, True]:.2f} of the usual, in turns"]
             lines.append([f"a step with K = {size}, {WITHOUT[what]}", *cells])
-    for processes, rates in sorted(ranks.items()):
-        share = statistics.median(rates) / statistics.median(ranks[1])
+    for (kernels, processes), rates in sorted(ranks.items()):
+        share = statistics.median(rates) / statistics.median(ranks[kernels, 1])
+        by = ", by CPU kernels" if kernels else ""
         name = "process of two threads" if processes == 1 else "processes of one thread"
-        cells = [f"{processes} {name}", f"{statistics.median(rates):.2f} steps/s", f"{share:.0%} of one process"]
+        cells = [f"{processes} {name}{by}", f"{statistics.median(rates):.2f} steps/s", f"{share:.0%} of one process"]
         lines.append(cells)
     return markdown(["what", "measured", "ratio"], lines)
 

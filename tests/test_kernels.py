@@ -9,13 +9,16 @@ import subprocess
 import sys
 import warnings
 
+import batches
 import pytest
 import torch
+from sb3_models import make_grouped, parameters
 from torch import nn
 
 from daps_rl.agents import make_agent
 from daps_rl.config import make_config
 from daps_rl.kernels import KernelsUnavailable, build, load, use_cpu_kernels
+from daps_rl.objectives import DAPSLoss, GroupActor
 from daps_rl.policies import (
     AutoregressivePolicy,
     EmbeddingHead,
@@ -341,3 +344,31 @@ def test_no_warning_where_they_work():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert use_cpu_kernels(nn.Sequential(make_policy(), nn.Linear(1, 1))) == ["0.transformer"]
+
+
+def test_torchrl_s_loss_is_the_same():
+    policy = batches.make_policy(AutoregressivePolicy)
+    batch = batches.make_batch(policy)
+    exact = DAPSLoss(GroupActor(policy), ess_fraction=0.5)(batch)["loss_actor"]
+    reference = gradients(policy, exact)
+    twin = copy.deepcopy(policy).float()
+    actor = GroupActor(twin)
+    assert use_cpu_kernels(actor)
+    single = batch.apply(lambda t: t.float() if t.is_floating_point() else t)
+    found = DAPSLoss(actor, ess_fraction=0.5)(single)["loss_actor"]
+    torch.testing.assert_close(found.double(), exact, atol=1e-4, rtol=1e-4)
+    own = gradients(twin, found)
+    for name in reference:
+        torch.testing.assert_close(own[name], reference[name], atol=1e-3, rtol=1e-3)
+
+
+def test_stable_baselines3_trains_as_it_does_without():
+    results = []
+    for kernels in (False, True):
+        model = make_grouped()
+        if kernels:
+            assert use_cpu_kernels(model.policy)
+        model.learn(64, log_interval=1000)
+        results.append(parameters(model))
+    torch.testing.assert_close(*results, atol=2e-3, rtol=1e-2)
+    assert not torch.equal(*results)  # they round apart, and so are not the same passes

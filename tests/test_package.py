@@ -21,7 +21,7 @@ def expected_files() -> set[str]:
         f"{package}/{path.relative_to(folder).as_posix()}"
         for package, folder in sources.items()
         for path in folder.rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed" or path.parent.name == "optima"
+        if path.suffix in (".py", ".cpp", ".h") or path.name == "py.typed" or path.parent.name == "optima"
     }
 
 
