@@ -59,6 +59,17 @@ PARTS = {
         ),
         reference="daps",
     ),
+    "kernels": Part(
+        "daps-kernels=daps,daps,gumbel",
+        minutes=4,
+        seeds=3,
+        own=(
+            "daps-kernels:learning_rate=0.008,cpu_kernels=true",
+            "daps:learning_rate=0.008",
+            "gumbel:learning_rate=0.016",
+        ),
+        reference="daps-kernels",
+    ),
     "gpu": Part(
         "daps-na,fsq,vq,gumbel-na,rloo-na=rloo",
         steps=8_000,

@@ -8,7 +8,8 @@
 
 namespace daps {
 
-constexpr int64_t MANY = 16;  // queries, and keys for them all: from so many on, attention is matrix products
+// Attention is matrix products, but for fewer queries, or fewer pairs of a query and a key.
+constexpr int64_t FEW = 4, MANY = 1024;
 
 // Room for the weights of so many keys: whole vectors.
 constexpr int64_t padded(int64_t keys) { return (keys + 15) / 16 * 16; }
@@ -78,7 +79,7 @@ void with_width(int64_t width, const Function& function) {
 // Scaled dot-product attention of queries to keys, d wide. Results lie `out_stride` floats apart, weights `row`.
 inline void attend(
     const Queries& from, const Keys& to, int64_t d, float* weights, int64_t row, float* out, int64_t out_stride) {
-  if (std::min(from.count, to.count) < MANY) {
+  if (from.count < FEW || from.count * to.count < MANY) {
     return with_width(d, [&](auto known) {
       for (int64_t i = 0; i < from.count; i++) {
         const Keys seen{to.key, to.value, to.stride, from.sees + i * from.more};
@@ -104,7 +105,7 @@ inline void attend(
 inline void attend_backward(
     const Queries& from, const Keys& to, int64_t d, const float* weights, int64_t row, const float* out,
     const float* dout, int64_t out_stride, float* dquery, float* dkey, float* dvalue, float* spare) {
-  if (std::min(from.count, to.count) < MANY) {
+  if (from.count < FEW || from.count * to.count < MANY) {
     return with_width(d, [&](auto known) {
       for (int64_t i = 0; i < from.count; i++) {
         const Keys seen{to.key, to.value, to.stride, from.sees + i * from.more};

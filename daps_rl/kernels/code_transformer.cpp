@@ -17,11 +17,14 @@ namespace daps {
 namespace {
 
 constexpr int64_t ROWS = 128;  // at a time, about: what they need fits a core's second-level cache
+constexpr int64_t LARGEST_GRADIENTS = 1 << 28;  // entries: 1 GiB
 
-// Calls work(begin, end) for ranges of all codes, one on every thread; a range begins at a multiple of `unit`.
+// Calls work(begin, end) for ranges of all codes, one on each of at most so many threads; a range begins at a multiple
+// of `unit`.
 template <class Work>
-void over_codes(const Sizes& s, int64_t unit, const Work& work) {
-  at::parallel_for(0, s.contexts * s.samples / unit, 1, [&](int64_t begin, int64_t end) {
+void over_codes(const Sizes& s, int64_t unit, int64_t threads, const Work& work) {
+  const int64_t units = s.contexts * s.samples / unit;
+  at::parallel_for(0, units, (units + threads - 1) / threads, [&](int64_t begin, int64_t end) {
     work(begin * unit, end * unit);
   });
 }
@@ -55,7 +58,7 @@ std::tuple<Tensor, Tensor> draw(
   int64_t* all_codes = codes.data_ptr<int64_t>();
   float* score = log_prob.data_ptr<float>();
   const int64_t wide = 3 * s.dim, span = s.tokens * wide;
-  over_codes(s, 1, [&](int64_t begin, int64_t end) {
+  over_codes(s, 1, at::get_num_threads(), [&](int64_t begin, int64_t end) {
     const int64_t most = std::min(ROWS, end - begin);
     Desk desk(m, most, 1);
     std::vector<Floats> kept(m.blocks.size(), Floats(most * span));  // queries, keys and values of the tokens so far
@@ -115,7 +118,7 @@ Tensor log_prob(
   Tensor result = at::zeros({s.contexts, s.samples}, context[0].options());
   float* score = result.data_ptr<float>();
   const int64_t at_a_time = std::max<int64_t>(1, ROWS / s.tokens);
-  over_codes(s, 1, [&](int64_t begin, int64_t end) {
+  over_codes(s, 1, at::get_num_threads(), [&](int64_t begin, int64_t end) {
     Desk desk(m, std::min(at_a_time, end - begin) * s.tokens, 1);
     for (int64_t first = begin; first < end; first += at_a_time) {
       const int64_t* z = codes.const_data_ptr<int64_t>() + first * s.tokens;
@@ -143,9 +146,12 @@ std::vector<Tensor> log_prob_backward(
   const Model sizes(weights, context, aligned, codes.size(1), gaussian);
   const Sizes& s = sizes.s;
   check_codes(codes, s.vocab);
-  Tensor of_weights = at::zeros({at::get_num_threads(), sizes.parameters}, context[0].options());
+  // Every thread has gradients of its own, in so much memory together.
+  const int64_t threads =
+      std::clamp<int64_t>(LARGEST_GRADIENTS / sizes.parameters, 1, static_cast<int64_t>(at::get_num_threads()));
+  Tensor of_weights = at::zeros({threads, sizes.parameters}, context[0].options());
   const int64_t at_a_time = std::max<int64_t>(1, ROWS / s.tokens);
-  over_codes(s, std::max<int64_t>(1, s.samples), [&](int64_t begin, int64_t end) {
+  over_codes(s, std::max<int64_t>(1, s.samples), threads, [&](int64_t begin, int64_t end) {
     float* own = of_weights.data_ptr<float>() + at::get_thread_num() * sizes.parameters;
     Model m(weights, context, aligned, s.samples, gaussian, own);
     for (size_t i = 0; i < m.blocks.size(); i++) {

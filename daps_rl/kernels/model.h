@@ -43,8 +43,8 @@ struct Block {
   const float *key, *value;  // of the contexts. [B, H, P, d]
   float *key_grad = nullptr, *value_grad = nullptr;
 
-  // Calls work(queries, keys, first row, where its weights lie, where its result does, where a query of it does) for
-  // every code and head. `all` holds queries, keys and values of every token so far.
+  // Calls work(queries, keys, and where their weights lie, their results, they themselves, and their keys) for every
+  // code and head. `all` holds queries, keys and values of every token so far.
   template <class Work>
   static void self_attention(const Sizes& s, const Part& p, const float* all, const Work& work) {
     const int64_t wide = 3 * s.dim;
@@ -100,8 +100,7 @@ struct Block {
     down.forward_add(tape.hidden.data(), x, rows);
   }
 
-  // dx [rows, D]: from the gradient of what `forward` gave to that of what it took. The rest
-  // is overwritten.
+  // dx [rows, D]: from the gradient of what `forward` gave to that of what it took. The rest is overwritten.
   void backward(
       const Sizes& s, const Part& p, float* dx, Tape& tape, float* spare, float* wide, float* scores) const {
     const int64_t rows = p.rows();
