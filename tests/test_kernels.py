@@ -112,6 +112,23 @@ def test_other_widths(options):
         torch.testing.assert_close(own[name], reference[name], atol=5e-4, rtol=1e-3)
 
 
+def test_long_codes():
+    """Whose attention is matrix products, and of which a thread takes one at a time or a few."""
+    tokens = 150
+    torch.manual_seed(0)
+    policy = AutoregressivePolicy((40,), tokens, 7, embed_dim=24, num_heads=3, num_layers=2, num_patches=33)
+    exact = copy.deepcopy(policy).double()
+    use_cpu_kernels(policy)
+    x, codes = torch.randn(2, 40), torch.randint(7, (3, 2, tokens))
+    expected, found = exact(x.double()).log_prob(codes), policy(x).log_prob(codes)
+    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-5)
+    reference, own = gradients(exact, expected.mean()), gradients(policy, found.mean())
+    for name in reference:
+        torch.testing.assert_close(own[name], reference[name], atol=1e-4, rtol=1e-3)
+    drawn, log_prob = policy(x).sample_with_log_prob((40,))
+    torch.testing.assert_close(log_prob.double(), exact(x.double()).log_prob(drawn).detach(), atol=1e-3, rtol=1e-5)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_the_same_seed_draws_the_same_codes(head):
     policy = make_policy(head)
