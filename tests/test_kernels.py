@@ -199,7 +199,7 @@ def test_what_was_drawn_is_not_scored_again(monkeypatch):
     assert len(gradients(policy, scored.sum())) == len(expected)
 
 
-@pytest.mark.parametrize("agent", ["daps", "ppo", "grpo", "reinforce", "gumbel"])
+@pytest.mark.parametrize("agent", ["daps", "ppo", "grpo", "reinforce", "gumbel", "sb3:daps"])
 def test_agents_train_as_they_do_without(agent):
     results = []
     for kernels in (False, True):
@@ -257,6 +257,17 @@ def lora(policy: AutoregressivePolicy) -> AutoregressivePolicy:
 
     policy.transformer.blocks[0].attention.qkv = Adapted(D, 3 * D)
     return policy
+
+
+def test_whatever_the_default_precision():
+    _, policy = pair()
+    x = torch.randn(B, 9)
+    torch.set_default_dtype(torch.float64)
+    try:
+        codes, log_prob = policy(x).sample_with_log_prob((K,))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(log_prob, policy(x).log_prob(codes).detach(), atol=1e-4, rtol=1e-5)
 
 
 def test_copies_and_pickles_keep_them():

@@ -344,10 +344,11 @@ class AutoregressiveCategorical(Distribution):
         net = self.transformer
         (batch,), like = self.batch_shape, self.context.keys_values[0][0]
         if net.takes_kernels(self.context):
-            numbers = [
-                torch.rand(batch, samples, 1, generator=generator) for _ in range(0 if greedy else net.num_tokens)
-            ]
-            return compiled.draw(net, self.context, torch.cat(numbers, -1) if numbers else None)
+            if greedy:
+                return compiled.draw(net, self.context, None)
+            shape, exact = (batch, samples, 1), torch.float32  # token by token, as below: the same seed, the same codes
+            numbers = [torch.rand(shape, generator=generator, dtype=exact) for _ in range(net.num_tokens)]
+            return compiled.draw(net, self.context, torch.cat(numbers, -1))
         head_dim = like.shape[-1]
         caches = [KeyValueCache((batch * samples, net.num_heads, net.num_tokens, head_dim), like) for _ in net.blocks]
         codes = torch.empty(batch, samples, net.num_tokens, dtype=torch.int64, device=like.device)
