@@ -14,9 +14,9 @@ from daps_rl.report.figures import BLUE, EMPTY, INK, VERMILION, WIDTH, dress, ne
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "performance.png"
 HEADINGS = {
-    ("mnist", "daps", False): "published, autoregressive: {:.0f} ms",
-    ("mnist", "daps", True): "the same by CPU kernels: {:.0f} ms",
-    ("own", "daps-na", False): "our default, factorised: {:.0f} ms",
+    ("mnist", "daps", False): "published, autoregressive:\n{:.0f} ms",
+    ("mnist", "daps", True): "the same by CPU kernels:\n{:.0f} ms",
+    ("own", "daps-na", False): "our default, factorised:\n{:.0f} ms",
 }
 
 PARTS = (
@@ -40,7 +40,8 @@ def main() -> None:
         axes.barh(places - 0.14, columns["memory_ms"], 0.24, color=VERMILION, label="floor: memory traffic")
         axes.set_yticks(np.arange(len(PARTS))[::-1], PARTS)
         dress(axes, heading.format(rows[name]["parts"]["the step"]["measured_ms"]), "milliseconds")
-    panels[0].legend(fontsize=8, frameon=False, loc="center right", bbox_to_anchor=(1.0, 0.56))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     save(figure, PICTURE)
 
 
