@@ -81,6 +81,10 @@ class Trainer:
         self.agent.world = self.world
         if config.cpu_kernels and self.device.type == "cpu":
             use_cpu_kernels(self.agent)
+            if config.precision != "float32":
+                warnings.warn(
+                    f"CPU kernels are for float32; precision={config.precision!r} trains without.", stacklevel=2
+                )
         self.feed = Feed(
             splits.train,
             config.batch_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,13 +34,23 @@ def load() -> Path:
     Raises:
         KernelsUnavailable: there is no C++ compiler, or it, or the linker, fails.
     """
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("clang++") or ""]
+    if compiler == [""]:
         raise KernelsUnavailable("there is no C++ compiler; install g++ or clang++, or name one in CXX.")
-    library = _cache_folder() / f"code_transformer-{_key(compiler)}.so"
-    if not library.exists():
+    try:
+        library = _cache_folder() / f"code_transformer-{_key(compiler)}.so"
+        if library.exists():
+            try:
+                torch.ops.load_library(library)
+                return library
+            except OSError:  # damaged, perhaps
+                library.unlink()
         print(f"daps-rl: compiling CPU kernels, once, to {library}", file=sys.stderr)
         _compile(compiler, library)
+    except (OSError, RuntimeError) as error:  # no home, or none that can be written
+        if isinstance(error, KernelsUnavailable):
+            raise
+        raise KernelsUnavailable(f"they cannot be kept ({error}); set XDG_CACHE_HOME.") from error
     try:
         torch.ops.load_library(library)
     except OSError as error:  # a PyTorch without a BLAS that can be called, say
@@ -51,26 +62,28 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daps-rl"
 
 
-def _key(compiler: str) -> str:
+def _options() -> list[str]:
+    include = Path(torch.__file__).parent / "include"
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"  # PyTorch's
+    return [*FLAGS, abi, f"-I{include}", f"-I{include}/torch/csrc/api/include"]
+
+
+def _key(compiler: list[str]) -> str:
     """Of all that the library depends on; the compiler's macros tell its version and what -march=native means here."""
-    macros = _run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+    macros = _run([*compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
     sources = "".join(path.read_text() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h"))))
-    parts = (sources, torch.__version__, " ".join(FLAGS), macros)
+    parts = (sources, torch.__version__, *_options(), macros)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _compile(compiler: str, library: Path) -> None:
+def _compile(compiler: list[str], library: Path) -> None:
     """To a file of its own first, so that processes that do so together, or are killed, leave no half of one."""
-    include, libraries = (Path(torch.__file__).parent / folder for folder in ("include", "lib"))
-    options = [*FLAGS, f"-I{include}", f"-I{include}/torch/csrc/api/include"]
-    try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            made = Path(folder) / library.name
-            _run([compiler, *options, str(SOURCE), "-o", str(made), f"-L{libraries}", "-ltorch_cpu", "-lc10"])
-            made.replace(library)
-    except OSError as error:
-        raise KernelsUnavailable(f"{library.parent} cannot be written ({error}); set XDG_CACHE_HOME.") from error
+    link = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu", "-lc10"]
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        _run([*compiler, *_options(), str(SOURCE), "-o", str(made), *link])
+        made.replace(library)
 
 
 def _run(command: list[str]) -> str:

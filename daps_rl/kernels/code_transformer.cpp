@@ -52,6 +52,10 @@ std::tuple<Tensor, Tensor> draw(
     bool gaussian) {
   const Model m(weights, context, aligned, uniform ? uniform->size(1) : 1, gaussian);
   const Sizes& s = m.s;
+  TORCH_CHECK(
+      !uniform || (uniform->is_contiguous() &&
+                   uniform->sizes() == at::IntArrayRef({s.contexts, s.samples, s.tokens})),
+      "numbers must be [B, K, T]");
   Tensor codes = at::empty({s.contexts, s.samples, s.tokens}, context[0].options().dtype(at::kLong));
   Tensor log_prob = at::zeros({s.contexts, s.samples}, context[0].options());
   const float* numbers = uniform ? uniform->const_data_ptr<float>() : nullptr;
@@ -101,11 +105,14 @@ std::tuple<Tensor, Tensor> draw(
   return {codes, log_prob};
 }
 
-void check_codes(const Tensor& codes, int64_t vocab) {
+void check_codes(const Tensor& codes, const Sizes& s) {
+  TORCH_CHECK(
+      codes.is_contiguous() && codes.sizes() == at::IntArrayRef({s.contexts, s.samples, s.tokens}),
+      "codes must be [B, K, T]");
   if (codes.numel() == 0) return;
   const auto [least, largest] = at::aminmax(codes);
   TORCH_CHECK_INDEX(
-      least.item<int64_t>() >= 0 && largest.item<int64_t>() < vocab, "codes must lie in 0 … ", vocab - 1,
+      least.item<int64_t>() >= 0 && largest.item<int64_t>() < s.vocab, "codes must lie in 0 … ", s.vocab - 1,
       ", got some from ", least.item<int64_t>(), " to ", largest.item<int64_t>(), "; they are the numbers of tokens.");
 }
 
@@ -114,7 +121,7 @@ Tensor log_prob(
     TensorList weights, TensorList context, const OptionalTensor& aligned, const Tensor& codes, bool gaussian) {
   const Model m(weights, context, aligned, codes.size(1), gaussian);
   const Sizes& s = m.s;
-  check_codes(codes, s.vocab);
+  check_codes(codes, s);
   Tensor result = at::zeros({s.contexts, s.samples}, context[0].options());
   float* score = result.data_ptr<float>();
   const int64_t at_a_time = std::max<int64_t>(1, ROWS / s.tokens);
@@ -145,10 +152,12 @@ std::vector<Tensor> log_prob_backward(
   if (aligned) grads.push_back(at::zeros_like(*aligned));
   const Model sizes(weights, context, aligned, codes.size(1), gaussian);
   const Sizes& s = sizes.s;
-  check_codes(codes, s.vocab);
+  check_codes(codes, s);
+  TORCH_CHECK(
+      grad.is_contiguous() && grad.sizes() == at::IntArrayRef({s.contexts, s.samples}), "the gradient must be [B, K]");
   // Every thread has gradients of its own, in so much memory together.
-  const int64_t threads =
-      std::clamp<int64_t>(LARGEST_GRADIENTS / sizes.parameters, 1, static_cast<int64_t>(at::get_num_threads()));
+  const int64_t useful = std::clamp<int64_t>(s.contexts, 1, at::get_num_threads());
+  const int64_t threads = std::clamp<int64_t>(LARGEST_GRADIENTS / sizes.parameters, 1, useful);
   Tensor of_weights = at::zeros({threads, sizes.parameters}, context[0].options());
   const int64_t at_a_time = std::max<int64_t>(1, ROWS / s.tokens);
   over_codes(s, std::max<int64_t>(1, s.samples), threads, [&](int64_t begin, int64_t end) {

@@ -172,14 +172,18 @@ struct Model {
       made.weight_grad = grad;
       made.bias = next();
       made.bias_grad = grad;
+      TORCH_CHECK(weights[index - 2].numel() == s.dim && weights[index - 1].numel() == s.dim, "a norm's width");
       return made;
     };
-    auto linear = [&] {
+    auto linear = [&](int64_t in, int64_t out) {
       const Tensor& weight = weights[index];
       Linear made{next(), nullptr, weight.size(1), weight.size(0)};
       made.weight_grad = grad;
       made.bias = next();
       made.bias_grad = grad;
+      TORCH_CHECK(
+          made.in == in && (out == 0 || made.out == out) && weights[index - 1].numel() == made.out,
+          "a layer must take ", in, " and give ", out, ", got ", made.in, " and ", made.out);
       return made;
     };
     start = next();
@@ -187,26 +191,36 @@ struct Model {
     embedding = next();
     embedding_grad = grad;
     positions = next();
+    TORCH_CHECK(weights[1].size(0) == s.vocab, "the embedding has ", weights[1].size(0), " tokens, the head ", s.vocab);
+    TORCH_CHECK(
+        !aligned_with || (aligned_with->is_contiguous() &&
+                          aligned_with->sizes() == at::IntArrayRef({s.contexts, 1, s.tokens, s.dim})),
+        "what is added must be [B, 1, T, D]");
     aligned = aligned_with ? aligned_with->const_data_ptr<float>() : nullptr;
     for (size_t i = 0; i < context.size(); i += 2) {
       Block made;
       made.norm_attention = layer_norm();
-      made.qkv = linear();
-      made.out = linear();
+      made.qkv = linear(s.dim, 3 * s.dim);
+      made.out = linear(s.dim, s.dim);
       made.norm_cross = layer_norm();
-      made.query = linear();
-      made.cross_out = linear();
+      made.query = linear(s.dim, s.dim);
+      made.cross_out = linear(s.dim, s.dim);
       made.norm_mlp = layer_norm();
-      made.up = linear();
-      made.down = linear();
+      made.up = linear(s.dim, 0);
+      made.down = linear(made.up.out, s.dim);
+      for (size_t j = i; j < i + 2; j++) {
+        TORCH_CHECK(
+            context[j].is_contiguous() && context[j].sizes() == keys.sizes() && s.heads * s.width == s.dim,
+            "keys and values must be [B, H, P, D / H]");
+      }
       made.key = context[i].const_data_ptr<float>();
       made.value = context[i + 1].const_data_ptr<float>();
       s.hidden = std::max(s.hidden, made.up.out);
       blocks.push_back(made);
     }
     norm = layer_norm();
-    if (gaussian) head.gaussian = linear();
-    head.out = linear();
+    if (gaussian) head.gaussian = linear(s.dim, 0);
+    head.out = linear(gaussian ? head.gaussian->out : s.dim, s.vocab);
   }
 
   // What the first block reads of one token; `before` is the token before it.

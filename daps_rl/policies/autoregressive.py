@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from daps_rl.functional import draw_categorical
 from daps_rl.functional.checks import as_float, casting_once, in_full_precision
-from daps_rl.kernels import load
+from daps_rl.kernels import KernelsUnavailable, load
 from daps_rl.policies import compiled
 from daps_rl.policies.checks import (
     Relaxation,
@@ -109,16 +110,31 @@ class CodeTransformer(nn.Module):
             ValueError: there are none for a transformer like this.
             KernelsUnavailable: they cannot be compiled here.
         """
-        if reason := compiled.obstacle(self):
+        reason = "it is a class of its own" if type(self) is not CodeTransformer else compiled.obstacle(self)
+        if reason:
             raise ValueError(f"there are no kernels for this {type(self).__name__}: {reason}.")
         load()
         self.cpu_kernels = True
 
     def takes_kernels(self, context: Context) -> bool:
-        """Whether a pass over this context goes through them."""
+        """Whether a pass over this context goes through them: they are wanted, and nothing has come in between."""
+        if not self.cpu_kernels or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+            return False
         keys = context.keys_values[0][0]
-        exact = keys.dtype == self.start.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        return self.cpu_kernels and exact and keys.device.type == "cpu" and not torch.compiler.is_compiling()
+        if keys.dtype != torch.float32 or keys.device.type != "cpu" or self.start.device.type != "cpu":
+            return False
+        transformed = torch._C._functorch.peek_interpreter_stack() is not None  # by torch.func
+        return not transformed and compiled.obstacle(self) is None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy may be unpickled where kernels cannot be had."""
+        super().__setstate__(state)
+        if self.cpu_kernels:
+            try:
+                load()
+            except KernelsUnavailable as error:
+                self.cpu_kernels = False
+                warnings.warn(f"the policy goes on without CPU kernels: {error}", stacklevel=2)
 
     def prepare(self, encoded: Tensor, observation: Tensor | None = None) -> Context:
         """All that the code's side needs of a datum, computed once per context. encoded [B, P, D]."""
@@ -169,7 +185,7 @@ class CodeTransformer(nn.Module):
         On a CPU some contexts at a time, `CPU_TOKENS`. Logits of more than `LARGEST_LOGITS` entries are made, and in
         the backward pass made again, for some contexts at a time.
         """
-        if self.takes_kernels(context):
+        if codes.shape[-1] == self.num_tokens and self.takes_kernels(context):
             return compiled.log_prob(self, context, codes, known)
         size = max(1, CPU_TOKENS // codes[0].numel())
         if codes.device.type != "cpu" or size >= len(codes):
@@ -346,8 +362,9 @@ class AutoregressiveCategorical(Distribution):
         if net.takes_kernels(self.context):
             if greedy:
                 return compiled.draw(net, self.context, None)
-            shape, exact = (batch, samples, 1), torch.float32  # token by token, as below: the same seed, the same codes
-            numbers = [torch.rand(shape, generator=generator, dtype=exact) for _ in range(net.num_tokens)]
+            # Token by token, as below: the same seed, the same codes.
+            kind: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+            numbers = [torch.rand(batch, samples, 1, **kind) for _ in range(net.num_tokens)]
             return compiled.draw(net, self.context, torch.cat(numbers, -1))
         head_dim = like.shape[-1]
         caches = [KeyValueCache((batch * samples, net.num_heads, net.num_tokens, head_dim), like) for _ in net.blocks]

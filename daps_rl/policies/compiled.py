@@ -11,16 +11,17 @@ from torch.autograd.function import once_differentiable
 from daps_rl.kernels.build import load
 from daps_rl.policies.items import PointerHead
 from daps_rl.policies.lattice import LatticeHead
-from daps_rl.policies.layers import DecoderBlock, EmbeddingHead
+from daps_rl.policies.layers import CrossAttention, DecoderBlock, EmbeddingHead, FeedForward, SelfAttention
 
 if TYPE_CHECKING:
     from daps_rl.policies.autoregressive import CodeTransformer, Context
 
 HEADS = (nn.Linear, EmbeddingHead, LatticeHead)
+EPSILON = 1e-5  # of a norm
 
 
 def obstacle(net: CodeTransformer) -> str | None:
-    """Why the kernels cannot take this transformer; None where they can."""
+    """Why the kernels cannot take this transformer as it is now; None where they can."""
     if net.mask is not None or net.told is not None:
         return "it has a mask"
     if net.allowed is not None:
@@ -29,13 +30,34 @@ def obstacle(net: CodeTransformer) -> str | None:
         return "its tokens are items of the context"
     if type(net.head) not in HEADS:
         return f"its head is a {type(net.head).__name__}"
-    if any(type(block) is not DecoderBlock for block in net.blocks):
-        return "its blocks are not all of type DecoderBlock"
-    if any(type(layer) not in (nn.Linear, nn.LayerNorm) or layer.bias is None for layer in _layers(net)):
+    if net.positions.requires_grad:
+        return "its positions are learned"
+    if not all(_is_plain(block) for block in net.blocks):
+        return "its blocks are not all as they were built"
+    layers = _layers(net)
+    if any(type(layer) not in (nn.Linear, nn.LayerNorm) or layer.bias is None for layer in layers):
         return "not all of its layers are plain ones with a bias"
-    if net.start.dtype != torch.float32:
-        return f"its weights are {net.start.dtype}, not float32"
+    if any(isinstance(layer, nn.LayerNorm) and layer.eps != EPSILON for layer in layers):
+        return f"not all of its norms have an epsilon of {EPSILON}"
+    parts = [net.embed, *net.blocks.modules(), net.norm, *net.head.modules()]
+    if any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts):
+        return "it has hooks"
+    dtypes = {tensor.dtype for tensor in (net.start, *net.embed.parameters(), *net.head.parameters())}
+    dtypes |= {layer.weight.dtype for layer in layers}
+    if dtypes != {torch.float32}:
+        return f"its weights are {', '.join(sorted(map(str, dtypes)))}, not torch.float32"
     return None
+
+
+def _is_plain(block: nn.Module) -> bool:
+    if type(block) is not DecoderBlock:
+        return False
+    own, cross, mlp = block.attention, block.cross, block.mlp
+    kinds = (SelfAttention, CrossAttention, FeedForward)
+    if any(type(part) is not kind for part, kind in zip((own, cross, mlp), kinds, strict=True)):
+        return False
+    gelu = mlp[1]
+    return len(mlp) == 3 and type(gelu) is nn.GELU and gelu.approximate == "none" and own.causal
 
 
 def draw(net: CodeTransformer, context: Context, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -48,7 +70,7 @@ def draw(net: CodeTransformer, context: Context, uniform: Tensor | None) -> tupl
     """
     load()
     weights, gaussian = _weights(net)
-    keys_values, aligned = _inputs(context)
+    keys_values, aligned = _inputs(net, context)
     drawn: tuple[Tensor, Tensor] = torch.ops.daps_rl.draw(weights, keys_values, aligned, uniform, gaussian)
     return drawn
 
@@ -61,7 +83,7 @@ def log_prob(net: CodeTransformer, context: Context, codes: Tensor, known: Tenso
     """
     load()
     weights, gaussian = _weights(net)
-    keys_values, aligned = _inputs(context)
+    keys_values, aligned = _inputs(net, context)
     split = len(keys_values)
     scored: Tensor = _LogProb.apply(codes.contiguous(), known, gaussian, split, aligned, *keys_values, *weights)
     return scored
@@ -97,9 +119,13 @@ class _LogProb(torch.autograd.Function):
         return (None, None, None, None, of_aligned, *grads, *of_weights)
 
 
-def _inputs(context: Context) -> tuple[list[Tensor], Tensor | None]:
-    aligned = None if context.aligned is None else context.aligned.contiguous()
-    return [tensor.contiguous() for pair in context.keys_values for tensor in pair], aligned
+def _inputs(net: CodeTransformer, context: Context) -> tuple[list[Tensor], Tensor | None]:
+    """Keys and values of every block, and what is added to the tokens' embeddings [B, 1, T, D]."""
+    keys_values = [tensor.contiguous() for pair in context.keys_values for tensor in pair]
+    if context.aligned is None:
+        return keys_values, None
+    shape = (len(keys_values[0]), 1, net.num_tokens, net.start.shape[-1])
+    return keys_values, context.aligned[:, :, : net.num_tokens].expand(shape).contiguous()
 
 
 def _layers(net: CodeTransformer) -> list[nn.LayerNorm | nn.Linear]:
@@ -117,12 +143,15 @@ def _weights(net: CodeTransformer) -> tuple[list[Tensor], bool]:
     """In the kernels' order; and whether the head is a Gaussian on a lattice."""
     tensors = [net.start, cast(nn.Embedding, net.embed).weight, net.positions]
     tensors += [tensor for layer in _layers(net) for tensor in (layer.weight, layer.bias)]
-    head = net.head
+    head, gaussian = net.head, False
     if isinstance(head, LatticeHead):
         mean, precision = head.mean, head.log_precision
         tensors += [torch.cat((mean.weight, precision.weight)), torch.cat((mean.bias, precision.bias))]
-        return [*tensors, head.features, head.features.new_zeros(net.vocab_size)], True
-    if isinstance(head, EmbeddingHead):
-        return [*tensors, *head.matrix()], False
-    assert isinstance(head, nn.Linear)
-    return [*tensors, head.weight, head.weight.new_zeros(net.vocab_size) if head.bias is None else head.bias], False
+        tensors += [head.features, head.features.new_zeros(net.vocab_size)]
+        gaussian = True
+    elif isinstance(head, EmbeddingHead):
+        tensors += head.matrix()
+    else:
+        assert isinstance(head, nn.Linear)
+        tensors += [head.weight, head.weight.new_zeros(net.vocab_size) if head.bias is None else head.bias]
+    return [tensor.contiguous() for tensor in tensors], gaussian
