@@ -4,81 +4,26 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
-import pickle
-import shutil
-import subprocess
-import sys
-import warnings
-from collections.abc import Callable
 
 import batches
 import pytest
 import torch
+from kernel_policies import HEADS, B, D, K, T, V, gradients, make_policy, pair
+from kernel_policies import needs_compiler as needs_compiler  # a fixture of every test
 from sb3_models import make_grouped, parameters
 from torch import nn
-from torch.nn.utils import prune
 
 from daps_rl.agents import make_agent
 from daps_rl.config import make_config
-from daps_rl.kernels import build, load, use_cpu_kernels
+from daps_rl.kernels import use_cpu_kernels
 from daps_rl.objectives import DAPSLoss, GroupActor
 from daps_rl.policies import (
     AutoregressivePolicy,
-    EmbeddingHead,
-    FactorizedPolicy,
-    LatticeEmbedding,
-    LatticeHead,
-    VisitOnce,
     compiled,
 )
-from daps_rl.policies.autoregressive import CodeTransformer
 from daps_rl.policies.lattice import LOG_PRECISIONS
 from daps_rl.session import load_data
 from daps_rl.training import Trainer
-
-B, K, T, V, D = 5, 3, 4, 21, 24
-HEADS = {
-    "linear": lambda: None,
-    "without a bias": lambda: nn.Linear(D, V, bias=False),
-    "shared vectors": lambda: EmbeddingHead(D, nn.Embedding(V, 6)),
-    "lattice": lambda: LatticeHead(D, LatticeEmbedding(V, 6)),
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiler():
-    """The first test compiles; where there is no compiler there is nothing to test."""
-    if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
-        pytest.skip("needs a C++ compiler")
-    load()
-
-
-def make_policy(head: str = "linear", **options) -> AutoregressivePolicy:
-    """With weights large enough that its codes are not all alike."""
-    torch.manual_seed(0)
-    sizes = {"embed_dim": D, "num_heads": 2, "num_layers": 2, "num_patches": 3}
-    policy = AutoregressivePolicy((9,), T, V, **{**sizes, "head": HEADS[head](), **options})
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return policy
-
-
-def pair(head: str = "linear", **options) -> tuple[AutoregressivePolicy, AutoregressivePolicy]:
-    """A policy in float64 by PyTorch, and the same by kernels."""
-    policy = make_policy(head, **options)
-    twin = copy.deepcopy(policy).double()
-    if head == "shared vectors":
-        twin.transformer.head._embedding[0].double()  # held, not registered
-    assert use_cpu_kernels(policy) == ["transformer"]
-    return twin, policy
-
-
-def gradients(policy: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    policy.zero_grad()
-    loss.backward()
-    return {name: p.grad.double() for name, p in policy.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -284,50 +229,6 @@ def test_no_codes_at_all():
     assert all((gradient == 0).all() for gradient in gradients(policy, scores.sum()).values())
 
 
-def changed(change: Callable[[nn.Module], object]) -> AutoregressivePolicy:
-    """A policy whose transformer was changed."""
-    policy = make_policy()
-    change(policy.transformer)
-    return policy
-
-
-class Adapted(nn.Linear):
-    pass
-
-
-class Cooler(CodeTransformer):
-    def logits(self, x, context):
-        return super().logits(x, context) / 3.0
-
-
-CHANGES = {
-    "an adapter": (lambda net: setattr(net.blocks[0].attention, "qkv", Adapted(D, 3 * D)), "not all of its layers"),
-    "another activation": (lambda net: net.blocks[0].mlp.__setitem__(1, nn.ReLU()), "as they were built"),
-    "another epsilon": (lambda net: setattr(net.norm, "eps", 0.1), "an epsilon of 1e-05"),
-    "not causal": (lambda net: setattr(net.blocks[1].attention, "causal", False), "as they were built"),
-    "a hook": (lambda net: net.blocks[0].mlp[0].register_forward_hook(lambda *args: None), "it has hooks"),
-    "pruned": (lambda net: prune.l1_unstructured(net.blocks[0].mlp[0], "weight", 0.5), "it has hooks"),
-    "learned positions": (lambda net: net.positions.requires_grad_(), "its positions are learned"),
-    "half of it in bfloat16": (lambda net: net.head.bfloat16(), "its weights are torch.bfloat16, torch.float32"),
-}
-
-
-def own_class() -> AutoregressivePolicy:
-    policy = make_policy()
-    policy.transformer.__class__ = Cooler
-    return policy
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_change_after_they_were_taken_up_is_not_passed_over(change, monkeypatch):
-    policy = make_policy()
-    use_cpu_kernels(policy)
-    context = policy.transformer.prepare(policy.encoder(torch.randn(B, 9)))
-    assert policy.transformer.takes_kernels(context)
-    CHANGES[change][0](policy.transformer)
-    assert not policy.transformer.takes_kernels(context)
-
-
 def test_the_beginning_of_codes():
     exact, policy = pair()
     x, codes = torch.randn(B, 9), torch.randint(V, (B, K, T - 2))
@@ -388,133 +289,6 @@ def test_whatever_the_default_precision():
     finally:
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(log_prob, policy(x).log_prob(codes).detach(), atol=1e-4, rtol=1e-5)
-
-
-def test_copies_and_pickles_keep_them():
-    _, policy = pair()
-    for twin in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
-        assert twin.transformer.cpu_kernels
-        x, codes = torch.randn(B, 9), torch.randint(V, (K, B, T))
-        assert torch.equal(twin(x).log_prob(codes), policy(x).log_prob(codes))
-
-
-def test_other_precisions_go_without(monkeypatch):
-    _, policy = pair()
-    monkeypatch.setattr(compiled, "log_prob", lambda *args: pytest.fail("by kernels"))
-    x, codes = torch.randn(B, 9), torch.randint(V, (K, B, T))
-    with torch.autocast("cpu", torch.bfloat16):
-        policy(x).log_prob(codes)
-    policy.double()(x.double()).log_prob(codes)
-
-
-@pytest.mark.parametrize(
-    ("policy", "reason"),
-    [
-        (lambda: make_policy(mask=VisitOnce(V)), "it has a mask"),
-        (lambda: make_policy(token_sizes=(V, V, 2, V)), "different numbers of tokens"),
-        (
-            lambda: AutoregressivePolicy((9,), T, V, embed_dim=8, num_heads=2, head=nn.Sequential(nn.Linear(8, V))),
-            "its head is a Sequential",
-        ),
-        *((lambda change=change: changed(change), reason) for change, reason in CHANGES.values()),
-        (own_class, "a class of its own"),
-        (lambda: make_policy().double(), "its weights are torch.float64, not torch.float32"),
-        (lambda: FactorizedPolicy((9,), T, V, embed_dim=8, num_heads=2), "FactorizedPolicy has no part"),
-    ],
-    ids=["mask", "token sizes", "head", *CHANGES, "own class", "float64", "factorised"],
-)
-def test_what_they_cannot_take_goes_on_without_them(policy, reason):
-    made = policy()
-    with pytest.warns(UserWarning, match=f"goes on without CPU kernels: .*{reason}"):
-        assert use_cpu_kernels(made) == []
-
-
-class TestWithoutACompiler:
-    @pytest.fixture(autouse=True)
-    def first_call(self, monkeypatch, tmp_path):
-        monkeypatch.setattr("daps_rl.policies.autoregressive.load", load.__wrapped__)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
-    def test_none(self, monkeypatch):
-        monkeypatch.delenv("CXX", raising=False)
-        monkeypatch.setattr(build.shutil, "which", lambda name: None)
-        with pytest.warns(UserWarning, match=r"without CPU kernels: there is no C\+\+ compiler; install g\+\+"):
-            assert use_cpu_kernels(make_policy()) == []
-
-    def test_one_that_is_not_there(self, monkeypatch):
-        monkeypatch.setenv("CXX", "/nowhere/g++")
-        with pytest.warns(UserWarning, match=r"/nowhere/g\+\+ cannot be run"):
-            assert use_cpu_kernels(make_policy()) == []
-
-    def test_a_source_that_does_not_compile(self, monkeypatch, tmp_path):
-        source = tmp_path / "broken.cpp"
-        source.write_text("int main() { return nothing; }")
-        monkeypatch.setattr(build, "SOURCE", source)
-        with pytest.warns(UserWarning, match="failed: .*nothing"):
-            assert use_cpu_kernels(make_policy()) == []
-        assert not list((tmp_path / "daps-rl").iterdir())  # no half of a library
-
-    def test_a_folder_that_cannot_be_written(self, monkeypatch, tmp_path):
-        (tmp_path / "file").write_text("")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-        with pytest.warns(UserWarning, match="they cannot be kept .*set XDG_CACHE_HOME"):
-            assert use_cpu_kernels(make_policy()) == []
-
-    def test_a_copy_from_elsewhere(self, monkeypatch):
-        policy = make_policy()
-        policy.transformer.cpu_kernels = True
-        kept = pickle.dumps(policy)
-        monkeypatch.setenv("CXX", "/nowhere/g++")
-        with pytest.warns(UserWarning, match="the policy goes on without CPU kernels"):
-            twin = pickle.loads(kept)
-        assert twin(torch.randn(B, 9)).sample((K,)).shape == (K, B, T)
-
-    def test_a_damaged_library_is_made_again(self, monkeypatch, tmp_path):
-        compiler = [shutil.which("g++") or shutil.which("clang++")]
-        monkeypatch.setenv("CXX", compiler[0])
-        folder = tmp_path / "daps-rl"
-        folder.mkdir()
-        library = folder / f"code_transformer-{build._key(compiler)}.so"
-        library.write_bytes(b"half of it")
-        made = []
-        monkeypatch.setattr(build, "_compile", lambda compiler, path: made.append(path))
-        with pytest.warns(UserWarning, match="cannot be loaded"):  # as nothing was made
-            use_cpu_kernels(make_policy())
-        assert made == [library]
-
-    def test_training_goes_on(self, monkeypatch):
-        monkeypatch.setenv("CXX", "/nowhere/g++")
-        config = make_config(steps=1, batch_size=4, samples=4, validate_every=0, device="cpu", cpu_kernels=True)
-        with pytest.warns(UserWarning, match="training goes on without CPU kernels"):
-            trainer = Trainer(config, load_data(config))
-        assert trainer.train_step()["log_likelihood"].isfinite()
-
-
-def test_another_processor_or_pytorch_has_a_library_of_its_own(monkeypatch):
-    path = load()
-    key = build._key(["g++"])
-    assert key in path.name
-    monkeypatch.setattr(torch, "__version__", "0.0")
-    assert build._key(["g++"]) != key
-    monkeypatch.undo()
-    monkeypatch.setattr(build, "_run", lambda command: "#define __AVX__ 1")
-    assert build._key(["g++"]) != key
-
-
-def test_a_fresh_process_compiles_nothing():
-    program = (
-        "import sys, torch; from daps_rl.kernels import load, build; "
-        "build._compile = lambda *args: sys.exit('compiled'); load(); print(torch.ops.daps_rl.draw)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "daps_rl.draw" in done.stdout
-    assert "compiling" not in done.stderr
-
-
-def test_no_warning_where_they_work():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert use_cpu_kernels(nn.Sequential(make_policy(), nn.Linear(1, 1))) == ["0.transformer"]
 
 
 def test_torchrl_s_loss_is_the_same():
