@@ -10,7 +10,8 @@ CUDA graph and without (agents that cannot be recorded say `cuda_graph: false` t
 says why.
 
 The check: one step's loss, rewards' mean and gradient norm on the GPU against the same in float32 on the CPU, on the
-same weights, data and codes.
+same weights, data and codes. The share of the floor: a step's operations, which the check's row has per datum, times
+steps per second, over the rate of large products, which has a row for each precision.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from typing import Any
 
 import torch
 from common import ROWS, environment
+from roofline import ATTENTION
+from torch.utils.flop_counter import FlopCounterMode
 
 from daps_rl.agents import Scorer
 from daps_rl.config import PUBLISHED_SHAPES, TrainConfig, make_config
@@ -80,6 +83,27 @@ def time_steps(name: str, splits: Splits, seconds: float, **options: Any) -> dic
     }
 
 
+def operations(name: str, splits: Splits) -> float:
+    """Floating-point operations of a step of `daps` per datum, counted on the CPU."""
+    trainer = Trainer(settings(name, agent="daps", device="cpu", batch_size=SMALL[name], decoder_norm="group"), splits)
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as flops:
+        trainer.train_step()
+    return flops.get_total_flops() / SMALL[name]
+
+
+def product_rate(precision: str, device: str = "cuda", size: int = 8192) -> float:
+    """FLOP/s of large matrix products: what a step's operations could take at least."""
+    a = torch.randn(size, size, device=device, dtype=getattr(torch, precision))
+    taken = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return 2 * size**3 / min(taken)
+
+
 def check(name: str, splits: Splits) -> dict[str, Any]:
     """How far a step's numbers on the GPU are from float32 on the CPU, relatively; codes drawn on the CPU."""
     config = settings(name, device="cpu", decoder_norm="group")
@@ -132,9 +156,11 @@ def main() -> None:
             file.write(text + "\n")
         print({key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
 
+    for precision in options.precisions:
+        write({"precision": precision, "product_rate": product_rate(precision)})
     for name in options.configurations or SHAPES:
         splits = random_splits(name)
-        write({"configuration": name, "check": check(name, splits)})
+        write({"configuration": name, "check": check(name, splits), "operations_per_datum": operations(name, splits)})
         for agent in options.agents:
             for precision, cuda_graph in itertools.product(options.precisions, (False, True)):
                 batch = {"batch_size": options.batch_size} if options.batch_size else {}
