@@ -33,8 +33,8 @@ from daps_rl.agents.base import Group
 from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.data import from_arrays
 from daps_rl.functional import target_weights
-from daps_rl.policies.autoregressive import CodeTransformer
 from daps_rl.policies.checks import draw_with_log_prob, score_drawn
+from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.training import Trainer
 
 # The counter knows attention on a GPU; this is what a CPU takes.

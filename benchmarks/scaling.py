@@ -37,13 +37,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.data import noise
-from daps_rl.policies import AutoregressivePolicy, autoregressive, layers
-from daps_rl.policies.autoregressive import CodeTransformer
+from daps_rl.policies import AutoregressivePolicy, code_transformer, layers
+from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.training import Trainer
 
 NAME = "scaling"
 IDEAS: dict[str, tuple[Any, str, Any]] = {
-    "parts": (autoregressive, "CPU_TOKENS", 2**40),
+    "parts": (code_transformer, "CPU_TOKENS", 2**40),
     "attention": (layers, "FEW_KEYS", 0),
     "kernels": (CodeTransformer, "cpu_kernels", True),
 }

@@ -11,8 +11,8 @@ from daps_rl.functional import DAPSTerms, daps_loss, encoding_reward, kl_estimat
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
 from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, UniformCodes
-from daps_rl.policies.autoregressive import CodeTransformer
 from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes, draw_scored
+from daps_rl.policies.code_transformer import CodeTransformer
 
 POLICIES = ("factorized", "autoregressive")
 

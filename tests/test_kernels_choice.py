@@ -25,7 +25,7 @@ from daps_rl.policies import (
     VisitOnce,
     compiled,
 )
-from daps_rl.policies.autoregressive import CodeTransformer
+from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.session import load_data
 from daps_rl.training import Trainer
 
@@ -116,7 +116,7 @@ def test_what_they_cannot_take_goes_on_without_them(policy, reason):
 class TestWithoutACompiler:
     @pytest.fixture(autouse=True)
     def first_call(self, monkeypatch, tmp_path):
-        monkeypatch.setattr("daps_rl.policies.autoregressive.load", load.__wrapped__)
+        monkeypatch.setattr("daps_rl.policies.code_transformer.load", load.__wrapped__)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def test_none(self, monkeypatch):

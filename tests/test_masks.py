@@ -119,7 +119,7 @@ def test_scoring_a_few_contexts_at_a_time_changes_nothing(items, make, limit, pa
         return masked_logits(self, hidden, part, context)
 
     monkeypatch.setattr(type(policy.transformer), "masked_logits", watched)
-    monkeypatch.setattr(f"daps_rl.policies.autoregressive.{limit}", 1)
+    monkeypatch.setattr(f"daps_rl.policies.code_transformer.{limit}", 1)
     parts, in_parts = scored()
     assert sizes == [1] * passes * B  # logits are made again in the backward pass
     torch.testing.assert_close(parts, whole)

@@ -139,7 +139,7 @@ def test_shared_encodings_score_k_codes_as_k_separate_calls_do(kind, monkeypatch
     alone = torch.stack([policy(x[b : b + 1]).log_prob(codes[:, b : b + 1])[:, 0] for b in range(B)], -1)
     torch.testing.assert_close(together, alone)
     torch.testing.assert_close(policy(x).log_prob(codes[:4].view(2, 2, B, T)), together[:4].view(2, 2, B))
-    monkeypatch.setattr("daps_rl.policies.autoregressive.CPU_TOKENS", 1)
+    monkeypatch.setattr("daps_rl.policies.code_transformer.CPU_TOKENS", 1)
     torch.testing.assert_close(policy(x).log_prob(codes), together)
 
 

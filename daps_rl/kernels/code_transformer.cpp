@@ -1,4 +1,4 @@
-// The passes of a code transformer (policies/autoregressive.py) on a CPU, in float32.
+// The passes of a code transformer (policies/code_transformer.py) on a CPU, in float32.
 //
 // PyTorch runs one operation over all codes, then the next: what lies between them goes through memory. Here a thread
 // takes a few codes at a time through all layers, and back, so that everything between stays in the core's own cache.

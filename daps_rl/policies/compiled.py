@@ -14,7 +14,7 @@ from daps_rl.policies.lattice import LatticeHead
 from daps_rl.policies.layers import CrossAttention, DecoderBlock, EmbeddingHead, FeedForward, SelfAttention
 
 if TYPE_CHECKING:
-    from daps_rl.policies.autoregressive import CodeTransformer, Context
+    from daps_rl.policies.code_transformer import CodeTransformer, Context
 
 HEADS = (nn.Linear, EmbeddingHead, LatticeHead)
 EPSILON = 1e-5  # of a norm
@@ -80,6 +80,8 @@ def log_prob(net: CodeTransformer, context: Context, codes: Tensor, known: Tenso
 
     Args:
         known: its value where that is known. [B, K].
+    Raises:
+        IndexError: a token lies outside the vocabulary.
     """
     load()
     weights, gaussian = _weights(net)

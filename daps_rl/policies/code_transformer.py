@@ -1,0 +1,270 @@
+"""The transformer that writes codes: next-token logits given an encoded datum, and the state of a mask on the way."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daps_rl.functional.checks import as_float, in_full_precision
+from daps_rl.kernels import KernelsUnavailable, load
+from daps_rl.policies import compiled
+from daps_rl.policies.items import PointerHead
+from daps_rl.policies.layers import Cache, DecoderBlock, sinusoidal_positions
+from daps_rl.policies.masks import CodeMask
+from daps_rl.recompute import in_microbatches
+
+LARGEST_LOGITS = 2**26  # entries of [B, K, T, V] in memory at once, in scoring
+CPU_TOKENS = 2**12  # scored at a time on a CPU, so that more of what a layer writes is in the cache for the next
+
+
+class Context(NamedTuple):
+    """An encoded datum, as the code's side reads it."""
+
+    keys_values: list[tuple[Tensor, Tensor]]  # per block, each [B, H, P, D/H]
+    aligned: Tensor | None  # [B, 1, T, D], added to the tokens' embeddings; None for cross-attention alone
+    items: Tensor | None = None  # [B, V, D], embeddings of tokens that are the context's items
+    keys: Tensor | None = None  # [B, V, D], of a pointer to them
+    observation: Tensor | None = None  # [B, *x], where a mask reads it
+
+    def split(self, size: int) -> list[Context]:
+        """Of so many contexts each, and what is left."""
+        blocks = [list(zip(keys.split(size), values.split(size), strict=True)) for keys, values in self.keys_values]
+        count = len(blocks[0])
+        others = [[None] * count if value is None else value.split(size) for value in self[1:]]
+        return [Context([block[i] for block in blocks], *(other[i] for other in others)) for i in range(count)]
+
+
+class CodeTransformer(nn.Module):
+    """Causal transformer over code tokens, cross-attending to an encoded context; gives the next token's logits.
+
+    A learned start embedding, outside the vocabulary, stands before the first token. With a readout, the encoded
+    datum is also brought to T positions and added there, so that a token's own part of the datum is at hand without
+    attention.
+
+    With a pointer, the tokens are the V items that the context consists of: a token's embedding is its item's encoding,
+    and the next token is pointed at. With a mask, tokens that may not come next have a logit of -inf.
+    """
+
+    cpu_kernels = False
+    """Whether passes on a CPU in float32 go through compiled kernels; see `use_cpu_kernels`."""
+
+    def __init__(
+        self,
+        num_tokens: int,
+        vocab_size: int,
+        *,
+        embed_dim: int,
+        num_heads: int,
+        num_layers: int,
+        mlp_ratio: float,
+        readout: nn.Module | None = None,
+        token_sizes: Sequence[int] | None = None,
+        head: nn.Module | None = None,
+        pointer: bool = False,
+        mask: CodeMask | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_tokens, self.vocab_size, self.num_heads = num_tokens, vocab_size, num_heads
+        self.mask = mask
+        self.readout = readout
+        # [T, V], which tokens a position may take; None where it may take them all.
+        self.allowed: Tensor | None
+        allowed = None if token_sizes is None else torch.arange(vocab_size) < torch.tensor(token_sizes)[:, None]
+        self.register_buffer("allowed", allowed, persistent=False)
+        self.start = nn.Parameter(torch.randn(embed_dim) * 0.02)
+        self.embed: nn.Module  # of a token, or of the item that it is
+        if pointer:
+            self.embed = nn.Linear(embed_dim, embed_dim)
+        else:
+            self.embed = nn.Embedding(vocab_size, embed_dim)
+            nn.init.normal_(self.embed.weight, std=0.02)
+        self.positions: Tensor
+        self.register_buffer("positions", sinusoidal_positions(num_tokens, embed_dim), persistent=False)
+        self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(embed_dim)
+        self.head = PointerHead(embed_dim) if pointer else head or nn.Linear(embed_dim, vocab_size)
+        # Of what the mask tells, into the token's embedding.
+        self.told = nn.Linear(mask.num_features, embed_dim) if mask is not None and mask.num_features else None
+
+    def use_cpu_kernels(self) -> None:
+        """From now on, passes on a CPU in float32 go through compiled kernels: the same, but for rounding, and faster.
+
+        Raises:
+            ValueError: there are none for a transformer like this.
+            KernelsUnavailable: they cannot be compiled here.
+        """
+        reason = "it is a class of its own" if type(self) is not CodeTransformer else compiled.obstacle(self)
+        if reason:
+            raise ValueError(f"there are no kernels for this {type(self).__name__}: {reason}.")
+        load()
+        self.cpu_kernels = True
+
+    def takes_kernels(self, context: Context) -> bool:
+        """Whether a pass over this context goes through them: they are wanted, and nothing has come in between."""
+        if not self.cpu_kernels or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+            return False
+        keys = context.keys_values[0][0]
+        if keys.dtype != torch.float32 or keys.device.type != "cpu" or self.start.device.type != "cpu":
+            return False
+        transformed = torch._C._functorch.peek_interpreter_stack() is not None  # by torch.func
+        return not transformed and compiled.obstacle(self) is None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy may be unpickled where kernels cannot be had."""
+        super().__setstate__(state)
+        if self.cpu_kernels:
+            try:
+                load()
+            except KernelsUnavailable as error:
+                self.cpu_kernels = False
+                warnings.warn(f"the policy goes on without CPU kernels: {error}", stacklevel=2)
+
+    def prepare(self, encoded: Tensor, observation: Tensor | None = None) -> Context:
+        """All that the code's side needs of a datum, computed once per context. encoded [B, P, D]."""
+        aligned = None if self.readout is None else self.readout(encoded).unsqueeze(1)
+        keys_values = [cast(DecoderBlock, block).cross.keys_values(encoded) for block in self.blocks]
+        items = keys = None
+        if isinstance(self.head, PointerHead):
+            if encoded.shape[1] != self.vocab_size:
+                raise ValueError(
+                    f"a pointer's tokens are the context's items: vocab_size is {self.vocab_size}, and the encoder "
+                    f"gives {encoded.shape[1]} items; make them as many."
+                )
+            items, keys = self.embed(encoded), in_full_precision(self.head.keys, encoded)
+        return Context(keys_values, aligned, items, keys, None if self.mask is None else observation)
+
+    def embed_tokens(self, tokens: Tensor, context: Context) -> Tensor:
+        """int64 [B, K, L], or one-hot with a gradient [B, K, L, V], → [B, K, L, D]."""
+        if torch.is_floating_point(tokens):
+            items = context.items
+            table = cast(nn.Embedding, self.embed).weight if items is None else items.unsqueeze(1)  # [..., V, D]
+            return tokens.to(table.dtype) @ table
+        if context.items is None:
+            return self.embed(tokens)
+        b, k, length = tokens.shape
+        index = tokens.reshape(b, k * length, 1).expand(-1, -1, context.items.shape[-1])
+        return context.items.gather(1, index).view(b, k, length, -1)
+
+    def logits(self, x: Tensor, context: Context) -> Tensor:
+        """[B, K, D] or [B, K, L, D] → [..., V], before any mask."""
+        keys = () if context.keys is None else (context.keys,)
+        return in_full_precision(self.head, self.norm(x), *keys)
+
+    def input_at(self, embedded: Tensor, context: Context, start: int) -> Tensor:
+        """Adds positions start … start+L-1 and the datum's share of them. embedded [B, K, L, D] → [B, K, L, D]."""
+        stop = start + embedded.shape[2]
+        x = embedded + self.positions[start:stop]
+        return x if context.aligned is None else x + context.aligned[:, :, start:stop]
+
+    def forward(self, codes: Tensor, context: Context) -> Tensor:
+        """Teacher-forced logits of all tokens at once. codes [B, K, T] → [B, K, T, V]."""
+        return self.masked_logits(self.hidden(codes, context), codes, context)
+
+    def log_prob(self, codes: Tensor, context: Context, known: Tensor | None = None) -> Tensor:
+        """Teacher-forced log-probabilities, in nats, with gradient. codes [B, K, T] → [B, K].
+
+        Where their value is known [B, K], kernels do not compute it again.
+
+        On a CPU some contexts at a time, `CPU_TOKENS`. Logits of more than `LARGEST_LOGITS` entries are made, and in
+        the backward pass made again, for some contexts at a time.
+        """
+        if codes.shape[-1] == self.num_tokens and self.takes_kernels(context):
+            return compiled.log_prob(self, context, codes, known)
+        size = max(1, CPU_TOKENS // codes[0].numel())
+        if codes.device.type != "cpu" or size >= len(codes):
+            return self._log_prob(codes, context)
+        parts = zip(codes.split(size), context.split(size), strict=True)
+        return torch.cat([self._log_prob(*part) for part in parts])
+
+    def _log_prob(self, codes: Tensor, context: Context) -> Tensor:
+        at_once = max(1, LARGEST_LOGITS // (codes[0].numel() * self.vocab_size))
+        rows = {name: value for name in ("keys", "observation") if (value := getattr(context, name)) is not None}
+
+        def score(hidden: Tensor, part: Tensor, *values: Tensor) -> Tensor:
+            of_part: dict[str, Any] = dict(zip(rows, values, strict=True))
+            logits = self.masked_logits(hidden, part, context._replace(**of_part))
+            nll = F.cross_entropy(as_float(logits).flatten(0, 2), part.flatten(), reduction="none")
+            return -nll.view(part.shape).sum(-1)
+
+        return in_microbatches(score, self.hidden(codes, context), codes, *rows.values(), size=at_once, draws=False)
+
+    def hidden(self, codes: Tensor, context: Context) -> Tensor:
+        """What the logits are made of. codes [B, K, T] → [B, K, T, D]."""
+        b, k, _ = codes.shape
+        start = self.start.expand(b, k, 1, -1)
+        x = self.input_at(torch.cat((start, self.embed_tokens(codes[..., :-1], context)), dim=2), context, 0)
+        if self.told is not None:
+            assert self.mask is not None
+            assert context.observation is not None  # a policy with a mask passes it on
+            x = x + self.told(self.mask.features_of(context.observation, codes).to(x.dtype))
+        for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
+            x = block(x, keys_values)
+        return x
+
+    def masked_logits(self, hidden: Tensor, codes: Tensor, context: Context) -> Tensor:
+        """hidden [B, K, T, D], codes [B, K, T] → [B, K, T, V], -inf for what may not come next."""
+        logits = self.masked(self.logits(hidden, context), slice(None))
+        if self.mask is None:
+            return logits
+        assert context.observation is not None  # a policy with a mask passes it on
+        return torch.where(self.mask.of(context.observation, codes), logits, -math.inf)
+
+    def masked(self, logits: Tensor, position: slice | int) -> Tensor:
+        """-inf where a position may not take a token. [..., V] at one position, or [..., T, V] at all."""
+        return logits if self.allowed is None else torch.where(self.allowed[position], logits, -math.inf)
+
+    def step(
+        self, embedded: Tensor, context: Context, caches: Sequence[Cache], features: Tensor | None = None
+    ) -> Tensor:
+        """Logits of the next token from the embedding of the last. [B, K, 1, D] → [B, K, V].
+
+        features [B, K, F] are what a mask tells before the next token.
+        """
+        position = caches[0].length
+        x = self.input_at(embedded, context, position)
+        if self.told is not None:
+            assert features is not None  # `MaskedSteps` has them
+            x = x + self.told(features.to(x.dtype)).unsqueeze(2)
+        for block, keys_values, cache in zip(self.blocks, context.keys_values, caches, strict=True):
+            x = block(x, keys_values, cache)
+        return self.masked(self.logits(x[:, :, 0], context), position)
+
+
+class MaskedSteps:
+    """The state of a transformer's mask along codes that are being written; no mask allows everything."""
+
+    def __init__(self, net: CodeTransformer, context: Context, samples: int) -> None:
+        self.mask, self.position = net.mask, 0
+        if self.mask is not None:
+            assert context.observation is not None  # a policy with a mask passes it on
+            self.state = self.mask.start(context.observation, samples)
+
+    def features(self) -> Tensor | None:
+        """What the policy is told before the next token, [B, K, F]; None where that is nothing."""
+        if self.mask is None or not self.mask.num_features:
+            return None
+        return self.mask.features(self.state, self.position)
+
+    def masked(self, logits: Tensor) -> Tensor:
+        """[B, K, V], of the next token."""
+        if self.mask is None:
+            return logits
+        allowed = self.mask.allowed(self.state, self.position)
+        if allowed.device.type == "cpu" and not allowed.any(-1).all():  # a GPU is not waited for
+            raise ValueError(
+                f"{type(self.mask).__name__} allows no token at position {self.position} of some code; a mask must "
+                "leave at least one at every position."
+            )
+        return torch.where(allowed, logits, -math.inf)
+
+    def advance(self, token: Tensor) -> None:
+        """Takes in the token that was chosen. [B, K]."""
+        if self.mask is not None:
+            self.state = self.mask.advance(self.state, self.position, token)
+        self.position += 1
