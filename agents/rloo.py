@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_group
-from daps_rl.functional import leave_one_out_advantage
+from daps_rl.functional import SAMPLES, leave_one_out_advantage
 from daps_rl.functional.checks import check_kept
 
 
@@ -24,13 +24,13 @@ class RLOO(Agent):
 
     on_device = True
 
-    def __init__(self, policy: nn.Module, *, samples: int = 8, policy_samples: int = 0) -> None:
+    def __init__(self, policy: nn.Module, *, samples: int = SAMPLES, policy_samples: int = 0) -> None:
         super().__init__(policy, samples=samples)
         check_group("RLOO", samples)
         check_kept(policy_samples, samples)
         self.policy_samples = policy_samples
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         group = self.draw_group(observation, self.policy_samples)
         advantage = leave_one_out_advantage(score(group.codes, group.log_prob))
         loss = group.loss(advantage / self.samples)
