@@ -91,6 +91,15 @@ class DAPSLoss(LossModule):
         functional: bool = True,
         reduction: str = "mean",
     ) -> None:
+        target = DAPSWeights(
+            ess_fraction=ess_fraction,
+            temperature_floor=temperature_floor,
+            entropy_coeff=entropy_coeff,
+            sample_dim=sample_dim,
+            trust_region=trust_region,
+            pooling=pooling,
+            gather=gather,
+        )
         if sample_dim is not None and getattr(actor_network, "sample_dim", sample_dim) != sample_dim:
             raise ValueError(
                 f"sample_dim must be the actor's own, {actor_network.sample_dim}, got {sample_dim}; it is where the K "
@@ -112,15 +121,7 @@ class DAPSLoss(LossModule):
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         else:
             self.actor_network = actor_network
-        self.target = DAPSWeights(
-            ess_fraction=ess_fraction,
-            temperature_floor=temperature_floor,
-            entropy_coeff=entropy_coeff,
-            sample_dim=sample_dim,
-            trust_region=trust_region,
-            pooling=pooling,
-            gather=gather,
-        )
+        self.target = target
         self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
 
     @property
