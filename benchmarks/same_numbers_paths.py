@@ -228,7 +228,7 @@ def torchrl_parts(policy: type[nn.Module] = CodePolicy, beta: float = 0.1, **los
     decoder = small_decoder()
     env = EncodingEnv(binary_data(), decoder, num_tokens=T, vocab_size=V, batch_size=[B, K], beta=beta, seed=0)
     actor = GroupActor(policy((D,), T, V, **SMALL))
-    loss = DAPSLoss(actor, **{"temperature_floor": env.beta, **loss_options})
+    loss = DAPSLoss(actor, **{"temperature_floor": env.beta, "centered": False, **loss_options})
     return env, actor, loss, DecoderLoss(decoder)
 
 
@@ -236,8 +236,8 @@ def torchrl_parts(policy: type[nn.Module] = CodePolicy, beta: float = 0.1, **los
 @path("torchrl/daps, factorized", policy=FactorizedCodePolicy)
 @path("torchrl/daps, not functional", functional=False)
 @path("torchrl/daps, centered", centered=True)
-@path("torchrl/daps, reuse, 2 epochs", reuse=True, epochs=2)
-@path("torchrl/daps, reuse, 2 epochs, policy_samples", reuse=True, epochs=2, policy_samples=3)
+@path("torchrl/daps, reuse, 2 epochs", centered=True, epochs=2)
+@path("torchrl/daps, reuse, 2 epochs, policy_samples", centered=True, epochs=2, policy_samples=3)
 @path("torchrl/daps, 2 epochs", epochs=2)
 @path("torchrl/daps, policy_samples", policy_samples=3)
 @path("torchrl/daps, pooling", centered=True, pooling=4.0)
@@ -314,10 +314,10 @@ def torchrl_decoder() -> Trained:
 
 
 @path("torchrl/trainer")
-@path("torchrl/trainer, 2 epochs", epochs=2, reuse=True)
+@path("torchrl/trainer, 2 epochs", epochs=2, centered=True)
 @path("torchrl/trainer, minibatches", minibatch=4)
-@path("torchrl/trainer, minibatches, 2 epochs", minibatch=4, epochs=2, reuse=True)
-@path("torchrl/trainer, minibatches, pooling", minibatch=4, reuse=True, pooling=4.0)
+@path("torchrl/trainer, minibatches, 2 epochs", minibatch=4, epochs=2, centered=True)
+@path("torchrl/trainer, minibatches, pooling", minibatch=4, centered=True, pooling=4.0)
 def torchrl_trainer(minibatch: int | None = None, epochs: int = 1, **options: Any) -> Trained:
     """`DAPSTrainer`, with a replay buffer of whole contexts where there are minibatches."""
     env, actor, loss, decoder_loss = torchrl_parts(**options)
@@ -354,7 +354,7 @@ def bottleneck(**options: Any) -> Trained:
     data, dim, tokens = binary_data(), 16, 4
     encoder = nn.Sequential(nn.Linear(D, tokens * dim), nn.Unflatten(1, (tokens, dim)))
     decoder = nn.Sequential(nn.Flatten(), nn.Linear(tokens * dim, D))
-    middle = PolicyBottleneck(dim, V, samples=K, beta=0.1, **options)
+    middle = PolicyBottleneck(dim, V, samples=K, beta=0.1, **{"centered": False, **options})
     model = nn.ModuleList([encoder, middle, decoder])
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(STEPS):

@@ -145,7 +145,7 @@ class Recorder(nn.Module):
 
 
 def test_minibatches_are_whole_groups_and_an_epoch_takes_each_once():
-    _, _, collector, loss, _ = make_parts()
+    _, _, collector, loss, _ = make_parts(beta=0.1)
     recorder = Recorder(loss)
     trainer = DAPSTrainer(
         collector=collector,
@@ -164,7 +164,7 @@ def test_minibatches_are_whole_groups_and_an_epoch_takes_each_once():
     for index, batch in enumerate(collected):
         of_this_batch = recorder.batches[3 * index * B // 2 : 3 * (index + 1) * B // 2]
         temperatures = {b["temperature"].flatten()[0].item() for b in of_this_batch}
-        assert temperatures == {solve_temperature(batch["next", "reward"][..., 0, 0], 0.5, 0.0).item()}
+        assert temperatures == {solve_temperature(batch["next", "reward"][..., 0, 0], 0.5, 0.1).item()}
         for epoch in range(3):
             start = (3 * index + epoch) * B // 2
             seen = torch.cat([b["action"] for b in recorder.batches[start : start + B // 2]])
