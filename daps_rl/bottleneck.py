@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,11 @@ from daps_rl.policies.code_transformer import CodeTransformer
 POLICIES = ("factorized", "autoregressive")
 
 
+@dataclass(frozen=True, eq=False)
 class PolicyLoss:
     """The encoder's loss on the codes of one batch: called with their rewards, once these are known.
+
+    A dataclass, so that DistributedDataParallel finds the graph behind `log_prob` among a model's outputs.
 
     Args:
         log_prob: log q(z|x) of each code, with gradient. [B, K].
@@ -29,11 +33,11 @@ class PolicyLoss:
         centered: see `functional.weighted_likelihood_loss`.
     """
 
-    def __init__(
-        self, log_prob: Tensor, prior_log_prob: Tensor, beta: Tensor, trust_region: nn.Module, centered: bool
-    ) -> None:
-        self.log_prob, self.prior_log_prob, self.beta = log_prob, prior_log_prob, beta
-        self.trust_region, self.centered = trust_region, centered
+    log_prob: Tensor
+    prior_log_prob: Tensor
+    beta: Tensor
+    trust_region: nn.Module
+    centered: bool
 
     def __call__(self, reward: Tensor) -> Tensor:
         """`terms(reward).loss`, averaged over the data, 0-dim; 0 where each datum has one code only (in eval mode)."""
