@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from daps_rl.config import TrainConfig
 from daps_rl.distributed import World
 from daps_rl.functional import thinned_likelihood_loss
-from daps_rl.policies.checks import draw_scored, draw_with_log_prob, score_drawn
+from daps_rl.policies import draw, score_drawn
 from daps_rl.recompute import in_microbatches
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -157,7 +157,9 @@ class Agent(nn.Module):
         With `microbatch`, the data are encoded a part at a time, once to draw and once more in the backward pass.
         """
         if not 0 < self.microbatch < len(observation):
-            codes, log_prob = draw_scored(self.policy(observation), (self.samples,))
+            posterior = self.policy(observation)
+            codes, drawn = draw(posterior, (self.samples,))
+            log_prob = score_drawn(posterior, codes, drawn)
             return Draw(codes.transpose(0, 1), log_prob.transpose(0, 1))
         with torch.no_grad():
             parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
@@ -174,14 +176,14 @@ class Agent(nn.Module):
             return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob)
         if not 0 < self.microbatch < len(observation):
             posterior = self.policy(observation)
-            codes, drawn = draw_with_log_prob(posterior, (self.samples,))
+            codes, drawn = draw(posterior, (self.samples,))
 
             def score(z: Tensor, log_prob: Tensor) -> Tensor:
                 return score_drawn(posterior, z.transpose(0, 1), log_prob.t()).t()
 
             return Group(codes.transpose(0, 1), drawn.t(), score, policy_samples)
         with torch.no_grad():
-            parts = [draw_with_log_prob(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
+            parts = [draw(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
         codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
         return Group(codes, drawn, lambda z, log_prob: self.log_prob_of(observation, z), policy_samples)
 

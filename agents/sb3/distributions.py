@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from torch import Tensor, nn
 
-from daps_rl.policies.checks import draw_with_log_prob
+from daps_rl.policies import draw
 
 
 def token_sizes(action_space: spaces.Space) -> tuple[int, ...]:
@@ -101,6 +101,6 @@ def draw_codes(
 ) -> tuple[Tensor, Tensor]:
     """Codes [*sample_shape, N, T] and their log-probabilities [*sample_shape, N], in one pass where it can be done."""
     if not deterministic:
-        return draw_with_log_prob(posterior, sample_shape)
+        return draw(posterior, sample_shape)
     codes = posterior.mode
     return codes, posterior.log_prob(codes)

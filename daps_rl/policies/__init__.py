@@ -5,6 +5,7 @@ Batch shape [B], event shape [T]. That interface is the plug: any module that gi
 
 from daps_rl.policies.autoregressive import AutoregressiveCategorical, AutoregressivePolicy
 from daps_rl.policies.causal_lm import CausalLMAnswers, CausalLMPolicy, ReferenceReward
+from daps_rl.policies.drawing import CodePosterior, Drawn, draw, score_drawn
 from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
 from daps_rl.policies.items import ItemEncoder, PointerHead
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy
@@ -13,7 +14,6 @@ from daps_rl.policies.layers import EmbeddingHead
 from daps_rl.policies.masks import CodeMask, VisitOnce, WithinCapacity
 from daps_rl.policies.observation import ObservationEncoder, Patches, TokenEncoder
 from daps_rl.policies.point import PointCodes
-from daps_rl.policies.priors import NormalPrior, UniformCodes, UniformPrior
 
 __all__ = [
     "AutoregressiveCategorical",
@@ -21,7 +21,9 @@ __all__ = [
     "CausalLMAnswers",
     "CausalLMPolicy",
     "CodeMask",
+    "CodePosterior",
     "Codebook",
+    "Drawn",
     "EmbeddingHead",
     "FactorizedCategorical",
     "FactorizedPolicy",
@@ -29,7 +31,6 @@ __all__ = [
     "ItemEncoder",
     "LatticeEmbedding",
     "LatticeHead",
-    "NormalPrior",
     "ObservationEncoder",
     "Patches",
     "PointCodes",
@@ -37,9 +38,9 @@ __all__ = [
     "QuantizerPolicy",
     "ReferenceReward",
     "TokenEncoder",
-    "UniformCodes",
-    "UniformPrior",
     "VisitOnce",
     "WithinCapacity",
+    "draw",
     "lattice_levels",
+    "score_drawn",
 ]

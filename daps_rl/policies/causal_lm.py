@@ -12,7 +12,8 @@ from torch.distributions import Distribution, constraints
 
 from daps_rl.functional import draw_categorical, host_reward
 from daps_rl.functional.checks import as_float
-from daps_rl.policies.checks import SampleShape, check_code_sizes, check_codes
+from daps_rl.policies.checks import check_code_sizes, check_codes
+from daps_rl.policies.drawing import Drawn, SampleShape
 
 OPTIONAL = ("position_ids", "past_key_values", "use_cache")  # passed to models that take them, or **kwargs
 
@@ -43,17 +44,15 @@ class CausalLMAnswers(Distribution):
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
         """Draws answers. [*sample_shape, B, T], int64, without gradient."""
-        return self.sample_with_log_prob(sample_shape, generator)[0]
+        return self.draw(sample_shape, generator).codes
 
     @torch.no_grad()
-    def sample_with_log_prob(
-        self, sample_shape: SampleShape = (), generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draws answers [*sample_shape, B, T], and the log-probability they were drawn with [*sample_shape, B]."""
+    def draw(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Drawn:
+        """Draws answers with their log-probabilities; see `CodePosterior`."""
         count = torch.Size(sample_shape).numel()
         codes, log_prob = self._unroll(self.prompt.repeat(count, 1), generator, greedy=False)
         shape = (*sample_shape, *self.batch_shape)
-        return codes.view(*shape, -1), log_prob.view(shape)
+        return Drawn(codes.view(*shape, -1), log_prob.view(shape))
 
     @property
     def mode(self) -> Tensor:
@@ -95,9 +94,13 @@ class CausalLMAnswers(Distribution):
         padding = torch.where(codes == policy.pad_token, 0.0, -math.inf).to(picked.dtype)
         return torch.where(ended, padding, picked).sum(-1).view(value.shape[:-1])
 
+    def score_drawn(self, codes: Tensor, log_prob: Tensor) -> Tensor:
+        """Scores them anew, as the model keeps nothing of the pass that drew them; see `CodePosterior`."""
+        return self.log_prob(codes)
+
     def entropy(self, num_samples: int = 16, generator: torch.Generator | None = None) -> Tensor:
         """Unbiased estimate of the entropy, −log q of drawn answers, in nats, without gradient. [B]."""
-        return -self.sample_with_log_prob((num_samples,), generator)[1].mean(0)
+        return -self.draw((num_samples,), generator).log_prob.mean(0)
 
 
 class CausalLMPolicy(nn.Module):

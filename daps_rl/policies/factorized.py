@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from daps_rl.functional import draw_categorical
-from daps_rl.policies.checks import Relaxation, RelaxedCodes, SampleShape, check_code_sizes, check_codes
+from daps_rl.policies.checks import check_code_sizes, check_codes
+from daps_rl.policies.drawing import RelaxedCodes, RelaxTokens, SampleShape
 from daps_rl.policies.observation import TokenEncoder
 
 
@@ -43,18 +44,10 @@ class FactorizedCategorical(Distribution):
         tokens = draw_categorical(probs, uniform)  # [B, T, K]
         return tokens.movedim(-1, 0).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
-    @torch.no_grad()
-    def sample_with_log_prob(
-        self, sample_shape: SampleShape = (), generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draws codes [*sample_shape, B, T], and their log-probabilities [*sample_shape, B] in nats."""
-        codes = self.sample(sample_shape, generator)
-        return codes, self.log_prob(codes)
-
-    def relaxed_sample(self, relaxation: Relaxation, num_samples: int = 1) -> RelaxedCodes:
+    def relaxed_sample(self, relax: RelaxTokens, num_samples: int = 1) -> RelaxedCodes:
         """Draws K codes per context with a gradient to the logits. One-hot [B, K, T, V]."""
         log_probs = self.log_probs.unsqueeze(1).expand(-1, num_samples, -1, -1)
-        return RelaxedCodes(relaxation(log_probs), log_probs)
+        return RelaxedCodes(relax(log_probs), log_probs)
 
     @property
     def mode(self) -> Tensor:
@@ -89,8 +82,8 @@ class FactorizedPolicy(TokenEncoder):
         num_layers: blocks.
         mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the observation; T if None, as published.
-        encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
-        head: in place of a linear layer to the logits, any module [..., embed_dim] → [..., V], such as
+        encoder: instead of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
+        head: instead of a linear layer to the logits, any module [..., embed_dim] → [..., V], such as
             `EmbeddingHead`.
     Raises:
         ValueError: a size is not positive, or num_heads does not divide embed_dim.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints, register_kl
 
-from daps_rl.policies.checks import SampleShape, check_code_sizes
+from daps_rl.policies.checks import check_code_sizes
+from daps_rl.policies.drawing import SampleShape
 from daps_rl.policies.factorized import FactorizedCategorical
 
 
