@@ -32,7 +32,7 @@ class CpuKernels:
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, ()
 
-    def takes(self, net: CodeTransformer, context: Context) -> bool:
+    def supports(self, net: CodeTransformer, context: Context) -> bool:
         """Whether all is in float32 on a CPU, the transformer has no obstacle, and no transform of PyTorch's is on."""
         if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return False

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from daps_rl.policies.drawing import Drawn, SampleShape, draw
+from daps_rl.policies.distribution import Drawn, SampleShape, draw
 
 
 class GroupDistribution(Distribution):

@@ -1,11 +1,12 @@
 """Policies q(z|x) over codes: a datum in, a torch.distributions.Distribution over codes out.
 
-Batch shape [B], event shape [T]. That interface is the plug: any module that gives such a distribution is a policy.
+Batch shape [B], event shape [T]. Any module that gives such a distribution is a policy. `draw` and `score_drawn` draw
+codes from it and score them; see `CodePosterior`.
 """
 
 from daps_rl.policies.autoregressive import AutoregressiveCategorical, AutoregressivePolicy
 from daps_rl.policies.causal_lm import CausalLMAnswers, CausalLMPolicy, ReferenceReward
-from daps_rl.policies.drawing import CodePosterior, Drawn, draw, score_drawn
+from daps_rl.policies.distribution import CodePosterior, Drawn, draw, score_drawn
 from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
 from daps_rl.policies.items import ItemEncoder, PointerHead
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy

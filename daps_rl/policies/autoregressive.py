@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
 
 from daps_rl.functional import draw_categorical
 from daps_rl.functional.checks import as_float, casting_once
 from daps_rl.policies.checks import check_code_sizes, check_codes, check_transformer_sizes
 from daps_rl.policies.code_transformer import CodeTransformer, Context, MaskedSteps
-from daps_rl.policies.drawing import Drawn, RelaxedCodes, RelaxTokens, SampleShape
+from daps_rl.policies.distribution import DiscreteCodes, Drawn, RelaxedCodes, RelaxTokens, SampleShape
 from daps_rl.policies.layers import GrowingCache, KeyValueCache
 from daps_rl.policies.masks import CodeMask
 from daps_rl.policies.observation import ObservationEncoder, make_readout
 
 
-class AutoregressiveCategorical(Distribution):
+class AutoregressiveCategorical(DiscreteCodes):
     """q(z|x) = Π_t q(z_t | z_<t, x): batch shape [B], event shape [T].
 
     Holds the encoded context: x is encoded once, however many codes are drawn or scored. `sample` draws token by
@@ -31,18 +30,10 @@ class AutoregressiveCategorical(Distribution):
         context: from `transformer.prepare`.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
-
     def __init__(self, transformer: CodeTransformer, context: Context) -> None:
         self.transformer, self.context = transformer, context
         batch = context.keys_values[0][0].shape[0]
-        super().__init__(torch.Size([batch]), torch.Size([transformer.num_tokens]), validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Codes: T integers in 0 … V-1."""
-        return constraints.independent(constraints.integer_interval(0, self.transformer.vocab_size - 1), 1)
+        super().__init__(torch.Size([batch]), transformer.num_tokens, transformer.vocab_size)
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
 
 from daps_rl.functional import draw_categorical, host_reward
 from daps_rl.functional.checks import as_float
 from daps_rl.policies.checks import check_code_sizes, check_codes
-from daps_rl.policies.drawing import Drawn, SampleShape
+from daps_rl.policies.distribution import DiscreteCodes, Drawn, SampleShape
 
 OPTIONAL = ("position_ids", "past_key_values", "use_cache")  # passed to models that take them, or **kwargs
 
 
-class CausalLMAnswers(Distribution):
+class CausalLMAnswers(DiscreteCodes):
     """q(z|x) over answers of up to T tokens: batch shape [B], event shape [T].
 
     An answer ends with the end token; what stands behind it is padding, has probability exactly 1 there, and adds
@@ -29,17 +28,9 @@ class CausalLMAnswers(Distribution):
         prompt: int64 [B, P], padded on the left.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
-
     def __init__(self, policy: CausalLMPolicy, prompt: Tensor) -> None:
         self.policy, self.prompt = policy, prompt
-        super().__init__(prompt.shape[:1], torch.Size([policy.num_tokens]), validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Answers: T integers in 0 … V-1."""
-        return constraints.independent(constraints.integer_interval(0, self.policy.vocab_size - 1), 1)
+        super().__init__(prompt.shape[:1], policy.num_tokens, policy.vocab_size)
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:

@@ -40,7 +40,7 @@ class Context(NamedTuple):
 class Backend(Protocol):
     """Another implementation of a transformer's passes, such as `daps_rl.kernels` attaches."""
 
-    def takes(self, net: CodeTransformer, context: Context) -> bool:
+    def supports(self, net: CodeTransformer, context: Context) -> bool:
         """Whether it can make passes over this context, as the transformer is now."""
 
     def draw(self, net: CodeTransformer, context: Context, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ class CodeTransformer(nn.Module):
     """
 
     backend: Backend | None = None
-    """What makes the passes that it takes; None for PyTorch alone. See `daps_rl.kernels.use_cpu_kernels`."""
+    """What makes the passes that it supports; None for PyTorch alone. See `daps_rl.kernels.use_cpu_kernels`."""
 
     def __init__(
         self,
@@ -111,14 +111,12 @@ class CodeTransformer(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
         self.head = PointerHead(embed_dim) if pointer else head or nn.Linear(embed_dim, vocab_size)
-        # Of the mask's features, added to the token's embedding.
-        self.embed_features = (
-            nn.Linear(mask.num_features, embed_dim) if mask is not None and mask.num_features else None
-        )
+        features = 0 if mask is None else mask.num_features
+        self.embed_features = nn.Linear(features, embed_dim) if features else None
 
     def backend_for(self, context: Context) -> Backend | None:
-        """The backend, where there is one and it takes passes over this context."""
-        return self.backend if self.backend is not None and self.backend.takes(self, context) else None
+        """The backend, where there is one and it supports passes over this context."""
+        return self.backend if self.backend is not None and self.backend.supports(self, context) else None
 
     def prepare(self, encoded: Tensor, observation: Tensor | None = None) -> Context:
         """All that the code's side needs of a datum, computed once per context. encoded [B, P, D]."""

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
 
 from daps_rl.functional import draw_categorical
 from daps_rl.policies.checks import check_code_sizes, check_codes
-from daps_rl.policies.drawing import RelaxedCodes, RelaxTokens, SampleShape
+from daps_rl.policies.distribution import DiscreteCodes, RelaxedCodes, RelaxTokens, SampleShape
 from daps_rl.policies.observation import TokenEncoder
 
 
-class FactorizedCategorical(Distribution):
+class FactorizedCategorical(DiscreteCodes):
     """q(z|x) = Π_t q(z_t|x): batch shape [B], event shape [T].
 
     Args:
         logits: unnormalised log-probabilities. [B, T, V].
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
-
     def __init__(self, logits: Tensor) -> None:
         self.log_probs = torch.log_softmax(logits.float() if logits.dtype != torch.float64 else logits, dim=-1)
-        super().__init__(logits.shape[:-2], logits.shape[-2:-1], validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Codes: T integers in 0 … V-1."""
-        return constraints.independent(constraints.integer_interval(0, self.log_probs.shape[-1] - 1), 1)
+        super().__init__(logits.shape[:-2], *logits.shape[-2:])
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:

@@ -1,13 +1,13 @@
-"""How codes are drawn from a posterior and scored: the protocol that all callers know."""
+"""Distributions over codes: what all have in common, and the protocol by which callers draw and score."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 SampleShape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 RelaxTokens: TypeAlias = Callable[[Tensor], Tensor]
@@ -26,6 +26,22 @@ class RelaxedCodes(NamedTuple):
 
     one_hot: Tensor  # [B, K, T, V]
     log_probs: Tensor  # [B, K, T, V], in nats
+
+
+class DiscreteCodes(Distribution):
+    """Base of the distributions over codes: event shape [T], tokens of 0 … V-1."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_enumerate_support = False
+
+    def __init__(self, batch_shape: torch.Size, num_tokens: int, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        super().__init__(batch_shape, torch.Size([num_tokens]), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Codes: T integers in 0 … V-1."""
+        return constraints.independent(constraints.integer_interval(0, self.vocab_size - 1), 1)
 
 
 @runtime_checkable
@@ -64,6 +80,7 @@ def draw(posterior: Distribution, sample_shape: SampleShape = ()) -> Drawn:
 
 def score_drawn(posterior: Distribution, codes: Tensor, log_prob: Tensor) -> Tensor:
     """Scores codes [*S, B, T] that this very object drew with log_prob [*S, B], with gradient. [*S, B], in nats."""
-    known = isinstance(posterior, CodePosterior)
-    scored: Tensor = posterior.score_drawn(codes, log_prob) if known else posterior.log_prob(codes)
+    if isinstance(posterior, CodePosterior):
+        return posterior.score_drawn(codes, log_prob)
+    scored: Tensor = posterior.log_prob(codes)
     return scored
