@@ -194,9 +194,9 @@ def test_what_a_knapsack_tells(items, position):
     mask, codes = WithinCapacity(CAPACITY, column=1), all_codes(2).expand(B, -1, -1)
     weights = items[:, None, :, 1] * codes
     left = CAPACITY - weights[..., :position].sum(-1)
-    told = mask.features_of(items, codes)[:, :, position]
-    torch.testing.assert_close(told[..., 0], left / CAPACITY)
-    torch.testing.assert_close(told[..., 1], (left - items[:, None, position, 1]) / CAPACITY)
+    features = mask.features_of(items, codes)[:, :, position]
+    torch.testing.assert_close(features[..., 0], left / CAPACITY)
+    torch.testing.assert_close(features[..., 1], (left - items[:, None, position, 1]) / CAPACITY)
 
 
 def test_what_is_told_reaches_the_next_token_and_no_earlier_one(items):

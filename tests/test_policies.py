@@ -6,9 +6,10 @@ import pytest
 import scipy.stats
 import torch
 from torch import nn
+from torch.distributions import Categorical, Independent
 
 from daps_rl.functional import kl_estimate
-from daps_rl.policies import AutoregressivePolicy, FactorizedCategorical, FactorizedPolicy, draw
+from daps_rl.policies import AutoregressivePolicy, FactorizedCategorical, FactorizedPolicy, draw, score_drawn
 from daps_rl.priors import UniformCodes
 
 F64 = torch.float64
@@ -306,6 +307,17 @@ def test_gradient_flows_through_log_prob_alone_and_reaches_every_parameter(kind)
     distribution.log_prob(codes).sum().backward()
     untouched = [name for name, p in policy.named_parameters() if p.grad is None or not p.grad.any()]
     assert untouched == []
+
+
+def test_a_plain_distribution_is_drawn_and_scored_like_those_that_score_their_draws():
+    plain = Independent(Categorical(logits=torch.randn(B, T, V, requires_grad=True)), 1)
+    for posterior in (plain, make_policy("autoregressive")(data())):
+        drawn = draw(posterior, (5,))
+        assert drawn.codes.shape == (5, B, T)
+        assert not drawn.log_prob.requires_grad
+        some = score_drawn(posterior, drawn.codes[:2], drawn.log_prob[:2])
+        assert some.requires_grad
+        torch.testing.assert_close(some.detach(), drawn.log_prob[:2])
 
 
 def test_the_encoder_runs_once_for_sampling_and_scoring(kind):

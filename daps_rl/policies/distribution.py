@@ -46,10 +46,10 @@ class DiscreteCodes(Distribution):
 
 @runtime_checkable
 class CodePosterior(Protocol):
-    """A distribution over codes that knows more of its own draws than `sample` and `log_prob` tell.
+    """A distribution over codes that scores its own draws in fewer passes than `sample` and `log_prob` take.
 
-    Batch shape [B], event shape [T]. Any `torch.distributions.Distribution` is a posterior; one that is drawn token by
-    token writes these two methods as well. Callers go through the functions `draw` and `score_drawn`, which do without.
+    Batch shape [B], event shape [T]. A plain `torch.distributions.Distribution` need not have these methods: callers go
+    through the functions `draw` and `score_drawn`, which then fall back on `sample` and `log_prob`.
     """
 
     def draw(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Drawn:
