@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from daps_rl.config import TrainConfig
 from daps_rl.distributed import World
 from daps_rl.functional import SAMPLES, keep_samples, weighted_likelihood_loss
-from daps_rl.policies.checks import draw_scored, draw_with_log_prob, score_drawn
+from daps_rl.policies import draw, score_drawn
 from daps_rl.recompute import in_microbatches
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -160,7 +160,9 @@ class Agent(nn.Module):
         With `microbatch`, the data are encoded a part at a time, once to draw and once more in the backward pass.
         """
         if not 0 < self.microbatch < len(observation):
-            codes, log_prob = draw_scored(self.policy(observation), (self.samples,))
+            posterior = self.policy(observation)
+            codes, drawn = draw(posterior, (self.samples,))
+            log_prob = score_drawn(posterior, codes, drawn)
             return Draw(codes.transpose(0, 1), log_prob.transpose(0, 1))
         with torch.no_grad():
             parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
@@ -178,14 +180,14 @@ class Agent(nn.Module):
             return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob, again)
         if not 0 < self.microbatch < len(observation):
             posterior = self.policy(observation)
-            codes, drawn = draw_with_log_prob(posterior, (self.samples,))
+            codes, drawn = draw(posterior, (self.samples,))
 
             def first(z: Tensor, log_prob: Tensor) -> Tensor:
                 return score_drawn(posterior, z.transpose(0, 1), log_prob.t()).t()
 
             return Group(codes.transpose(0, 1), drawn.t(), first, again, policy_samples)
         with torch.no_grad():
-            parts = [draw_with_log_prob(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
+            parts = [draw(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
         codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
         return Group(codes, drawn, lambda codes, drawn: again(codes), again, policy_samples)
 

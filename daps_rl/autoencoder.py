@@ -30,11 +30,10 @@ from daps_rl.policies import (
     GaussianPolicy,
     LatticeEmbedding,
     LatticeHead,
-    NormalPrior,
     QuantizerPolicy,
     TokenEncoder,
-    UniformPrior,
 )
+from daps_rl.priors import NormalPrior, UniformPrior
 
 if TYPE_CHECKING:
     from daps_rl.envs.problem import DiscreteProblem

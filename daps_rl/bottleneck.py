@@ -12,9 +12,10 @@ from daps_rl.functional import ESS_FRACTION, SAMPLES, DAPSTerms, daps_loss, enco
 from daps_rl.functional.checks import check_beta
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
-from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, UniformCodes
-from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes, draw_scored
+from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw, score_drawn
+from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes
 from daps_rl.policies.code_transformer import CodeTransformer
+from daps_rl.priors import UniformCodes
 
 POLICIES = ("factorized", "autoregressive")
 
@@ -167,7 +168,8 @@ class PolicyBottleneck(nn.Module):
         tokens, grid = self._to_tokens(features)  # [B, T, dim]
         posterior = self.policy(tokens)
         if self.training:
-            codes, log_prob = draw_scored(posterior, (self.samples,))  # [K, B, T], [K, B]
+            codes, drawn = draw(posterior, (self.samples,))  # [K, B, T], [K, B]
+            log_prob = score_drawn(posterior, codes, drawn)
         else:
             codes = posterior.sample((1,)) if deterministic is False else posterior.mode[None]
             log_prob = posterior.log_prob(codes)

@@ -17,7 +17,7 @@ from daps_rl.agents import A2C, DAPS, GRPO, PPO, RLOO, TPO, Agent, Reinforce, Re
 from daps_rl.agents.critic import Critic, RewardScale
 from daps_rl.functional import daps_loss, encoding_reward, leave_one_out_advantage, standardized_reward, target_weights
 from daps_rl.objectives import FixedTemperature
-from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
+from daps_rl.policies import AutoregressivePolicy, Drawn, FactorizedPolicy
 
 CLASSES = [DAPS, TPO, RLOO, GRPO, PPO, A2C, Reinforce, ReinforceNoCritic]
 
@@ -155,17 +155,17 @@ def test_the_gradient_of_some_codes_is_that_of_all_on_average(cls, microbatch, m
     kind = type(policy(x))
     start = iter(())
 
-    def sample_with_log_prob(self, sample_shape, generator=None):
+    def draw(self, sample_shape, generator=None):
         nonlocal start
         first = next(start, None)
         if first is None:
             start = iter(range(self.batch_shape[0], 4, self.batch_shape[0])) if self.batch_shape[0] < 4 else iter(())
             first = 0
         codes = drawn[:, first : first + self.batch_shape[0]]
-        return codes, self.log_prob(codes)
+        return Drawn(codes, self.log_prob(codes))
 
-    monkeypatch.setattr(kind, "sample_with_log_prob", sample_with_log_prob)
-    monkeypatch.setattr(kind, "sample", lambda self, shape, generator=None: self.sample_with_log_prob(shape)[0])
+    monkeypatch.setattr(kind, "draw", draw)
+    monkeypatch.setattr(kind, "sample", lambda self, shape, generator=None: self.draw(shape).codes)
 
     def gradient(policy_samples: int, uniform: float) -> torch.Tensor:
         agent = cls(policy, samples=samples, policy_samples=policy_samples)

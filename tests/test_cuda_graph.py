@@ -14,7 +14,7 @@ from daps_rl.config import make_config
 from daps_rl.cuda_graph import GraphedUpdate
 from daps_rl.data import from_arrays
 from daps_rl.envs import PROBLEMS, find_problem
-from daps_rl.policies import AutoregressivePolicy, CodeMask
+from daps_rl.policies import AutoregressivePolicy, CodeMask, draw
 from daps_rl.training import Trainer, _keeps_to_the_device
 
 SIZES = {
@@ -129,7 +129,7 @@ def test_bfloat16_changes_the_matrix_products_alone(agent):
     policy = runs["bfloat16"].autoencoder.policy
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         posterior = policy(x)
-        codes, log_prob = posterior.sample_with_log_prob((5,))
+        codes, log_prob = draw(posterior, (5,))
         scored = posterior.log_prob(codes)
         log_likelihood = runs["bfloat16"].autoencoder.decoder(codes).log_prob(x)
     assert {t.dtype for t in (log_prob, scored, log_likelihood)} == {torch.float32}

@@ -12,7 +12,8 @@ from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingEnv, EncodingTask
 from daps_rl.functional import daps_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
-from daps_rl.policies import AutoregressivePolicy, UniformCodes, UniformPrior
+from daps_rl.policies import AutoregressivePolicy
+from daps_rl.priors import UniformCodes, UniformPrior
 
 N, B, K, T, V = 11, 3, 4, 2, 5
 SHAPE = (1, 3, 2)

@@ -21,9 +21,8 @@ from daps_rl.policies import (
     FactorizedCategorical,
     FactorizedPolicy,
     PointCodes,
-    UniformCodes,
-    UniformPrior,
 )
+from daps_rl.priors import UniformCodes, UniformPrior
 
 T, V, D, N = 2, 3, 4, 12
 CODES = torch.tensor(list(itertools.product(range(V), repeat=T)))  # [V^T, T]

@@ -29,7 +29,8 @@ from daps_rl.agents.trainer import DAPSTrainer
 from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingEnv
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
-from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy, UniformCodes
+from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
+from daps_rl.priors import UniformCodes
 
 N, B, K, T, V = 30, 6, 4, 2, 5
 SHAPE = (1, 2, 3)
