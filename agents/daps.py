@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_group, check_positive_integers
+from daps_rl.agents.spec import FACTORIZED, AgentSpec
 from daps_rl.functional import (
     effective_sample_size,
     reused_likelihood_loss,
@@ -14,6 +16,7 @@ from daps_rl.functional import (
     weighted_likelihood_loss,
 )
 from daps_rl.functional.checks import check_kept, check_pooling
+from daps_rl.functional.defaults import ESS_FRACTION, SAMPLES
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
 
@@ -42,14 +45,15 @@ class DAPS(Agent):
             or without centred weights.
     """
 
+    run_settings: ClassVar[tuple[str, ...]] = ("samples", "ess_fraction", "trust_region", "centered", "policy_samples")
     on_device = True
 
     def __init__(
         self,
         policy: nn.Module,
         *,
-        samples: int = 8,
-        ess_fraction: float = 0.33,
+        samples: int = SAMPLES,
+        ess_fraction: float = ESS_FRACTION,
         trust_region: str | nn.Module = "ess",
         centered: bool = True,
         pooling: float = 0.0,
@@ -89,3 +93,10 @@ class DAPS(Agent):
             else:
                 loss = weighted_likelihood_loss(log_prob, weights)
             yield AgentLoss(loss.mean(), group.codes, metrics)
+
+
+SPECS = (
+    AgentSpec("daps", DAPS, "weigh K codes inside an exact trust region (DAPS)", scores_some=True),
+    AgentSpec("daps-na", DAPS, "do so with a factorised policy, whose steps are cheap", FACTORIZED),
+    AgentSpec("daps-fixed", DAPS, "do so at a fixed temperature", {"trust_region": "fixed"}, scores_some=True),
+)

@@ -10,7 +10,9 @@ from torchrl.objectives import ClipPPOLoss
 
 from daps_rl.agents.base import AgentLoss, Score, check_group, check_positive_integers
 from daps_rl.agents.critic import HostLossAgent
+from daps_rl.agents.spec import AgentSpec
 from daps_rl.functional import standardized_reward
+from daps_rl.functional.defaults import SAMPLES
 
 
 class PPO(HostLossAgent):
@@ -35,7 +37,7 @@ class PPO(HostLossAgent):
         self,
         policy: nn.Module,
         *,
-        samples: int = 8,
+        samples: int = SAMPLES,
         hidden: int | None = 128,
         clip_epsilon: float = 0.2,
         epochs: int = 2,
@@ -78,7 +80,7 @@ class GRPO(PPO):
         self,
         policy: nn.Module,
         *,
-        samples: int = 8,
+        samples: int = SAMPLES,
         clip_epsilon: float = 0.2,
         epochs: int = 2,
         minibatches: int = 1,
@@ -97,3 +99,9 @@ class GRPO(PPO):
     def advantage(self, tensordict: TensorDictBase, reward: Tensor) -> tuple[Tensor, Tensor]:
         advantage = standardized_reward(reward).unsqueeze(-1)
         return advantage, advantage
+
+
+SPECS = (
+    AgentSpec("ppo", PPO, "clip the policy's change, with a critic (TorchRL)", recipe={"learning_rate": 1e-3}),
+    AgentSpec("grpo", GRPO, "clip it without a critic, the group in its place", recipe={"learning_rate": 5e-4}),
+)

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from daps_rl.agents.base import AgentLoss, Score
 from daps_rl.agents.daps import DAPS
+from daps_rl.agents.spec import AgentSpec
 from daps_rl.functional import standardized_reward
+from daps_rl.functional.defaults import SAMPLES
 from daps_rl.objectives import FixedTemperature
 
 
@@ -26,11 +28,13 @@ class TPO(DAPS):
         Target Policy Optimization, arXiv 2604.06159: temperature 1.
     """
 
+    run_settings = ("samples", "centered", "policy_samples")
+
     def __init__(
         self,
         policy: nn.Module,
         *,
-        samples: int = 8,
+        samples: int = SAMPLES,
         temperature: float = 1.0,
         centered: bool = True,
         policy_samples: int = 0,
@@ -51,3 +55,6 @@ class TPO(DAPS):
 
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
         yield from super().losses(observation, score, floor.new_zeros(()))
+
+
+SPECS = (AgentSpec("tpo", TPO, "weigh standardised rewards at temperature 1 (TPO)"),)

@@ -7,6 +7,7 @@ from daps_rl.policies.autoregressive import AutoregressiveCategorical, Autoregre
 from daps_rl.policies.causal_lm import CausalLMAnswers, CausalLMPolicy, ReferenceReward
 from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
 from daps_rl.policies.items import ItemEncoder, PointerHead
+from daps_rl.policies.kinds import POLICIES, PolicyKind
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead, lattice_levels
 from daps_rl.policies.layers import EmbeddingHead
@@ -16,6 +17,7 @@ from daps_rl.policies.point import PointCodes
 from daps_rl.policies.priors import NormalPrior, UniformCodes, UniformPrior
 
 __all__ = [
+    "POLICIES",
     "AutoregressiveCategorical",
     "AutoregressivePolicy",
     "CausalLMAnswers",
@@ -34,6 +36,7 @@ __all__ = [
     "Patches",
     "PointCodes",
     "PointerHead",
+    "PolicyKind",
     "QuantizerPolicy",
     "ReferenceReward",
     "TokenEncoder",
