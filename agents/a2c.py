@@ -47,4 +47,4 @@ class A2C(HostLossAgent):
         yield self.descend(tensordict, tensordict["action"])
 
 
-SPECS = (AgentSpec("a2c", A2C, "act and criticise, one step a batch (TorchRL)", recipe={"learning_rate": 1e-3}),)
+SPECS = (AgentSpec("a2c", A2C, "follow the policy gradient; baseline: a critic (A2C)", recipe={"learning_rate": 1e-3}),)

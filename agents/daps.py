@@ -96,7 +96,7 @@ class DAPS(Agent):
 
 
 SPECS = (
-    AgentSpec("daps", DAPS, "weigh K codes inside an exact trust region (DAPS)", scores_some=True),
-    AgentSpec("daps-na", DAPS, "do so with a factorised policy, whose steps are cheap", FACTORIZED),
-    AgentSpec("daps-fixed", DAPS, "do so at a fixed temperature", {"trust_region": "fixed"}, scores_some=True),
+    AgentSpec("daps", DAPS, "imitate the better codes, inside a trust region (DAPS)", scores_some=True),
+    AgentSpec("daps-na", DAPS, "do as daps with a factorised policy: cheaper steps", FACTORIZED),
+    AgentSpec("daps-fixed", DAPS, "do as daps at a fixed temperature", {"trust_region": "fixed"}, scores_some=True),
 )

@@ -231,16 +231,16 @@ QUANTIZED = {**FACTORIZED_ONE, "policy": "vq", "policy_options": VQ}
 # The codebook of "vq" learns by running means of its own, which processes would not share.
 SPECS = (
     AgentSpec("gumbel", GumbelSoftmax, "relax codes by Gumbel-Softmax", ONE_CODE),
-    AgentSpec("gumbel-na", GumbelSoftmax, "do so with a factorised policy", FACTORIZED_ONE),
+    AgentSpec("gumbel-na", GumbelSoftmax, "do as gumbel with a factorised policy", FACTORIZED_ONE),
     AgentSpec("gr-mck", GumbelRao, "relax codes by Gumbel-Rao", ONE_CODE),
-    AgentSpec("gr-mck-na", GumbelRao, "do so with a factorised policy", FACTORIZED_ONE),
+    AgentSpec("gr-mck-na", GumbelRao, "do as gr-mck with a factorised policy", FACTORIZED_ONE),
     AgentSpec("reinmax", ReinMax, "relax codes by ReinMax", ONE_CODE),
-    AgentSpec("reinmax-na", ReinMax, "do so with a factorised policy", FACTORIZED_ONE),
+    AgentSpec("reinmax-na", ReinMax, "do as reinmax with a factorised policy", FACTORIZED_ONE),
     AgentSpec("vq", Quantizer, "quantise by a learned codebook (VQ-VAE)", QUANTIZED, several_processes=False),
     AgentSpec(
         "vq-rotation",
         Quantizer,
-        "do so with the rotation trick",
+        "do as vq with the rotation trick",
         {**QUANTIZED, "policy_options": {**VQ, "rotation_trick": True}},
         several_processes=False,
     ),

@@ -102,6 +102,6 @@ class GRPO(PPO):
 
 
 SPECS = (
-    AgentSpec("ppo", PPO, "clip the policy's change, with a critic (TorchRL)", recipe={"learning_rate": 1e-3}),
-    AgentSpec("grpo", GRPO, "clip it without a critic, the group in its place", recipe={"learning_rate": 5e-4}),
+    AgentSpec("ppo", PPO, "clip each change of the policy; baseline: a critic", recipe={"learning_rate": 1e-3}),
+    AgentSpec("grpo", GRPO, "clip each change of the policy; baseline: the group", recipe={"learning_rate": 5e-4}),
 )

@@ -58,11 +58,11 @@ class ReinforceNoCritic(Agent):
 
 
 SPECS = (
-    AgentSpec("reinforce", Reinforce, "follow the policy gradient, with a critic", recipe={"learning_rate": 5e-4}),
+    AgentSpec("reinforce", Reinforce, "follow the policy gradient; baseline: a critic", recipe={"learning_rate": 5e-4}),
     AgentSpec(
         "reinforce-no-critic",
         ReinforceNoCritic,
-        "follow it with the running mean as baseline",
+        "follow the policy gradient; baseline: a running mean",
         recipe={"learning_rate": 5e-4},
     ),
 )

@@ -40,6 +40,4 @@ class RLOO(Agent):
         yield AgentLoss(loss.mean(), group.codes, {"entropy": -group.log_prob.mean()})
 
 
-SPECS = (
-    AgentSpec("rloo", RLOO, "follow the policy gradient, with the group as baseline", recipe={"learning_rate": 1e-3}),
-)
+SPECS = (AgentSpec("rloo", RLOO, "follow the policy gradient; baseline: the group", recipe={"learning_rate": 1e-3}),)

@@ -57,4 +57,4 @@ class TPO(DAPS):
         yield from super().losses(observation, score, floor.new_zeros(()))
 
 
-SPECS = (AgentSpec("tpo", TPO, "weigh standardised rewards at temperature 1 (TPO)"),)
+SPECS = (AgentSpec("tpo", TPO, "imitate by standardised rewards, temperature 1 (TPO)"),)

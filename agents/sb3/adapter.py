@@ -164,9 +164,13 @@ class SB3A2C(SB3Agent):
 
 
 SPECS = (
-    AgentSpec("sb3:daps", SB3DAPS, "weigh codes as daps does, in SB3", several_processes=False, scores_some=True),
-    AgentSpec("sb3:ppo", SB3PPO, "let SB3's PPO learn", recipe={"learning_rate": 1e-3}, several_processes=False),
-    AgentSpec("sb3:a2c", SB3A2C, "let SB3's A2C learn", recipe={"learning_rate": 5e-4}, several_processes=False),
+    AgentSpec("sb3:daps", SB3DAPS, "run daps in Stable-Baselines3", several_processes=False, scores_some=True),
+    AgentSpec(
+        "sb3:ppo", SB3PPO, "run PPO of Stable-Baselines3", recipe={"learning_rate": 1e-3}, several_processes=False
+    ),
+    AgentSpec(
+        "sb3:a2c", SB3A2C, "run A2C of Stable-Baselines3", recipe={"learning_rate": 5e-4}, several_processes=False
+    ),
 )
 SB3_AGENTS = {spec.name: spec for spec in SPECS}
 """On-policy algorithms by name; any other by "sb3:package.module:Class"."""

@@ -30,8 +30,8 @@ class ModelConfig(Settings):
     observation_shape: tuple[int, ...] = _data((), "set by the data: the shape of one datum")
     problem: str | None = _data(
         None,
-        "learn to decide instead of to encode: solve a problem such as tsp20, or package.module:Class of your own; it "
-        "brings data, reward and code (docs/other-problems.md)",
+        "solve a problem instead of encoding: tsp20, say, or package.module:Class of your own; it brings data, reward "
+        "and code (docs/other-problems.md)",
         common=True,
     )
     num_tokens: int = _code(8, "write codes of so many tokens (T)", above=0, most=2**16, common=True)

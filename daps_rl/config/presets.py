@@ -1,4 +1,4 @@
-"""Published settings, by the data set they are for."""
+"""Settings by the data set that they are for: published ones, and our own."""
 
 from __future__ import annotations
 
@@ -43,3 +43,14 @@ PUBLISHED_OPTIMISER: dict[str, Any] = {
     "decoder_hidden": (64, 256), "decoder_embed_dim": 64, "aligned_patches": False,
     "token_vectors": "separate", "decoder_samples": 0, "policy_samples": 0,
 }  # fmt: skip
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": {
+        "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
+        "variance": 0.02, "decoder_hidden": (64, 256), "beta_start": 0.05,
+    },
+}  # fmt: skip
+"""Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
+
+OTHER_DATA: dict[str, Any] = {"agent": "daps-na", "minutes": 10.0}
+"""The recipe for all other data: the factorised policy, whose steps are several times cheaper (docs/results.md)."""

@@ -7,21 +7,10 @@ import math
 from typing import Any
 
 from daps_rl.agents import AgentSpec, find_agent
-from daps_rl.config.presets import PUBLISHED, PUBLISHED_OPTIMISER
+from daps_rl.config.presets import OTHER_DATA, PUBLISHED, PUBLISHED_OPTIMISER, RECIPES
 from daps_rl.config.settings import declared_in
 from daps_rl.config.train import TrainConfig
 from daps_rl.envs.problem import find_problem
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "digits": {
-        "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
-        "variance": 0.02, "decoder_hidden": (64, 256), "beta_start": 0.05,
-    },
-}  # fmt: skip
-"""Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
-
-OTHER_DATA: dict[str, Any] = {"agent": "daps-na", "minutes": 10.0}
-"""The recipe for all other data: the factorised policy, whose steps are several times cheaper (docs/results.md)."""
 
 
 def make_config(preset: str | None = None, **options: Any) -> TrainConfig:

@@ -22,8 +22,8 @@ class RunConfig(Settings):
 
     steps: int | None = _length(None, "train for so many steps", above=0, common=True)
     minutes: float | None = _length(None, "or train for so many minutes", above=0, common=True)
-    seed: int = _length(0, "draw weights, order of the data and codes by this seed", least=0, common=True)
-    device: str = _machine("auto", "train here; auto for a GPU where there is one", choices=DEVICES, common=True)
+    seed: int = _length(0, "seed the weights, the order of the data and all draws", least=0, common=True)
+    device: str = _machine("auto", "train here; auto for a GPU where there is one", choices=DEVICES)
     precision: str = _machine("float32", "multiply matrices in this precision", choices=PRECISIONS)
     score_precision: str = _machine(
         "auto",
