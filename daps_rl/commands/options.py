@@ -83,7 +83,7 @@ def default_text(name: str) -> str:
     recipes = {**RECIPES, "other data": OTHER_DATA}
     own = {data: recipe[name] for data, recipe in recipes.items() if recipe.get(name, default) != default}
     parts += [f"{_show(value)} for {data}" for data, value in own.items()]
-    return f" (default: {', '.join(parts)})" if parts else ""
+    return f" (default: {'; '.join(parts)})" if parts else ""
 
 
 def add_command(commands: Any, name: str, text: str) -> Any:

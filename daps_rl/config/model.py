@@ -27,7 +27,7 @@ _decoder = functools.partial(setting, group="decoder")
 class ModelConfig(Settings):
     """Sizes of a code, and the policy and the decoder that are made for it."""
 
-    observation_shape: tuple[int, ...] = _data((), "set by the data: the shape of one datum")
+    observation_shape: tuple[int, ...] = _data((), "leave this to the data: it is the shape of one datum", above=0)
     problem: str | None = _data(
         None,
         "solve a problem instead of encoding: tsp20, say, or package.module:Class of your own; it brings data, reward "

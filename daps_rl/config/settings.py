@@ -57,7 +57,7 @@ class Setting:
     def range_text(self, *, whole: bool) -> str:
         """The range of a number in words: "positive and finite", ">= 0 and whole"."""
         bounds = {">": self.above, ">=": self.least, "<=": self.most}
-        words = [f"{sign} {bound:,g}" for sign, bound in bounds.items() if bound is not None]
+        words = [f"{sign} {bound:,}" for sign, bound in bounds.items() if bound is not None]
         words += ["whole"] if whole else ["finite"] if self.finite else []
         return " and ".join(words).replace("> 0 ", "positive ")
 
