@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from daps_rl.agents import a2c, daps, pathwise, ppo, reinforce, rloo, tpo
 from daps_rl.agents.a2c import A2C
 from daps_rl.agents.base import Agent, AgentLoss, Draw, Score
 from daps_rl.agents.daps import DAPS
@@ -50,8 +49,10 @@ __all__ = [
 if TYPE_CHECKING:
     from daps_rl.agents.trainer import DAPSTrainer
 
-_FILES = (daps, tpo, rloo, ppo, a2c, reinforce, pathwise)
-AGENTS: dict[str, AgentSpec] = {spec.name: spec for file in _FILES for spec in file.SPECS}
+_FILES = ("daps", "tpo", "rloo", "ppo", "a2c", "reinforce", "pathwise")  # an agent is registered by its file's name
+AGENTS: dict[str, AgentSpec] = {
+    spec.name: spec for file in _FILES for spec in importlib.import_module(f"daps_rl.agents.{file}").SPECS
+}
 """Agents by name, each as its own file describes it."""
 
 

@@ -99,10 +99,7 @@ class Trainer:
         self.optimizer = GuardedAdamW(
             [
                 {"params": self.agent.trained(), "lr": config.learning_rate},
-                {
-                    "params": list(self.autoencoder.decoder.parameters()),
-                    "lr": config.decoder_learning_rate or config.learning_rate,
-                },
+                {"params": list(self.autoencoder.decoder.parameters()), "lr": config.learning_rate},
             ],
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,

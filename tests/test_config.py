@@ -91,8 +91,10 @@ def test_settings_are_flat_in_json_and_come_back():
     values = json.loads(json.dumps(dataclasses.asdict(config)))
     assert values["num_tokens"] == config.num_tokens == 8
     assert config_from_dict(values) == config
-    with pytest.raises(ValueError, match="unknown setting nonsense; the file is from another version"):
-        config_from_dict({**values, "nonsense": 1})
+    assert config_from_dict({**values, "decoder_learning_rate": 0.0}) == config  # as earlier versions wrote it
+    for name in ("nonsense", "decoder_learning_rate"):
+        with pytest.raises(ValueError, match=f"unknown setting {name}; .* use that one, or train anew"):
+            config_from_dict({**values, name: 0.5})
 
 
 def test_the_models_part_has_what_the_data_decide():

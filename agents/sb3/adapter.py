@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from daps_rl.agents.critic import RewardScale
 from daps_rl.agents.sb3.callbacks import KLRewardCallback
 from daps_rl.agents.sb3.daps import DAPS
 from daps_rl.agents.sb3.policies import CodePolicy
-from daps_rl.agents.spec import AgentSpec, spec_of
+from daps_rl.agents.spec import AgentSpec
 from daps_rl.functional.defaults import SAMPLES
 from daps_rl.optim import load_optimizer_tensors, optimizer_tensors
 
@@ -59,7 +60,6 @@ class SB3Agent(Agent):
     """
 
     bounded_memory = False
-    several_processes = False
     run_settings: ClassVar[tuple[str, ...]] = ()
     algorithm_class: ClassVar[type[OnPolicyAlgorithm]]
     defaults: ClassVar[dict[str, Any]] = {}
@@ -143,34 +143,21 @@ class SB3Agent(Agent):
         yield AgentLoss(None, self.payment.codes, {"entropy": self.payment.entropy, **metrics})
 
 
-class SB3DAPS(SB3Agent):
-    """`daps_rl.agents.sb3.DAPS` in the training loop."""
-
-    algorithm_class = DAPS
-    run_settings = ("ess_fraction", "trust_region", "centered", "policy_samples")
-
-
-class SB3PPO(SB3Agent):
-    """SB3's PPO in the training loop."""
-
-    algorithm_class = PPO
-    defaults: ClassVar[dict[str, Any]] = {"n_epochs": 2}
+def around(algorithm: type[OnPolicyAlgorithm], **attributes: Any) -> type[SB3Agent]:
+    """The class of the agents of one algorithm, with these class attributes."""
+    if issubclass(algorithm, DAPS):
+        attributes["run_settings"] = ("ess_fraction", "trust_region", "centered", "policy_samples")
+    return type(f"SB3{algorithm.__name__}", (SB3Agent,), {"algorithm_class": algorithm, **attributes})
 
 
-class SB3A2C(SB3Agent):
-    """SB3's A2C in the training loop."""
-
-    algorithm_class = A2C
-
+one_process = functools.partial(AgentSpec, several_processes=False)  # the optimiser is the algorithm's own
 
 SPECS = (
-    AgentSpec("sb3:daps", SB3DAPS, "run daps in Stable-Baselines3", several_processes=False, scores_some=True),
+    one_process("sb3:daps", around(DAPS), "run daps in Stable-Baselines3", scores_some=True),
     AgentSpec(
-        "sb3:ppo", SB3PPO, "run PPO of Stable-Baselines3", recipe={"learning_rate": 1e-3}, several_processes=False
+        "sb3:ppo", around(PPO, defaults={"n_epochs": 2}), "run PPO of Stable-Baselines3", {}, {"learning_rate": 1e-3}
     ),
-    AgentSpec(
-        "sb3:a2c", SB3A2C, "run A2C of Stable-Baselines3", recipe={"learning_rate": 5e-4}, several_processes=False
-    ),
+    one_process("sb3:a2c", around(A2C), "run A2C of Stable-Baselines3", {}, {"learning_rate": 5e-4}),
 )
 SB3_AGENTS = {spec.name: spec for spec in SPECS}
 """On-policy algorithms by name; any other by "sb3:package.module:Class"."""
@@ -196,8 +183,7 @@ def find_sb3_agent(name: str) -> AgentSpec:
             f"agent {name} must be an on-policy algorithm of Stable-Baselines3: a code's reward counts once, and "
             "replayed rewards are those of an older decoder."
         )
-    base = SB3DAPS if issubclass(algorithm, DAPS) else SB3Agent
-    return spec_of(name, type(f"SB3{algorithm.__name__}", (base,), {"algorithm_class": algorithm}))
+    return one_process(name, around(algorithm), f"run {algorithm.__name__}")
 
 
 class BatchEnv(VecEnv):

@@ -49,7 +49,6 @@ class AgentConfig(Settings):
     learning_rate: float = _optimizer(
         4e-3, "let AdamW learn at this rate; agents and problems bring their own", above=0
     )
-    decoder_learning_rate: float = _optimizer(0.0, "let the decoder learn at another rate; 0 for the same", least=0)
     learning_rate_schedule: str = _optimizer(
         "cosine", "keep the rate, or warm it up and let it fall to a fiftieth", choices=LEARNING_RATE_SCHEDULES
     )

@@ -22,7 +22,6 @@ class Setting:
         common: whether the short help shows it.
         choices: the values that it can take; empty for any.
         above, least, most: bounds of a number, or of each of several; None for no bound.
-        finite: whether a number must be finite.
     """
 
     text: str
@@ -32,7 +31,6 @@ class Setting:
     above: float | None = None
     least: float | None = None
     most: float | None = None
-    finite: bool = True
 
     def check(self, name: str, value: Any, kinds: tuple[Any, ...]) -> None:
         """Raises ValueError unless a value is what was declared.
@@ -48,7 +46,7 @@ class Setting:
             return
         for number in value if isinstance(value, tuple) else (value,):
             fits = isinstance(number, numbers.Integral if int in kinds else numbers.Real)
-            fits = fits and (math.isfinite(number) or not self.finite)
+            fits = fits and math.isfinite(number)
             fits = fits and (self.above is None or number > self.above)
             fits = fits and (self.least is None or number >= self.least)
             if not (fits and (self.most is None or number <= self.most)):
@@ -58,7 +56,7 @@ class Setting:
         """The range of a number in words: "positive and finite", ">= 0 and whole"."""
         bounds = {">": self.above, ">=": self.least, "<=": self.most}
         words = [f"{sign} {bound:,}" for sign, bound in bounds.items() if bound is not None]
-        words += ["whole"] if whole else ["finite"] if self.finite else []
+        words += ["whole" if whole else "finite"]
         return " and ".join(words).replace("> 0 ", "positive ")
 
 

@@ -29,12 +29,20 @@ class TrainConfig(RunConfig, AgentConfig, ModelConfig, DataConfig):
         return ModelConfig(**values)
 
 
+REMOVED = {"decoder_learning_rate": 0.0}
+"""Settings of earlier versions, and the value at which a run is the same without them."""
+
+
 def config_from_dict(values: dict[str, Any], cls: type[Settings] = TrainConfig) -> Any:
-    """Settings read back from JSON (lists become tuples).
+    """Settings read back from JSON (lists become tuples), of earlier versions too where they mean the same.
 
     Raises:
         ValueError: unknown or invalid entries.
     """
+    values = {name: value for name, value in values.items() if name not in REMOVED or value != REMOVED[name]}
     if unknown := sorted(set(values) - set(declared_in(cls))):
-        raise ValueError(f"unknown setting {', '.join(unknown)}; the file is from another version of daps-rl.")
+        raise ValueError(
+            f"unknown setting {', '.join(unknown)}; the file is from another version of daps-rl: use that one, or "
+            "train anew."
+        )
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
