@@ -10,7 +10,7 @@ from torchrl.objectives import A2CLoss
 from daps_rl.agents.base import AgentLoss, Score
 from daps_rl.agents.critic import HostLossAgent
 from daps_rl.agents.spec import AgentSpec
-from daps_rl.functional.defaults import SAMPLES
+from daps_rl.functional import SAMPLES
 
 
 class A2C(HostLossAgent):
@@ -42,7 +42,7 @@ class A2C(HostLossAgent):
             loss_critic_type="l2",
         )
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         tensordict = self.collect(observation, score)
         yield self.descend(tensordict, tensordict["action"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -11,8 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps_rl.distributed import World
-from daps_rl.functional import thinned_likelihood_loss
-from daps_rl.functional.defaults import SAMPLES
+from daps_rl.functional import SAMPLES, keep_samples, weighted_likelihood_loss
 from daps_rl.policies.checks import draw_scored, draw_with_log_prob, score_drawn
 from daps_rl.recompute import in_microbatches
 
@@ -41,32 +41,34 @@ class Draw(NamedTuple):
 class Group:
     """K codes per context, drawn without a gradient, and the weighted likelihood of them that a policy learns from.
 
-    Attributes:
+    Args:
         codes: [B, K, T], int64.
-        log_prob: [B, K], in nats; detached.
+        log_prob: with which they were drawn, in nats; detached. [B, K].
+        first: scores codes [B, M, T] that were drawn with log-probabilities [B, M] on the encoding that they were drawn
+            from, as far as that is still at hand; [B, M], with gradient.
+        again: scores codes [B, M, T] under the policy as it is then, for a batch that is used more than once.
+        policy_samples: M, how many of the K codes are scored at each use; 0 for all.
     """
 
     def __init__(
-        self, codes: Tensor, log_prob: Tensor, score: Callable[[Tensor, Tensor], Tensor], policy_samples: int = 0
+        self, codes: Tensor, log_prob: Tensor, first: Score, again: Callable[[Tensor], Tensor], policy_samples: int = 0
     ) -> None:
         self.codes, self.log_prob = codes, log_prob
-        self._score, self._policy_samples = score, policy_samples
+        self._score, self._again, self._policy_samples = first, again, policy_samples
 
     def loss(self, weights: Tensor, *, centered: bool = False) -> Tensor:
-        """Minus the weighted likelihood, with the policy scored on some of the codes or on all. [B, K] → [B].
+        """Minus the weighted likelihood, see `functional.weighted_likelihood_loss`. [B, K] → [B].
 
-        Args:
-            weights: of either sign. [B, K].
-            centered: subtract 1/K, see `functional.weighted_likelihood_loss`.
+        Each call is one use of the batch, and scores the policy as it is then.
         """
-
-        def log_prob_of(indices: Tensor | None) -> Tensor:
-            if indices is None:
-                return self._score(self.codes, self.log_prob)
-            codes = self.codes.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.codes.shape[-1]))
-            return self._score(codes, self.log_prob.gather(1, indices))
-
-        return thinned_likelihood_loss(log_prob_of, weights, self._policy_samples, centered=centered).loss
+        kept = keep_samples(weights, self._policy_samples, centered=centered)
+        codes, drawn = self.codes, self.log_prob
+        if kept is not None:
+            codes = codes.gather(1, kept.indices.unsqueeze(-1).expand(-1, -1, codes.shape[-1]))
+            drawn = drawn.gather(1, kept.indices)
+        log_prob = self._score(codes, drawn)
+        self._score = lambda codes, drawn: self._again(codes)
+        return weighted_likelihood_loss(log_prob, weights, self.log_prob, kept, centered=centered)
 
 
 class Agent(nn.Module):
@@ -142,13 +144,13 @@ class Agent(nn.Module):
         """Takes up where the run stands; called before each batch."""
         self.progress, self.learning_rate = progress, learning_rate
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         """Draws codes, asks for their rewards, and yields the losses to descend, one gradient step each.
 
         Args:
             observation: a batch of data. [B, *x].
             score: gives the reward of codes; call it once.
-            floor: β as it is now, the floor of a temperature. 0-dim.
+            beta: weight of the KL in the reward, as it is now; a temperature stays above it. 0-dim.
         """
         raise NotImplementedError
 
@@ -181,21 +183,22 @@ class Agent(nn.Module):
 
         With 0, all are scored at once, on the encoding they were drawn from, as in `draw`.
         """
+        again = partial(self.log_prob_of, observation)
         if policy_samples in (0, self.samples):
             codes, log_prob = self.draw(observation)
-            return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob)
+            return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob, again)
         if not 0 < self.microbatch < len(observation):
             posterior = self.policy(observation)
             codes, drawn = draw_with_log_prob(posterior, (self.samples,))
 
-            def score(z: Tensor, log_prob: Tensor) -> Tensor:
+            def first(z: Tensor, log_prob: Tensor) -> Tensor:
                 return score_drawn(posterior, z.transpose(0, 1), log_prob.t()).t()
 
-            return Group(codes.transpose(0, 1), drawn.t(), score, policy_samples)
+            return Group(codes.transpose(0, 1), drawn.t(), first, again, policy_samples)
         with torch.no_grad():
             parts = [draw_with_log_prob(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
         codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
-        return Group(codes, drawn, lambda z, log_prob: self.log_prob_of(observation, z), policy_samples)
+        return Group(codes, drawn, lambda codes, drawn: again(codes), again, policy_samples)
 
     def log_prob_of(self, observation: Tensor, codes: Tensor) -> Tensor:
         """Log-probability of codes [B, M, T] under the policy as it is now, with gradient. [B, M], in nats."""

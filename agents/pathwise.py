@@ -45,11 +45,11 @@ class PathwiseAgent(Agent):
         """Draws latents of x with a gradient and decodes them."""
         raise NotImplementedError
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         scorer = as_scorer(score)
         drawn = Path(*in_microbatches(lambda x: tuple(self.path(x, scorer)), observation, size=self.microbatch))
         scorer.learn_from(drawn.log_likelihood, drawn.kl.detach() if self.has_kl else None)
-        loss = drawn.extra.mean() - beta_elbo(drawn.log_likelihood, drawn.kl, floor).mean()
+        loss = drawn.extra.mean() - beta_elbo(drawn.log_likelihood, drawn.kl, beta).mean()
         yield AgentLoss(loss, drawn.codes.detach(), {**self.metrics(), "entropy": drawn.entropy.detach().mean()})
 
     def metrics(self) -> dict[str, Tensor]:

@@ -11,8 +11,7 @@ from torchrl.objectives import ClipPPOLoss
 from daps_rl.agents.base import AgentLoss, Score, check_group, check_positive_integers
 from daps_rl.agents.critic import HostLossAgent
 from daps_rl.agents.spec import AgentSpec
-from daps_rl.functional import standardized_reward
-from daps_rl.functional.defaults import SAMPLES
+from daps_rl.functional import SAMPLES, standardized_reward
 
 
 class PPO(HostLossAgent):
@@ -49,7 +48,7 @@ class PPO(HostLossAgent):
         check_positive_integers(epochs=epochs, minibatches=minibatches)
         if not 0.0 < clip_epsilon < 1.0:
             raise ValueError(f"clip_epsilon must lie in (0, 1), got {clip_epsilon}; 0.2 is the usual choice.")
-        self.passes, self.minibatches = epochs, minibatches
+        self.epochs, self.minibatches = epochs, minibatches
         self.loss = ClipPPOLoss(
             self.actor,
             self.critic,
@@ -61,8 +60,9 @@ class PPO(HostLossAgent):
             normalize_advantage=normalize_advantage,
         )
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
-        yield from self.epochs(self.collect(observation, score), self.passes, self.minibatches)
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
+        tensordict = self.collect(observation, score)
+        yield from self.descend_minibatches(tensordict, self.epochs, self.minibatches)
 
 
 class GRPO(PPO):

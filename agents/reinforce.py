@@ -10,8 +10,7 @@ from torchrl.objectives import ReinforceLoss
 from daps_rl.agents.base import Agent, AgentLoss, Score
 from daps_rl.agents.critic import HostLossAgent, RewardScale
 from daps_rl.agents.spec import AgentSpec
-from daps_rl.functional import weighted_likelihood_loss
-from daps_rl.functional.defaults import SAMPLES
+from daps_rl.functional import SAMPLES, weighted_likelihood_loss
 
 
 class Reinforce(HostLossAgent):
@@ -29,7 +28,7 @@ class Reinforce(HostLossAgent):
         super().__init__(policy, samples=samples, hidden=hidden)
         self.loss = ReinforceLoss(self.actor, self.critic, functional=False, loss_critic_type="l2")
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         tensordict = self.collect(observation, score)
         yield self.descend(tensordict, tensordict["action"])
 
@@ -50,7 +49,7 @@ class ReinforceNoCritic(Agent):
         super().__init__(policy, samples=samples)
         self.scale = RewardScale()
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         codes, log_prob = self.draw(observation)
         advantage = self.scale(score(codes, log_prob.detach()))
         loss = weighted_likelihood_loss(log_prob, advantage / self.samples).mean()

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_group
 from daps_rl.agents.spec import AgentSpec
-from daps_rl.functional import leave_one_out_advantage
+from daps_rl.functional import SAMPLES, leave_one_out_advantage
 from daps_rl.functional.checks import check_kept
-from daps_rl.functional.defaults import SAMPLES
 
 
 class RLOO(Agent):
@@ -33,7 +32,7 @@ class RLOO(Agent):
         check_kept(policy_samples, samples)
         self.policy_samples = policy_samples
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         group = self.draw_group(observation, self.policy_samples)
         advantage = leave_one_out_advantage(score(group.codes, group.log_prob))
         loss = group.loss(advantage / self.samples)

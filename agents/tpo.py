@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from daps_rl.agents.base import AgentLoss, Score
 from daps_rl.agents.daps import DAPS
 from daps_rl.agents.spec import AgentSpec
-from daps_rl.functional import standardized_reward
-from daps_rl.functional.defaults import SAMPLES
+from daps_rl.functional import SAMPLES, standardized_reward
 from daps_rl.objectives import FixedTemperature
 
 
@@ -53,8 +52,8 @@ class TPO(DAPS):
         """The reward in units of its group. [B, K] → [B, K]."""
         return standardized_reward(reward)
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
-        yield from super().losses(observation, score, floor.new_zeros(()))
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
+        yield from super().losses(observation, score, beta.new_zeros(()))
 
 
 SPECS = (AgentSpec("tpo", TPO, "imitate by standardised rewards, temperature 1 (TPO)"),)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from daps_rl.functional import DAPSTerms, daps_loss, encoding_reward, kl_estimate
+from daps_rl.functional import ESS_FRACTION, SAMPLES, DAPSTerms, daps_loss, encoding_reward, kl_estimate
+from daps_rl.functional.checks import check_beta
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
 from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, UniformCodes
@@ -101,7 +102,7 @@ class PolicyBottleneck(nn.Module):
             `beta`, for a schedule to fill.
         ess_fraction: effective sample size of the weights to aim at, as a fraction of K, in (1/K, 1].
         trust_region: see `objectives.DAPSLoss`.
-        centered: weights minus 1/K, see `functional.weighted_likelihood_loss`.
+        centered: centred weights, see `functional.weighted_likelihood_loss`.
         num_heads, num_layers, mlp_ratio: of the autoregressive policy's transformer; num_heads divides dim.
     Raises:
         ValueError: an option is out of range.
@@ -114,14 +115,14 @@ class PolicyBottleneck(nn.Module):
         dim: int,
         vocab_size: int,
         *,
-        samples: int = 8,
+        samples: int = SAMPLES,
         num_tokens: int | None = None,
         policy: str | nn.Module = "factorized",
         channel_first: bool = False,
         beta: float = 0.0,
-        ess_fraction: float = 0.33,
+        ess_fraction: float = ESS_FRACTION,
         trust_region: str | nn.Module = "ess",
-        centered: bool = False,
+        centered: bool = True,
         num_heads: int = 4,
         num_layers: int = 1,
         mlp_ratio: float = 4.0,
@@ -129,8 +130,7 @@ class PolicyBottleneck(nn.Module):
         super().__init__()
         if samples < 2:
             raise ValueError(f"samples must be >= 2, got {samples}: a datum's codes are weighed against each other.")
-        if beta < 0.0:
-            raise ValueError(f"beta must be >= 0, got {beta}; 0 leaves the KL out.")
+        check_beta(beta)
         check_code_sizes(1 if num_tokens is None else num_tokens, vocab_size)
         check_ess_fraction(ess_fraction, samples)
         self.dim, self.vocab_size, self.samples, self.num_tokens = dim, vocab_size, samples, num_tokens

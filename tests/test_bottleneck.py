@@ -121,12 +121,12 @@ def test_the_temperature_never_falls_below_beta():
 
 
 def test_gradient_by_hand():
-    """d loss / d log q = −w / B."""
+    """d loss / d log q = −(w − 1/K) / B."""
     bottleneck = make()
     _, _, policy_loss = bottleneck(torch.randn(B, T, D))
     reward = torch.randn(B * K)
     (gradient,) = torch.autograd.grad(policy_loss(reward), policy_loss.log_prob, retain_graph=True)
-    torch.testing.assert_close(gradient, -policy_loss.terms(reward).weights / B)
+    torch.testing.assert_close(gradient, -(policy_loss.terms(reward).weights - 1.0 / K) / B)
 
 
 def gradients(module):

@@ -24,7 +24,7 @@ from daps_rl.agents.sb3.callbacks import KLRewardCallback
 from daps_rl.agents.sb3.daps import DAPS
 from daps_rl.agents.sb3.policies import CodePolicy
 from daps_rl.agents.spec import AgentSpec
-from daps_rl.functional.defaults import SAMPLES
+from daps_rl.functional import SAMPLES
 from daps_rl.optim import load_optimizer_tensors, optimizer_tensors
 
 OWNED = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daps_rl.config.settings import Settings, documented, setting
-from daps_rl.functional.defaults import ESS_FRACTION, SAMPLES
+from daps_rl.functional import ESS_FRACTION, SAMPLES
 
 LEARNING_RATE_SCHEDULES = ("constant", "cosine")
 GRADIENT_CLIPS = ("adaptive", "norm", "none")

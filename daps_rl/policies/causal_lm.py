@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from daps_rl.functional import draw_categorical, host_reward
+from daps_rl.functional import draw_categorical, encoding_reward
 from daps_rl.functional.checks import as_float
 from daps_rl.policies.checks import SampleShape, check_code_sizes, check_codes
 
@@ -208,4 +208,4 @@ class ReferenceReward:
     @torch.no_grad()
     def __call__(self, x: Tensor, codes: Tensor) -> Tensor:
         log_prob = self.reference(x[:, 0]).log_prob(codes.transpose(0, 1)).transpose(0, 1)  # [B, K]
-        return host_reward(self.reward_fn(x, codes), log_prob, self.beta)
+        return encoding_reward(self.reward_fn(x, codes), None, log_prob, self.beta)
