@@ -104,7 +104,7 @@ class Mine(Agent):
         super().__init__(policy, samples=samples)
         self.power = power
 
-    def losses(self, observation, score, floor):
+    def losses(self, observation, score, beta):
         codes, log_prob = self.draw(observation)
         reward = score(codes, log_prob.detach())
         yield AgentLoss(-(log_prob * (reward - reward.mean()) * self.power).mean(), codes, {})
@@ -129,13 +129,13 @@ class Vague(Mine):
 
 
 class Hasty(Mine):
-    def losses(self, observation, score, floor):
+    def losses(self, observation, score, beta):
         codes, log_prob = self.draw(observation)
         yield AgentLoss(-log_prob.mean(), codes, {})
 
 
 class Greedy(Mine):
-    def losses(self, observation, score, floor):
+    def losses(self, observation, score, beta):
         codes, log_prob = self.draw(observation)
         score(codes, log_prob.detach())
         score(codes, log_prob.detach())
@@ -158,11 +158,10 @@ def test_an_agent_of_ones_own_by_its_name(splits):
 
 def test_nothing_is_filled_in_by_the_likeness_of_names(splits):
     """The likelihood's variance is 0.25 here; it is no business of an agent whose argument has the same name."""
-    options = {**SIZES, "steps": 1, "agent": "test_agents:Likely", "beta_end": 0.02}
+    options = {**SIZES, "steps": 1, "agent": "test_agents:Likely", "beta_end": 0.02, "variance": 0.25}
     config = make_config(**options)
     agent = make_agent(config, nn.Linear(2, 2))
     assert (agent.samples, agent.variance, agent.beta_end) == (5, 1.0, 0.02)
-    assert config.variance == 0.25
     chosen = make_config(**options, agent_options={"variance": 3.0})
     assert make_agent(chosen, nn.Linear(2, 2)).variance == 3.0
 

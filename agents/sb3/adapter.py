@@ -125,11 +125,11 @@ class SB3Agent(Agent):
     def load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
         load_optimizer_tensors(self.algorithm.policy.optimizer, tensors)
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         algorithm, env = self.algorithm, self.env
         # SB3 shuffles minibatches by NumPy's global generator, which no checkpoint of ours holds.
         np.random.seed(int(torch.randint(2**31 - 1, ())))
-        env.beta.copy_(floor)
+        env.beta.copy_(beta)
         env.set_batch(observation)
         self.payment.score = score
         algorithm._last_obs = env.reset()
