@@ -9,6 +9,7 @@ from torchrl.objectives import A2CLoss
 
 from daps_rl.agents.base import AgentLoss, Score
 from daps_rl.agents.critic import HostLossAgent
+from daps_rl.agents.spec import AgentSpec
 from daps_rl.functional import SAMPLES
 
 
@@ -44,3 +45,6 @@ class A2C(HostLossAgent):
     def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         tensordict = self.collect(observation, score)
         yield self.descend(tensordict, tensordict["action"])
+
+
+SPECS = (AgentSpec("a2c", A2C, "follow the policy gradient; baseline: a critic (A2C)", recipe={"learning_rate": 1e-3}),)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from daps_rl.config import TrainConfig
 from daps_rl.distributed import World
 from daps_rl.functional import SAMPLES, keep_samples, weighted_likelihood_loss
 from daps_rl.policies import draw, score_drawn
@@ -75,14 +74,20 @@ class Group:
 class Agent(nn.Module):
     """A learner. The training loop calls `losses` once per batch and takes a gradient step for each loss it yields.
 
-    An agent of your own implements `losses`; whatever its `__init__` takes after the policy becomes an option
-    (`--agent-options`). The training loop optimises `parameters()`, the policy's among them, and saves them.
+    An agent of your own implements `losses`. Whatever its `__init__` takes after the policy becomes an option
+    (`--agent-options`); of the run's settings it is given those in `run_settings`. Class attributes `settings`,
+    `recipe`, `several_processes`, `scores_some` say what else a run must know, see `AgentSpec`. The training loop
+    optimises `parameters()`, the policy's among them, and saves them.
 
     Args:
         policy: maps observations [B, *x] to a distribution over codes, batch shape [B], event shape [T].
         samples: K, codes per context.
     """
 
+    run_settings: ClassVar[tuple[str, ...]] = ("samples",)
+    """Settings of a run that the constructor takes, by name; everything else comes from `--agent-options`."""
+    needs_decoder_gradient: ClassVar[bool] = False
+    """Whether it learns through the decoder, which must then be differentiable."""
     learning_rate: float = 0.0
     """As the run's schedule has it now; for agents with an optimiser of their own."""
     progress: float = 0.0
@@ -106,27 +111,33 @@ class Agent(nn.Module):
         self.policy, self.samples = policy, samples
 
     @classmethod
-    def from_config(cls, config: TrainConfig, policy: nn.Module) -> Agent:
-        """The agent that a run's settings describe.
+    def options(cls) -> Mapping[str, inspect.Parameter]:
+        """What `--agent-options` can name: what the constructor takes beside the policy.
 
-        Settings that `__init__` takes by the same name (`samples`, say) go to it, and so do all `agent_options`.
+        Raises:
+            ValueError: it does not name all of it.
+        """
+        known = dict(list(inspect.signature(cls).parameters.items())[1:])
+        sink = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+        if sink or not set(cls.run_settings) <= set(known):
+            raise ValueError(
+                f"{cls.__name__}.__init__ must name what it takes, {', '.join(cls.run_settings)} among it, so that the "
+                "run's settings and --agent-options reach it; write def __init__(self, policy, *, samples=8, ...)."
+            )
+        return known
 
+    @classmethod
+    def from_config(cls, config: Any, policy: nn.Module) -> Agent:
+        """The agent that a run's settings describe: it takes the `run_settings` from them, and all `agent_options`.
+
+        Args:
+            config: a `daps_rl.config.TrainConfig`.
+            policy: see `Agent`.
         Raises:
             ValueError: an option is unknown or makes no sense.
         """
-        parameters = list(inspect.signature(cls).parameters.values())[1:]
-        known = [parameter.name for parameter in parameters]
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters) or "samples" not in known:
-            raise ValueError(
-                f"{cls.__name__}.__init__ must name what it takes, `samples` among it, so that --samples and "
-                "--agent-options reach it; write def __init__(self, policy, *, samples=8, ...)."
-            )
-        if unknown := sorted(set(config.agent_options) - set(known)):
-            raise ValueError(
-                f"unknown agent option {', '.join(unknown)}; {cls.__name__} takes {', '.join(known) or 'none'}."
-            )
-        settings = {name: getattr(config, name) for name in known if hasattr(config, name)}
-        check_options(cls, config.agent_options)
+        check_options(cls.__name__, cls.options(), config.agent_options)
+        settings = {name: getattr(config, name) for name in cls.run_settings}
         return cls(policy, **{**settings, **config.agent_options})
 
     def prepare(self, progress: float, learning_rate: float) -> None:
@@ -213,13 +224,16 @@ def _log_prob(posterior: Distribution, codes: Tensor) -> Tensor:
     return scored.transpose(0, 1)
 
 
-def check_options(make: Callable[..., object], options: dict[str, object]) -> None:
-    """Raises ValueError for text where what `make` takes by that name is a number."""
-    parameters = inspect.signature(make).parameters
-    for name, value in options.items():
-        default = parameters[name].default
+def check_options(name: str, known: Mapping[str, inspect.Parameter], options: Mapping[str, object]) -> None:
+    """Raises ValueError for an option that is not known, or is text where it stands for a number."""
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(
+            f"unknown agent option {', '.join(unknown)}; {name} takes {', '.join(sorted(known)) or 'none'}."
+        )
+    for option, value in options.items():
+        default = known[option].default
         if isinstance(value, str) and isinstance(default, bool | int | float):
-            raise ValueError(f"agent option {name} must be a number such as {default}, got {value!r}.")
+            raise ValueError(f"agent option {option} must be a number such as {default}, got {value!r}.")
 
 
 def check_group(name: str, samples: int) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_group, check_positive_integers
+from daps_rl.agents.spec import FACTORIZED, AgentSpec
 from daps_rl.functional import ESS_FRACTION, SAMPLES, effective_sample_size, target_weights
 from daps_rl.functional.checks import check_kept, check_pooling
 from daps_rl.functional.temperature import check_ess_fraction
@@ -36,6 +38,7 @@ class DAPS(Agent):
             or without centred weights.
     """
 
+    run_settings: ClassVar[tuple[str, ...]] = ("samples", "ess_fraction", "trust_region", "centered", "policy_samples")
     on_device = True
 
     def __init__(
@@ -77,3 +80,10 @@ class DAPS(Agent):
         }
         for _ in range(self.epochs):
             yield AgentLoss(group.loss(weights, centered=self.centered).mean(), group.codes, metrics)
+
+
+SPECS = (
+    AgentSpec("daps", DAPS, "imitate the better codes, inside a trust region (DAPS)", scores_some=True),
+    AgentSpec("daps-na", DAPS, "do as daps with a factorised policy: cheaper steps", FACTORIZED),
+    AgentSpec("daps-fixed", DAPS, "do as daps at a fixed temperature", {"trust_region": "fixed"}, scores_some=True),
+)

@@ -10,6 +10,7 @@ from torchrl.objectives import ClipPPOLoss
 
 from daps_rl.agents.base import AgentLoss, Score, check_group, check_positive_integers
 from daps_rl.agents.critic import HostLossAgent
+from daps_rl.agents.spec import AgentSpec
 from daps_rl.functional import SAMPLES, standardized_reward
 
 
@@ -98,3 +99,9 @@ class GRPO(PPO):
     def advantage(self, tensordict: TensorDictBase, reward: Tensor) -> tuple[Tensor, Tensor]:
         advantage = standardized_reward(reward).unsqueeze(-1)
         return advantage, advantage
+
+
+SPECS = (
+    AgentSpec("ppo", PPO, "clip each change of the policy; baseline: a critic", recipe={"learning_rate": 1e-3}),
+    AgentSpec("grpo", GRPO, "clip each change of the policy; baseline: the group", recipe={"learning_rate": 5e-4}),
+)

@@ -9,6 +9,7 @@ from torchrl.objectives import ReinforceLoss
 
 from daps_rl.agents.base import Agent, AgentLoss, Score
 from daps_rl.agents.critic import HostLossAgent, RewardScale
+from daps_rl.agents.spec import AgentSpec
 from daps_rl.functional import SAMPLES, weighted_likelihood_loss
 
 
@@ -53,3 +54,14 @@ class ReinforceNoCritic(Agent):
         advantage = self.scale(score(codes, log_prob.detach()))
         loss = weighted_likelihood_loss(log_prob, advantage / self.samples).mean()
         yield AgentLoss(loss, codes, {"entropy": -log_prob.detach().mean()})
+
+
+SPECS = (
+    AgentSpec("reinforce", Reinforce, "follow the policy gradient; baseline: a critic", recipe={"learning_rate": 5e-4}),
+    AgentSpec(
+        "reinforce-no-critic",
+        ReinforceNoCritic,
+        "follow the policy gradient; baseline: a running mean",
+        recipe={"learning_rate": 5e-4},
+    ),
+)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from daps_rl.agents.base import AgentLoss, Score
 from daps_rl.agents.daps import DAPS
+from daps_rl.agents.spec import AgentSpec
 from daps_rl.functional import SAMPLES, standardized_reward
 from daps_rl.objectives import FixedTemperature
 
@@ -25,6 +26,8 @@ class TPO(DAPS):
     References:
         Target Policy Optimization, arXiv 2604.06159: temperature 1.
     """
+
+    run_settings = ("samples", "centered", "policy_samples")
 
     def __init__(
         self,
@@ -51,3 +54,6 @@ class TPO(DAPS):
 
     def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         yield from super().losses(observation, score, beta.new_zeros(()))
+
+
+SPECS = (AgentSpec("tpo", TPO, "imitate by standardised rewards, temperature 1 (TPO)"),)

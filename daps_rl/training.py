@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from daps_rl.agents import Agent, AgentLoss, Scorer, make_agent
+from daps_rl.agents import Agent, AgentLoss, Scorer, find_agent, make_agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
 from daps_rl.cuda_graph import GraphedUpdate
@@ -26,7 +26,6 @@ from daps_rl.optim import GuardedAdamW, exponential_decay, learning_rate_factor
 from daps_rl.policies import CodeMask
 
 MAX_SKIPPED_IN_ROW = 100
-ONE_PROCESS = ("sb3:", "vq")  # agents that do not train in several
 SEED_STRIDE = 1_000_003  # between the processes of a run
 CHECK_EVERY = {"cpu": 1, "cuda": 50}  # steps between looks at the skip counter, which costs a GPU a synchronisation
 
@@ -65,7 +64,7 @@ class Trainer:
         world: World | None = None,
     ) -> None:
         self.config, self.splits, self.world = config, splits, world or World()
-        if self.world.size > 1 and config.agent.startswith(ONE_PROCESS):
+        if self.world.size > 1 and not find_agent(config.agent).several_processes:
             raise ValueError(
                 f"agent {config.agent!r} has an optimiser or a codebook of its own and trains in one process; leave "
                 "out torchrun, or use another agent."
@@ -100,10 +99,7 @@ class Trainer:
         self.optimizer = GuardedAdamW(
             [
                 {"params": self.agent.trained(), "lr": config.learning_rate},
-                {
-                    "params": list(self.autoencoder.decoder.parameters()),
-                    "lr": config.decoder_learning_rate or config.learning_rate,
-                },
+                {"params": list(self.autoencoder.decoder.parameters()), "lr": config.learning_rate},
             ],
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,

@@ -21,7 +21,7 @@ SIZES = {
     "num_tokens": 3, "vocab_size": 4, "embed_dim": 8, "num_heads": 2, "decoder_hidden": (8,), "decoder_embed_dim": 4,
     "batch_size": 8, "validate_every": 0, "log_every": 1, "likelihood": "bernoulli", "steps": 100, "device": "cpu",
 }  # fmt: skip
-RECORDED = sorted(name for name, agent in AGENTS.items() if agent.on_device)
+RECORDED = sorted(name for name, agent in AGENTS.items() if agent.cls.on_device)
 HOST = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.bincount.default}
 
 

@@ -10,14 +10,15 @@ from test_agents import SIZES
 from test_bandit_optimum import divergence, make_bandit, make_policy, optimum
 from torch import nn
 
-from daps_rl.agents.sb3.adapter import ALGORITHMS, SB3Agent
+from daps_rl.agents import make_agent
+from daps_rl.agents.sb3.adapter import SB3_AGENTS
 from daps_rl.config import make_config
 from daps_rl.data import from_arrays
 from daps_rl.functional import encoding_reward
 from daps_rl.policies import FactorizedPolicy
 from daps_rl.training import Trainer
 
-NAMES = [f"sb3:{name}" for name in ALGORITHMS]
+NAMES = list(SB3_AGENTS)
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def on_the_bandit(name: str, *, steps: int, learning_rate: float, pay_kl: bool =
     x, decoder, prior = make_bandit()
     policy = make_policy()
     target = optimum(x, decoder, prior, 1.0)
-    agent = SB3Agent(policy, ALGORITHMS[name], make_config(steps=1, batch_size=len(x), samples=32))
+    agent = make_agent(make_config(agent=f"sb3:{name}", steps=1, batch_size=len(x), samples=32), policy)
     beta = torch.tensor(0.0)
 
     def score(codes, log_prob):
@@ -62,7 +63,7 @@ def test_sb3s_algorithms_solve_the_identity_bandit(name, learning_rate, steps):
     target = torch.tensor([[0, 1, 2], [3, 4, 0], [1, 1, 1], [4, 2, 3]])
     x = torch.nn.functional.one_hot(target, 5).float().flatten(1)
     policy = FactorizedPolicy((15,), 3, 5, embed_dim=16, num_heads=2, num_layers=1)
-    agent = SB3Agent(policy, ALGORITHMS[name], make_config(steps=1, batch_size=4, samples=16))
+    agent = make_agent(make_config(agent=f"sb3:{name}", steps=1, batch_size=4, samples=16), policy)
 
     def score(codes, log_prob):
         return (codes == target[:, None]).float().mean(-1)
