@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from daps_rl.agents import Agent, AgentLoss, Scorer, make_agent
+from daps_rl.agents import Agent, AgentLoss, Conditions, Scorer, make_agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
 from daps_rl.cuda_graph import GraphedUpdate
@@ -78,7 +78,6 @@ class Trainer:
             model_config, policy=policy, decoder=decoder, prior=prior, data_mean=splits.train.mean(0)
         ).to(self.device)
         self.agent = (agent or make_agent)(config, self.autoencoder.policy).to(self.device)
-        self.agent.world = self.world
         if config.cpu_kernels and self.device.type == "cpu":
             use_cpu_kernels(self.agent)
             if config.precision != "float32":
@@ -175,7 +174,8 @@ class Trainer:
         self.beta.fill_(exponential_decay(self.progress, config.beta_start, config.beta_end))
         factor = self.learning_rate_factor
         self.optimizer.set_rates(factor)
-        self.agent.prepare(self.progress, config.learning_rate * factor)
+        rate = config.learning_rate * factor
+        self.agent.prepare(Conditions(self.world, config.microbatch, self.progress, rate))
         for _ in range(min(self.feed.new_epochs(self.step), 2)):
             self._usage[0], self._usage[1] = self._usage[1].clone(), 0
         x, target = self.batch(), self.targets()
@@ -196,7 +196,6 @@ class Trainer:
             config.decoder_samples,
             self.score_precision == "bfloat16",
         )
-        self.agent.microbatch = config.microbatch
         result: AgentLoss | None = None
         loss_decoder: Tensor | None = None
         for result in self._losses(x, scorer):
