@@ -153,7 +153,7 @@ def test_signals_save_and_exit(data, tmp_path, number):
     assert child.returncode == 128 + number
     assert "--resume" in error
     assert "Traceback" not in error
-    from daps_rl.checkpoint import load_checkpoint
+    from daps_rl.runs.checkpoint import load_checkpoint
 
     _, info = load_checkpoint(run / "checkpoint.safetensors")
     rows = (run / "metrics.jsonl").read_text().splitlines()

@@ -22,8 +22,7 @@ from daps_rl.policies import (
     compiled,
 )
 from daps_rl.policies.lattice import LOG_PRECISIONS
-from daps_rl.session import load_data
-from daps_rl.training import Trainer
+from daps_rl.training import Trainer, load_data
 
 
 @pytest.mark.parametrize("head", HEADS)

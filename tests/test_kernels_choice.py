@@ -26,8 +26,7 @@ from daps_rl.policies import (
     compiled,
 )
 from daps_rl.policies.code_transformer import CodeTransformer
-from daps_rl.session import load_data
-from daps_rl.training import Trainer
+from daps_rl.training import Trainer, load_data
 
 
 def changed(change: Callable[[nn.Module], object]) -> AutoregressivePolicy:

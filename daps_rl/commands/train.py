@@ -10,6 +10,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daps_rl.commands.paths import absolute_paths, folder_is_writable, new_run_path
+from daps_rl.commands.progress import Progress, tensorboard_observer
+from daps_rl.commands.stop import StopRequest
+
 if TYPE_CHECKING:
     from daps_rl.config import TrainConfig
     from daps_rl.distributed import World
@@ -34,9 +38,9 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
     from daps_rl.agents import find_agent
     from daps_rl.config import PUBLISHED, config_from_dict, make_config
     from daps_rl.distributed import was_restarted
-    from daps_rl.progress import Progress, tensorboard_observer
-    from daps_rl.runs import RunFolder, folder_is_writable, new_run_path
-    from daps_rl.session import Observer, StopRequest, absolute_paths, load_data, train_run
+    from daps_rl.runs.folder import RunFolder
+    from daps_rl.runs.session import Observer, train_run
+    from daps_rl.training import load_data
 
     given = absolute_paths({name: value for name, value in options.items() if value is not None})
     if resume:
@@ -63,17 +67,16 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
         held = world.from_first(run.read_json(run.config) if world.is_first and run.config.exists() else None)
         # torchrun starts the same command again where a process has died: it goes on with the run that it began.
         resume = held is not None and any(world.of_all(was_restarted())) and config_from_dict(held) == settings
-        if held is not None and not resume:
-            raise ValueError(f"{path} holds a run already; add --resume to go on with it, or choose another --out.")
         if world.is_first:
             folder_is_writable(path)
+        if not resume:
+            run.check_new()
     splits = load_data(settings)
     stop = StopRequest()
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.listening())
         observers: list[Observer] = []
         if world.is_first:
-            stack.enter_context(run.locked())
             observers.append(stack.enter_context(Progress()))
         if world.is_first and settings.tensorboard:
             observers.append(tensorboard_observer(run.path / "tensorboard"))
@@ -91,8 +94,8 @@ def dry_run_command(preset: str | None, options: dict[str, Any]) -> int:
     """Two steps with two data to a batch, to see that settings and data fit together; nothing is written."""
     from daps_rl.config import PUBLISHED_SHAPES, latents_text, make_config
     from daps_rl.data import noise
-    from daps_rl.session import absolute_paths, load_data, peak_memory
-    from daps_rl.training import Trainer
+    from daps_rl.device import peak_memory
+    from daps_rl.training import Trainer, load_data
 
     given = absolute_paths({name: value for name, value in options.items() if value is not None})
     given.pop("minutes", None)
