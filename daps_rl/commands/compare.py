@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from daps_rl.commands.options import add_settings, converter, setting_types
-from daps_rl.commands.paths import absolute_paths, folder_is_writable, new_run_path
+from daps_rl.commands.options import absolute_paths, add_settings, converter, setting_types
 from daps_rl.commands.stop import StopRequest
 
 DEFAULT_SEEDS = 3
@@ -87,6 +86,7 @@ def compare_command(
     from daps_rl.comparison.folder import ComparisonFolder
     from daps_rl.comparison.plan import Plan, extended
     from daps_rl.comparison.session import reference_of, train_all, write_report
+    from daps_rl.runs.folder import folder_is_writable, new_run_path
     from daps_rl.training import load_data
 
     if jobs < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import re
 import typing
 from collections.abc import Collection
@@ -52,6 +53,20 @@ def _attribute_texts() -> dict[str, str]:
             for name in names.split(", "):
                 texts[name] = " ".join(text.split()).rstrip(".")
     return texts
+
+
+def absolute_paths(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options with absolute paths among them, so that a run can be evaluated from anywhere."""
+    from daps_rl.data.load import NAMES  # brings torch, which --help does without
+
+    resolved = dict(options)
+    for name in ("fid_weights", "lpips_weights", "data_dir"):
+        if resolved.get(name) is not None:
+            resolved[name] = os.path.abspath(resolved[name])
+    data = resolved.get("data")
+    if resolved.get("data_dir") is None and data is not None and os.path.exists(data) and data not in NAMES:
+        resolved["data"] = os.path.abspath(data)
+    return resolved
 
 
 def split_settings(text: str) -> list[str]:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daps_rl.commands.paths import absolute_paths, folder_is_writable, new_run_path
+from daps_rl.commands.options import absolute_paths
 from daps_rl.commands.progress import Progress, tensorboard_observer
 from daps_rl.commands.stop import StopRequest
 
@@ -38,7 +38,7 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
     from daps_rl.agents import find_agent
     from daps_rl.config import PUBLISHED, config_from_dict, make_config
     from daps_rl.distributed import was_restarted
-    from daps_rl.runs.folder import RunFolder
+    from daps_rl.runs.folder import RunFolder, folder_is_writable, new_run_path
     from daps_rl.runs.session import Observer, train_run
     from daps_rl.training import load_data
 
@@ -53,9 +53,6 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
         if changed or config is not None:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config"
             raise ValueError(f"a resumed run keeps its settings; leave out {named}, or start anew in another --out.")
-        if world.from_first(run.summary.exists()):
-            print(f"{run.path} is finished already; see {run.summary}")
-            return 0
     else:
         settings = make_config(config, **given)
         if config is not None and settings.problem is None and "data" not in {*given, *PUBLISHED[config]}:
@@ -67,10 +64,13 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
         held = world.from_first(run.read_json(run.config) if world.is_first and run.config.exists() else None)
         # torchrun starts the same command again where a process has died: it goes on with the run that it began.
         resume = held is not None and any(world.of_all(was_restarted())) and config_from_dict(held) == settings
+        if held is not None and not resume:
+            run.check_new()
         if world.is_first:
             folder_is_writable(path)
-        if not resume:
-            run.check_new()
+    if resume and world.from_first(run.summary.exists()):
+        print(f"{run.path} is finished already; see {run.summary}")
+        return 0
     splits = load_data(settings)
     stop = StopRequest()
     with contextlib.ExitStack() as stack:

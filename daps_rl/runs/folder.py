@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,20 @@ class RunFolder:
             if row["step"] <= last_step:
                 kept.append(line)
         write_atomically(self.metrics, "".join(f"{line}\n" for line in kept).encode())
+
+
+def new_run_path(root: Path, name: str) -> Path:
+    """`root/name`, or `root/name-2`, -3 … where that is taken."""
+    path, number = root / name, 2
+    while path.exists():
+        path, number = root / f"{name}-{number}", number + 1
+    return path
+
+
+def folder_is_writable(path: Path) -> None:
+    """Raises PermissionError early, before any training, where a run could not be written."""
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK):
+        raise PermissionError(f"{path} cannot be written; choose another --out.")

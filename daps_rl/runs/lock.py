@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -19,41 +18,26 @@ def locked(folder: Path) -> Iterator[None]:
     Where nothing was put beside the lock, neither it nor a folder that was made for it stays behind.
 
     Raises:
-        ValueError: another process holds it, the path is no folder, or its lock is a link.
+        ValueError: another process holds it, or the path is no folder.
+        OSError: the lock is a link, which is not followed.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; choose another --out.")
-    made = not folder.exists()
+    made, ours = not folder.exists(), False
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = _open(folder / LOCK)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        _hold(folder, descriptor)
         try:
-            yield
-        finally:
-            if [path.name for path in folder.iterdir()] == [LOCK]:
-                (folder / LOCK).unlink()
-                if made:
-                    folder.rmdir()
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK))  # not if it was removed meanwhile
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        if not ours:
+            raise ValueError(f"{folder} is in use by another run; wait for it, or choose another --out.")
+        yield
     finally:
+        if ours and os.listdir(folder) == [LOCK]:
+            (folder / LOCK).unlink()
+            if made:
+                folder.rmdir()
         os.close(descriptor)
-
-
-def _open(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise ValueError(f"{path} is a link; remove it, or choose another --out.") from None
-
-
-def _hold(folder: Path, descriptor: int) -> None:
-    held = True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = not os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK))  # removed by the one before us
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    if held:
-        raise ValueError(f"{folder} is in use by another run; wait for it, or choose another --out.")

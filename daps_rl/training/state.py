@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from daps_rl.distributed import World
 from daps_rl.training.learner import Learner
@@ -19,14 +19,12 @@ def seed_process(seed: int, world: World, step: int = 0) -> None:
 def learner_tensors(learner: Learner) -> dict[str, Tensor]:
     """The learner's state. All processes that train together call it at once."""
     parts = {
-        "model": learner.autoencoder.state_dict(),
-        "agent": _agent_tensors(learner),
         "learner": learner.agent.optimizer_tensors(),
         "optimizer": learner.optimizer.tensors(),
         "random": _random_states(learner),
     }
     named = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-    return {**named, "beta": learner.beta, "usage": learner.world.total(learner.usage)}
+    return {**_weights(learner), **named, "beta": learner.beta, "usage": learner.world.total(learner.usage)}
 
 
 def load_learner_tensors(learner: Learner, tensors: dict[str, Tensor], *, step: int) -> None:
@@ -39,14 +37,15 @@ def load_learner_tensors(learner: Learner, tensors: dict[str, Tensor], *, step: 
     Raises:
         ValueError: the state does not fit the learner.
     """
-    parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("model", "agent", "learner", "optimizer", "random")}
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("weights", "learner", "optimizer", "random")}
     for key, value in tensors.items():
         part, _, name = key.partition(".")
-        if name:
+        if part in ("model", "agent"):
+            parts["weights"][key] = value
+        elif name:
             parts[part][name] = value
     try:
-        learner.autoencoder.load_state_dict(parts["model"])
-        _load_agent_tensors(learner, parts["agent"])
+        _load_weights(learner, parts["weights"])
         learner.agent.load_optimizer_tensors(parts["learner"])
         learner.optimizer.load_tensors(parts["optimizer"])
     except (RuntimeError, KeyError, ValueError) as error:
@@ -56,21 +55,20 @@ def load_learner_tensors(learner: Learner, tensors: dict[str, Tensor], *, step: 
     _load_random_states(learner, parts["random"], step)
 
 
-def _agent_tensors(learner: Learner) -> dict[str, Tensor]:
-    """The agent's state beyond the model's: each tensor once, however many names it has."""
-    seen = {id(value) for value in learner.autoencoder.state_dict(keep_vars=True).values()}
-    tensors = {}
-    for name, value in learner.agent.state_dict(keep_vars=True).items():
-        if id(value) not in seen:
-            seen.add(id(value))
-            tensors[name] = value
-    return tensors
+def _weights(learner: Learner) -> dict[str, Tensor]:
+    """Parameters and buffers of model and agent: each once, however many names it has."""
+    both = nn.ModuleDict({"model": learner.autoencoder, "agent": learner.agent})
+    first: dict[int, tuple[str, Tensor]] = {}
+    for name, value in both.state_dict(keep_vars=True).items():
+        first.setdefault(id(value), (name, value))
+    return dict(first.values())
 
 
-def _load_agent_tensors(learner: Learner, tensors: dict[str, Tensor]) -> None:
-    own = _agent_tensors(learner)
-    if set(own) != set(tensors):
-        raise KeyError(f"the agent's state has other entries: {', '.join(sorted(set(own) ^ set(tensors)))}")
+def _load_weights(learner: Learner, tensors: dict[str, Tensor]) -> None:
+    own = _weights(learner)
+    shapes, expected = ({name: value.shape for name, value in of.items()} for of in (tensors, own))
+    if other := sorted({name for name, _ in shapes.items() ^ expected.items()}):
+        raise ValueError(f"model or agent has other weights: {', '.join(other)}")
     for name, value in tensors.items():
         own[name].data.copy_(value)
 
