@@ -89,7 +89,10 @@ class _Session:
         trainer, run, world = self.trainer, self.run, self.trainer.world
         found = None
         if world.is_first and resume:
-            self._check_resumable()
+            if run.summary.exists():  # another process has finished it before this one held it
+                raise ValueError(f"{run.path} is finished already; see {run.summary}")
+            if config_from_dict(run.read_json(run.config)) != trainer.config:
+                raise ValueError(f"{run.config} holds other settings than this run began with; restore them.")
             found = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
         elif world.is_first:
             run.check_new()
@@ -106,14 +109,6 @@ class _Session:
         self.saved_at = trainer.step
         if world.is_first:
             run.cut_rows(trainer.step)
-
-    def _check_resumable(self) -> None:
-        """Raises ValueError where another process has finished the run, or begun another, before this one held it."""
-        run = self.run
-        if run.summary.exists():
-            raise ValueError(f"{run.path} is finished already; see {run.summary}")
-        if config_from_dict(run.read_json(run.config)) != self.trainer.config:
-            raise ValueError(f"{run.config} holds other settings than this run began with; restore them.")
 
     def train(self, stop: Callable[[], bool], observers: tuple[Observer, ...]) -> None:
         """Trains to the end or until asked to stop, with a row and a checkpoint whenever one is due."""

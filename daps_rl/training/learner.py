@@ -46,7 +46,11 @@ class Learner:
         self.device = self.beta.device
         _check_memory(config, autoencoder, agent, world)
         if config.cpu_kernels and self.device.type == "cpu":
-            _use_kernels(config, agent)
+            use_cpu_kernels(agent)
+            if config.precision != "float32":
+                warnings.warn(
+                    f"CPU kernels are for float32; precision={config.precision!r} trains without.", stacklevel=3
+                )
         decoder_rate = config.decoder_learning_rate or config.learning_rate
         self.optimizer = GuardedAdamW(
             [
@@ -106,12 +110,21 @@ class Learner:
         Raises:
             ValueError: the agent yields no loss, or one before it has called `score`.
         """
-        scorer = self._scorer(x if target is None else target)
+        config, model = self.config, self.autoencoder
+        scorer = Scorer(
+            model.decoder,
+            model.prior(),
+            x if target is None else target,
+            self.beta,
+            config.microbatch,
+            config.decoder_samples,
+            self.score_precision == "bfloat16",
+        )
         result: AgentLoss | None = None
         loss_decoder: Tensor | None = None
         for result in self._losses(x, scorer):
             if not scorer.paid:
-                raise ValueError(f"agent {self.config.agent!r} yielded a loss before it called `score`; call it first.")
+                raise ValueError(f"agent {config.agent!r} yielded a loss before it called `score`; call it first.")
             loss = result.loss
             if loss_decoder is None:  # once per batch, beside the agent's first step
                 loss_decoder = scorer.decoder_loss()
@@ -120,9 +133,9 @@ class Learner:
             if loss is not None and loss.requires_grad:  # a decoder may have nothing to learn
                 self.optimizer.step(loss)
         if result is None or loss_decoder is None:
-            raise ValueError(f"agent {self.config.agent!r} yielded no loss; its `losses` must yield at least one.")
+            raise ValueError(f"agent {config.agent!r} yielded no loss; its `losses` must yield at least one.")
         if not torch.is_floating_point(result.codes):
-            self.usage[1] += count_codes(result.codes, self.config.vocab_size)
+            self.usage[1] += count_codes(result.codes, config.vocab_size)
         self.evaluations = scorer.evaluations
         return {
             "loss_decoder": loss_decoder.detach(),
@@ -130,11 +143,6 @@ class Learner:
             **({} if result.loss is None else {"loss_actor": result.loss.detach()}),
             **result.metrics,
         }
-
-    def _scorer(self, target: Tensor) -> Scorer:
-        config, model = self.config, self.autoencoder
-        low = self.score_precision == "bfloat16"
-        return Scorer(model.decoder, model.prior(), target, self.beta, config.microbatch, config.decoder_samples, low)
 
     def _losses(self, x: Tensor, scorer: Scorer) -> Iterator[AgentLoss]:
         """The agent's losses, each computed in the run's precision; what is done with them between is not."""
@@ -178,9 +186,3 @@ def _check_memory(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: 
             "whole batch; --decoder-norm group is exact.",
             stacklevel=4,
         )
-
-
-def _use_kernels(config: TrainConfig, agent: Agent) -> None:
-    use_cpu_kernels(agent)
-    if config.precision != "float32":
-        warnings.warn(f"CPU kernels are for float32; precision={config.precision!r} trains without.", stacklevel=4)
