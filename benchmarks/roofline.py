@@ -112,7 +112,7 @@ class Step:
         t = self.trainer
         self.scorer = Scorer(
             t.autoencoder.decoder, t.autoencoder.prior(), self.x, t.beta, 0, t.config.decoder_samples,
-            t.score_precision == "bfloat16",
+            t.learner.score_precision == "bfloat16",
         )  # fmt: skip
         self.reward = self.scorer(self.codes, self.log_prob)
 

@@ -235,7 +235,7 @@ def test_a_critic_needs_to_know_the_size_of_a_datum():
 
 def test_agent_options_from_the_command_line(tmp_path: Path):
     from daps_rl.cli import main
-    from daps_rl.runs import RunFolder
+    from daps_rl.runs.folder import RunFolder
 
     run = tmp_path / "run"
     command = ["train", "--agent", "ppo", "--agent-options", "epochs=1,clip_epsilon=0.1,normalize_advantage=false"]

@@ -13,7 +13,7 @@ import torch
 from test_bandit_optimum import divergence, make_bandit, make_policy, optimum
 from torch import nn
 
-from daps_rl.agents import A2C, DAPS, GRPO, PPO, RLOO, TPO, Agent, Reinforce, ReinforceNoCritic
+from daps_rl.agents import A2C, DAPS, GRPO, PPO, RLOO, TPO, Agent, Conditions, Reinforce, ReinforceNoCritic
 from daps_rl.agents.critic import Critic, RewardScale
 from daps_rl.functional import daps_loss, encoding_reward, leave_one_out_advantage, standardized_reward, target_weights
 from daps_rl.objectives import FixedTemperature
@@ -123,7 +123,7 @@ def test_later_steps_on_a_batch_keep_its_weights(centered, microbatch):
     """The loss of the second step, against the functions by hand on a policy that has moved since."""
     x, policy = torch.rand(4, 5), make_policy()
     agent = DAPS(policy, samples=4, epochs=2, centered=centered)
-    agent.microbatch = microbatch
+    agent.prepare(Conditions(microbatch=microbatch))
     losses = agent.losses(x, lambda codes, log_prob: codes.sum(-1).float(), torch.tensor(0.1))
     first = next(losses)
     drawn = policy(x).log_prob(first.codes.transpose(0, 1)).T.detach()
@@ -169,7 +169,7 @@ def test_the_gradient_of_some_codes_is_that_of_all_on_average(cls, microbatch, m
 
     def gradient(policy_samples: int, uniform: float) -> torch.Tensor:
         agent = cls(policy, samples=samples, policy_samples=policy_samples)
-        agent.microbatch = microbatch
+        agent.prepare(Conditions(microbatch=microbatch))
         with monkeypatch.context() as patch:
             patch.setattr(torch, "rand_like", lambda like: torch.full_like(like, uniform))
             (out,) = agent.losses(x, lambda codes, log_prob: reward, torch.tensor(0.1, dtype=torch.float64))

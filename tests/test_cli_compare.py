@@ -96,7 +96,7 @@ def test_signals_stop_and_save_all_runs(data, tmp_path, number):
     assert child.returncode == 128 + number
     assert "stopped; go on with: daps-rl compare --out" in error
     assert "Traceback" not in error
-    from daps_rl.checkpoint import load_checkpoint
+    from daps_rl.runs.checkpoint import load_checkpoint
 
     for run in out.glob("runs/*"):
         _, info = load_checkpoint(run / "checkpoint.safetensors")

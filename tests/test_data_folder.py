@@ -15,7 +15,6 @@ from PIL import Image
 from daps_rl.data import DataError, ImageStream, MissingDataError, load
 from daps_rl.data.folder import FolderImages
 from daps_rl.data.picture import Picture, _flatten
-from daps_rl.session import unreadable_files
 
 
 def shade(value, size=(8, 8), mode="RGB"):
@@ -324,7 +323,7 @@ def test_corrupt_files_are_named_and_skipped(tmp_path):
     assert reds(splits, "train") == [0, 1, 3, 3, 4, 6, 6, 7, 8]
     with pytest.warns(UserWarning, match=r"skipped test.001\.png"):
         assert reds(splits, "test") == [0, 2, 2]
-    assert [Path(name).name for name in unreadable_files(splits)] == ["001.png", "002.png", "005.png"]
+    assert [Path(name).name for name in splits.unreadable_files()] == ["001.png", "002.png", "005.png"]
     (tmp_path / "train" / "007.png").unlink()
     with pytest.warns(UserWarning, match=r"skipped train.007\.png.*No such file"):
         assert reds(splits, "train") == [0, 1, 3, 3, 4, 6, 6, 8, 8]

@@ -13,14 +13,13 @@ from kernel_policies import needs_compiler as needs_compiler  # a fixture of eve
 from sb3_models import make_grouped, parameters
 from torch import nn
 
-from daps_rl.agents import make_agent
+from daps_rl.agents import Conditions, make_agent
 from daps_rl.config import make_config
 from daps_rl.kernels import CpuKernels, use_cpu_kernels
 from daps_rl.objectives import DAPSLoss, GroupActor
 from daps_rl.policies import AutoregressivePolicy
 from daps_rl.policies.lattice import LOG_PRECISIONS
-from daps_rl.session import load_data
-from daps_rl.training import Trainer
+from daps_rl.training import Trainer, load_data
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -177,7 +176,7 @@ def test_a_group_s_loss_and_gradient(policy_samples, microbatch):
     found = []
     for model in (twin, policy):
         agent = make_agent(config, model)
-        agent.microbatch = microbatch
+        agent.prepare(Conditions(microbatch=microbatch))
         torch.manual_seed(0)
         group = agent.draw_group(x, policy_samples)
         loss = group.loss(weights).sum()

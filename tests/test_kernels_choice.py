@@ -21,8 +21,7 @@ from daps_rl.config import make_config
 from daps_rl.kernels import CpuKernels, build, load, use_cpu_kernels
 from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy, VisitOnce
 from daps_rl.policies.code_transformer import CodeTransformer
-from daps_rl.session import load_data
-from daps_rl.training import Trainer
+from daps_rl.training import Trainer, load_data
 
 
 def changed(change: Callable[[nn.Module], object]) -> AutoregressivePolicy:

@@ -125,7 +125,9 @@ def test_scores_in_low_precision_tell_the_codes_of_a_datum_apart_all_the_same(li
 
 def test_scores_are_in_low_precision_where_the_cpu_has_units_for_it(monkeypatch):
     def precision(**options):
-        return Trainer(make_config(steps=1, device="cpu", **options), load("digits")).score_precision == "bfloat16"
+        return (
+            Trainer(make_config(steps=1, device="cpu", **options), load("digits")).learner.score_precision == "bfloat16"
+        )
 
     for units in (True, False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: {"amx_bf16": units})
@@ -139,9 +141,9 @@ def test_scores_are_in_low_precision_where_the_cpu_has_units_for_it(monkeypatch)
     tensors, info = first.state()
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     again = Trainer(make_config(steps=2, device="cpu"), splits)
-    assert again.score_precision == "float32"
+    assert again.learner.score_precision == "float32"
     again.load_state(tensors, info)
-    assert again.score_precision == "bfloat16"  # a run goes on as it began
+    assert again.learner.score_precision == "bfloat16"  # a run goes on as it began
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert precision() is False
 

@@ -10,7 +10,7 @@ from test_agents import SIZES
 from test_bandit_optimum import divergence, make_bandit, make_policy, optimum
 from torch import nn
 
-from daps_rl.agents import make_agent
+from daps_rl.agents import Conditions, make_agent
 from daps_rl.agents.sb3.adapter import SB3_AGENTS
 from daps_rl.config import make_config
 from daps_rl.data import from_arrays
@@ -40,7 +40,7 @@ def on_the_bandit(name: str, *, steps: int, learning_rate: float, pay_kl: bool =
 
     for step in range(steps):
         beta.fill_(8.0 ** (1.0 - min(1.0, 2.0 * step / steps)))
-        agent.learning_rate = learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        agent.prepare(Conditions(learning_rate=learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))))
         for out in agent.losses(x, score, beta):
             assert out.loss is None
             assert out.codes.shape == (3, 32, 2)
@@ -69,7 +69,7 @@ def test_sb3s_algorithms_solve_the_identity_bandit(name, learning_rate, steps):
         return (codes == target[:, None]).float().mean(-1)
 
     for step in range(steps):
-        agent.learning_rate = learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        agent.prepare(Conditions(learning_rate=learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))))
         list(agent.losses(x, score, torch.tensor(0.0)))
     assert score(policy(x).sample((500,)).transpose(0, 1), None).mean().item() > 0.99
 
