@@ -291,7 +291,8 @@ def test_importing_the_environments_leaves_sb3_alone():
         "assert 'daps_rl/Encoding-v0' in gymnasium.registry; "
         "from daps_rl.envs import EncodingVecEnv; assert 'stable_baselines3' in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
