@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from problem_data import bits, contexts
+from problems import bits, contexts
 from torchrl.envs.utils import check_env_specs
 
 from daps_rl import DiscreteAutoencoder
