@@ -9,7 +9,6 @@ import batches
 import pytest
 import torch
 from kernel_policies import HEADS, B, D, K, T, V, gradients, make_policy, pair
-from kernel_policies import needs_compiler as needs_compiler  # a fixture of every test
 from sb3_models import make_grouped, parameters
 from torch import nn
 
@@ -24,6 +23,8 @@ from daps_rl.policies import (
 from daps_rl.policies.lattice import LOG_PRECISIONS
 from daps_rl.session import load_data
 from daps_rl.training import Trainer
+
+pytestmark = pytest.mark.usefixtures("needs_compiler")
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from kernel_policies import B, D, K, T, V, make_policy, pair
-from kernel_policies import needs_compiler as needs_compiler  # a fixture of every test
 from torch import nn
 from torch.nn.utils import prune
 
@@ -28,6 +27,8 @@ from daps_rl.policies import (
 from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.session import load_data
 from daps_rl.training import Trainer
+
+pytestmark = pytest.mark.usefixtures("needs_compiler")
 
 
 def changed(change: Callable[[nn.Module], object]) -> AutoregressivePolicy:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import SIZES
 from problems import encoding, factorized, learns, make, train
-from test_agents import SIZES
 from torch import nn
 
 from daps_rl.agents.sb3.adapter import ALGORITHMS
 from daps_rl.config import make_config
-from daps_rl.data import from_arrays
 from daps_rl.training import Trainer
 
 NAMES = [f"sb3:{name}" for name in ALGORITHMS]
-
-
-@pytest.fixture
-def splits():
-    return from_arrays(torch.rand(50, 6, generator=torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize(
