@@ -20,11 +20,6 @@ B, K, T, D, V = 3, 5, 4, 8, 6
 POLICIES = ["factorized", "autoregressive"]
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def make(policy="factorized", **options):
     return PolicyBottleneck(D, V, samples=K, num_tokens=T, policy=policy, ess_fraction=0.5, **options)
 

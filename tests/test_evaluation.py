@@ -62,11 +62,6 @@ def make_autoregressive(strength=6.0):
     return policy
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def data():
     return torch.randn(N, D, dtype=torch.float64)

@@ -9,7 +9,6 @@ import batches
 import pytest
 import torch
 from kernel_policies import HEADS, B, D, K, T, V, gradients, make_policy, pair
-from kernel_policies import needs_compiler as needs_compiler  # a fixture of every test
 from sb3_models import make_grouped, parameters
 from torch import nn
 
@@ -20,6 +19,8 @@ from daps_rl.objectives import DAPSLoss, GroupActor
 from daps_rl.policies import AutoregressivePolicy
 from daps_rl.policies.lattice import LOG_PRECISIONS
 from daps_rl.training import Trainer, load_data
+
+pytestmark = pytest.mark.usefixtures("needs_compiler")
 
 
 @pytest.mark.parametrize("head", HEADS)

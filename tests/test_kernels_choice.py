@@ -13,7 +13,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from kernel_policies import B, D, K, T, V, make_policy, pair
-from kernel_policies import needs_compiler as needs_compiler  # a fixture of every test
 from torch import nn
 from torch.nn.utils import prune
 
@@ -22,6 +21,8 @@ from daps_rl.kernels import CpuKernels, build, load, use_cpu_kernels
 from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy, VisitOnce
 from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.training import Trainer, load_data
+
+pytestmark = pytest.mark.usefixtures("needs_compiler")
 
 
 def changed(change: Callable[[nn.Module], object]) -> AutoregressivePolicy:
@@ -77,12 +78,13 @@ def test_copies_and_pickles_keep_them():
 
 
 def test_other_precisions_go_without(monkeypatch):
-    _, policy = pair()
+    twin, policy = pair()
     monkeypatch.setattr(CpuKernels, "log_prob", lambda *args: pytest.fail("by kernels"))
     x, codes = torch.randn(B, 9), torch.randint(V, (K, B, T))
     with torch.autocast("cpu", torch.bfloat16):
         policy(x).log_prob(codes)
-    policy.double()(x.double()).log_prob(codes)
+    x = x.double()
+    torch.testing.assert_close(policy.double()(x).log_prob(codes), twin(x).log_prob(codes))
 
 
 @pytest.mark.parametrize(

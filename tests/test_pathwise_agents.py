@@ -7,17 +7,11 @@ from torch import nn
 from daps_rl import DiscreteAutoencoder
 from daps_rl.agents import AGENTS, Conditions, GumbelSoftmax, Scorer
 from daps_rl.config import make_config
-from daps_rl.data import load
 from daps_rl.policies import Codebook, PointCodes, QuantizerPolicy
 from daps_rl.policies.latents import fsq_levels
 from daps_rl.training import Trainer
 
 PATHWISE = [name for name, spec in AGENTS.items() if spec.cls.needs_decoder_gradient]
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load("digits")
 
 
 def make_trainer(digits, agent, **options):
