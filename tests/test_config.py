@@ -13,7 +13,7 @@ import pytest
 from daps_rl.config import AgentConfig, DataConfig, ModelConfig, RunConfig, TrainConfig, config_from_dict, make_config
 from daps_rl.config.settings import declared_in, kinds_of, types_of
 from daps_rl.decoders import DECODERS
-from daps_rl.policies import POLICIES
+from daps_rl.kinds import POLICIES
 
 GROUPS = (DataConfig, ModelConfig, AgentConfig, RunConfig)
 NUMBERS = [name for name, kind in types_of(TrainConfig).items() if {int, float} & set(kinds_of(kind))]

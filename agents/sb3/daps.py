@@ -140,12 +140,12 @@ class DAPS(OnPolicyAlgorithm):
         if samples_per_context is None:
             samples_per_context = env_attribute(self.env, "samples_per_context")
         self.samples_per_context: int | None = samples_per_context
-        given = {
-            "learning_rate": learning_rate, "n_steps": n_steps, "batch_size": batch_size, "n_epochs": n_epochs,
-            "centered": centered,
-        }  # fmt: skip
-        for name, value in given.items():
-            setattr(self, name, self._form.defaults[name] if value is None else value)
+        defaults = self._form.defaults
+        self.learning_rate = defaults["learning_rate"] if learning_rate is None else learning_rate
+        self.n_steps = defaults["n_steps"] if n_steps is None else n_steps
+        self.batch_size: int = defaults["batch_size"] if batch_size is None else batch_size
+        self.n_epochs: int = defaults["n_epochs"] if n_epochs is None else n_epochs
+        self.centered: bool = defaults["centered"] if centered is None else centered
         self.pooling, self.policy_samples = pooling, policy_samples
         self.ess_fraction, self.trust_region, self.beta = ess_fraction, trust_region, beta
         self.temperature = math.nan
