@@ -13,13 +13,13 @@ ROWS        a file of benchmarks/rows, without .jsonl. Runs that failed are left
 KEY=VALUE   rows that count; a key is a path (settings.minutes=2); one with spaces in quotes; KEY=none: absent.
 METRIC      a path into a row: test.psnr, "parts.the step.measured_ms", peaks_mib.0; A/B or A-B of two such in one row;
             reach(R): evaluations until the greedy reward is R and stays so; rows: 1 for each.
-STATISTIC   of the values of all those rows: mean, median, min, max, sum, first, last, low and high (the bootstrapped
+STATISTIC   of the values of all those rows: mean, median, min, max, sum, last, low and high (the bootstrapped
             95 % interval of the mean), half (half the width of its t-interval); `last` is right where a file keeps
             older measurements. With `vs`: difference and ratio of means, latest (the ratio of the last rows), paired-p
             (t-test over pairs of seeds), welch-p, holm-p (paired, after Holm's correction over all labels of the file
             against the side before `vs`, as in a comparison's tables).
 NUMBER      as it is printed, to be met at its last digit: -97.6, 18%, 41,000; ~41,000: zeros at the end are rounded;
-            < and > in the place of = bound it. Each must stand in the text (a minus sign may be left to words).
+            < and > instead of = bound it. With = it must stand in the text (a minus sign may be left to words).
 
 What looks measured (a number of nats, dB, %, ms, s, min, MiB, steps/s, times, p = ...) without a claim fails; so does
 a table of them. Three things need none: code, what stands between the marks of a generated table (which is generated
@@ -36,7 +36,6 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from common import DOCS, ROWS, Row, evaluations_to, interval, read_rows, with_tables
@@ -45,11 +44,14 @@ from scipy import stats
 from daps_rl.comparison.statistics import bootstrap_interval, paired_differences
 
 ROOT = DOCS.parent
-PENDING = ("README.md", "docs/data.md", "docs/reuse.md", "docs/stable_baselines3.md")
+PENDING = ("README.md", "docs/bottleneck.md", "docs/metrics.md")
 """Pages whose numbers have no claims yet: to be emptied."""
 UNITS = r"(?:nats?|dB|%|ms|MiB|GiB|TFLOP/s|steps?/s|steps per second|seconds|minutes|times|s|min)"
 NUMBER = r"[−-]?\d[\d,]*(?:\.\d+)?"
-MEASURED = re.compile(rf"({NUMBER})\s?{UNITS}(?![\w-])|\bp [=<] ({NUMBER})|(?:PSNR|ELBO|KL)(?: of| is)? ({NUMBER})")
+MEASURED = re.compile(
+    rf"({NUMBER})\s?{UNITS}(?![\w-])|(?:\bp [=<]|factor of|PSNR|ELBO|KL)(?: of| is)? ({NUMBER})|(−\d+\.\d+)"
+)
+HEAD = re.compile(r"\b(?:nats|dB|ms|MiB|PSNR|ELBO|steps/s)\b|%")
 NOT_MEASURED = re.compile(r"\b9\d(?:\.\d)? % (?:confidence |t-)?intervals?")
 COMMENT = re.compile(r"<!-- (claim|no-claim): (.*?) -->", re.DOTALL)
 TWO_SIDED = ("difference", "ratio", "latest", "paired-p", "welch-p", "holm-p")
@@ -57,7 +59,7 @@ TWO_SIDED = ("difference", "ratio", "latest", "paired-p", "welch-p", "holm-p")
 
 def problems_of(text: str) -> Iterator[str]:
     """Yields what is wrong with the claims of a page."""
-    for block in blocks(without_generated(text)):
+    for block in blocks(text):
         comments = COMMENT.findall(block)
         prose = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", re.sub(r"<!--.*?-->", "", block, flags=re.DOTALL))
         prose = NOT_MEASURED.sub("", prose)
@@ -66,20 +68,21 @@ def problems_of(text: str) -> Iterator[str]:
             if kind == "claim":
                 printed, wrong = check(" ".join(claim.split()))
                 claimed |= {number.lstrip("-") for number in printed}
-                wrong += [f"{number} is not in the text" for number in printed if not stands_in(number, prose)]
-                yield from (f"{claim}: {reason}" for reason in wrong)
-        if any(kind == "no-claim" for kind, _ in comments):
-            continue
-        for match in MEASURED.finditer(prose):
+                missing = [n for n, sign in printed.items() if sign == "=" and not stands_in(n, prose)]
+                yield from (f"{claim}: {reason}" for reason in [*wrong, *(f"{n} is not in the text" for n in missing)])
+        explained = any(kind == "no-claim" for kind, _ in comments)
+        for match in [] if explained else MEASURED.finditer(prose):
             number = next(group for group in match.groups() if group)
             if number.lstrip("−-") not in claimed:
                 yield f"no claim for {match.group(0)!r} in: {' '.join(prose.split())[:90]} ..."
-        if "|---" in prose and re.search(rf"\|[^|\n]*{UNITS}[^|\n]*\|", prose.split("|---")[0]) and not claimed:
+        head, rule, body = prose.partition("|---")
+        if rule and not (explained or claimed) and HEAD.search(head) and re.search(r"\d", body):
             yield f"no claim for the table {prose.strip()[:60]!r} ..."
 
 
 def blocks(text: str) -> Iterator[str]:
-    """Yields paragraphs, list items and tables, each with the comments behind it; leaves out fenced code."""
+    """Yields paragraphs, list items and tables, each with the comments behind it; no fenced code, nothing generated."""
+    text = re.sub(r"<!-- ([\w-]+) -->.*?<!-- /\1 -->", "", text, flags=re.DOTALL)
     text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     found: list[str] = []
     for part in re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )", text):
@@ -90,24 +93,21 @@ def blocks(text: str) -> Iterator[str]:
     yield from found
 
 
-def without_generated(text: str) -> str:
-    return re.sub(r"<!-- ([\w-]+) -->.*?<!-- /\1 -->", "", text, flags=re.DOTALL)
-
-
 def stands_in(number: str, prose: str) -> bool:
     return re.search(rf"(?<![\d.,]){re.escape(number.lstrip('-'))}(?!\d|[.,]\d)", prose) is not None
 
 
-def check(claim: str) -> tuple[list[str], list[str]]:
-    """Returns the numbers that a claim prints, and what is wrong with it."""
+def check(claim: str) -> tuple[dict[str, str], list[str]]:
+    """Returns the numbers that a claim prints with their signs, and what is wrong with it."""
     statement, *more = re.split(r"\s*;\s*", claim)
     first = re.fullmatch(r"(.*) (\S+) ([=<>]) (\S+)", statement)
     rest = [re.fullmatch(r"(\S+) ([=<>]) (\S+)", part) for part in more]
     if first is None or None in rest:
-        return [], ["cannot be read; see the top of benchmarks/check_claims.py"]
-    printed, wrong = [], []
+        return {}, ["cannot be read; see the top of benchmarks/check_claims.py"]
+    printed: dict[str, str] = {}
+    wrong = []
     for statistic, sign, number in [first.groups()[1:], *(match.groups() for match in rest if match)]:
-        printed.append(number.lstrip("~").rstrip("%"))
+        printed[number.lstrip("~").rstrip("%")] = sign
         try:
             value = compute(first.group(1), statistic)
             if not agrees(value, sign, number):
@@ -154,29 +154,24 @@ def compute(words: str, statistic: str) -> float:
     if statistic == "welch-p":
         return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
     if statistic == "paired-p":
-        values = {"ours": {row["seed"]: v for row, v in zip(ours, a, strict=True)}}
-        values["theirs"] = {row["seed"]: v for row, v in zip(theirs, b, strict=True)}
-        found = paired_differences(values, "ours")[0].p
-    else:
-        values, reference, label = {}, ours[0]["label"], theirs[0]["label"]
-        for row in select(name, []):
-            if (value := value_of(row, metric, None)) is not None:
-                values.setdefault(row["label"], {})[row["seed"]] = value
-        found = next(difference.p_holm for difference in paired_differences(values, reference)
-                     if difference.label == label)  # fmt: skip
-    if found is None:
-        raise ValueError("the difference cannot be tested")
-    return found
+        pairs = [{row["seed"]: value for row, value in zip(*side, strict=True)} for side in ((ours, a), (theirs, b))]
+        seeds = sorted(set(pairs[0]) & set(pairs[1]))
+        return float(stats.ttest_rel(*([values[seed] for seed in seeds] for values in pairs)).pvalue)
+    values: dict[str, dict[int, float]] = {}
+    for row in select(name, []):
+        if (value := value_of(row, metric, None)) is not None:
+            values.setdefault(row["label"], {})[row["seed"]] = value
+    found = paired_differences(values, ours[0]["label"])
+    return next(difference.p_holm for difference in found if difference.label == theirs[0]["label"]) or math.nan
 
 
 def one_sided(statistic: str) -> Callable[[Sequence[float]], float]:
     """Returns what makes one number of several."""
     known: dict[str, Callable[[Sequence[float]], float]] = {
         "mean": statistics.fmean, "median": statistics.median, "min": min, "max": max, "sum": math.fsum,
-        "first": lambda values: values[0], "last": lambda values: values[-1],
-        "low": lambda values: (bootstrap_interval(values) or (math.nan,))[0],
+        "last": lambda values: values[-1], "half": lambda values: float(interval(values, 9).partition("± ")[2]),
+        "low": lambda values: (bootstrap_interval(values) or (math.nan, math.nan))[0],
         "high": lambda values: (bootstrap_interval(values) or (math.nan, math.nan))[1],
-        "half": lambda values: float(interval(values, 9).partition("± ")[2]),
     }  # fmt: skip
     if statistic not in known:
         raise ValueError(f"unknown statistic {statistic}; there are {', '.join([*known, *TWO_SIDED])}")
@@ -198,8 +193,7 @@ def select(name: str, filters: Sequence[str]) -> list[Row]:
 
 @cache
 def cached_rows(name: str) -> list[Row]:
-    rows = read_rows(name)
-    return [r for r in rows if "plan" not in r and "error" not in r and r.get("status", "finished") == "finished"]
+    return [r for r in read_rows(name) if not {"plan", "error"} & set(r) and r.get("status", "finished") == "finished"]
 
 
 def same(value: Any, text: str) -> bool:
@@ -216,43 +210,40 @@ def value_of(row: Row, metric: str, *default: Any) -> Any:
     """
     if metric == "rows":
         return 1
-    if reach := re.fullmatch(r"reach\((.*)\)", metric):
-        found = evaluations_to(float(reach.group(1)), row["curve"])
-        return math.inf if found is None else found
+    if metric.startswith("reach("):
+        return evaluations_to(float(metric[6:-1]), row["curve"]) or math.inf
     for sign, combine in (("/", lambda a, b: a / b), ("-", lambda a, b: a - b)):
         if sign in metric and (parts := metric.split(sign))[0] and len(parts) == 2:
             return combine(*(value_of(row, part) for part in parts))
     value: Any = row
     for key in metric.split("."):
         value = value[int(key)] if isinstance(value, list) else value.get(key) if isinstance(value, dict) else None
-    if value is None and default:
-        return default[0]
-    if value is None:
+    if value is None and not default:
         raise ValueError(f"a row has no {metric}")
-    return value
+    return default[0] if value is None else value
 
 
-def problems_of_map(readme: str, rows: Path) -> Iterator[str]:
-    """Yields files of rows that benchmarks/README.md does not name, and named ones that do not exist."""
-    named, there = set(re.findall(r"`([\w-]+)\.jsonl`", readme)), {path.stem for path in rows.glob("*.jsonl")}
-    yield from (f"{name}.jsonl is in benchmarks/rows, and not named" for name in sorted(there - named))
-    yield from (f"{name}.jsonl is named, and not in benchmarks/rows" for name in sorted(named - there))
+def differing(what: str, named: set[str], there: set[str]) -> Iterator[str]:
+    """Yields names that only one of two lists has."""
+    yield from (f"{what} {name} is there, and not named" for name in sorted(there - named))
+    yield from (f"{what} {name} is named, and not there" for name in sorted(named - there))
 
 
 def main() -> int:
     from table import tables
 
-    pages = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-    found = {str(page.relative_to(ROOT)): list(problems_of(page.read_text())) for page in pages}
-    found = {name: wrong for name, wrong in found.items() if name not in PENDING}
-    for page, generated in tables().items():
-        if with_tables(page.read_text(), generated) != page.read_text():
-            found[str(page.relative_to(ROOT))].append("tables are not those of the rows; run benchmarks/table.py")
-    found["benchmarks/README.md"] = list(problems_of_map((ROOT / "benchmarks" / "README.md").read_text(), ROWS))
-    for name, wrong in found.items():
-        for reason in wrong:
-            print(f"{name}: {reason}", file=sys.stderr)
-    return 1 if any(found.values()) else 0
+    generated, found = tables(), dict[str, list[str]]()
+    for page in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]:
+        text, own = page.read_text(), generated.get(page, {})
+        wrong = [] if str(page.relative_to(ROOT)) in PENDING else list(problems_of(text))
+        wrong += differing("generated table", set(own), set(re.findall(r"<!-- ([\w-]+) -->", text)))
+        wrong += [] if with_tables(text, own) == text else ["a table is not that of its rows; run benchmarks/table.py"]
+        found[str(page.relative_to(ROOT))] = wrong
+    named = set(re.findall(r"`([\w-]+)\.jsonl`", (ROWS.parent / "README.md").read_text()))
+    found["benchmarks/README.md"] = list(differing("rows", named, {path.stem for path in ROWS.glob("*.jsonl")}))
+    lines = [f"{name}: {reason}" for name, wrong in found.items() for reason in wrong]
+    print("\n".join(lines) or "every claim agrees with its rows")
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":
