@@ -18,8 +18,8 @@ STATISTIC   of the values of all those rows: mean, median, min, max, sum, last, 
             older measurements. With `vs`: difference and ratio of means, latest (the ratio of the last rows), paired-p
             (t-test over pairs of seeds), welch-p, holm-p (paired, after Holm's correction over all labels of the file
             against the side before `vs`, as in a comparison's tables).
-NUMBER      as it is printed, to be met at its last digit: -97.6, 18%, 41,000; ~41,000: zeros at the end are rounded;
-            < and > instead of = bound it. With = it must stand in the text (a minus sign may be left to words).
+NUMBER      as it is printed, met at its last digit: -97.6, 18%, 2e-6, 41,000; ~41,000: zeros at its end are rounded; <
+            and > instead of = bound it. With = it must stand in the text (a minus sign may be left to words).
 
 What looks measured (a number of nats, dB, %, ms, s, min, MiB, steps/s, times, p = ...) without a claim fails; so does
 a table of them. Three things need none: code, what stands between the marks of a generated table (which is generated
@@ -123,7 +123,8 @@ def agrees(value: float, sign: str, number: str) -> bool:
     scale, said = 100.0 if number.endswith("%") else 1.0, float(digits)
     if sign != "=":
         return value * scale < said if sign == "<" else value * scale > said
-    places = len(digits.partition(".")[2])
+    mantissa, _, exponent = digits.partition("e")
+    places = len(mantissa.partition(".")[2]) - int(exponent or 0)
     if number.startswith("~"):
         places = -(len(digits) - len(digits.rstrip("0")))
     return abs(value * scale - said) <= 0.5 * 10.0**-places * (1 + 1e-9) + 1e-12

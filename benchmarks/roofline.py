@@ -10,7 +10,7 @@ two). Bytes are those that each operation reads and writes, as if nothing stayed
 The floor of a part is its operations over the rate of large matrix products in float32, which is measured before every
 repeat, as machines that are shared have good and bad minutes; times and rates are medians. What comes on top of the
 floor is memory, small operations and overhead. With CPU kernels both are counted on the same step without them, and
-scoring is one part with the way back, on which kernels do it. Run it on an otherwise idle machine.
+scoring is one part with the backward pass, on which kernels do it. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations

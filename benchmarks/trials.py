@@ -170,7 +170,7 @@ class LocalSearch(DAPS):
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
         scorer = as_scorer(score)
         posterior, half = self.policy(observation), self.samples // 2
-        learnt = scorer.likelihood(observation, posterior.sample((1,)).transpose(0, 1))
+        learned = scorer.likelihood(observation, posterior.sample((1,)).transpose(0, 1))
         drawn = posterior.sample((half,)).transpose(0, 1)  # [B, K/2, T]
         log_prob = posterior.log_prob(drawn.transpose(0, 1)).transpose(0, 1)
         first = rewards(scorer, drawn, log_prob.detach())
@@ -183,7 +183,7 @@ class LocalSearch(DAPS):
         second = rewards(scorer, flipped, log_prob[:, half:].detach())
         reward = torch.cat((first, second), dim=1)
         weights = target_weights(reward, self.trust_region(reward, floor))
-        learn_decoder(scorer, learnt, log_prob.detach(), codes)
+        learn_decoder(scorer, learned, log_prob.detach(), codes)
         loss = weighted_likelihood_loss(log_prob, weights, centered=True)
         yield AgentLoss(loss.mean(), codes, {"entropy": -log_prob.detach().mean()})
 
