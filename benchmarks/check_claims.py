@@ -11,8 +11,8 @@ number is found again:
 
 ROWS        a file of benchmarks/rows, without .jsonl. Runs that failed are left out.
 KEY=VALUE   rows that count; a key is a path (settings.minutes=2); one with spaces in quotes; KEY=none: absent.
-METRIC      a path into a row: test.psnr, "parts.the step.measured_ms", peaks_mib.0; A/B or A-B of two such in one row;
-            reach(R): evaluations until the greedy reward is R and stays so; rows: 1 for each.
+METRIC      a path into a row: test.psnr, "parts.the step.measured_ms", peaks_mib.0; A/B or A-B of two such or
+            numbers (1000/steps_per_second); reach(R): evaluations until the greedy reward stays at R; rows: 1 for each.
 STATISTIC   of the values of all those rows: mean, median, min, max, sum, last, low and high (the bootstrapped
             95 % interval of the mean), half (half the width of its t-interval); `last` is right where a file keeps
             older measurements. With `vs`: difference and ratio of means, latest (the ratio of the last rows), paired-p
@@ -44,8 +44,7 @@ from scipy import stats
 from daps_rl.comparison.statistics import bootstrap_interval, paired_differences
 
 ROOT = DOCS.parent
-PENDING = ("README.md", "docs/bottleneck.md", "docs/metrics.md")
-"""Pages whose numbers have no claims yet: to be emptied."""
+PENDING = ("README.md", "docs/bottleneck.md", "docs/metrics.md")  # no claims yet; to be emptied
 UNITS = r"(?:nats?|dB|%|ms|MiB|GiB|TFLOP/s|steps?/s|steps per second|seconds|minutes|times|s|min)"
 NUMBER = r"[−-]?\d[\d,]*(?:\.\d+)?"
 MEASURED = re.compile(
@@ -109,8 +108,7 @@ def check(claim: str) -> tuple[dict[str, str], list[str]]:
     for statistic, sign, number in [first.groups()[1:], *(match.groups() for match in rest if match)]:
         printed[number.lstrip("~").rstrip("%")] = sign
         try:
-            value = compute(first.group(1), statistic)
-            if not agrees(value, sign, number):
+            if not agrees(value := compute(first.group(1), statistic), sign, number):
                 wrong.append(f"{statistic} is {value * (100 if '%' in number else 1):.6g}, not {sign} {number}")
         except (ValueError, KeyError, IndexError, TypeError, statistics.StatisticsError) as error:
             wrong.append(f"{type(error).__name__}: {error}")
@@ -209,8 +207,8 @@ def value_of(row: Row, metric: str, *default: Any) -> Any:
     Raises:
         ValueError: there is none, and no default.
     """
-    if metric == "rows":
-        return 1
+    if metric == "rows" or re.fullmatch(r"\d+", metric):
+        return 1 if metric == "rows" else int(metric)
     if metric.startswith("reach("):
         return evaluations_to(float(metric[6:-1]), row["curve"]) or math.inf
     for sign, combine in (("/", lambda a, b: a / b), ("-", lambda a, b: a - b)):

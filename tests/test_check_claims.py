@@ -81,6 +81,7 @@ class TestStatistics:
             ("made label=b rows", "sum", 3.0),  # the failed run is left out
             ("made settings.k=none test.psnr", "last", 15.2),
             ("made label=a test.psnr/test.elbo", "max", 15.0 / -97.0),
+            ("made label=a seed=0 30/test.psnr", "last", 2.0),
             ("made label=a vs label=b test.psnr", "difference", 15.2 - 42.4 / 3),
             ("made label=a vs label=b test.psnr", "ratio", 15.2 / (42.4 / 3)),
             ("made label=a test.elbo", "half", 4.302653 * math.sqrt(0.28) / math.sqrt(3)),
