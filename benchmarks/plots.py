@@ -147,7 +147,9 @@ def learning_rates() -> None:
             found = others[settings["problem"] + (" (area)" if trial[0].get("every") else "")]
         else:
             found = images[
-                "quantisers and factorised encoders" if trial[0]["steps"] >= 500 else "autoregressive encoders"
+                "quantisers, factorised encoders: 500 steps"
+                if trial[0]["steps"] >= 500
+                else "autoregressive encoders: 100 steps, daps 150"
             ]
         rate = trial[0]["learning_rate"]
         found[agent][rate] = max(value, found[agent].get(rate, -math.inf))
