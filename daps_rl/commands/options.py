@@ -40,7 +40,7 @@ class Options:
         more = "" if self.everything else " These are the options that most people use; --help-all shows all."
         parser.description = textwrap.fill(f"{parser.description}{more}", 78)
         parser.formatter_class = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26)
-        if arguments[:1] == [parser.prog.split()[-1]] and {"-h", "--help", "--help-all"} & set(arguments):
+        if parser.prog.split()[-1] in arguments and {"-h", "--help", "--help-all"} & set(arguments):
             parser.epilog = agents_text()
 
     def add(self, group: str, flag: str, text: str, *, common: bool = True, **arguments: Any) -> None:
