@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from daps_rl.agents.a2c import A2C
-from daps_rl.agents.base import Agent, AgentLoss, Draw, Score
+from daps_rl.agents.base import Agent, AgentLoss, Conditions, Draw, Score
 from daps_rl.agents.daps import DAPS
 from daps_rl.agents.pathwise import GaussianVAE, GumbelRao, GumbelSoftmax, PathwiseAgent, Quantizer, ReinMax, Relaxation
 from daps_rl.agents.ppo import GRPO, PPO
@@ -29,6 +29,7 @@ __all__ = [
     "Agent",
     "AgentLoss",
     "AgentSpec",
+    "Conditions",
     "DAPSTrainer",
     "Draw",
     "GaussianVAE",

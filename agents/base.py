@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from daps_rl.distributed import World
 from daps_rl.functional import SAMPLES, keep_samples, weighted_likelihood_loss
-from daps_rl.policies.checks import draw_scored, draw_with_log_prob, score_drawn
+from daps_rl.policies import draw, score_drawn
 from daps_rl.recompute import in_microbatches
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -36,6 +36,15 @@ class Draw(NamedTuple):
 
     codes: Tensor  # [B, K, T], int64
     log_prob: Tensor  # [B, K], in nats, with gradient
+
+
+class Conditions(NamedTuple):
+    """What a run tells its agent before each batch."""
+
+    world: World = World()  # the processes that train together; `world.gather` has what all of them have
+    microbatch: int = 0  # data that `draw` and `draw_group` encode at a time; 0 for all at once
+    progress: float = 0.0  # share of the run that is done, 0 … 1; for schedules of the agent's own
+    learning_rate: float = 0.0  # as the run's schedule has it now; for an optimiser of the agent's own
 
 
 class Group:
@@ -88,18 +97,10 @@ class Agent(nn.Module):
     """Settings of a run that the constructor takes, by name; everything else comes from `--agent-options`."""
     needs_decoder_gradient: ClassVar[bool] = False
     """Whether it learns through the decoder, which must then be differentiable."""
-    learning_rate: float = 0.0
-    """As the run's schedule has it now; for agents with an optimiser of their own."""
-    progress: float = 0.0
-    """Share of the run that is done, 0 … 1; for agents with a schedule of their own."""
-    microbatch: int = 0
-    """Data that `draw` and `draw_group` encode at a time; 0 for all at once."""
     on_device: bool = False
     """Whether `losses` works on tensors of the device alone: it reads no number that changes from step to step from
     the host (`progress`, `learning_rate`, one of its own) and copies none to it. A GPU then records it in a CUDA graph;
     what changes is brought to the device in `prepare`."""
-    world: World = World()
-    """The processes that train together, each on its part of a batch; `world.gather` has what all of them have."""
     bounded_memory: bool = True
     """Whether the agent keeps to `microbatch`: it draws by `draw` or `draw_group`, and has no other pass over the whole
     batch."""
@@ -109,6 +110,7 @@ class Agent(nn.Module):
         if samples < 1:
             raise ValueError(f"samples must be >= 1, got {samples}; it is the number of codes drawn per context.")
         self.policy, self.samples = policy, samples
+        self.world, self.microbatch, self.progress, self.learning_rate = Conditions()
 
     @classmethod
     def options(cls) -> Mapping[str, inspect.Parameter]:
@@ -140,9 +142,9 @@ class Agent(nn.Module):
         settings = {name: getattr(config, name) for name in cls.run_settings}
         return cls(policy, **{**settings, **config.agent_options})
 
-    def prepare(self, progress: float, learning_rate: float) -> None:
+    def prepare(self, conditions: Conditions) -> None:
         """Takes up where the run stands; called before each batch."""
-        self.progress, self.learning_rate = progress, learning_rate
+        self.world, self.microbatch, self.progress, self.learning_rate = conditions
 
     def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         """Draws codes, asks for their rewards, and yields the losses to descend, one gradient step each.
@@ -171,7 +173,9 @@ class Agent(nn.Module):
         With `microbatch`, the data are encoded a part at a time, once to draw and once more in the backward pass.
         """
         if not 0 < self.microbatch < len(observation):
-            codes, log_prob = draw_scored(self.policy(observation), (self.samples,))
+            posterior = self.policy(observation)
+            codes, drawn = draw(posterior, (self.samples,))
+            log_prob = score_drawn(posterior, codes, drawn)
             return Draw(codes.transpose(0, 1), log_prob.transpose(0, 1))
         with torch.no_grad():
             parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
@@ -189,14 +193,14 @@ class Agent(nn.Module):
             return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob, again)
         if not 0 < self.microbatch < len(observation):
             posterior = self.policy(observation)
-            codes, drawn = draw_with_log_prob(posterior, (self.samples,))
+            codes, drawn = draw(posterior, (self.samples,))
 
             def first(z: Tensor, log_prob: Tensor) -> Tensor:
                 return score_drawn(posterior, z.transpose(0, 1), log_prob.t()).t()
 
             return Group(codes.transpose(0, 1), drawn.t(), first, again, policy_samples)
         with torch.no_grad():
-            parts = [draw_with_log_prob(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
+            parts = [draw(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
         codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
         return Group(codes, drawn, lambda codes, drawn: again(codes), again, policy_samples)
 

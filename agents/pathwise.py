@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
-from daps_rl.agents.base import Agent, AgentLoss, Score
+from daps_rl.agents.base import Agent, AgentLoss, Conditions, Score
 from daps_rl.agents.scorer import Scorer, as_scorer
 from daps_rl.agents.spec import FACTORIZED, AgentSpec
 from daps_rl.functional import beta_elbo, gumbel_rao, gumbel_softmax, reinmax, tokenwise_kl
@@ -82,9 +82,9 @@ class Relaxation(PathwiseAgent):
         self.temperature: Tensor  # of the relaxation, now; 0-dim
         self.register_buffer("temperature", torch.tensor(float(temperature_start)), persistent=False)
 
-    def prepare(self, progress: float, learning_rate: float) -> None:
-        super().prepare(progress, learning_rate)
-        self.temperature.fill_(exponential_decay(progress, self.temperature_start, self.temperature_end))
+    def prepare(self, conditions: Conditions) -> None:
+        super().prepare(conditions)
+        self.temperature.fill_(exponential_decay(self.progress, self.temperature_start, self.temperature_end))
 
     def relax(self, logits: Tensor) -> Tensor:
         """One-hot tokens of logits [..., V], with a gradient."""

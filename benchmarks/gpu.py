@@ -72,7 +72,7 @@ def time_steps(name: str, splits: Splits, seconds: float, **options: Any) -> dic
         torch.cuda.synchronize()
         taken = time.perf_counter() - start
     return {
-        "cuda_graph": trainer.graphed,
+        "cuda_graph": trainer.learner.graphed,
         "steps": steps,
         "steps_per_second": steps / taken,
         "warmup_seconds": warmup,

@@ -121,8 +121,7 @@ def measure(agent: str, learning_rate: float, settings: dict[str, Any], seed: in
     import torch
 
     from daps_rl.config import make_config
-    from daps_rl.session import load_data
-    from daps_rl.training import Trainer
+    from daps_rl.training import Trainer, load_data
 
     torch.set_num_threads(1)
     row: dict[str, Any] = {"agent": agent, "learning_rate": learning_rate, "settings": settings, "seed": seed}

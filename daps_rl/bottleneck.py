@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,15 +12,19 @@ from daps_rl.functional import ESS_FRACTION, SAMPLES, DAPSTerms, daps_loss, enco
 from daps_rl.functional.checks import check_beta
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
-from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, UniformCodes
-from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes, draw_scored
+from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw, score_drawn
+from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes
 from daps_rl.policies.code_transformer import CodeTransformer
+from daps_rl.priors import UniformCodes
 
 POLICIES = ("factorized", "autoregressive")
 
 
+@dataclass(frozen=True, eq=False)
 class PolicyLoss:
     """The encoder's loss on the codes of one batch: called with their rewards, once these are known.
+
+    A dataclass, so that DistributedDataParallel finds the graph behind `log_prob` among a model's outputs.
 
     Args:
         log_prob: log q(z|x) of each code, with gradient. [B, K].
@@ -29,11 +34,11 @@ class PolicyLoss:
         centered: see `functional.weighted_likelihood_loss`.
     """
 
-    def __init__(
-        self, log_prob: Tensor, prior_log_prob: Tensor, beta: Tensor, trust_region: nn.Module, centered: bool
-    ) -> None:
-        self.log_prob, self.prior_log_prob, self.beta = log_prob, prior_log_prob, beta
-        self.trust_region, self.centered = trust_region, centered
+    log_prob: Tensor
+    prior_log_prob: Tensor
+    beta: Tensor
+    trust_region: nn.Module
+    centered: bool
 
     def __call__(self, reward: Tensor) -> Tensor:
         """`terms(reward).loss`, averaged over the data, 0-dim; 0 where each datum has one code only (in eval mode)."""
@@ -163,7 +168,8 @@ class PolicyBottleneck(nn.Module):
         tokens, grid = self._to_tokens(features)  # [B, T, dim]
         posterior = self.policy(tokens)
         if self.training:
-            codes, log_prob = draw_scored(posterior, (self.samples,))  # [K, B, T], [K, B]
+            codes, drawn = draw(posterior, (self.samples,))  # [K, B, T], [K, B]
+            log_prob = score_drawn(posterior, codes, drawn)
         else:
             codes = posterior.sample((1,)) if deterministic is False else posterior.mode[None]
             log_prob = posterior.log_prob(codes)

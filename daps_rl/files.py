@@ -1,11 +1,14 @@
-"""Files that are whole at every moment: written beside their place, flushed to disk, then renamed into it."""
+"""Files that are whole at every moment: written beside their place, flushed to disk, then renamed into it; JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -30,3 +33,17 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def finite(value: Any) -> Any:
+    """Returns the value with None in place of each number in it that is not finite, for which JSON has no word."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Returns the value as JSON, with null for numbers that are not finite."""
+    return json.dumps(finite(value), indent=indent, allow_nan=False)

@@ -96,6 +96,10 @@ class GuardedAdamW:
         self.skipped += bad
         self.skipped_in_row.add_(1.0).mul_(bad)
 
+    def has_stepped(self) -> bool:
+        """Whether a step was taken: the fused optimiser counts no other."""
+        return any(bool(values["step"] > 0) for values in self.optimizer.state.values())
+
     def tensors(self) -> dict[str, Tensor]:
         """State, flat."""
         state = optimizer_tensors(self.optimizer)

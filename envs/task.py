@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from daps_rl.functional import decoder_loss, encoding_reward
 from daps_rl.optim import descend
-from daps_rl.policies import UniformCodes
+from daps_rl.priors import UniformCodes
 
 RewardFn = Callable[[Tensor, Tensor], Tensor]
 _IMPORTED_IN = os.getpid()

@@ -8,17 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SIZES
 from torch import nn
 
 from daps_rl.agents import AGENTS, Agent, AgentLoss, PathwiseAgent, find_agent, make_agent
 from daps_rl.config import make_config
-from daps_rl.data import from_arrays
 from daps_rl.training import Trainer
-
-SIZES = {
-    "num_tokens": 3, "vocab_size": 4, "embed_dim": 8, "num_heads": 2, "decoder_hidden": (8,), "decoder_embed_dim": 4,
-    "batch_size": 7, "samples": 5, "validate_every": 0, "log_every": 1, "likelihood": "fixed_gaussian",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("trust_region", ["ess", "kl", "fixed", "adaptive"])
@@ -235,7 +230,7 @@ def test_a_critic_needs_to_know_the_size_of_a_datum():
 
 def test_agent_options_from_the_command_line(tmp_path: Path):
     from daps_rl.cli import main
-    from daps_rl.runs import RunFolder
+    from daps_rl.runs.folder import RunFolder
 
     run = tmp_path / "run"
     command = ["train", "--agent", "ppo", "--agent-options", "epochs=1,clip_epsilon=0.1,normalize_advantage=false"]
@@ -244,8 +239,3 @@ def test_agent_options_from_the_command_line(tmp_path: Path):
     config = RunFolder(run).read_json(run / "config.json")
     assert config["agent_options"] == {"epochs": 1, "clip_epsilon": 0.1, "normalize_advantage": False}
     assert main([*command, "--resume", "--out", str(run)]) in (0, 2)
-
-
-@pytest.fixture
-def splits():
-    return from_arrays(torch.rand(50, 6, generator=torch.Generator().manual_seed(0)))

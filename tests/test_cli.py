@@ -17,23 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY, error_of
 
 from daps_rl.agents import AGENTS
 from daps_rl.cli import main
 from daps_rl.config import make_config
-
-TINY = [
-    "--batch-size", "8", "--samples", "4", "--ess-fraction", "0.5", "--num-tokens", "3", "--vocab-size", "4",
-    "--embed-dim", "8", "--num-heads", "2", "--decoder-hidden", "8", "--decoder-embed-dim", "4",
-    "--validate-every", "4", "--log-every", "2", "--likelihood", "fixed_gaussian",
-]  # fmt: skip
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    path = tmp_path / "data.npy"
-    np.save(path, np.random.default_rng(0).random((60, 1, 8, 8), dtype=np.float32))
-    return path
 
 
 def train(data: Path, out: Path, *options: str) -> int:
@@ -60,13 +48,6 @@ def wait_for(condition: object, seconds: float = 60.0) -> None:
         if time.monotonic() > end:
             pytest.fail("waited in vain")
         time.sleep(0.02)
-
-
-def error_of(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr."""
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 def test_a_run_leaves_everything_behind_and_evaluate_recomputes_it(data, tmp_path, capsys):
@@ -157,7 +138,7 @@ def test_signals_save_and_exit(data, tmp_path, number):
     assert child.returncode == 128 + number
     assert "--resume" in error
     assert "Traceback" not in error
-    from daps_rl.checkpoint import load_checkpoint
+    from daps_rl.runs.checkpoint import load_checkpoint
 
     _, info = load_checkpoint(run / "checkpoint.safetensors")
     rows = (run / "metrics.jsonl").read_text().splitlines()
@@ -285,7 +266,7 @@ def test_errors_are_one_line_and_code_2(arguments, says, tmp_path, capsys, monke
         code = exit_.code
     assert code == 2
     assert says in error_of(capsys)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report"])

@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from daps_rl.agents import AGENTS
 from daps_rl.config import make_config
-from daps_rl.cuda_graph import GraphedUpdate
 from daps_rl.data import from_arrays
 from daps_rl.envs import PROBLEMS, find_problem
-from daps_rl.policies import AutoregressivePolicy, CodeMask
-from daps_rl.training import Trainer, _keeps_to_the_device
+from daps_rl.policies import AutoregressivePolicy, CodeMask, draw
+from daps_rl.training import Trainer
+from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
 
 SIZES = {
     "num_tokens": 3, "vocab_size": 4, "embed_dim": 8, "num_heads": 2, "decoder_hidden": (8,), "decoder_embed_dim": 4,
@@ -52,7 +52,7 @@ def test_the_recorded_part_of_a_step_asks_nothing_of_the_host(agent, options):
     trainer.train_step()
     before = [parameter.clone() for parameter in trainer.autoencoder.parameters()]
     with NoHost():
-        trainer._learn(trainer.batch())
+        trainer.learner.learn(trainer.batch())
     after = list(trainer.autoencoder.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -73,7 +73,7 @@ def test_the_rewards_of_problems_ask_nothing_of_the_host(problem):
     batch = [part for part in (trainer.batch(), trainer.targets()) if part is not None]
     assert len(batch) == (2 if problem == "bandit-digits" else 1)
     with NoHost():
-        trainer._learn(*batch)
+        trainer.learner.learn(*batch)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -82,8 +82,8 @@ def test_problems_are_recorded_where_they_say_so(problem):
         """A subclass, whose reward may be anything."""
 
     trainer = make_problem_trainer(problem)
-    assert all(map(_keeps_to_the_device, [*trainer.agent.modules(), *trainer.autoencoder.modules()]))
-    assert not _keeps_to_the_device(Own().make_decoder((1,)))
+    assert all(map(keeps_to_the_device, [*trainer.agent.modules(), *trainer.autoencoder.modules()]))
+    assert not keeps_to_the_device(Own().make_decoder((1,)))
 
 
 def test_a_mask_of_ones_own_is_recorded_where_it_says_so():
@@ -94,15 +94,15 @@ def test_a_mask_of_ones_own_is_recorded_where_it_says_so():
         on_device = True
 
     policy = AutoregressivePolicy((4,), 3, 2, embed_dim=8, num_heads=2, num_layers=1, mask=Half())
-    assert not all(map(_keeps_to_the_device, policy.modules()))
+    assert not all(map(keeps_to_the_device, policy.modules()))
     policy = AutoregressivePolicy((4,), 3, 2, embed_dim=8, num_heads=2, num_layers=1, mask=SaysHalf())
-    assert all(map(_keeps_to_the_device, policy.modules()))
+    assert all(map(keeps_to_the_device, policy.modules()))
 
 
 def test_which_agents_are_recorded():
     assert {"daps", "daps-na", "daps-fixed", "tpo", "rloo", "gumbel", "gaussian"} <= set(RECORDED)
     assert not {"ppo", "vq", "a2c"} & set(RECORDED)
-    assert not make_trainer().graphed  # no GPU in this run's settings
+    assert not make_trainer().learner.graphed  # no GPU in this run's settings
 
 
 def test_only_parts_that_are_known_to_keep_to_the_device_are_recorded():
@@ -116,10 +116,10 @@ def test_only_parts_that_are_known_to_keep_to_the_device_are_recorded():
         pass
 
     trainer = make_trainer("daps")
-    assert all(map(_keeps_to_the_device, [*trainer.agent.modules(), *trainer.autoencoder.modules()]))
-    assert _keeps_to_the_device(Says(1, 1))
-    assert not _keeps_to_the_device(Own(1, 1))
-    assert not _keeps_to_the_device(SaysNothing(1, 1))
+    assert all(map(keeps_to_the_device, [*trainer.agent.modules(), *trainer.autoencoder.modules()]))
+    assert keeps_to_the_device(Says(1, 1))
+    assert not keeps_to_the_device(Own(1, 1))
+    assert not keeps_to_the_device(SaysNothing(1, 1))
 
 
 @pytest.mark.parametrize("agent", ["daps", "daps-na", "gumbel", "ppo"])
@@ -129,7 +129,7 @@ def test_bfloat16_changes_the_matrix_products_alone(agent):
     policy = runs["bfloat16"].autoencoder.policy
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         posterior = policy(x)
-        codes, log_prob = posterior.sample_with_log_prob((5,))
+        codes, log_prob = draw(posterior, (5,))
         scored = posterior.log_prob(codes)
         log_likelihood = runs["bfloat16"].autoencoder.decoder(codes).log_prob(x)
     assert {t.dtype for t in (log_prob, scored, log_likelihood)} == {torch.float32}
@@ -161,7 +161,7 @@ def test_bfloat16_reaches_every_parameter_that_float32_reaches():
 def test_no_synchronisation_inside_a_step(agent):
     for cuda_graph in (False, True):
         run = make_trainer(agent, device="cuda", cuda_graph=cuda_graph)
-        assert run.graphed is cuda_graph
+        assert run.learner.graphed is cuda_graph
         step_without_synchronisation(run)
 
 
@@ -180,7 +180,7 @@ def step_without_synchronisation(run: Trainer) -> None:
 @pytest.mark.parametrize("options", [{"policy_samples": 3}, {"agent_options": {"epochs": 2}}])
 def test_no_synchronisation_inside_a_step_with_options(options):
     run = make_trainer("daps", device="cuda", **options)
-    assert run.graphed
+    assert run.learner.graphed
     step_without_synchronisation(run)
 
 
@@ -188,7 +188,7 @@ def test_no_synchronisation_inside_a_step_with_options(options):
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_a_step_of_a_problem_is_recorded(problem):
     eager, graphed = (make_problem_trainer(problem, "cuda", cuda_graph=graph, steps=2000) for graph in (False, True))
-    assert (eager.graphed, graphed.graphed) == (False, True)
+    assert (eager.learner.graphed, graphed.learner.graphed) == (False, True)
     step_without_synchronisation(eager)
     step_without_synchronisation(graphed)
 
@@ -200,13 +200,13 @@ def test_a_step_reads_the_contexts_it_is_given(problem, device):
     run = make_problem_trainer(problem, device, batch_size=4)
     for _ in range(5):
         assert run.train_step()["log_likelihood"] != 0.0
-    assert run._update(torch.zeros_like(run.batch()))["log_likelihood"] == 0.0
+    assert run.learner.update(torch.zeros_like(run.batch()))["log_likelihood"] == 0.0
 
 
 @pytest.mark.gpu
 def test_a_recorded_step_reads_each_batch_s_targets():
     run = make_problem_trainer("bandit-digits", "cuda", batch_size=64, learning_rate=1e-2, steps=200, embed_dim=32)
-    assert run.graphed
+    assert run.learner.graphed
     assert list(run.run())[-1]["log_likelihood"] > 0.7  # one in ten by chance
 
 
@@ -242,7 +242,7 @@ def test_what_cannot_be_recorded_says_so():
     """In a process of its own: a failed recording leaves the device's random numbers unusable."""
     code = """
 import torch
-from daps_rl.cuda_graph import GraphedUpdate
+from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
 graphed = GraphedUpdate(lambda batch: {"sum": batch.sum() * batch.sum().item()})
 for _ in range(4):
     graphed(torch.ones(2, device="cuda"))

@@ -178,7 +178,7 @@ def test_a_run_under_torchrun_stops_and_goes_on(tmp_path: Path):
     last += -last % 5
     (run / "config.json").write_text(json.dumps({**config, "steps": last + 20}))
     # A checkpoint knows its settings: the shorter run is written into it, as no test waits for 100,000 steps.
-    from daps_rl.checkpoint import load_checkpoint, save_checkpoint
+    from daps_rl.runs.checkpoint import load_checkpoint, save_checkpoint
 
     tensors, info = load_checkpoint(run / "checkpoint.safetensors")
     assert {"random.cpu", "random.cpu1"} <= set(tensors)

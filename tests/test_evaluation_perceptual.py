@@ -10,7 +10,8 @@ from daps_rl import DiscreteAutoencoder
 from daps_rl.decoders import FixedGaussianLikelihood, MLPDecoder
 from daps_rl.evaluation import Perceptual, evaluate
 from daps_rl.evaluation.perceptual import WEIGHTS
-from daps_rl.policies import FactorizedPolicy, UniformPrior
+from daps_rl.policies import FactorizedPolicy
+from daps_rl.priors import UniformPrior
 
 N, SIDE = 24, 32
 
@@ -180,7 +181,7 @@ def test_a_run_that_has_weights_has_both_in_its_summary(tmp_path, monkeypatch, c
 
     from daps_rl.cli import main
 
-    monkeypatch.setattr("daps_rl.session.Perceptual", Small)
+    monkeypatch.setattr("daps_rl.evaluation.summary.Perceptual", Small)
     run = tmp_path / "run"
     size = ["--num-tokens", "2", "--vocab-size", "4", "--embed-dim", "8", "--decoder", "mlp", "--batch-size", "8"]
     weights = ["--fid-weights", str(tmp_path / "one"), "--lpips-weights", str(tmp_path / "other")]

@@ -5,19 +5,13 @@ import torch
 from torch import nn
 
 from daps_rl import DiscreteAutoencoder
-from daps_rl.agents import AGENTS, GumbelSoftmax, Scorer
+from daps_rl.agents import AGENTS, Conditions, GumbelSoftmax, Scorer
 from daps_rl.config import make_config
-from daps_rl.data import load
 from daps_rl.policies import Codebook, PointCodes, QuantizerPolicy
 from daps_rl.policies.latents import fsq_levels
 from daps_rl.training import Trainer
 
 PATHWISE = [name for name, spec in AGENTS.items() if spec.cls.needs_decoder_gradient]
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load("digits")
 
 
 def make_trainer(digits, agent, **options):
@@ -93,7 +87,7 @@ def test_saved_models_encode_alike(digits, agent, tmp_path):
 def test_the_temperature_falls_from_its_start_to_its_end(digits):
     trainer = make_trainer(digits, "gumbel-na", agent_options={"temperature_start": 2.0, "temperature_end": 0.5})
     for progress, temperature in ((0.0, 2.0), (0.5, 1.0), (1.0, 0.5)):
-        trainer.agent.prepare(progress, learning_rate=1e-3)
+        trainer.agent.prepare(Conditions(progress=progress, learning_rate=1e-3))
         assert trainer.agent.temperature.item() == pytest.approx(temperature)
     with pytest.raises(ValueError, match="temperatures must be positive"):
         make_trainer(digits, "gumbel-na", agent_options={"temperature_end": 0.0})

@@ -9,6 +9,7 @@ from daps_rl.agents import Scorer
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import make_config
 from daps_rl.data import load
+from daps_rl.policies import Drawn
 from daps_rl.recompute import in_microbatches
 from daps_rl.training import Trainer
 
@@ -67,9 +68,8 @@ def test_a_training_step_takes_the_same_step(agent, policy_samples, monkeypatch)
         with monkeypatch.context() as patch:
             kind = type(trainer.autoencoder.policy(splits.train[:2]))
             patch.setattr(kind, "sample", sample)
-            patch.setattr(
-                kind, "sample_with_log_prob", lambda self, *_: (codes := sample(self), self.log_prob(codes).detach())
-            )
+            if agent != "daps-na":
+                patch.setattr(kind, "draw", lambda self, *_: Drawn(z := sample(self), self.log_prob(z).detach()))
             trainer.train_step()
         return [p.grad for p in trainer.optimizer.parameters]
 
@@ -125,7 +125,9 @@ def test_scores_in_low_precision_tell_the_codes_of_a_datum_apart_all_the_same(li
 
 def test_scores_are_in_low_precision_where_the_cpu_has_units_for_it(monkeypatch):
     def precision(**options):
-        return Trainer(make_config(steps=1, device="cpu", **options), load("digits")).score_precision == "bfloat16"
+        return (
+            Trainer(make_config(steps=1, device="cpu", **options), load("digits")).learner.score_precision == "bfloat16"
+        )
 
     for units in (True, False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: {"amx_bf16": units})
@@ -139,9 +141,9 @@ def test_scores_are_in_low_precision_where_the_cpu_has_units_for_it(monkeypatch)
     tensors, info = first.state()
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     again = Trainer(make_config(steps=2, device="cpu"), splits)
-    assert again.score_precision == "float32"
+    assert again.learner.score_precision == "float32"
     again.load_state(tensors, info)
-    assert again.score_precision == "bfloat16"  # a run goes on as it began
+    assert again.learner.score_precision == "bfloat16"  # a run goes on as it began
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert precision() is False
 

@@ -7,26 +7,17 @@ import time
 
 import pytest
 import torch
+from conftest import SIZES
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 
-from daps_rl import training
 from daps_rl.agents import DAPS, Agent, AgentLoss
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import PUBLISHED, make_config
-from daps_rl.data import Splits, from_arrays
+from daps_rl.data import Splits
+from daps_rl.device import choose_device
 from daps_rl.optim import GuardedAdamW, adaptive_clip_, exponential_decay, learning_rate_factor
-from daps_rl.training import Trainer, TrainingDiverged, choose_device
-
-SIZES = {
-    "num_tokens": 3, "vocab_size": 4, "embed_dim": 8, "num_heads": 2, "decoder_hidden": (8,), "decoder_embed_dim": 4,
-    "batch_size": 7, "samples": 5, "validate_every": 0, "log_every": 1, "likelihood": "fixed_gaussian",
-}  # fmt: skip
-
-
-@pytest.fixture
-def splits() -> Splits:
-    return from_arrays(torch.rand(50, 6, generator=torch.Generator().manual_seed(0)))
+from daps_rl.training import Trainer, TrainingDiverged, loop
 
 
 def trainer(splits: Splits, *, policy: nn.Module | None = None, decoder: nn.Module | None = None, **options) -> Trainer:
@@ -232,13 +223,13 @@ def test_guarded_adamw_is_adamw_where_all_is_finite():
 
 def test_waiting_for_the_device_is_training_time_and_what_the_caller_does_is_not(splits, monkeypatch):
     """A GPU is waited for where the means are read."""
-    read = training._means
+    read = loop._means
 
     def slow(*arguments):
         time.sleep(0.05)
         return read(*arguments)
 
-    monkeypatch.setattr(training, "_means", slow)
+    monkeypatch.setattr(loop, "_means", slow)
     run = trainer(splits, steps=6)
     for _ in run.run():
         time.sleep(0.2)

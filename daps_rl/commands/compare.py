@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from daps_rl.commands.options import Options, add_command, converter, setting_types
+from daps_rl.commands.options import Options, absolute_paths, add_command, converter, setting_types
+from daps_rl.commands.stop import StopRequest
 
 DEFAULT_SEEDS = 3
 
@@ -89,8 +90,8 @@ def compare_command(
     from daps_rl.comparison.folder import ComparisonFolder
     from daps_rl.comparison.plan import Plan, extended
     from daps_rl.comparison.session import reference_of, train_all, write_report
-    from daps_rl.runs import folder_is_writable, new_run_path
-    from daps_rl.session import StopRequest, absolute_paths, load_data
+    from daps_rl.runs.folder import folder_is_writable, new_run_path
+    from daps_rl.training import load_data
 
     if jobs < 1:
         raise ValueError(f"--jobs must be >= 1, got {jobs}.")
@@ -117,6 +118,8 @@ def compare_command(
     splits = load_data(plan.config(reference, plan.seeds[0]))
     stop = StopRequest()
     with folder.locked():
+        if folder.plan() != recorded:
+            raise ValueError(f"{folder.path} was changed by another comparison meanwhile; try again.")
         if not report:
             folder.write_json(folder.settings, plan.to_json())
             with stop.listening():

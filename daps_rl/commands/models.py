@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
 from daps_rl.commands.options import add_command
 from daps_rl.config.run import DEVICES
+from daps_rl.files import to_json
 
 
 def add_parsers(commands: Any) -> None:
@@ -43,8 +43,9 @@ def evaluate_command(*, run: str, device: str, fid_weights: str | None, lpips_we
     import dataclasses
 
     from daps_rl.evaluation import Perceptual
-    from daps_rl.runs import same_data
-    from daps_rl.session import evaluate_splits, load_data, load_run, perceptual_metrics
+    from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
+    from daps_rl.runs.session import load_run, same_data
+    from daps_rl.training import load_data
 
     asked = {"fid_weights": fid_weights, "lpips_weights": lpips_weights}
     given: dict[str, Any] = {name: path for name, path in asked.items() if path is not None}
@@ -54,16 +55,18 @@ def evaluate_command(*, run: str, device: str, fid_weights: str | None, lpips_we
     splits = load_data(config)
     perceptual = perceptual_metrics(dataclasses.replace(config, **given), splits)
     same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
-    print(json.dumps(evaluate_splits(model, splits, config.beta_end, perceptual), indent=2))
+    print(to_json(evaluate_splits(model, splits, config.beta_end, perceptual), indent=2))
     return 0
 
 
 def report_command(*, run: str, device: str) -> int:
     """`daps-rl report`."""
-    from daps_rl.session import draw, load_data, load_run
+    from daps_rl.report.run import draw_run
+    from daps_rl.runs.session import load_run
+    from daps_rl.training import load_data
 
     folder, config, model = load_run(run, device)
-    for path in draw(folder, model, load_data(config)):
+    for path in draw_run(folder.path, model, load_data(config)):
         print(path)
     return 0
 
@@ -73,7 +76,7 @@ def encode_command(*, run: str, device: str, input: str, output: str, sampled: b
     import numpy as np
     import torch
 
-    from daps_rl.session import load_run
+    from daps_rl.runs.session import load_run
 
     _, _, model = load_run(run, device)
     x = torch.from_numpy(_read_npy(input)).float()
@@ -87,7 +90,7 @@ def decode_command(*, run: str, device: str, input: str, output: str) -> int:
     import numpy as np
     import torch
 
-    from daps_rl.session import load_run
+    from daps_rl.runs.session import load_run
 
     _, config, model = load_run(run, device)
     codes = torch.from_numpy(_read_npy(input))
@@ -106,7 +109,7 @@ def sample_command(*, run: str, device: str, n: int, seed: int, output: str) -> 
     import numpy as np
     import torch
 
-    from daps_rl.session import load_run
+    from daps_rl.runs.session import load_run
 
     if n < 1:
         raise ValueError(f"-n must be >= 1, got {n}.")

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 import re
 import textwrap
 import types
@@ -111,6 +112,20 @@ def setting_types() -> dict[str, Any]:
     from daps_rl.config.settings import types_of
 
     return {name: kind for name, kind in types_of(TrainConfig).items() if name != "observation_shape"}
+
+
+def absolute_paths(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options with absolute paths among them, so that a run can be evaluated from anywhere."""
+    from daps_rl.data.load import NAMES  # brings torch, which --help does without
+
+    resolved = dict(options)
+    for name in ("fid_weights", "lpips_weights", "data_dir"):
+        if resolved.get(name) is not None:
+            resolved[name] = os.path.abspath(resolved[name])
+    data = resolved.get("data")
+    if resolved.get("data_dir") is None and data is not None and os.path.exists(data) and data not in NAMES:
+        resolved["data"] = os.path.abspath(data)
+    return resolved
 
 
 def split_settings(text: str) -> list[str]:

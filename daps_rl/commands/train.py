@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daps_rl.commands.options import Options, add_command
+from daps_rl.commands.options import Options, absolute_paths, add_command
+from daps_rl.commands.progress import Progress, tensorboard_observer
+from daps_rl.commands.stop import StopRequest
 
 if TYPE_CHECKING:
     from daps_rl.config import TrainConfig
@@ -49,9 +51,9 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
     """In this process, of those that train together."""
     from daps_rl.config import PUBLISHED, config_from_dict, make_config
     from daps_rl.distributed import was_restarted
-    from daps_rl.progress import Progress, tensorboard_observer
-    from daps_rl.runs import RunFolder, folder_is_writable, new_run_path
-    from daps_rl.session import Observer, StopRequest, absolute_paths, load_data, train_run
+    from daps_rl.runs.folder import RunFolder, folder_is_writable, new_run_path
+    from daps_rl.runs.session import Observer, train_run
+    from daps_rl.training import load_data
 
     given = absolute_paths({name: value for name, value in options.items() if value is not None})
     if resume:
@@ -64,9 +66,6 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
         if changed or config is not None:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config"
             raise ValueError(f"a resumed run keeps its settings; leave out {named}, or start anew in another --out.")
-        if world.from_first(run.summary.exists()):
-            print(f"{run.path} is finished already; see {run.summary}")
-            return 0
     else:
         settings = make_config(config, **given)
         if config is not None and settings.problem is None and "data" not in {*given, *PUBLISHED[config]}:
@@ -78,16 +77,18 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
         # torchrun starts the same command again where a process has died: it goes on with the run that it began.
         resume = held is not None and any(world.of_all(was_restarted())) and config_from_dict(held) == settings
         if held is not None and not resume:
-            raise ValueError(f"{path} holds a run already; add --resume to go on with it, or choose another --out.")
+            run.check_new()
         if world.is_first:
             folder_is_writable(path)
+    if resume and world.from_first(run.summary.exists()):
+        print(f"{run.path} is finished already; see {run.summary}")
+        return 0
     splits = load_data(settings)
     stop = StopRequest()
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.listening())
         observers: list[Observer] = []
         if world.is_first:
-            stack.enter_context(run.locked())
             observers.append(stack.enter_context(Progress()))
         if world.is_first and settings.tensorboard:
             observers.append(tensorboard_observer(run.path / "tensorboard"))
@@ -105,8 +106,8 @@ def dry_run_command(preset: str | None, options: dict[str, Any]) -> int:
     """Two steps with two data to a batch, to see that settings and data fit together; nothing is written."""
     from daps_rl.config import PUBLISHED_SHAPES, latents_text, make_config
     from daps_rl.data import noise
-    from daps_rl.session import absolute_paths, load_data, peak_memory
-    from daps_rl.training import Trainer
+    from daps_rl.device import peak_memory
+    from daps_rl.training import Trainer, load_data
 
     given = absolute_paths({name: value for name, value in options.items() if value is not None})
     given.pop("minutes", None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 from daps_rl.comparison.environment import environment
 from daps_rl.comparison.plan import Plan, PlannedRun, plan_from_json
 from daps_rl.config import config_from_dict
-from daps_rl.files import write_atomically
+from daps_rl.files import to_json, write_atomically
 from daps_rl.report import read_metrics
-from daps_rl.runs import RunFolder
+from daps_rl.runs.folder import RunFolder
 
 Row = dict[str, Any]
 
@@ -68,7 +67,7 @@ class ComparisonFolder(RunFolder):
 
     def write_rows(self, rows: Sequence[Row]) -> None:
         """Writes all rows, one line each."""
-        write_atomically(self.rows, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+        write_atomically(self.rows, "".join(f"{to_json(row)}\n" for row in rows).encode())
 
     def row(self, plan: Plan, planned: PlannedRun, *, reason: str | None = None) -> Row:
         """What is known of a run that has ended: settings, where and how it ran, and all of its summary.

@@ -116,7 +116,7 @@ def plot_reconstructions_of(path: Path, runs: Mapping[str, Path], splits: Splits
         splits: the data.
         device: of the models.
     """
-    from daps_rl.session import load_run
+    from daps_rl.runs.session import load_run
 
     shape = splits.observation_shape
     shown = splits.test[: images_in_a_line(shape[-1]) if len(shape) == 3 else SHOWN_SERIES]

@@ -119,6 +119,11 @@ class Splits:
         counts = ", ".join(f"{split}={list(self[split].shape)}" for split in SPLITS)
         return f"Splits({self.name!r}, {counts}, likelihood={self.likelihood!r}, value_range={self.value_range})"
 
+    def unreadable_files(self) -> list[str]:
+        """Names of the files that were skipped so far, of data that are decoded as they are needed."""
+        streams = (self[split] for split in SPLITS)
+        return sorted({name for stream in streams if isinstance(stream, Stream) for name in stream.corrupt.found})
+
     def fingerprint(self) -> str:
         """SHA-256 of shape, dtype and bytes of the three splits: a resumed run notices data that changed.
 

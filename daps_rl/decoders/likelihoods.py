@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from daps_rl.decoders.gaussian import DiagonalGaussian, LogVarianceBounds
 from daps_rl.functional.checks import as_float
-from daps_rl.policies.checks import SampleShape
+from daps_rl.policies.distribution import SampleShape
 
 VARIANCE = 0.25
 MIN_VARIANCE, MAX_VARIANCE = 1e-3, 1.0

@@ -17,7 +17,7 @@ from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy, 
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead
 from daps_rl.policies.layers import EmbeddingHead
 from daps_rl.policies.observation import TokenEncoder
-from daps_rl.policies.priors import NormalPrior, UniformPrior
+from daps_rl.priors import NormalPrior, UniformPrior
 
 
 def _sizes(settings: Any) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from daps_rl.policies import CodeMask
 
 WARMUP = 3  # eager steps first: they make the optimiser's state and choose kernels, which a capture must not do
 
@@ -74,3 +76,14 @@ class GraphedUpdate:
                 f"agent. {error}"
             ) from error
         self._graph = graph
+
+
+def keeps_to_the_device(part: nn.Module | CodeMask) -> bool:
+    """Tells whether a GPU may record what a module, or a mask, does: this project's and PyTorch's, and who says so.
+
+    What counts is said in the class's own body, or by the module itself: a subclass may do otherwise.
+    """
+    own = type(part).__module__.partition(".")[0] in ("daps_rl", "torch")
+    keeps = vars(part).get("on_device", own or vars(type(part)).get("on_device") is True)
+    mask = getattr(part, "mask", None)
+    return bool(keeps) and (not isinstance(mask, CodeMask) or keeps_to_the_device(mask))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from daps_rl.checkpoint import CheckpointError
-from daps_rl.files import write_atomically
+from daps_rl.files import to_json, write_atomically
+from daps_rl.runs.lock import locked
 
 
 class RunFolder:
@@ -29,29 +28,23 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder for this process; the lock goes with the process, however that ends.
-
-        Raises:
-            ValueError: another process holds it, or the path is no folder.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is not a folder; choose another --out.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"{self.path} is in use by another run; wait for it, or choose another --out."
-                ) from None
-            for file_ in (self.config, self.metrics, self.checkpoint, self.summary):
-                for torn in self.path.glob(f".{file_.name}.*"):  # of a process that was killed while it wrote
+        """Holds the folder for this process, see `daps_rl.runs.lock.locked`; removes what a killed one left half."""
+        with locked(self.path):
+            for file in (self.config, self.metrics, self.checkpoint, self.summary):
+                for torn in self.path.glob(f".{file.name}.*"):
                     torn.unlink()
             yield
 
+    def check_new(self) -> None:
+        """Raises ValueError where a run is in the folder already."""
+        if self.config.exists():
+            raise ValueError(
+                f"{self.path} holds a run already; add --resume to go on with it, or choose another --out."
+            )
+
     def write_json(self, path: Path, values: dict[str, Any]) -> None:
         """Writes a JSON file atomically."""
-        write_atomically(path, json.dumps(values, indent=2).encode() + b"\n")
+        write_atomically(path, to_json(values, indent=2).encode() + b"\n")
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """Reads a JSON file.
@@ -75,7 +68,7 @@ class RunFolder:
     def append_row(self, row: dict[str, Any]) -> None:
         """Adds a row to metrics.jsonl."""
         with open(self.metrics, "a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(to_json(row) + "\n")
 
     def cut_rows(self, last_step: int) -> None:
         """Drops rows after `last_step`, and a torn last one: what a killed run wrote after its last checkpoint."""
@@ -98,15 +91,6 @@ def new_run_path(root: Path, name: str) -> Path:
     while path.exists():
         path, number = root / f"{name}-{number}", number + 1
     return path
-
-
-def same_data(fingerprint: str, expected: str) -> None:
-    """Raises CheckpointError unless the data are those that the run began with."""
-    if fingerprint != expected:
-        raise CheckpointError(
-            "the data have changed since this run began (their fingerprint differs); "
-            "restore them, or start a new run with another --out."
-        )
 
 
 def folder_is_writable(path: Path) -> None:

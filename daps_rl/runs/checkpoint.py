@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from daps_rl.files import write_atomically
+from daps_rl.files import to_json, write_atomically
 
-FORMAT = "daps-rl checkpoint 1"
+FAMILY = "daps-rl checkpoint"
+FORMAT = f"{FAMILY} 2"
 
 
 class CheckpointError(ValueError):
@@ -32,7 +33,7 @@ def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], info: dict[str
     from safetensors.torch import save
 
     own = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    text = json.dumps(info)
+    text = to_json(info)
     write_atomically(path, save(own, {"format": FORMAT, "info": text, "digest": _digest(own, text)}))
 
 
@@ -42,7 +43,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     Returns:
         the tensors, on the CPU, and the info.
     Raises:
-        CheckpointError: the file is damaged, or is not a checkpoint of daps-rl.
+        CheckpointError: the file is damaged, or is not a checkpoint of this version of daps-rl.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -55,8 +56,13 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
             f"{path} is damaged or no checkpoint ({' '.join(str(error).split())[:120]}); "
             "delete it to start the run anew, or restore a copy."
         ) from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of this version of daps-rl; choose another --out.")
+    if not metadata.get("format", "").startswith(FAMILY):
+        raise CheckpointError(f"{path} is not a checkpoint of daps-rl; choose another --out.")
+    if metadata["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} was written by another version of daps-rl ({metadata['format']!r}, here {FORMAT!r}); finish the "
+            "run with that version, or start it anew with another --out."
+        )
     if metadata.get("digest") != _digest(tensors, metadata.get("info", "")):
         raise CheckpointError(f"{path} is damaged (its digest does not match); delete it to start the run anew.")
     return tensors, json.loads(metadata["info"])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from daps_rl.training import Trainer
+if TYPE_CHECKING:
+    from daps_rl.training import Trainer
 
 SHOWN = (
     ("β-ELBO", "beta_elbo", "{:.1f}"),
@@ -81,12 +83,12 @@ def tensorboard_observer(folder: Path) -> Callable[[Trainer, dict[str, Any]], No
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError("--tensorboard needs the tensorboard package: pip install 'daps-rl[tensorboard]'") from error
-    writer = SummaryWriter(str(folder))
+    writer = functools.cache(lambda: SummaryWriter(str(folder)))  # made with the first row: it makes the folder
 
     def observe(trainer: Trainer, row: dict[str, Any]) -> None:
         for name, value in row.items():
             if name != "step" and value is not None:
-                writer.add_scalar(name, value, row["step"])
-        writer.flush()
+                writer().add_scalar(name, value, row["step"])
+        writer().flush()
 
     return observe

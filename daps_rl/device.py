@@ -1,0 +1,38 @@
+"""The device that a run works on: which one, what it is good at, and how much of its memory was held."""
+
+from __future__ import annotations
+
+import platform
+import resource
+
+import torch
+
+
+def choose_device(name: str) -> torch.device:
+    """Returns the device of that name; "auto" is the GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("device cuda was asked for, and PyTorch sees no GPU here; use --device auto or cpu.")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Tells whether a CPU multiplies matrices faster in bfloat16."""
+    tell = getattr(torch.cpu, "get_capabilities", None)  # older PyTorch does not
+    return device.type == "cpu" and tell is not None and bool(tell().get("amx_bf16"))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Returns the most memory that this process has held at once, in bytes: on a GPU of its tensors, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:  # of this program alone: what getrusage tells begins with the program that started it
+        with open("/proc/self/status") as status:
+            return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,46 @@
+"""What `summary.json` says of a model: all metrics on validation and test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.config import TrainConfig
+from daps_rl.data import Splits
+from daps_rl.envs.problem import find_problem
+from daps_rl.evaluation.perceptual import Perceptual
+from daps_rl.evaluation.split import evaluate
+
+
+def perceptual_metrics(config: TrainConfig, splits: Splits) -> Perceptual | None:
+    """Returns FID and LPIPS, where the settings give weights.
+
+    Raises:
+        ValueError: a file is missing or not the weights, or the data are no colour images.
+        ImportError: the extra "perceptual" is not installed.
+    """
+    if config.fid_weights is None and config.lpips_weights is None:
+        return None
+    Perceptual.check(splits.observation_shape)
+    return Perceptual(fid_weights=config.fid_weights, lpips_weights=config.lpips_weights)
+
+
+def evaluate_splits(
+    autoencoder: DiscreteAutoencoder, splits: Splits, beta: float, perceptual: Perceptual | None = None
+) -> dict[str, dict[str, Any]]:
+    """Returns the metrics on validation and test, those of a problem's optima among them."""
+    metrics: dict[str, dict[str, Any]] = {}
+    config = autoencoder.config
+    for name in ("validation", "test"):
+        found = evaluate(
+            autoencoder,
+            splits[name],
+            beta=beta,
+            value_range=splits.value_range,
+            targets=splits.targets(name),
+            perceptual=perceptual,
+        )
+        metrics[name] = found.metrics
+        if config is not None and config.problem is not None:
+            metrics[name] |= find_problem(config.problem).gaps(found.columns, name)
+    return metrics

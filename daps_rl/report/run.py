@@ -1,0 +1,64 @@
+"""The pictures of a run: reconstructions of test data, learning curves, use of the codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.config import latents_text
+from daps_rl.data import Splits
+from daps_rl.decoders import StrokeDecoder
+from daps_rl.evaluation import evaluate
+from daps_rl.report.code_usage import plot_code_usage
+from daps_rl.report.learning_curves import plot_learning_curves
+from daps_rl.report.log import read_metrics
+from daps_rl.report.reconstructions import plot_reconstructions, plot_sheet
+
+SHOWN = 16  # data in the picture of reconstructions
+
+
+def draw_run(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits) -> list[Path]:
+    """Draws what there is to draw of a run: a problem has curves alone, continuous latents use no codes.
+
+    Args:
+        folder: of the run; its metrics.jsonl is read, and the pictures are written.
+        autoencoder: the trained model.
+        splits: the data.
+    Returns:
+        the files.
+    """
+    config = autoencoder.config
+    curves = folder / "learning_curves.png"
+    plot_learning_curves(curves, read_metrics(folder / "metrics.jsonl"), title=f"{splits.name}: training")
+    if config is not None and config.problem is not None:
+        return [curves]
+    title = None if config is None else f"{splits.name}: test data from {latents_text(config.bits)}"
+    paths = [*_draw_data(folder, autoencoder, splits, title), curves]
+    counts = evaluate(autoencoder, splits.test, beta=0.0, value_range=splits.value_range, importance_data=0).counts
+    if counts is not None:
+        paths.append(folder / "code_usage.png")
+        title = f"{splits.name}: use of each position's codes on the test split"
+        plot_code_usage(paths[-1], counts, title=title)
+    return paths
+
+
+def _draw_data(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits, title: str | None) -> list[Path]:
+    """Draws test data beside what greedy and sampled codes make of them; of strokes, one after another too."""
+    device = next(autoencoder.parameters()).device
+    shown = splits.test[:SHOWN].to(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        greedy = autoencoder.decode(autoencoder.encode(shown, deterministic=True))
+        sampled = autoencoder.decode(autoencoder.encode(shown))
+    paths = [folder / "reconstructions.png"]
+    plot_reconstructions(
+        paths[0], shown.cpu(), greedy.cpu(), sampled.cpu(), value_range=splits.value_range, title=title
+    )
+    if isinstance(autoencoder.decoder, StrokeDecoder):
+        paths.append(folder / "drawing.png")
+        stages = autoencoder.decoder.stages(autoencoder.encode(shown, deterministic=True))
+        rows = {f"{i + 1} stroke" + "s" * (i > 0): picture.cpu() for i, picture in enumerate(stages)}
+        plot_sheet(paths[1], {"original": shown.cpu(), **rows}, value_range=splits.value_range, title=title)
+    return paths

@@ -1,0 +1,1 @@
+"""A training run in a folder: its files, its lock, its checkpoints, and the session that trains it."""

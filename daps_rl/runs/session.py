@@ -1,0 +1,187 @@
+"""A training run in its folder: begun or resumed, saved as it goes, finished with a model, a summary and pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.config import TrainConfig, config_from_dict
+from daps_rl.data import Splits
+from daps_rl.device import choose_device, peak_memory
+from daps_rl.distributed import World
+from daps_rl.evaluation import Perceptual
+from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
+from daps_rl.report.run import draw_run
+from daps_rl.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from daps_rl.runs.folder import RunFolder
+from daps_rl.training import Trainer
+
+Observer = Callable[[Trainer, dict[str, Any]], None]
+
+
+def train_run(
+    config: TrainConfig,
+    splits: Splits,
+    run: RunFolder,
+    *,
+    resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    observers: tuple[Observer, ...] = (),
+    world: World | None = None,
+) -> dict[str, Any] | None:
+    """Trains in a folder that it holds meanwhile, from its checkpoint where it has one.
+
+    Of several processes that train together, the first holds the folder and does all that is written. What is wrong
+    with settings and data is said before the folder is made; a run that fails in its first step leaves nothing in it.
+
+    Args:
+        config: settings; with `resume`, those of the folder.
+        splits: the data.
+        run: the folder.
+        resume: go on from the folder's checkpoint.
+        stop: asked after every step; true saves and returns.
+        observers: called with the trainer and each row.
+        world: the processes that train together; this one by itself if None.
+    Returns:
+        the summary, or None if the run was stopped before its end, and in all processes but the first.
+    Raises:
+        ValueError: the folder is in use, or holds a run that is not this one's to go on with.
+        CheckpointError: the checkpoint is damaged or of another version, or the data have changed.
+        TrainingDiverged: see `Trainer.run`.
+        OSError: the disk is full; the previous checkpoint is whole.
+    """
+    world = world or World()
+    perceptual = perceptual_metrics(config, splits)  # before hours of training: a file may be missing
+    trainer = Trainer(config, splits, world=world)
+    with run.locked() if world.is_first else contextlib.nullcontext():
+        session = _Session(trainer, run)
+        session.begin(resume)
+        try:
+            session.train(stop, observers)
+        except BaseException:
+            # What was learned is kept. Other processes may be elsewhere: of several, none waits for them here.
+            if world.size == 1:
+                session.save()
+            if world.is_first and trainer.step == 0 and not resume:
+                run.config.unlink()
+            raise
+        session.save()
+        if trainer.progress < 1.0 or not world.is_first:
+            return None
+        return finish(trainer, run, perceptual)
+
+
+class _Session:
+    """A trainer, its folder, and the step that was saved last."""
+
+    def __init__(self, trainer: Trainer, run: RunFolder) -> None:
+        self.trainer, self.run, self.saved_at = trainer, run, 0
+
+    def begin(self, resume: bool) -> None:
+        """Takes up the checkpoint where there is one, or writes the settings of a new run."""
+        trainer, run, world = self.trainer, self.run, self.trainer.world
+        found = None
+        if world.is_first and resume:
+            if run.summary.exists():  # another process has finished it before this one held it
+                raise ValueError(f"{run.path} is finished already; see {run.summary}")
+            if config_from_dict(run.read_json(run.config)) != trainer.config:
+                raise ValueError(f"{run.config} holds other settings than this run began with; restore them.")
+            found = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
+        elif world.is_first:
+            run.check_new()
+            run.write_json(run.config, dataclasses.asdict(trainer.config))
+        if (found := world.from_first(found)) is not None:
+            tensors, info = found
+            same_data(trainer.fingerprint, info["fingerprint"])
+            if config_from_dict(info["config"]) != trainer.config:
+                raise CheckpointError(
+                    f"{run.checkpoint} belongs to a run of other settings than {run.config}; restore the one or the "
+                    "other."
+                )
+            trainer.load_state(tensors, info)
+        self.saved_at = trainer.step
+        if world.is_first:
+            run.cut_rows(trainer.step)
+
+    def train(self, stop: Callable[[], bool], observers: tuple[Observer, ...]) -> None:
+        """Trains to the end or until asked to stop, with a row and a checkpoint whenever one is due."""
+        trainer, every = self.trainer, self.trainer.config.checkpoint_every
+        for row in trainer.run(stop):
+            if trainer.world.is_first:
+                self.run.append_row(row)
+                for observer in observers:
+                    observer(trainer, row)
+            if trainer.step // every > self.saved_at // every:
+                self.save()
+
+    def save(self) -> None:
+        """Saves what was learned since the last checkpoint, where it is sound. A full disk is reported by each try."""
+        trainer = self.trainer
+        if trainer.step == self.saved_at or not trainer.learner.is_sound():
+            return
+        state = trainer.state()
+        if trainer.world.is_first:
+            save_checkpoint(self.run.checkpoint, *state)
+        self.saved_at = trainer.step
+
+
+def same_data(fingerprint: str, expected: str) -> None:
+    """Raises CheckpointError unless the data are those that the run began with."""
+    if fingerprint != expected:
+        raise CheckpointError(
+            "the data have changed since this run began (their fingerprint differs); "
+            "restore them, or start a new run with another --out."
+        )
+
+
+def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = None) -> dict[str, Any]:
+    """Saves the model, evaluates it on validation and test, and writes summary and pictures; returns the summary."""
+    model, config = trainer.autoencoder.eval(), trainer.config
+    model.save_pretrained(run.model)
+    summary = {
+        "data": config.data,
+        "problem": config.problem,
+        "agent": config.agent,
+        "seed": config.seed,
+        "steps": trainer.step,
+        "seconds": trainer.seconds,
+        "steps_per_second": trainer.step / max(trainer.seconds, 1e-9),
+        "score_precision": trainer.learner.score_precision,
+        "decoder_evaluations": trainer.decoder_evaluations,
+        "peak_memory_bytes": peak_memory(trainer.device),
+        "num_parameters": {
+            "policy": sum(p.numel() for p in trainer.agent.parameters()),
+            "decoder": sum(p.numel() for p in model.decoder.parameters()),
+        },
+        "bits": config.bits,
+        "beta": config.beta_end,
+        "skipped_steps": int(trainer.optimizer.skipped),
+        "device": str(trainer.device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "fingerprint": trainer.fingerprint,
+        "unreadable_files": trainer.splits.unreadable_files(),
+        **evaluate_splits(model, trainer.splits, config.beta_end, perceptual),
+    }
+    run.write_json(run.summary, summary)
+    draw_run(run.path, model, trainer.splits)
+    return summary
+
+
+def load_run(path: str | Path, device: str = "auto") -> tuple[RunFolder, TrainConfig, DiscreteAutoencoder]:
+    """Opens a finished run: its folder, settings and saved model.
+
+    Raises:
+        ValueError: the folder holds no finished run, or is damaged.
+    """
+    run = RunFolder(path)
+    config = config_from_dict(run.read_json(run.config))
+    # Its problem is the run's own, so it is trusted.
+    model = DiscreteAutoencoder.from_pretrained(run.model, device=choose_device(device), trust_problem=True)
+    return run, config, model

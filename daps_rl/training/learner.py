@@ -1,0 +1,187 @@
+"""What one batch changes: the agent, the decoder and their optimiser, in one update."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from daps_rl.agents import Agent, AgentLoss, Conditions, Scorer
+from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.config import TrainConfig
+from daps_rl.decoders import CodeDecoder
+from daps_rl.device import has_bfloat16_units
+from daps_rl.distributed import World
+from daps_rl.evaluation import count_codes
+from daps_rl.functional import code_usage
+from daps_rl.kernels import use_cpu_kernels
+from daps_rl.optim import GuardedAdamW, exponential_decay
+from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
+
+
+class Learner:
+    """Agent, decoder and their optimiser. `update` takes one batch, in one graph of the GPU's where all parts allow.
+
+    Args:
+        config: settings of the run.
+        autoencoder: the model, on its device.
+        agent: learns the model's policy; on the same device.
+        world: the processes that train together.
+    Attributes:
+        beta: the one shared value of β, the reward's weight of the KL and the temperature's floor. 0-dim.
+        usage: how often each position has drawn each code in the epoch before, and in this one, by this process.
+            int64 [2, T, V].
+        evaluations: of the decoder, by this process for the last batch.
+        score_precision: "float32" or "bfloat16", of codes that are scored without a gradient.
+        graphed: whether a GPU records and replays the update.
+    Raises:
+        ValueError: the agent cannot keep to `microbatch`.
+    """
+
+    def __init__(self, config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent, world: World) -> None:
+        self.config, self.autoencoder, self.agent, self.world = config, autoencoder, agent, world
+        self.beta = torch.tensor(config.beta_start, device=next(autoencoder.parameters()).device)
+        self.device = self.beta.device
+        _check_memory(config, autoencoder, agent, world)
+        if config.cpu_kernels and self.device.type == "cpu":
+            use_cpu_kernels(agent)
+            if config.precision != "float32":
+                warnings.warn(
+                    f"CPU kernels are for float32; precision={config.precision!r} trains without.", stacklevel=3
+                )
+        self.optimizer = GuardedAdamW(
+            [
+                {"params": agent.trained(), "lr": config.learning_rate},
+                {"params": list(autoencoder.decoder.parameters()), "lr": config.learning_rate},
+            ],
+            weight_decay=config.weight_decay,
+            gradient_clip=config.gradient_clip,
+            clip_at=config.clip_at,
+            device=self.device,
+            world=world,
+        )
+        self.usage = torch.zeros(2, config.num_tokens, config.vocab_size, dtype=torch.int64, device=self.device)
+        self.evaluations = 0
+        # A microbatch's second pass sets the state of the random numbers back, which no graph may.
+        recordable = agent.on_device and not config.microbatch and world.size == 1
+        recordable = recordable and all(map(keeps_to_the_device, (*agent.modules(), *autoencoder.modules())))
+        self.graphed = config.cuda_graph and recordable and self.device.type == "cuda"
+        precision = config.score_precision
+        if precision == "auto":  # a decoder of the user's may not be made for it
+            low = isinstance(autoencoder.decoder, CodeDecoder) and has_bfloat16_units(self.device)
+            precision = "bfloat16" if low else "float32"
+        self.restart(precision)
+
+    def restart(self, score_precision: str) -> None:
+        """Goes on from a state that was loaded, scoring as the run began, whatever "auto" is here.
+
+        What a GPU has recorded is forgotten: the optimiser's state lies elsewhere now.
+        """
+        self.score_precision = score_precision
+        self.update = GraphedUpdate(self.learn) if self.graphed else self.learn
+
+    def prepare(self, progress: float, rate_factor: float, new_epochs: int) -> None:
+        """Brings to the device what changes from step to step.
+
+        Args:
+            progress: share of the run that is done, 0 … 1.
+            rate_factor: the learning rate over its base.
+            new_epochs: how many epochs begin with the batch.
+        """
+        config = self.config
+        self.beta.fill_(exponential_decay(progress, config.beta_start, config.beta_end))
+        self.optimizer.set_rates(rate_factor)
+        rate = config.learning_rate * rate_factor
+        self.agent.prepare(Conditions(self.world, config.microbatch, progress, rate))
+        for _ in range(min(new_epochs, 2)):
+            self.usage[0], self.usage[1] = self.usage[1].clone(), 0
+
+    def learn(self, x: Tensor, target: Tensor | None = None) -> dict[str, Tensor]:
+        """One batch's losses, descended: the agent's and the decoder's. A GPU may record and replay it.
+
+        Args:
+            x: the data. [B, *x].
+            target: what is scored in their place; the data themselves if None. [B, *y].
+        Returns:
+            metrics, 0-dim each, on the device.
+        Raises:
+            ValueError: the agent yields no loss, or one before it has called `score`.
+        """
+        config, model = self.config, self.autoencoder
+        scorer = Scorer(
+            model.decoder,
+            model.prior(),
+            x if target is None else target,
+            self.beta,
+            config.microbatch,
+            config.decoder_samples,
+            self.score_precision == "bfloat16",
+        )
+        result: AgentLoss | None = None
+        loss_decoder: Tensor | None = None
+        for result in self._losses(x, scorer):
+            if not scorer.paid:
+                raise ValueError(f"agent {config.agent!r} yielded a loss before it called `score`; call it first.")
+            loss = result.loss
+            if loss_decoder is None:  # once per batch, beside the agent's first step
+                loss_decoder = scorer.decoder_loss()
+                if not scorer.pathwise:
+                    loss = loss_decoder if loss is None else loss + loss_decoder
+            if loss is not None and loss.requires_grad:  # a decoder may have nothing to learn
+                self.optimizer.step(loss)
+        if result is None or loss_decoder is None:
+            raise ValueError(f"agent {config.agent!r} yielded no loss; its `losses` must yield at least one.")
+        if not torch.is_floating_point(result.codes):
+            self.usage[1] += count_codes(result.codes, config.vocab_size)
+        self.evaluations = scorer.evaluations
+        return {
+            "loss_decoder": loss_decoder.detach(),
+            **scorer.metrics(),
+            **({} if result.loss is None else {"loss_actor": result.loss.detach()}),
+            **result.metrics,
+        }
+
+    def _losses(self, x: Tensor, scorer: Scorer) -> Iterator[AgentLoss]:
+        """The agent's losses, each computed in the run's precision; what is done with them between is not."""
+        low = self.config.precision == "bfloat16"
+        losses = iter(self.agent.losses(x, scorer, self.beta))
+        while True:
+            # No cache: it would hand weights cast without a gradient, in sampling, to the pass that needs one.
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
+                result = next(losses, None)
+            if result is None:
+                return
+            yield result
+
+    def code_usage(self) -> float:
+        """Share of the codes that were drawn in this epoch and the one before, by all processes."""
+        codes = getattr(self.autoencoder.policy, "codebook_size", self.config.vocab_size)
+        return code_usage(self.world.total(self.usage.sum(0))[:, :codes]).item()
+
+    def has_learned(self) -> bool:
+        """Whether every weight is finite, and not all steps were skipped."""
+        weights = {*self.autoencoder.parameters(), *self.agent.parameters()}
+        stepped = self.optimizer.has_stepped() or bool(self.optimizer.skipped == 0)
+        return stepped and all(bool(weight.isfinite().all()) for weight in weights)
+
+    def is_sound(self) -> bool:
+        """Whether this is a state worth keeping: the last step was taken, and every weight is finite."""
+        return bool(self.optimizer.skipped_in_row == 0) and self.has_learned()
+
+
+def _check_memory(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent, world: World) -> None:
+    """Raises ValueError where an agent cannot keep to `microbatch`; warns where parts of a batch are not exact."""
+    if config.microbatch and not agent.bounded_memory:
+        raise ValueError(
+            f"agent {config.agent!r} makes passes over whole batches and cannot keep to microbatch; leave it out "
+            "and lower --batch-size, or use daps, daps-na, tpo, rloo or a relaxation."
+        )
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in autoencoder.modules())
+    if norms and (config.microbatch or world.size > 1):
+        warnings.warn(
+            "batch norm counts a microbatch, or a process's part, as the batch: the gradients are not those of the "
+            "whole batch; --decoder-norm group is exact.",
+            stacklevel=4,
+        )
