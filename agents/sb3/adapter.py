@@ -154,7 +154,7 @@ one_process = functools.partial(AgentSpec, several_processes=False)  # the optim
 
 SPECS = (
     one_process("sb3:daps", around(DAPS), "run daps in Stable-Baselines3", scores_some=True),
-    AgentSpec(
+    one_process(
         "sb3:ppo", around(PPO, defaults={"n_epochs": 2}), "run PPO of Stable-Baselines3", {}, {"learning_rate": 1e-3}
     ),
     one_process("sb3:a2c", around(A2C), "run A2C of Stable-Baselines3", {}, {"learning_rate": 5e-4}),
