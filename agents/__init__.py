@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -16,8 +15,8 @@ from daps_rl.agents.ppo import GRPO, PPO
 from daps_rl.agents.reinforce import Reinforce, ReinforceNoCritic
 from daps_rl.agents.rloo import RLOO
 from daps_rl.agents.scorer import Scorer
+from daps_rl.agents.spec import AgentSpec, spec_of
 from daps_rl.agents.tpo import TPO
-from daps_rl.config import TrainConfig
 
 __all__ = [
     "A2C",
@@ -29,6 +28,7 @@ __all__ = [
     "TPO",
     "Agent",
     "AgentLoss",
+    "AgentSpec",
     "Conditions",
     "DAPSTrainer",
     "Draw",
@@ -43,62 +43,42 @@ __all__ = [
     "Relaxation",
     "Score",
     "Scorer",
+    "find_agent",
     "make_agent",
 ]
 
 if TYPE_CHECKING:
     from daps_rl.agents.trainer import DAPSTrainer
 
-MakeAgent = Callable[[TrainConfig, nn.Module], Agent]
-
-AGENTS: dict[str, type[Agent]] = {
-    "daps": DAPS,
-    "daps-na": DAPS,
-    "tpo": TPO,
-    "rloo": RLOO,
-    "grpo": GRPO,
-    "ppo": PPO,
-    "a2c": A2C,
-    "reinforce": Reinforce,
-    "reinforce-no-critic": ReinforceNoCritic,
-    "daps-fixed": DAPS,
-    "gumbel": GumbelSoftmax,
-    "gumbel-na": GumbelSoftmax,
-    "gr-mck": GumbelRao,
-    "gr-mck-na": GumbelRao,
-    "reinmax": ReinMax,
-    "reinmax-na": ReinMax,
-    "vq": Quantizer,
-    "vq-rotation": Quantizer,
-    "fsq": Quantizer,
-    "gaussian": GaussianVAE,
+_FILES = ("daps", "tpo", "rloo", "ppo", "a2c", "reinforce", "pathwise")  # an agent is registered by its file's name
+AGENTS: dict[str, AgentSpec] = {
+    spec.name: spec for file in _FILES for spec in importlib.import_module(f"daps_rl.agents.{file}").SPECS
 }
-"""Agents by name. Those in "-na" come with a factorised policy, and what else sets namesakes apart is in
-`config.AGENT_SETTINGS`: "daps-fixed" has a fixed temperature, "vq-rotation" the rotation trick."""
+"""Agents by name, each as its own file describes it."""
 
 
-def make_agent(config: TrainConfig, policy: nn.Module) -> Agent:
-    """The agent that the settings name: of `AGENTS`, "sb3:NAME", or "package.module:Class" of your own.
+def make_agent(config: Any, policy: nn.Module) -> Agent:
+    """The agent that the settings name (`daps_rl.config.TrainConfig`), with the policy that it trains.
 
     Raises:
         ValueError: the name is not known, or the agent cannot do what the settings ask.
     """
-    return find_agent(config.agent)(config, policy)
+    return find_agent(config.agent).cls.from_config(config, policy)
 
 
-def find_agent(name: str) -> MakeAgent:
-    """What makes the agent of that name from settings and a policy.
+def find_agent(name: str) -> AgentSpec:
+    """The agent of that name: of `AGENTS`, "sb3:NAME", or "package.module:Class" of one's own.
 
     Raises:
         ValueError: there is no such agent.
     """
     if name in AGENTS:
-        return AGENTS[name].from_config
+        return AGENTS[name]
     host, _, rest = name.partition(":")
     if host == "sb3":
-        from daps_rl.agents.sb3.adapter import find_sb3_agent
+        from daps_rl.agents.sb3.adapter import find_sb3_agent  # brings Stable-Baselines3
 
-        return find_sb3_agent(rest)
+        return find_sb3_agent(name)
     if not rest:
         raise ValueError(
             f"agent must be one of {', '.join(AGENTS)}, sb3:NAME for an algorithm of Stable-Baselines3, or "
@@ -110,7 +90,7 @@ def find_agent(name: str) -> MakeAgent:
         raise ValueError(f"agent {name!r} cannot be imported ({error}); it must be package.module:Class.") from error
     if not (isinstance(made, type) and issubclass(made, Agent)):
         raise ValueError(f"agent {name!r} must be a subclass of daps_rl.agents.Agent; derive it from Agent.")
-    return made.from_config
+    return spec_of(name, made)
 
 
 def __getattr__(name: str) -> object:

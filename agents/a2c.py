@@ -9,6 +9,8 @@ from torchrl.objectives import A2CLoss
 
 from daps_rl.agents.base import AgentLoss, Score
 from daps_rl.agents.critic import HostLossAgent
+from daps_rl.agents.spec import AgentSpec
+from daps_rl.functional import SAMPLES
 
 
 class A2C(HostLossAgent):
@@ -26,7 +28,9 @@ class A2C(HostLossAgent):
         Mnih et al. (2016). The loss is `torchrl.objectives.A2CLoss`.
     """
 
-    def __init__(self, policy: nn.Module, *, samples: int = 8, hidden: int = 128, critic_coeff: float = 0.5) -> None:
+    def __init__(
+        self, policy: nn.Module, *, samples: int = SAMPLES, hidden: int = 128, critic_coeff: float = 0.5
+    ) -> None:
         super().__init__(policy, samples=samples, hidden=hidden)
         self.loss = A2CLoss(
             self.actor,
@@ -38,6 +42,9 @@ class A2C(HostLossAgent):
             loss_critic_type="l2",
         )
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         tensordict = self.collect(observation, score)
         yield self.descend(tensordict, tensordict["action"])
+
+
+SPECS = (AgentSpec("a2c", A2C, "follow the policy gradient; baseline: a critic (A2C)", recipe={"learning_rate": 1e-3}),)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from daps_rl.config import TrainConfig
 from daps_rl.distributed import World
-from daps_rl.functional import thinned_likelihood_loss
-from daps_rl.policies.checks import draw_scored, draw_with_log_prob, score_drawn
+from daps_rl.functional import SAMPLES, keep_samples, weighted_likelihood_loss
+from daps_rl.policies import draw, score_drawn
 from daps_rl.recompute import in_microbatches
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -50,45 +50,53 @@ class Conditions(NamedTuple):
 class Group:
     """K codes per context, drawn without a gradient, and the weighted likelihood of them that a policy learns from.
 
-    Attributes:
+    Args:
         codes: [B, K, T], int64.
-        log_prob: [B, K], in nats; detached.
+        log_prob: with which they were drawn, in nats; detached. [B, K].
+        first: scores codes [B, M, T] that were drawn with log-probabilities [B, M] on the encoding that they were drawn
+            from, as far as that is still at hand; [B, M], with gradient.
+        again: scores codes [B, M, T] under the policy as it is then, for a batch that is used more than once.
+        policy_samples: M, how many of the K codes are scored at each use; 0 for all.
     """
 
     def __init__(
-        self, codes: Tensor, log_prob: Tensor, score: Callable[[Tensor, Tensor], Tensor], policy_samples: int = 0
+        self, codes: Tensor, log_prob: Tensor, first: Score, again: Callable[[Tensor], Tensor], policy_samples: int = 0
     ) -> None:
         self.codes, self.log_prob = codes, log_prob
-        self._score, self._policy_samples = score, policy_samples
+        self._score, self._again, self._policy_samples = first, again, policy_samples
 
     def loss(self, weights: Tensor, *, centered: bool = False) -> Tensor:
-        """Minus the weighted likelihood, with the policy scored on some of the codes or on all. [B, K] → [B].
+        """Minus the weighted likelihood, see `functional.weighted_likelihood_loss`. [B, K] → [B].
 
-        Args:
-            weights: of either sign. [B, K].
-            centered: subtract 1/K, see `functional.weighted_likelihood_loss`.
+        Each call is one use of the batch, and scores the policy as it is then.
         """
-
-        def log_prob_of(indices: Tensor | None) -> Tensor:
-            if indices is None:
-                return self._score(self.codes, self.log_prob)
-            codes = self.codes.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.codes.shape[-1]))
-            return self._score(codes, self.log_prob.gather(1, indices))
-
-        return thinned_likelihood_loss(log_prob_of, weights, self._policy_samples, centered=centered).loss
+        kept = keep_samples(weights, self._policy_samples, centered=centered)
+        codes, drawn = self.codes, self.log_prob
+        if kept is not None:
+            codes = codes.gather(1, kept.indices.unsqueeze(-1).expand(-1, -1, codes.shape[-1]))
+            drawn = drawn.gather(1, kept.indices)
+        log_prob = self._score(codes, drawn)
+        self._score = lambda codes, drawn: self._again(codes)
+        return weighted_likelihood_loss(log_prob, weights, self.log_prob, kept, centered=centered)
 
 
 class Agent(nn.Module):
     """A learner. The training loop calls `losses` once per batch and takes a gradient step for each loss it yields.
 
-    An agent of your own implements `losses`; whatever its `__init__` takes after the policy becomes an option
-    (`--agent-options`). The training loop optimises `parameters()`, the policy's among them, and saves them.
+    An agent of your own implements `losses`. Whatever its `__init__` takes after the policy becomes an option
+    (`--agent-options`); of the run's settings it is given those in `run_settings`. Class attributes `settings`,
+    `recipe`, `several_processes`, `scores_some` say what else a run must know, see `AgentSpec`. The training loop
+    optimises `parameters()`, the policy's among them, and saves them.
 
     Args:
         policy: maps observations [B, *x] to a distribution over codes, batch shape [B], event shape [T].
         samples: K, codes per context.
     """
 
+    run_settings: ClassVar[tuple[str, ...]] = ("samples",)
+    """Settings of a run that the constructor takes, by name; everything else comes from `--agent-options`."""
+    needs_decoder_gradient: ClassVar[bool] = False
+    """Whether it learns through the decoder, which must then be differentiable."""
     on_device: bool = False
     """Whether `losses` works on tensors of the device alone: it reads no number that changes from step to step from
     the host (`progress`, `learning_rate`, one of its own) and copies none to it. A GPU then records it in a CUDA graph;
@@ -97,7 +105,7 @@ class Agent(nn.Module):
     """Whether the agent keeps to `microbatch`: it draws by `draw` or `draw_group`, and has no other pass over the whole
     batch."""
 
-    def __init__(self, policy: nn.Module, *, samples: int = 8) -> None:
+    def __init__(self, policy: nn.Module, *, samples: int = SAMPLES) -> None:
         super().__init__()
         if samples < 1:
             raise ValueError(f"samples must be >= 1, got {samples}; it is the number of codes drawn per context.")
@@ -105,40 +113,46 @@ class Agent(nn.Module):
         self.world, self.microbatch, self.progress, self.learning_rate = Conditions()
 
     @classmethod
-    def from_config(cls, config: TrainConfig, policy: nn.Module) -> Agent:
-        """The agent that a run's settings describe.
+    def options(cls) -> Mapping[str, inspect.Parameter]:
+        """What `--agent-options` can name: what the constructor takes beside the policy.
 
-        Settings that `__init__` takes by the same name (`samples`, say) go to it, and so do all `agent_options`.
+        Raises:
+            ValueError: it does not name all of it.
+        """
+        known = dict(list(inspect.signature(cls).parameters.items())[1:])
+        sink = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+        if sink or not set(cls.run_settings) <= set(known):
+            raise ValueError(
+                f"{cls.__name__}.__init__ must name what it takes, {', '.join(cls.run_settings)} among it, so that the "
+                "run's settings and --agent-options reach it; write def __init__(self, policy, *, samples=8, ...)."
+            )
+        return known
 
+    @classmethod
+    def from_config(cls, config: Any, policy: nn.Module) -> Agent:
+        """The agent that a run's settings describe: it takes the `run_settings` from them, and all `agent_options`.
+
+        Args:
+            config: a `daps_rl.config.TrainConfig`.
+            policy: see `Agent`.
         Raises:
             ValueError: an option is unknown or makes no sense.
         """
-        parameters = list(inspect.signature(cls).parameters.values())[1:]
-        known = [parameter.name for parameter in parameters]
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters) or "samples" not in known:
-            raise ValueError(
-                f"{cls.__name__}.__init__ must name what it takes, `samples` among it, so that --samples and "
-                "--agent-options reach it; write def __init__(self, policy, *, samples=8, ...)."
-            )
-        if unknown := sorted(set(config.agent_options) - set(known)):
-            raise ValueError(
-                f"unknown agent option {', '.join(unknown)}; {cls.__name__} takes {', '.join(known) or 'none'}."
-            )
-        settings = {name: getattr(config, name) for name in known if hasattr(config, name)}
-        check_options(cls, config.agent_options)
+        check_options(cls.__name__, cls.options(), config.agent_options)
+        settings = {name: getattr(config, name) for name in cls.run_settings}
         return cls(policy, **{**settings, **config.agent_options})
 
     def prepare(self, conditions: Conditions) -> None:
         """Takes up where the run stands; called before each batch."""
         self.world, self.microbatch, self.progress, self.learning_rate = conditions
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         """Draws codes, asks for their rewards, and yields the losses to descend, one gradient step each.
 
         Args:
             observation: a batch of data. [B, *x].
             score: gives the reward of codes; call it once.
-            floor: β as it is now, the floor of a temperature. 0-dim.
+            beta: weight of the KL in the reward, as it is now; a temperature stays above it. 0-dim.
         """
         raise NotImplementedError
 
@@ -159,7 +173,9 @@ class Agent(nn.Module):
         With `microbatch`, the data are encoded a part at a time, once to draw and once more in the backward pass.
         """
         if not 0 < self.microbatch < len(observation):
-            codes, log_prob = draw_scored(self.policy(observation), (self.samples,))
+            posterior = self.policy(observation)
+            codes, drawn = draw(posterior, (self.samples,))
+            log_prob = score_drawn(posterior, codes, drawn)
             return Draw(codes.transpose(0, 1), log_prob.transpose(0, 1))
         with torch.no_grad():
             parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
@@ -171,21 +187,22 @@ class Agent(nn.Module):
 
         With 0, all are scored at once, on the encoding they were drawn from, as in `draw`.
         """
+        again = partial(self.log_prob_of, observation)
         if policy_samples in (0, self.samples):
             codes, log_prob = self.draw(observation)
-            return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob)
+            return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob, again)
         if not 0 < self.microbatch < len(observation):
             posterior = self.policy(observation)
-            codes, drawn = draw_with_log_prob(posterior, (self.samples,))
+            codes, drawn = draw(posterior, (self.samples,))
 
-            def score(z: Tensor, log_prob: Tensor) -> Tensor:
+            def first(z: Tensor, log_prob: Tensor) -> Tensor:
                 return score_drawn(posterior, z.transpose(0, 1), log_prob.t()).t()
 
-            return Group(codes.transpose(0, 1), drawn.t(), score, policy_samples)
+            return Group(codes.transpose(0, 1), drawn.t(), first, again, policy_samples)
         with torch.no_grad():
-            parts = [draw_with_log_prob(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
+            parts = [draw(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
         codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
-        return Group(codes, drawn, lambda z, log_prob: self.log_prob_of(observation, z), policy_samples)
+        return Group(codes, drawn, lambda codes, drawn: again(codes), again, policy_samples)
 
     def log_prob_of(self, observation: Tensor, codes: Tensor) -> Tensor:
         """Log-probability of codes [B, M, T] under the policy as it is now, with gradient. [B, M], in nats."""
@@ -209,13 +226,16 @@ def _log_prob(posterior: Distribution, codes: Tensor) -> Tensor:
     return scored.transpose(0, 1)
 
 
-def check_options(make: Callable[..., object], options: dict[str, object]) -> None:
-    """Raises ValueError for text where what `make` takes by that name is a number."""
-    parameters = inspect.signature(make).parameters
-    for name, value in options.items():
-        default = parameters[name].default
+def check_options(name: str, known: Mapping[str, inspect.Parameter], options: Mapping[str, object]) -> None:
+    """Raises ValueError for an option that is not known, or is text where it stands for a number."""
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(
+            f"unknown agent option {', '.join(unknown)}; {name} takes {', '.join(sorted(known)) or 'none'}."
+        )
+    for option, value in options.items():
+        default = known[option].default
         if isinstance(value, str) and isinstance(default, bool | int | float):
-            raise ValueError(f"agent option {name} must be a number such as {default}, got {value!r}.")
+            raise ValueError(f"agent option {option} must be a number such as {default}, got {value!r}.")
 
 
 def check_group(name: str, samples: int) -> None:

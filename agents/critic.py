@@ -127,7 +127,7 @@ class HostLossAgent(Agent):
         entropy = -tensordict["action_log_prob"].mean()
         return AgentLoss(loss, codes, {"entropy": entropy, **metrics})
 
-    def epochs(self, tensordict: TensorDictBase, epochs: int, minibatches: int) -> Iterator[AgentLoss]:
+    def descend_minibatches(self, tensordict: TensorDictBase, epochs: int, minibatches: int) -> Iterator[AgentLoss]:
         """Several passes over a batch in minibatches of whole groups, in a new order each time."""
         codes = tensordict["action"]
         for _ in range(epochs):

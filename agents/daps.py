@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_group, check_positive_integers
-from daps_rl.functional import (
-    effective_sample_size,
-    reused_likelihood_loss,
-    target_weights,
-    weighted_likelihood_loss,
-)
+from daps_rl.agents.spec import FACTORIZED, AgentSpec
+from daps_rl.functional import ESS_FRACTION, SAMPLES, effective_sample_size, target_weights
 from daps_rl.functional.checks import check_kept, check_pooling
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
@@ -21,35 +18,35 @@ from daps_rl.objectives import make_trust_region
 class DAPS(Agent):
     """The agent of the paper; with a factorised policy it is DAPS-NA.
 
-    With one gradient step per batch the codes are scored once, with gradient, on the very encoding they were drawn
-    from: the datum is encoded once per step. More steps bring the policy nearer to the batch's target, which is worth
-    their time where rewards are dear. `DAPSLoss` is the same update for TorchRL's collectors and buffers.
+    One gradient step per batch is the paper's; more (`epochs`) bring the policy nearer to the batch's target, which is
+    worth their time where rewards are dear. On first use the codes are scored on the very encoding that they were drawn
+    from. `DAPSLoss` is the same update for TorchRL's collectors and buffers.
 
     Args:
         policy: see `Agent`.
         samples: K, codes per context.
         ess_fraction: effective sample size to aim at, as a fraction of K.
         trust_region: "ess", "kl", "fixed", "adaptive", or a module.
-        centered: centred weights, see `functional.weighted_likelihood_loss`; after the first step on a batch,
-            `functional.reused_likelihood_loss`.
+        centered: centred weights, see `functional.weighted_likelihood_loss`.
         pooling: samples of an average context that count beside a context's own K where its weights are normalised,
             see `functional.target_weights`; for rewards that mean the same in all contexts, such as 0 and 1.
-        policy_samples: how many of the K codes the policy is scored on with a gradient, chosen by their weights
-            without bias (`functional.thin_weights`); 0 for all. In the first step on a batch; later ones take all.
-        epochs: gradient steps per batch; each after the first encodes and scores all anew.
+        policy_samples: how many of the K codes the policy is scored on with a gradient, at each use of a batch chosen
+            anew by their weights without bias (`functional.keep_samples`); 0 for all.
+        epochs: uses of a batch, a gradient step each.
     Raises:
         ValueError: K is too small for the target, or for policy_samples; epochs is not positive; pooling is negative,
             or without centred weights.
     """
 
+    run_settings: ClassVar[tuple[str, ...]] = ("samples", "ess_fraction", "trust_region", "centered", "policy_samples")
     on_device = True
 
     def __init__(
         self,
         policy: nn.Module,
         *,
-        samples: int = 8,
-        ess_fraction: float = 0.33,
+        samples: int = SAMPLES,
+        ess_fraction: float = ESS_FRACTION,
         trust_region: str | nn.Module = "ess",
         centered: bool = True,
         pooling: float = 0.0,
@@ -63,29 +60,30 @@ class DAPS(Agent):
         check_kept(policy_samples, samples)
         if trust_region in ("ess", "adaptive"):
             check_ess_fraction(ess_fraction, samples)
-        self.centered, self.pooling, self.policy_samples, self.passes = centered, pooling, policy_samples, epochs
+        self.centered, self.pooling, self.policy_samples, self.epochs = centered, pooling, policy_samples, epochs
         self.trust_region = make_trust_region(trust_region, ess_fraction)
 
     def scores(self, reward: Tensor) -> Tensor:
         """What the weights are made of: the reward. [B, K] → [B, K]."""
         return reward
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         group = self.draw_group(observation, self.policy_samples)
         scores = self.scores(score(group.codes, group.log_prob))
         batch = self.world.gather(scores)
-        temperature = self.trust_region(batch, floor)  # one for the whole batch
-        weights = target_weights(scores, temperature, pooling=self.pooling, batch=batch).detach()
+        temperature = self.trust_region(batch, beta)  # one for the whole batch
+        weights = target_weights(scores, temperature, pooling=self.pooling, batch=batch)
         metrics = {
-            "ESS": effective_sample_size(target_weights(scores, temperature).detach()).mean() / self.samples,
+            "ESS": effective_sample_size(weights).mean() / self.samples,
             "temperature": temperature.detach(),
             "entropy": -group.log_prob.mean(),
         }
-        yield AgentLoss(group.loss(weights, centered=self.centered).mean(), group.codes, metrics)
-        for _ in range(self.passes - 1):
-            log_prob = self.log_prob_of(observation, group.codes)
-            if self.centered:
-                loss = reused_likelihood_loss(log_prob, weights, group.log_prob)
-            else:
-                loss = weighted_likelihood_loss(log_prob, weights)
-            yield AgentLoss(loss.mean(), group.codes, metrics)
+        for _ in range(self.epochs):
+            yield AgentLoss(group.loss(weights, centered=self.centered).mean(), group.codes, metrics)
+
+
+SPECS = (
+    AgentSpec("daps", DAPS, "imitate the better codes, inside a trust region (DAPS)", scores_some=True),
+    AgentSpec("daps-na", DAPS, "do as daps with a factorised policy: cheaper steps", FACTORIZED),
+    AgentSpec("daps-fixed", DAPS, "do as daps at a fixed temperature", {"trust_region": "fixed"}, scores_some=True),
+)

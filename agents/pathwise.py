@@ -15,6 +15,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from daps_rl.agents.base import Agent, AgentLoss, Conditions, Score
 from daps_rl.agents.scorer import Scorer, as_scorer
+from daps_rl.agents.spec import FACTORIZED, AgentSpec
 from daps_rl.functional import beta_elbo, gumbel_rao, gumbel_softmax, reinmax, tokenwise_kl
 from daps_rl.optim import exponential_decay
 from daps_rl.policies import QuantizerPolicy
@@ -37,17 +38,18 @@ class PathwiseAgent(Agent):
     An agent of its kind writes `path`.
     """
 
+    needs_decoder_gradient = True
     has_kl = True
 
     def path(self, x: Tensor, scorer: Scorer) -> Path:
         """Draws latents of x with a gradient and decodes them."""
         raise NotImplementedError
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         scorer = as_scorer(score)
         drawn = Path(*in_microbatches(lambda x: tuple(self.path(x, scorer)), observation, size=self.microbatch))
         scorer.learn_from(drawn.log_likelihood, drawn.kl.detach() if self.has_kl else None)
-        loss = drawn.extra.mean() - beta_elbo(drawn.log_likelihood, drawn.kl, floor).mean()
+        loss = drawn.extra.mean() - beta_elbo(drawn.log_likelihood, drawn.kl, beta).mean()
         yield AgentLoss(loss, drawn.codes.detach(), {**self.metrics(), "entropy": drawn.entropy.detach().mean()})
 
     def metrics(self) -> dict[str, Tensor]:
@@ -218,3 +220,30 @@ def token_log_probs(prior: Distribution) -> Tensor:
             f"token_log_probs [T, V]; {type(prior).__name__} has none. Agents that learn from rewards take any prior."
         )
     return values
+
+
+# One code per datum: more cost as much again, for a gradient that is little less noisy.
+ONE_CODE = {"samples": 1}
+FACTORIZED_ONE = {**FACTORIZED, **ONE_CODE}
+VQ = {"kmeans_init": True, "threshold_ema_dead_code": 2, "rotation_trick": False}
+QUANTIZED = {**FACTORIZED_ONE, "policy": "vq", "policy_options": VQ}
+
+# The codebook of "vq" learns by running means of its own, which processes would not share.
+SPECS = (
+    AgentSpec("gumbel", GumbelSoftmax, "relax codes by Gumbel-Softmax", ONE_CODE),
+    AgentSpec("gumbel-na", GumbelSoftmax, "do as gumbel with a factorised policy", FACTORIZED_ONE),
+    AgentSpec("gr-mck", GumbelRao, "relax codes by Gumbel-Rao", ONE_CODE),
+    AgentSpec("gr-mck-na", GumbelRao, "do as gr-mck with a factorised policy", FACTORIZED_ONE),
+    AgentSpec("reinmax", ReinMax, "relax codes by ReinMax", ONE_CODE),
+    AgentSpec("reinmax-na", ReinMax, "do as reinmax with a factorised policy", FACTORIZED_ONE),
+    AgentSpec("vq", Quantizer, "quantise by a learned codebook (VQ-VAE)", QUANTIZED, several_processes=False),
+    AgentSpec(
+        "vq-rotation",
+        Quantizer,
+        "do as vq with the rotation trick",
+        {**QUANTIZED, "policy_options": {**VQ, "rotation_trick": True}},
+        several_processes=False,
+    ),
+    AgentSpec("fsq", Quantizer, "quantise by rounding (FSQ)", {**FACTORIZED_ONE, "policy": "fsq"}),
+    AgentSpec("gaussian", GaussianVAE, "encode to continuous latents (VAE)", {**FACTORIZED_ONE, "policy": "gaussian"}),
+)

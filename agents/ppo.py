@@ -10,7 +10,8 @@ from torchrl.objectives import ClipPPOLoss
 
 from daps_rl.agents.base import AgentLoss, Score, check_group, check_positive_integers
 from daps_rl.agents.critic import HostLossAgent
-from daps_rl.functional import standardized_reward
+from daps_rl.agents.spec import AgentSpec
+from daps_rl.functional import SAMPLES, standardized_reward
 
 
 class PPO(HostLossAgent):
@@ -35,7 +36,7 @@ class PPO(HostLossAgent):
         self,
         policy: nn.Module,
         *,
-        samples: int = 8,
+        samples: int = SAMPLES,
         hidden: int | None = 128,
         clip_epsilon: float = 0.2,
         epochs: int = 2,
@@ -47,7 +48,7 @@ class PPO(HostLossAgent):
         check_positive_integers(epochs=epochs, minibatches=minibatches)
         if not 0.0 < clip_epsilon < 1.0:
             raise ValueError(f"clip_epsilon must lie in (0, 1), got {clip_epsilon}; 0.2 is the usual choice.")
-        self.passes, self.minibatches = epochs, minibatches
+        self.epochs, self.minibatches = epochs, minibatches
         self.loss = ClipPPOLoss(
             self.actor,
             self.critic,
@@ -59,8 +60,9 @@ class PPO(HostLossAgent):
             normalize_advantage=normalize_advantage,
         )
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
-        yield from self.epochs(self.collect(observation, score), self.passes, self.minibatches)
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
+        tensordict = self.collect(observation, score)
+        yield from self.descend_minibatches(tensordict, self.epochs, self.minibatches)
 
 
 class GRPO(PPO):
@@ -78,7 +80,7 @@ class GRPO(PPO):
         self,
         policy: nn.Module,
         *,
-        samples: int = 8,
+        samples: int = SAMPLES,
         clip_epsilon: float = 0.2,
         epochs: int = 2,
         minibatches: int = 1,
@@ -97,3 +99,9 @@ class GRPO(PPO):
     def advantage(self, tensordict: TensorDictBase, reward: Tensor) -> tuple[Tensor, Tensor]:
         advantage = standardized_reward(reward).unsqueeze(-1)
         return advantage, advantage
+
+
+SPECS = (
+    AgentSpec("ppo", PPO, "clip each change of the policy; baseline: a critic", recipe={"learning_rate": 1e-3}),
+    AgentSpec("grpo", GRPO, "clip each change of the policy; baseline: the group", recipe={"learning_rate": 5e-4}),
+)

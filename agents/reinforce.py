@@ -9,7 +9,8 @@ from torchrl.objectives import ReinforceLoss
 
 from daps_rl.agents.base import Agent, AgentLoss, Score
 from daps_rl.agents.critic import HostLossAgent, RewardScale
-from daps_rl.functional import weighted_likelihood_loss
+from daps_rl.agents.spec import AgentSpec
+from daps_rl.functional import SAMPLES, weighted_likelihood_loss
 
 
 class Reinforce(HostLossAgent):
@@ -23,11 +24,11 @@ class Reinforce(HostLossAgent):
         Williams (1992). The loss is `torchrl.objectives.ReinforceLoss`.
     """
 
-    def __init__(self, policy: nn.Module, *, samples: int = 8, hidden: int = 128) -> None:
+    def __init__(self, policy: nn.Module, *, samples: int = SAMPLES, hidden: int = 128) -> None:
         super().__init__(policy, samples=samples, hidden=hidden)
         self.loss = ReinforceLoss(self.actor, self.critic, functional=False, loss_critic_type="l2")
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         tensordict = self.collect(observation, score)
         yield self.descend(tensordict, tensordict["action"])
 
@@ -44,12 +45,23 @@ class ReinforceNoCritic(Agent):
 
     on_device = True
 
-    def __init__(self, policy: nn.Module, *, samples: int = 8) -> None:
+    def __init__(self, policy: nn.Module, *, samples: int = SAMPLES) -> None:
         super().__init__(policy, samples=samples)
         self.scale = RewardScale()
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         codes, log_prob = self.draw(observation)
         advantage = self.scale(score(codes, log_prob.detach()))
         loss = weighted_likelihood_loss(log_prob, advantage / self.samples).mean()
         yield AgentLoss(loss, codes, {"entropy": -log_prob.detach().mean()})
+
+
+SPECS = (
+    AgentSpec("reinforce", Reinforce, "follow the policy gradient; baseline: a critic", recipe={"learning_rate": 5e-4}),
+    AgentSpec(
+        "reinforce-no-critic",
+        ReinforceNoCritic,
+        "follow the policy gradient; baseline: a running mean",
+        recipe={"learning_rate": 5e-4},
+    ),
+)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from daps_rl.agents.base import AgentLoss, Score
 from daps_rl.agents.daps import DAPS
-from daps_rl.functional import standardized_reward
+from daps_rl.agents.spec import AgentSpec
+from daps_rl.functional import SAMPLES, standardized_reward
 from daps_rl.objectives import FixedTemperature
 
 
@@ -26,11 +27,13 @@ class TPO(DAPS):
         Target Policy Optimization, arXiv 2604.06159: temperature 1.
     """
 
+    run_settings = ("samples", "centered", "policy_samples")
+
     def __init__(
         self,
         policy: nn.Module,
         *,
-        samples: int = 8,
+        samples: int = SAMPLES,
         temperature: float = 1.0,
         centered: bool = True,
         policy_samples: int = 0,
@@ -49,5 +52,8 @@ class TPO(DAPS):
         """The reward in units of its group. [B, K] → [B, K]."""
         return standardized_reward(reward)
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
-        yield from super().losses(observation, score, floor.new_zeros(()))
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
+        yield from super().losses(observation, score, beta.new_zeros(()))
+
+
+SPECS = (AgentSpec("tpo", TPO, "imitate by standardised rewards, temperature 1 (TPO)"),)

@@ -25,7 +25,8 @@ class DAPSTrainer(Trainer):
     """Trains a policy over codes, and the decoder beside it, in TorchRL's training loop.
 
     Of the same shape as TorchRL's `PPOTrainer` and `ReinforceTrainer`, and with their hooks: a collector brings
-    batches [B, K, 1], each is descended `num_epochs` times, and the collector's policy is brought up to date. Without a
+    batches [B, K, 1], each gets its weights and temperature as a whole (the loss's `DAPSWeights`) and is descended
+    `num_epochs` times, and the collector's policy is brought up to date. Without a
     replay buffer an epoch is `optim_steps_per_batch` steps on the whole batch. With one, it goes through minibatches
     of whole groups, as many as there are but at most `optim_steps_per_batch`; an element of the buffer is a context
     with its K codes. A frame is one code: a batch counts B·K.
@@ -115,6 +116,7 @@ class DAPSTrainer(Trainer):
             auto_log_optim_steps=auto_log_optim_steps,
         )
         self.replay_buffer = replay_buffer
+        self.register_op("batch_process", loss_module.target)  # before the batch is split
         self._register_optimizers(optimizer, decoder_optimizer)
         if lr_scheduler is not None:
             LRSchedulerHook(lr_scheduler).register(self)

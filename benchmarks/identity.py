@@ -8,6 +8,7 @@ weights: it imitates its own codes, whatever they brought). A couple of minutes.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -15,8 +16,8 @@ import torch
 from common import write_row
 from torch import Tensor, nn
 
-from daps_rl.agents import AGENTS, DAPS, Agent, PathwiseAgent
-from daps_rl.agents.sb3.adapter import ALGORITHMS, SB3Agent
+from daps_rl.agents import AGENTS, DAPS, Agent, make_agent
+from daps_rl.agents.sb3.adapter import SB3_AGENTS
 from daps_rl.config import make_config
 from daps_rl.objectives import FixedTemperature
 from daps_rl.policies import FactorizedPolicy
@@ -27,13 +28,13 @@ RATE = 3e-3
 
 def agents() -> dict[str, Callable[[nn.Module], Agent]]:
     """What makes each agent from a policy."""
-    config = make_config(steps=1, batch_size=CONTEXTS, samples=SAMPLES)
     made: dict[str, Callable[[nn.Module], Agent]] = {}
-    for name, cls in AGENTS.items():
-        if not issubclass(cls, PathwiseAgent) and name not in ("daps-na", "daps-fixed"):  # the same class as daps
-            made[name] = lambda policy, cls=cls: cls(policy, samples=SAMPLES)
-    for name, algorithm in ALGORITHMS.items():
-        made[f"sb3:{name}"] = lambda policy, algorithm=algorithm: SB3Agent(policy, algorithm, config)
+    for name, spec in AGENTS.items():
+        if not spec.cls.needs_decoder_gradient and name not in ("daps-na", "daps-fixed"):  # the same class as daps
+            made[name] = lambda policy, cls=spec.cls: cls(policy, samples=SAMPLES)
+    for name in SB3_AGENTS:
+        config = make_config(agent=name, steps=1, batch_size=CONTEXTS, samples=SAMPLES)
+        made[name] = functools.partial(make_agent, config)
     flat = FixedTemperature(1e9)
     made["uniform weights"] = lambda policy: DAPS(policy, samples=SAMPLES, trust_region=flat, centered=False)
     return made

@@ -10,7 +10,7 @@ two). Bytes are those that each operation reads and writes, as if nothing stayed
 The floor of a part is its operations over the rate of large matrix products in float32, which is measured before every
 repeat, as machines that are shared have good and bad minutes; times and rates are medians. What comes on top of the
 floor is memory, small operations and overhead. With CPU kernels both are counted on the same step without them, and
-scoring is one part with the way back, on which kernels do it. Run it on an otherwise idle machine.
+scoring is one part with the backward pass, on which kernels do it. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from daps_rl.agents.base import Group
 from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.data import from_arrays
 from daps_rl.functional import target_weights
-from daps_rl.policies.checks import draw_with_log_prob, score_drawn
+from daps_rl.policies import draw, score_drawn
 from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.training import Trainer
 
@@ -105,7 +105,7 @@ class Step:
         self.posterior = self.trainer.autoencoder.policy(self.x)
 
     def draw(self) -> None:
-        codes, log_prob = draw_with_log_prob(self.posterior, (self.trainer.config.samples,))
+        codes, log_prob = draw(self.posterior, (self.trainer.config.samples,))
         self.codes, self.log_prob = codes.transpose(0, 1), log_prob.t()
 
     def decode(self) -> None:
@@ -141,7 +141,7 @@ class Step:
         """From here on; to count operations, which a kernel does not show."""
         for module in self.trainer.agent.modules():
             if isinstance(module, CodeTransformer):
-                module.cpu_kernels = False
+                module.backend = None
 
     def update(self) -> None:
         # A loss whose backward pass costs next to nothing stands in for the one that is counted above.

@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.data import noise
+from daps_rl.kernels import CpuKernels
 from daps_rl.policies import AutoregressivePolicy, code_transformer, layers
 from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.training import Trainer
 
 NAME = "scaling"
-IDEAS: dict[str, tuple[Any, str, Any]] = {
-    "parts": (code_transformer, "CPU_TOKENS", 2**40),
-    "attention": (layers, "FEW_KEYS", 0),
-    "kernels": (CodeTransformer, "cpu_kernels", True),
+IDEAS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
+    "parts": (code_transformer, "CPU_TOKENS", lambda: 2**40),
+    "attention": (layers, "FEW_KEYS", lambda: 0),
+    "kernels": (CodeTransformer, "backend", CpuKernels),
 }
 WHAT = ("samples", *IDEAS, "tokens", "ranks")
 
@@ -67,17 +69,17 @@ def samples(rounds: int) -> None:
     medians = {k: statistics.median(taken) for k, taken in times.items()}
     for k, median in medians.items():
         row = {"what": "samples", "K": k, "rounds": rounds, "median_ms": 1e3 * median, "over_K8": median / medians[8]}
-        write_row(NAME, {**row, "cpu_kernels": CodeTransformer.cpu_kernels})
+        write_row(NAME, {**row, "cpu_kernels": CodeTransformer.backend is not None})
 
 
 def in_turns(what: str, rounds: int) -> None:
     """A training step with one of `IDEAS` and without it."""
-    module, name, without = IDEAS[what]
-    usual = getattr(module, name)
+    module, name, make = IDEAS[what]
+    usual, without = getattr(module, name), make()
     for k in (8, 32):
         config = make_config("mnist", samples=k, steps=10**6, device="cpu")
         trainer = Trainer(config, noise(1024, PUBLISHED_SHAPES["mnist"], config.likelihood))
-        times: dict[int, list[float]] = {usual: [], without: []}
+        times: dict[Any, list[float]] = {usual: [], without: []}
         for turn in range(rounds + 1):
             for value, taken in list(times.items())[:: 1 if turn % 2 else -1]:
                 setattr(module, name, value)
@@ -104,7 +106,7 @@ def tokens(rounds: int, threads: int) -> None:
         with torch.no_grad():
             posterior = policy(torch.randn(32, 3, 256, 256))
             taken = fastest(lambda posterior=posterior: posterior.sample((8,)), repeats=rounds)
-            posterior.transformer.cpu_kernels = False  # which would hide what they do
+            posterior.transformer.backend = None  # which would hide what they do
             with FlopCounterMode(display=False, custom_mapping=ATTENTION) as flops, Traffic() as traffic:
                 posterior.sample((8,))
         operations = flops.get_total_flops()
@@ -113,7 +115,7 @@ def tokens(rounds: int, threads: int) -> None:
         write_row(
             NAME,
             {**row, **floors, "over_matrix_floor": taken / floors["matrix_floor_s"],
-             "over_memory_floor": taken / floors["memory_floor_s"], "cpu_kernels": CodeTransformer.cpu_kernels},
+             "over_memory_floor": taken / floors["memory_floor_s"], "cpu_kernels": CodeTransformer.backend is not None},
         )  # fmt: skip
 
 
@@ -125,7 +127,7 @@ def ranks(rounds: int, steps: int = 80) -> None:
         with tempfile.TemporaryDirectory() as folder:
             command = [*launch, "-m", "daps_rl", "train", "--data", "fashion-mnist", "--config", "mnist", "--steps"]
             command += [str(steps), "--out", folder + "/run", "--validate-every", "0"]
-            command += ["--cpu-kernels"] * CodeTransformer.cpu_kernels
+            command += ["--cpu-kernels"] * (CodeTransformer.backend is not None)
             threads = {"OMP_NUM_THREADS": str(2 // processes)}
             done = subprocess.run(command, env={**os.environ, **threads}, check=False, capture_output=True, text=True)
             if done.returncode:
@@ -134,7 +136,7 @@ def ranks(rounds: int, steps: int = 80) -> None:
         first, last = lines[0], lines[-1]
         rate = (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
         row: dict[str, Any] = {"what": "ranks", "processes": processes, "threads_each": 2 // processes}
-        row |= {"steps": last["step"], "steps_per_second": rate, "cpu_kernels": CodeTransformer.cpu_kernels}
+        row |= {"steps": last["step"], "steps_per_second": rate, "cpu_kernels": CodeTransformer.backend is not None}
         write_row(NAME, row)
 
 
@@ -146,7 +148,7 @@ def main() -> None:
     parser.add_argument("--cpu-kernels", action="store_true", help="for samples, tokens and ranks")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    CodeTransformer.cpu_kernels = options.cpu_kernels
+    CodeTransformer.backend = CpuKernels() if options.cpu_kernels else None
     if unknown := sorted(set(options.what) - set(WHAT)):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(WHAT)}")
     what = options.what or WHAT

@@ -261,7 +261,6 @@ TRIALS: dict[str, tuple[type[DAPS] | None, dict[str, Any]]] = {
     "ess_fraction 0.6, beta_start 0.1": (None, SMALL_TRUST),
     **{f"beta_start {beta}": (None, {"beta_start": beta}) for beta in (0.1, 0.2, 1.0)},
     "uncentred weights": (None, {"centered": False}),
-    "decoder learning rate 8e-3": (None, {"decoder_learning_rate": 8e-3}),
     "warm-up of 20 steps": (None, {"warmup_steps": 20}),
     "1,500 steps": (None, {"steps": 1500}),
     "FSQ, 1,500 steps": (None, {"agent": "fsq", "steps": 1500}),

@@ -5,36 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from daps_rl.config import ModelConfig, config_from_dict
-from daps_rl.decoders import (
-    LIKELIHOODS,
-    FixedGaussianLikelihood,
-    GaussianLikelihood,
-    Likelihood,
-    MLPDecoder,
-    ResNetDecoder,
-    SequenceDecoder,
-    StrokeDecoder,
-)
+from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder, Likelihood
 from daps_rl.files import write_atomically
-from daps_rl.policies import (
-    AutoregressivePolicy,
-    Codebook,
-    EmbeddingHead,
-    FactorizedPolicy,
-    GaussianPolicy,
-    LatticeEmbedding,
-    LatticeHead,
-    NormalPrior,
-    QuantizerPolicy,
-    TokenEncoder,
-    UniformPrior,
-)
+from daps_rl.policies import POLICIES
+from daps_rl.priors import UniformPrior
 
 if TYPE_CHECKING:
     from daps_rl.envs.problem import DiscreteProblem
@@ -198,94 +178,35 @@ def make_policy(config: ModelConfig, decoder: nn.Module) -> nn.Module:
     """
     if config.problem is not None:
         return _problem(config.problem).make_policy(config)
-    sizes: dict[str, Any] = {
-        "embed_dim": config.embed_dim,
-        "num_heads": config.num_heads,
-        "num_layers": config.num_layers,
-        "mlp_ratio": config.mlp_ratio,
-        "num_patches": config.num_patches or None,
-    }
-    codes = (config.num_tokens, config.vocab_size)
-    embed = getattr(decoder, "embed", None)
-    head: nn.Module | None = None
-    lattice = decoder.token_lattice() if isinstance(decoder, StrokeDecoder) else embed
-    if config.token_vectors == "lattice" and isinstance(lattice, LatticeEmbedding):
-        head = LatticeHead(config.embed_dim, lattice)
-    elif config.token_vectors == "shared" and isinstance(embed, nn.Embedding):
-        head = EmbeddingHead(config.embed_dim, embed)
-    if config.policy == "autoregressive":
-        return AutoregressivePolicy(
-            config.observation_shape,
-            *codes,
-            **sizes,
-            head=head,
-            num_code_layers=config.num_code_layers,
-            aligned_patches=config.aligned_patches,
-        )
-    if config.policy == "factorized":
-        return FactorizedPolicy(config.observation_shape, *codes, **sizes, head=head)
-    if config.policy == "gaussian":
-        encoder = TokenEncoder(config.observation_shape, config.num_tokens, 2 * config.decoder_embed_dim, **sizes)
-        return GaussianPolicy(encoder, *codes)
-    if not isinstance(embed, Codebook):
-        raise ValueError(
-            f"policy {config.policy!r} quantises with the decoder's codebook, and {type(decoder).__name__} has none; "
-            "build the decoder with embed=daps_rl.policies.Codebook(...)."
-        )
-    encoder = TokenEncoder(config.observation_shape, config.num_tokens, config.decoder_embed_dim, **sizes)
-    return QuantizerPolicy(encoder, embed, *codes)
+    return POLICIES[config.policy].policy(config, decoder)
 
 
 def make_prior(config: ModelConfig) -> nn.Module:
-    """Uniform over codes; standard normal for continuous latents."""
-    if config.policy == "gaussian":
-        return NormalPrior(config.num_tokens, config.decoder_embed_dim)
-    return UniformPrior(config.num_tokens, config.vocab_size)
+    """The prior over what the policy gives: uniform over codes; standard normal over continuous latents."""
+    return POLICIES[config.policy].prior(config)
 
 
 def make_likelihood(config: ModelConfig) -> Likelihood:
     """The likelihood that a config describes."""
     cls = LIKELIHOODS[config.likelihood]
-    if cls is FixedGaussianLikelihood:
-        return FixedGaussianLikelihood(config.variance)
-    if cls is GaussianLikelihood:
-        return GaussianLikelihood(config.min_variance, config.max_variance)
-    return cls()
+    return cls(**{name: getattr(config, name) for name in cls.model_settings or ()})
 
 
 def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> nn.Module:
     """The decoder that a config describes; for a problem, its reward in the decoder's place."""
     if config.problem is not None:
         return _problem(config.problem).make_decoder(config.observation_shape)
-    if config.decoder == "strokes":
-        return StrokeDecoder(
-            config.num_tokens, config.vocab_size, config.observation_shape, likelihood=make_likelihood(config)
-        )
-    embed: nn.Module | None = None
-    if config.policy == "gaussian":
-        embed = nn.Identity()  # its latents are vectors already
-    elif config.policy in ("vq", "fsq"):
-        embed = Codebook(config.policy, config.vocab_size, config.decoder_embed_dim, config.policy_options)
-    elif config.token_vectors == "lattice":
-        embed = LatticeEmbedding(config.vocab_size, config.decoder_embed_dim)
-    sizes = (config.num_tokens, config.vocab_size, config.observation_shape)
-    shared: dict[str, Any] = {
-        "likelihood": make_likelihood(config),
-        "embed_dim": config.decoder_embed_dim,
-        "data_mean": data_mean,
-        "embed": embed,
-    }
-    if config.decoder == "resnet":
-        return ResNetDecoder(
-            *sizes,
-            **shared,
-            channels=config.decoder_channels,
-            num_blocks=config.decoder_blocks,
-            norm=config.decoder_norm,
-        )
-    if config.decoder == "sequence":
-        return SequenceDecoder(*sizes, **shared)
-    return MLPDecoder(*sizes, **shared, hidden=config.decoder_hidden)
+    cls, own = DECODERS[config.decoder], {}
+    if issubclass(cls, CodeDecoder):
+        own = {argument: getattr(config, name) for argument, name in cls.model_settings.items()}
+        own |= {
+            "embed": POLICIES[config.policy].embedding(config),
+            "embed_dim": config.decoder_embed_dim,
+            "data_mean": data_mean,
+        }
+    return cls(
+        config.num_tokens, config.vocab_size, config.observation_shape, likelihood=make_likelihood(config), **own
+    )
 
 
 def _problem(name: str) -> DiscreteProblem:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from daps_rl.functional import DAPSTerms, daps_loss, encoding_reward, kl_estimate
+from daps_rl.functional import ESS_FRACTION, SAMPLES, DAPSTerms, daps_loss, encoding_reward, kl_estimate
+from daps_rl.functional.checks import check_beta
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
-from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, UniformCodes
-from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes, draw_scored
+from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw, score_drawn
+from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes
 from daps_rl.policies.code_transformer import CodeTransformer
+from daps_rl.priors import UniformCodes
 
 POLICIES = ("factorized", "autoregressive")
 
 
+@dataclass(frozen=True, eq=False)
 class PolicyLoss:
     """The encoder's loss on the codes of one batch: called with their rewards, once these are known.
+
+    A dataclass, so that DistributedDataParallel finds the graph behind `log_prob` among a model's outputs.
 
     Args:
         log_prob: log q(z|x) of each code, with gradient. [B, K].
@@ -28,11 +34,11 @@ class PolicyLoss:
         centered: see `functional.weighted_likelihood_loss`.
     """
 
-    def __init__(
-        self, log_prob: Tensor, prior_log_prob: Tensor, beta: Tensor, trust_region: nn.Module, centered: bool
-    ) -> None:
-        self.log_prob, self.prior_log_prob, self.beta = log_prob, prior_log_prob, beta
-        self.trust_region, self.centered = trust_region, centered
+    log_prob: Tensor
+    prior_log_prob: Tensor
+    beta: Tensor
+    trust_region: nn.Module
+    centered: bool
 
     def __call__(self, reward: Tensor) -> Tensor:
         """`terms(reward).loss`, averaged over the data, 0-dim; 0 where each datum has one code only (in eval mode)."""
@@ -101,7 +107,7 @@ class PolicyBottleneck(nn.Module):
             `beta`, for a schedule to fill.
         ess_fraction: effective sample size of the weights to aim at, as a fraction of K, in (1/K, 1].
         trust_region: see `objectives.DAPSLoss`.
-        centered: weights minus 1/K, see `functional.weighted_likelihood_loss`.
+        centered: centred weights, see `functional.weighted_likelihood_loss`.
         num_heads, num_layers, mlp_ratio: of the autoregressive policy's transformer; num_heads divides dim.
     Raises:
         ValueError: an option is out of range.
@@ -114,14 +120,14 @@ class PolicyBottleneck(nn.Module):
         dim: int,
         vocab_size: int,
         *,
-        samples: int = 8,
+        samples: int = SAMPLES,
         num_tokens: int | None = None,
         policy: str | nn.Module = "factorized",
         channel_first: bool = False,
         beta: float = 0.0,
-        ess_fraction: float = 0.33,
+        ess_fraction: float = ESS_FRACTION,
         trust_region: str | nn.Module = "ess",
-        centered: bool = False,
+        centered: bool = True,
         num_heads: int = 4,
         num_layers: int = 1,
         mlp_ratio: float = 4.0,
@@ -129,8 +135,7 @@ class PolicyBottleneck(nn.Module):
         super().__init__()
         if samples < 2:
             raise ValueError(f"samples must be >= 2, got {samples}: a datum's codes are weighed against each other.")
-        if beta < 0.0:
-            raise ValueError(f"beta must be >= 0, got {beta}; 0 leaves the KL out.")
+        check_beta(beta)
         check_code_sizes(1 if num_tokens is None else num_tokens, vocab_size)
         check_ess_fraction(ess_fraction, samples)
         self.dim, self.vocab_size, self.samples, self.num_tokens = dim, vocab_size, samples, num_tokens
@@ -163,7 +168,8 @@ class PolicyBottleneck(nn.Module):
         tokens, grid = self._to_tokens(features)  # [B, T, dim]
         posterior = self.policy(tokens)
         if self.training:
-            codes, log_prob = draw_scored(posterior, (self.samples,))  # [K, B, T], [K, B]
+            codes, drawn = draw(posterior, (self.samples,))  # [K, B, T], [K, B]
+            log_prob = score_drawn(posterior, codes, drawn)
         else:
             codes = posterior.sample((1,)) if deterministic is False else posterior.mode[None]
             log_prob = posterior.log_prob(codes)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from daps_rl.functional import decoder_loss, host_reward
+from daps_rl.functional import decoder_loss, encoding_reward
 from daps_rl.optim import descend
-from daps_rl.policies import UniformCodes
+from daps_rl.priors import UniformCodes
 
 RewardFn = Callable[[Tensor, Tensor], Tensor]
 _IMPORTED_IN = os.getpid()
@@ -132,7 +132,7 @@ class EncodingTask(nn.Module):
             reward [B, K] and log_likelihood [B, K], float32.
         """
         log_likelihood = self.score(x, codes)
-        return host_reward(log_likelihood, self.prior.log_prob(codes), self.beta), log_likelihood
+        return encoding_reward(log_likelihood, None, self.prior.log_prob(codes), self.beta), log_likelihood
 
     def pay_and_learn(self, x: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
         """As `pay`, by the same one forward pass, and then a step on the decoder's loss, −mean log p(x|z).
@@ -153,7 +153,7 @@ class EncodingTask(nn.Module):
         with torch.enable_grad():
             log_likelihood = self.decoder(codes).log_prob(x)
         paid = log_likelihood.detach().float()
-        reward = host_reward(paid, self.prior.log_prob(codes), self.beta)  # refuses any shape but [B, K]
+        reward = encoding_reward(paid, None, self.prior.log_prob(codes), self.beta)  # refuses any shape but [B, K]
         with torch.enable_grad():
             loss = decoder_loss(log_likelihood).mean()
             descend(optimizer, loss, max_grad_norm=None)

@@ -69,7 +69,7 @@ def main() -> None:
     reward = ReferenceReward(check, copy.deepcopy(policy), beta)  # minus β times the KL to the model as it was
     env = EncodingEnv(prompts, num_tokens=LENGTH + 1, vocab_size=13, batch_size=[32, 8], reward_fn=reward, beta=beta)
     actor = GroupActor(policy)
-    loss = DAPSLoss(actor, ess_fraction=0.5, temperature_floor=env.beta, centered=True)
+    loss = DAPSLoss(actor, ess_fraction=0.5, temperature_floor=env.beta)
     optimizer = torch.optim.AdamW(loss.parameters(), lr=1e-3)
     steps = 10 if options.smoke else options.steps
     for step in range(steps):

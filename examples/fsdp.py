@@ -24,7 +24,8 @@ from daps_rl.data import load
 from daps_rl.decoders import MLPDecoder
 from daps_rl.distributed import World
 from daps_rl.functional import daps_loss, decoder_loss, encoding_reward, solve_temperature
-from daps_rl.policies import AutoregressivePolicy, UniformCodes
+from daps_rl.policies import AutoregressivePolicy
+from daps_rl.priors import UniformCodes
 
 TOKENS, VOCAB, B, K, BETA = 8, 16, 64, 8, 0.1
 

@@ -15,7 +15,8 @@ from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingEnv
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
 from daps_rl.optim import exponential_decay
-from daps_rl.policies import AutoregressivePolicy, UniformPrior
+from daps_rl.policies import AutoregressivePolicy
+from daps_rl.priors import UniformPrior
 
 TOKENS, VOCAB = 8, 16
 

@@ -47,7 +47,7 @@ def error(reconstruction: Tensor, x: Tensor) -> Tensor:
 
 def make_bottleneck(kind: str) -> nn.Module:
     if kind == "daps":
-        return PolicyBottleneck(DIM, VOCAB_SIZE, samples=SAMPLES, channel_first=True, centered=True)
+        return PolicyBottleneck(DIM, VOCAB_SIZE, samples=SAMPLES, channel_first=True)
     try:
         from vector_quantize_pytorch import VectorQuantize
     except ImportError:

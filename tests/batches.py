@@ -3,7 +3,7 @@
 import torch
 from tensordict import TensorDict
 
-from daps_rl.policies import FactorizedPolicy
+from daps_rl.policies import FactorizedPolicy, draw
 
 F64 = torch.float64
 B, K, T, V, D = 3, 5, 4, 6, 8
@@ -19,7 +19,7 @@ def make_batch(policy, seed=1):
     """What a rollout of one step holds: batch size [B, K]; log-probabilities of a policy that is a little older."""
     torch.manual_seed(seed)
     x = torch.randn(B, D, dtype=F64)
-    codes, log_prob = policy(x).sample_with_log_prob((K,))
+    codes, log_prob = draw(policy(x), (K,))
     return TensorDict(
         {
             "observation": x[:, None].expand(B, K, D),

@@ -1,7 +1,7 @@
 """Small data, decoders and environments for the tests of daps_rl/Encoding-v0, and its reward by hand."""
 
 import numpy as np
-import torch
+from conftest import binary_data, small_decoder
 
 from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingVectorEnv
@@ -11,14 +11,12 @@ N, B, K, T, V = 11, 3, 4, 2, 5
 SHAPE = (1, 3, 2)
 
 
-def make_decoder(shape=SHAPE, kind=MLPDecoder):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return kind(T, V, shape, embed_dim=4, hidden=(8,))
-
-
 def make_data(*shape):
-    return (torch.rand(N, *(shape or SHAPE), generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    return binary_data(N, *(shape or SHAPE))
+
+
+def make_decoder(shape=SHAPE, kind=MLPDecoder):
+    return small_decoder(T, V, shape, kind)
 
 
 def make_vector(**changes):

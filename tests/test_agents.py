@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import SIZES
 from torch import nn
 
-from daps_rl.agents import AGENTS, Agent, AgentLoss, PathwiseAgent, make_agent
+from daps_rl.agents import AGENTS, Agent, AgentLoss, PathwiseAgent, find_agent, make_agent
 from daps_rl.config import make_config
-from daps_rl.data import from_arrays
 from daps_rl.training import Trainer
-
-SIZES = {
-    "num_tokens": 3, "vocab_size": 4, "embed_dim": 8, "num_heads": 2, "decoder_hidden": (8,), "decoder_embed_dim": 4,
-    "batch_size": 7, "samples": 5, "validate_every": 0, "log_every": 1, "likelihood": "fixed_gaussian",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("trust_region", ["ess", "kl", "fixed", "adaptive"])
@@ -103,10 +99,23 @@ class Mine(Agent):
         super().__init__(policy, samples=samples)
         self.power = power
 
-    def losses(self, observation, score, floor):
+    def losses(self, observation, score, beta):
         codes, log_prob = self.draw(observation)
         reward = score(codes, log_prob.detach())
         yield AgentLoss(-(log_prob * (reward - reward.mean()) * self.power).mean(), codes, {})
+
+
+class Likely(Mine):
+    """Takes an argument that a setting of the model has the name of, and asks for one of the run's."""
+
+    run_settings = ("samples", "beta_end")
+    settings = {"policy": "factorized"}  # noqa: RUF012
+    recipe = {"learning_rate": 7e-4}  # noqa: RUF012
+    several_processes = False
+
+    def __init__(self, policy, *, samples=8, variance=1.0, beta_end=0.0):
+        super().__init__(policy, samples=samples)
+        self.variance, self.beta_end = variance, beta_end
 
 
 class Vague(Mine):
@@ -115,13 +124,13 @@ class Vague(Mine):
 
 
 class Hasty(Mine):
-    def losses(self, observation, score, floor):
+    def losses(self, observation, score, beta):
         codes, log_prob = self.draw(observation)
         yield AgentLoss(-log_prob.mean(), codes, {})
 
 
 class Greedy(Mine):
-    def losses(self, observation, score, floor):
+    def losses(self, observation, score, beta):
         codes, log_prob = self.draw(observation)
         score(codes, log_prob.detach())
         score(codes, log_prob.detach())
@@ -140,6 +149,36 @@ def test_an_agent_of_ones_own_by_its_name(splits):
     assert type(trainer.agent).__name__ == "Mine"
     assert (trainer.agent.samples, trainer.agent.power) == (5, 2.0)
     assert len(list(trainer.run())) == 2
+
+
+def test_nothing_is_filled_in_by_the_likeness_of_names(splits):
+    """The likelihood's variance is 0.25 here; it is no business of an agent whose argument has the same name."""
+    options = {**SIZES, "steps": 1, "agent": "test_agents:Likely", "beta_end": 0.02, "variance": 0.25}
+    config = make_config(**options)
+    agent = make_agent(config, nn.Linear(2, 2))
+    assert (agent.samples, agent.variance, agent.beta_end) == (5, 1.0, 0.02)
+    chosen = make_config(**options, agent_options={"variance": 3.0})
+    assert make_agent(chosen, nn.Linear(2, 2)).variance == 3.0
+
+
+def test_an_agent_of_ones_own_brings_settings_by_attributes_of_its_class():
+    spec = find_agent("test_agents:Likely")
+    assert (spec.cls.__name__, spec.several_processes, spec.scores_some) == ("Likely", False, False)
+    config = make_config(steps=1, agent="test_agents:Likely")
+    assert (config.policy, config.learning_rate) == ("factorized", 7e-4)
+    published = make_config("mnist", agent="test_agents:Likely")
+    assert (published.policy, published.learning_rate) == ("factorized", 3e-4)
+    assert find_agent("test_agents:Mine").several_processes
+
+
+@pytest.mark.parametrize("name", [*AGENTS, "sb3:daps", "sb3:ppo", "sb3:a2c"])
+def test_an_agent_says_all_about_itself(name):
+    spec = find_agent(name)
+    assert spec.name == name
+    assert re.fullmatch(r"[a-z].{10,53}", spec.help)
+    assert set(spec.cls.run_settings) <= {*vars(make_config(agent=name, steps=1))}
+    assert spec.cls.options()
+    assert spec.several_processes is not (name.startswith("sb3:") or name in ("vq", "vq-rotation"))
 
 
 @pytest.mark.parametrize("agent", ["ppo", "sb3:ppo"])
@@ -200,8 +239,3 @@ def test_agent_options_from_the_command_line(tmp_path: Path):
     config = RunFolder(run).read_json(run / "config.json")
     assert config["agent_options"] == {"epochs": 1, "clip_epsilon": 0.1, "normalize_advantage": False}
     assert main([*command, "--resume", "--out", str(run)]) in (0, 2)
-
-
-@pytest.fixture
-def splits():
-    return from_arrays(torch.rand(50, 6, generator=torch.Generator().manual_seed(0)))

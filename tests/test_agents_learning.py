@@ -1,7 +1,6 @@
 """What each agent learns, and its losses and gradients by hand.
 
-Two oracles: an enumerated bandit whose optimum p(z)·exp(log p(x|z)/β)/Z is known exactly, and the identity bandit,
-whose best reward is 1.
+Learning is held against problems whose optimum is known exactly, see problems.py.
 """
 
 from __future__ import annotations
@@ -10,73 +9,96 @@ import math
 
 import pytest
 import torch
-from test_bandit_optimum import divergence, make_bandit, make_policy, optimum
+from problems import bandit, dependent, encoding, factorized, learns, train
 from torch import nn
 
-from daps_rl.agents import A2C, DAPS, GRPO, PPO, RLOO, TPO, Agent, Conditions, Reinforce, ReinforceNoCritic
+from daps_rl.agents import A2C, DAPS, GRPO, PPO, RLOO, TPO, Agent, AgentLoss, Conditions, Reinforce, ReinforceNoCritic
 from daps_rl.agents.critic import Critic, RewardScale
-from daps_rl.functional import daps_loss, encoding_reward, leave_one_out_advantage, standardized_reward, target_weights
+from daps_rl.functional import daps_loss, leave_one_out_advantage, standardized_reward, target_weights
 from daps_rl.objectives import FixedTemperature
-from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
+from daps_rl.policies import AutoregressivePolicy, Drawn, FactorizedPolicy
 
 CLASSES = [DAPS, TPO, RLOO, GRPO, PPO, A2C, Reinforce, ReinforceNoCritic]
 
 
-def descend(agent: Agent, x: torch.Tensor, score, steps: int, lr: float, floor: torch.Tensor, beta=lambda share: None):
-    """Trains with plain Adam and a cosine; β follows `beta(share of the run)`."""
-    optimizer = torch.optim.Adam(agent.trained())
-    for step in range(steps):
-        beta(step / steps)
-        optimizer.param_groups[0]["lr"] = lr * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-        for out in agent.losses(x, score, floor):
-            optimizer.zero_grad()
-            out.loss.backward()
-            optimizer.step()
-    return out
+def make_policy() -> nn.Module:
+    return encoding().policy()
 
 
-def on_the_bandit(make, *, steps: int, lr: float, beta: float = 1.0, pay_kl: bool = True) -> tuple[float, float]:
-    """KL(q ‖ q*) of the worst context before and after training, in nats."""
-    x, decoder, prior = make_bandit()
-    policy = make_policy()
-    target = optimum(x, decoder, prior, beta)
-    before = divergence(policy, x, target)
-    current, zero = torch.tensor(0.0), torch.tensor(0.0)
-
-    def score(codes, log_prob):
-        log_likelihood = decoder(codes).log_prob(x[:, None])
-        return encoding_reward(log_likelihood, log_prob, prior.log_prob(codes), current if pay_kl else zero)
-
-    def schedule(share):
-        current.fill_(8.0 * (beta / 8.0) ** min(1.0, 2.0 * share))
-
-    descend(make(policy), x, score, steps, lr, current, schedule)
-    return before, divergence(policy, x, target)
+def divergence(cls: type[Agent], *, steps: int = 250, lr: float = 2e-2, pay_kl: bool = True, **options) -> float:
+    """KL(q ‖ q*) of the worst context of the encoding problem after training, in nats; 1.8 before."""
+    problem = encoding()
+    agent = cls(problem.policy(), **{"samples": 32, **options})
+    train(agent, problem, steps, lr, pay_kl=pay_kl)
+    return problem.divergence(agent.policy)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_every_agent_comes_to_the_same_optimum(cls):
-    """Measured: 0.003 to 0.043 nats, from 1.8 of the untrained policy."""
-    before, after = on_the_bandit(lambda policy: cls(policy, samples=32), steps=250, lr=2e-2)
-    assert before > 1.5
-    assert after < 0.1
+@pytest.mark.parametrize(
+    "problem",
+    [factorized, encoding, *(pytest.param(problem, marks=pytest.mark.slow) for problem in (bandit, dependent))],
+)
+def test_every_agent_comes_to_the_optimum(problem, cls):
+    """Measured: 0.97 (RLOO on the encoding problem) to 1.00."""
+    assert learns(cls, problem()) > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("gumbel", 0.8), ("gr-mck", 0.8), ("reinmax", 0.85)])
+def test_relaxations_come_near_it_with_a_bias(name, least):
+    """Measured: 0.86, 0.88 and 0.92."""
+    assert learns(name, encoding()) > least
+
+
+def test_an_agent_of_ones_own_learns_and_one_that_does_nothing_does_not():
+    class Own(Agent):
+        def losses(self, observation, score, beta):
+            codes, log_prob = self.draw(observation)
+            advantage = leave_one_out_advantage(score(codes, log_prob.detach()))
+            yield AgentLoss(-(advantage * log_prob).mean(), codes, {})
+
+    class Idle(Own):
+        def losses(self, observation, score, beta):
+            for out in super().losses(observation, score, beta):
+                yield out._replace(loss=0.0 * out.loss)
+
+    assert learns(Own, bandit()) > 0.95
+    assert learns(Idle, bandit(), steps=3) < 0.2
+
+
+def test_a_product_of_tokens_is_not_enough_where_they_depend_on_one_another():
+    """The best product has 0.84 of the way, by mean field from many starts; measured: 1.00 and 0.79."""
+    problem = dependent()
+    assert learns(DAPS, problem) > 0.95
+    assert learns(DAPS, problem, policy=problem.policy(FactorizedPolicy)) < 0.86
+
+
+def test_a_random_and_an_ablated_agent_learn_nothing():
+    assert learns(DAPS, factorized(), trust_region=FixedTemperature(1e9), centered=False) < 0.25
+    assert learns(DAPS, factorized(), steps=1) < 0.25
 
 
 @pytest.mark.parametrize("cls", [DAPS, TPO, RLOO])
 def test_learning_from_some_of_the_codes_comes_to_it_too(cls):
-    before, after = on_the_bandit(lambda policy: cls(policy, samples=32, policy_samples=8), steps=250, lr=2e-2)
-    assert before > 1.5
-    assert after < 0.1
+    assert divergence(cls, policy_samples=8) < 0.1
 
 
 @pytest.mark.parametrize("cls", [DAPS, TPO])
 def test_several_steps_a_batch_come_to_it_in_fewer_batches(cls):
     """Measured, after 60 batches: 0.46 (DAPS) and 0.44 nats (TPO) with one step each, 0.07 and 0.14 with three."""
-    (_, once), (_, thrice) = (
-        on_the_bandit(lambda policy, epochs=epochs: cls(policy, samples=32, epochs=epochs), steps=60, lr=2e-2)
-        for epochs in (1, 3)
-    )
-    assert thrice < 0.5 * once
+    assert divergence(cls, steps=60, epochs=3) < 0.5 * divergence(cls, steps=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_agent_comes_close_to_it_with_more_steps(cls):
+    """Measured: 0.0002 (PPO) to 0.012 (TPO) nats."""
+    assert divergence(cls, steps=500, lr=1e-2, samples=64) < 0.02
+
+
+@pytest.mark.parametrize("cls", [RLOO, PPO])
+def test_without_the_kl_in_the_reward_an_agent_goes_elsewhere(cls):
+    assert divergence(cls, pay_kl=False) > 0.5
 
 
 def test_pooling_leaves_the_effective_sample_size_as_it_is():
@@ -155,17 +177,17 @@ def test_the_gradient_of_some_codes_is_that_of_all_on_average(cls, microbatch, m
     kind = type(policy(x))
     start = iter(())
 
-    def sample_with_log_prob(self, sample_shape, generator=None):
+    def draw(self, sample_shape, generator=None):
         nonlocal start
         first = next(start, None)
         if first is None:
             start = iter(range(self.batch_shape[0], 4, self.batch_shape[0])) if self.batch_shape[0] < 4 else iter(())
             first = 0
         codes = drawn[:, first : first + self.batch_shape[0]]
-        return codes, self.log_prob(codes)
+        return Drawn(codes, self.log_prob(codes))
 
-    monkeypatch.setattr(kind, "sample_with_log_prob", sample_with_log_prob)
-    monkeypatch.setattr(kind, "sample", lambda self, shape, generator=None: self.sample_with_log_prob(shape)[0])
+    monkeypatch.setattr(kind, "draw", draw)
+    monkeypatch.setattr(kind, "sample", lambda self, shape, generator=None: self.draw(shape).codes)
 
     def gradient(policy_samples: int, uniform: float) -> torch.Tensor:
         agent = cls(policy, samples=samples, policy_samples=policy_samples)
@@ -189,48 +211,6 @@ def test_the_gradient_of_some_codes_is_that_of_all_on_average(cls, microbatch, m
 def test_a_policy_is_scored_on_no_more_codes_than_there_are(cls, number):
     with pytest.raises(ValueError, match="policy_samples must be a whole number in 0 … K = 8"):
         cls(FactorizedPolicy((4,), 2, 3, embed_dim=8, num_heads=2), samples=8, policy_samples=number)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("cls", CLASSES)
-def test_every_agent_comes_close_to_it_with_more_steps(cls):
-    """Measured: 0.0002 (PPO) to 0.012 (TPO) nats."""
-    assert on_the_bandit(lambda policy: cls(policy, samples=64), steps=500, lr=1e-2)[1] < 0.02
-
-
-@pytest.mark.parametrize("cls", [RLOO, PPO])
-def test_without_the_kl_in_the_reward_an_agent_goes_elsewhere(cls):
-    assert on_the_bandit(lambda policy: cls(policy, samples=32), steps=250, lr=2e-2, pay_kl=False)[1] > 0.5
-
-
-B, K, T, V = 4, 16, 3, 5
-
-
-def identity(make, steps: int = 150) -> float:
-    """Mean reward, of at most 1, when the code is to repeat the context: token t is x_t."""
-    torch.manual_seed(0)
-    target = torch.tensor([[0, 1, 2], [3, 4, 0], [1, 1, 1], [4, 2, 3]])
-    x = torch.nn.functional.one_hot(target, V).float().flatten(1)  # [B, T·V]
-    policy = FactorizedPolicy((T * V,), T, V, embed_dim=16, num_heads=2, num_layers=1)
-
-    def score(codes, log_prob):
-        return (codes == target[:, None]).float().mean(-1)
-
-    descend(make(policy), x, score, steps, 1e-2, torch.tensor(0.0))
-    return score(policy(x).sample((500,)).transpose(0, 1), None).mean().item()
-
-
-@pytest.mark.parametrize("cls", CLASSES)
-def test_every_agent_solves_the_identity_bandit(cls):
-    assert identity(lambda policy: cls(policy, samples=K)) > 0.99
-
-
-def test_a_random_and_an_ablated_agent_do_not():
-    def uniform(policy):
-        return DAPS(policy, samples=K, trust_region=FixedTemperature(1e9), centered=False)
-
-    assert identity(uniform) < 0.4
-    assert identity(lambda policy: DAPS(policy, samples=K), steps=1) < 0.4
 
 
 def test_ppo_takes_epochs_times_minibatches_steps_on_whole_groups():

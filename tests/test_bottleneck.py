@@ -20,11 +20,6 @@ B, K, T, D, V = 3, 5, 4, 8, 6
 POLICIES = ["factorized", "autoregressive"]
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def make(policy="factorized", **options):
     return PolicyBottleneck(D, V, samples=K, num_tokens=T, policy=policy, ess_fraction=0.5, **options)
 
@@ -121,12 +116,12 @@ def test_the_temperature_never_falls_below_beta():
 
 
 def test_gradient_by_hand():
-    """d loss / d log q = −w / B."""
+    """d loss / d log q = −(w − 1/K) / B."""
     bottleneck = make()
     _, _, policy_loss = bottleneck(torch.randn(B, T, D))
     reward = torch.randn(B * K)
     (gradient,) = torch.autograd.grad(policy_loss(reward), policy_loss.log_prob, retain_graph=True)
-    torch.testing.assert_close(gradient, -policy_loss.terms(reward).weights / B)
+    torch.testing.assert_close(gradient, -(policy_loss.terms(reward).weights - 1.0 / K) / B)
 
 
 def gradients(module):
@@ -267,3 +262,28 @@ def test_example_without_the_extra_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
     with pytest.raises(SystemExit, match=r"pip install 'daps-rl\[quantizers\]'"):
         run_example("vq", monkeypatch)
+
+
+@pytest.mark.parametrize("find_unused_parameters", [False, True])
+def test_distributed_data_parallel_finds_the_encoders_gradient(find_unused_parameters, tmp_path):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.bottleneck, self.decoder = nn.Linear(D, D), make(), nn.Linear(D, 2)
+
+        def forward(self, x):
+            z, _, policy_loss = self.bottleneck(self.encoder(x))
+            return self.decoder(z), policy_loss
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = Model()
+        parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=find_unused_parameters)
+        for _ in range(2):
+            parallel.zero_grad()
+            decoded, policy_loss = parallel(torch.randn(B, T, D))
+            error = decoded.square().sum((1, 2))
+            (error.mean() + policy_loss(-error)).backward()
+        assert gradients(model) == {name for name, _ in model.named_parameters()}
+    finally:
+        torch.distributed.destroy_process_group()

@@ -71,7 +71,7 @@ def test_padding_before_a_prompt_changes_nothing():
 
 def test_drawing_and_scoring_agree():
     posterior = make_policy()(PROMPTS.float())
-    codes, drawn = posterior.sample_with_log_prob((40,))
+    codes, drawn = posterior.draw((40,))
     assert codes.shape == (40, 3, T)
     assert all(is_answer(code) for code in codes.view(-1, T).tolist())
     assert (codes[..., :-1] == END).any()  # some end early
@@ -168,7 +168,7 @@ def test_a_model_of_transformers_with_its_cache():
     model = GPT2LMHeadModel(config).double().eval()
     policy = CausalLMPolicy(model, num_tokens=T, vocab_size=V, end_token=END, pad_token=PAD)
     posterior = policy(PROMPTS)
-    codes, drawn = posterior.sample_with_log_prob((10,))
+    codes, drawn = posterior.draw((10,))
     torch.testing.assert_close(posterior.log_prob(codes).detach(), drawn)
     answers = all_answers()
     total = posterior.log_prob(answers[:, None].expand(-1, 3, -1)).exp().sum(0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,21 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY, error_of
 
+from daps_rl.agents import AGENTS
 from daps_rl.cli import main
-
-TINY = [
-    "--batch-size", "8", "--samples", "4", "--ess-fraction", "0.5", "--num-tokens", "3", "--vocab-size", "4",
-    "--embed-dim", "8", "--num-heads", "2", "--decoder-hidden", "8", "--decoder-embed-dim", "4",
-    "--validate-every", "4", "--log-every", "2", "--likelihood", "fixed_gaussian",
-]  # fmt: skip
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    path = tmp_path / "data.npy"
-    np.save(path, np.random.default_rng(0).random((60, 1, 8, 8), dtype=np.float32))
-    return path
+from daps_rl.config import make_config
 
 
 def train(data: Path, out: Path, *options: str) -> int:
@@ -56,13 +48,6 @@ def wait_for(condition: object, seconds: float = 60.0) -> None:
         if time.monotonic() > end:
             pytest.fail("waited in vain")
         time.sleep(0.02)
-
-
-def error_of(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr."""
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 def test_a_run_leaves_everything_behind_and_evaluate_recomputes_it(data, tmp_path, capsys):
@@ -265,7 +250,7 @@ def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(data, tmp_path):
         (["--steps", "x"], "invalid int value"),
         (["--data", "nowhere.npy"], "nowhere.npy"),
         (["--data-dir", "/nonexistent", "--data", "fashion-mnist"], "/nonexistent"),
-        (["--num-tokens", "100000"], "too large"),
+        (["--num-tokens", "100000"], "num_tokens must be positive and <= 65,536 and whole, got 100000"),
         (["--ess-fraction", "0.2", "--samples", "4", "--steps", "1"], "ess_fraction"),
         (["--agent", "nobody", "--steps", "1"], "agent must be one of"),
         (["--embed-dim", "9", "--steps", "1"], "multiple of num_heads"),
@@ -319,13 +304,39 @@ def test_tensorboard_events(data, tmp_path):
     assert [event.step for event in events.Scalars("beta_elbo")] == [2, 4]
 
 
-def test_every_option_is_explained(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert "effective" in text or "trust region's target" in text
-    for flag in ("--num-tokens", "--beta-start", "--checkpoint-every", "--data-dir", "--resume", "--decoder-hidden"):
-        assert flag in text
+def help_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_short_help_shows_what_people_use_and_the_long_one_everything(capsys, monkeypatch):
+    short = help_of(capsys, monkeypatch, "train", "--help")
+    long = help_of(capsys, monkeypatch, "train", "--help-all")
+    flags = {line.split()[0] for line in short.splitlines() if line.startswith("  --")}
+    assert flags == {
+        "--help-all", "--data", "--problem", "--config", "--num-tokens", "--vocab-size", "--agent", "--batch-size",
+        "--samples", "--steps", "--minutes", "--seed", "--out", "--resume",
+    }  # fmt: skip
+    assert [line[:-1] for line in short.splitlines()[3:] if line[-1:] == ":" and line[0] != " "][:6] == [
+        "options", "data", "code", "agent", "length", "output",
+    ]  # fmt: skip
+    assert "(default: 256; 16 for digits)" in " ".join(short.split())
+    for name in dataclasses.asdict(make_config()):
+        assert name == "observation_shape" or f"--{name.replace('_', '-')} " in long.replace(",", " ")
+    for text in (short, long):
+        assert max(map(len, text.splitlines())) <= 80
+        for name, spec in AGENTS.items():
+            assert f"  {name:<20}  {spec.help}\n" in text
+
+
+@pytest.mark.parametrize("command", ["compare", "evaluate", "report", "encode", "decode", "sample"])
+def test_every_command_says_what_it_does(command, capsys, monkeypatch):
+    text = help_of(capsys, monkeypatch, command, "--help")
+    assert re.search(r"\n\n[A-Z][a-z]+ .*\.\n\n", text, re.DOTALL)
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_run_whose_codes_say_nothing_says_so(data, tmp_path, capsys):

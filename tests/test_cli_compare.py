@@ -10,16 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+from conftest import TINY, error_of
 
 from daps_rl.cli import main
 
-TINY = [
-    "--batch-size", "8", "--samples", "4", "--ess-fraction", "0.5", "--num-tokens", "3", "--vocab-size", "4",
-    "--embed-dim", "8", "--num-heads", "2", "--decoder-hidden", "8", "--decoder-embed-dim", "4",
-    "--validate-every", "4", "--log-every", "4", "--likelihood", "fixed_gaussian",
-]  # fmt: skip
 DIES = """
 import os, signal
 from daps_rl.agents import DAPS
@@ -31,18 +26,9 @@ class Dies(DAPS):
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "data.npy"
-    np.save(path, np.random.default_rng(0).random((60, 1, 8, 8), dtype=np.float32))
-    return path
-
-
-def error_of(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr."""
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
+def data(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(data.parent)
+    return data
 
 
 def start(data: Path, out: Path) -> subprocess.Popen:

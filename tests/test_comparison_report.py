@@ -179,17 +179,6 @@ class TestTable:
         assert "wide is daps with settings of its own: vocab_size 64." in text
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that are drawn, instead of files."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    found: list[Any] = []
-    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda canvas, _: found.append(canvas.figure))
-    monkeypatch.setattr("daps_rl.report.figures.write_atomically", lambda path, content: None)
-    return found
-
-
 class TestPictures:
     def test_curves_are_means_over_the_seeds(self, figures: list[Any], curves: Any) -> None:
         by_label = {label: [curves[label, seed] for seed in PLAN.seeds] for label in PLAN.agents}

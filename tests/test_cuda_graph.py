@@ -13,7 +13,7 @@ from daps_rl.agents import AGENTS
 from daps_rl.config import make_config
 from daps_rl.data import from_arrays
 from daps_rl.envs import PROBLEMS, find_problem
-from daps_rl.policies import AutoregressivePolicy, CodeMask
+from daps_rl.policies import AutoregressivePolicy, CodeMask, draw
 from daps_rl.training import Trainer
 from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
 
@@ -21,7 +21,7 @@ SIZES = {
     "num_tokens": 3, "vocab_size": 4, "embed_dim": 8, "num_heads": 2, "decoder_hidden": (8,), "decoder_embed_dim": 4,
     "batch_size": 8, "validate_every": 0, "log_every": 1, "likelihood": "bernoulli", "steps": 100, "device": "cpu",
 }  # fmt: skip
-RECORDED = sorted(name for name, agent in AGENTS.items() if agent.on_device)
+RECORDED = sorted(name for name, agent in AGENTS.items() if agent.cls.on_device)
 HOST = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.bincount.default}
 
 
@@ -129,7 +129,7 @@ def test_bfloat16_changes_the_matrix_products_alone(agent):
     policy = runs["bfloat16"].autoencoder.policy
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         posterior = policy(x)
-        codes, log_prob = posterior.sample_with_log_prob((5,))
+        codes, log_prob = draw(posterior, (5,))
         scored = posterior.log_prob(codes)
         log_likelihood = runs["bfloat16"].autoencoder.decoder(codes).log_prob(x)
     assert {t.dtype for t in (log_prob, scored, log_likelihood)} == {torch.float32}

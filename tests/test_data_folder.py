@@ -1,7 +1,9 @@
 """Folders of images: layouts, modes, sizes, damage; nothing decoded before it is needed."""
 
+import io
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 
 from daps_rl.data import DataError, ImageStream, MissingDataError, load
 from daps_rl.data.folder import FolderImages
-from daps_rl.data.picture import Picture
+from daps_rl.data.picture import Picture, _flatten
 
 
 def shade(value, size=(8, 8), mode="RGB"):
@@ -184,6 +186,25 @@ def test_the_cameras_orientation_is_followed(tmp_path):
     exif[0x0112] = 3  # upside down
     image.save(tmp_path / "a.png", exif=exif)
     assert Picture(8)(str(tmp_path / "a.png"))[0, :, 0].tolist() == [0] * 4 + [255] * 4
+
+
+@pytest.mark.parametrize(
+    "entry", [(0x0112, 4, 2, 8), (0x9286, 7, 2**31 - 1, 30), (0x0112, 2, 4, 9999), (0x8769, 13, 1, 1)]
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_odd_words_of_the_camera_leave_the_pixels_as_they_are(entry):
+    turned = struct.pack("<HHII", 0x0112, 3, 1, 6)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + turned + struct.pack("<HHII", *entry) + b"\0\0\0\0"
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (100, 100, 100)).save(file, "JPEG", exif=exif)
+    assert Picture(8)(file.getvalue()).unique().tolist() == [100]
+
+
+@pytest.mark.parametrize(("value", "key", "expected"), [(40_000, 40_000, 255), (40_000, 40_001, 155), (0, 0, 255)])
+def test_sixteen_bits_may_be_transparent(value, key, expected):
+    image = Image.fromarray(np.full((4, 4), value, np.uint16))
+    image.info["transparency"] = key
+    assert _flatten(image, "L").getcolors() == [(16, expected)]
 
 
 def test_a_large_jpeg_is_the_same_picture(tmp_path):

@@ -1,34 +1,27 @@
 """daps_rl.envs.EncodingEnv: TorchRL's checks, the reward by hand, groups, seeds, and what it refuses."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Categorical, Independent
+from conftest import binary_data, skewed_prior, small_decoder
 from torchrl.envs import RewardSum, SerialEnv, StepCounter, TransformedEnv, check_env_specs
 
 from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingEnv, EncodingTask
 from daps_rl.functional import daps_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
-from daps_rl.policies import AutoregressivePolicy, UniformCodes, UniformPrior
+from daps_rl.policies import AutoregressivePolicy
+from daps_rl.priors import UniformCodes, UniformPrior
 
 N, B, K, T, V = 11, 3, 4, 2, 5
 SHAPE = (1, 3, 2)
 
 
-def make_decoder():
-    torch.manual_seed(0)
-    return MLPDecoder(T, V, SHAPE, embed_dim=4, hidden=(8,))
-
-
-def make_data():
-    return (torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-
-
-def own_prior():
-    return Independent(Categorical(logits=torch.arange(T * V).float().view(T, V) / 3), 1)
+make_decoder = partial(small_decoder, T, V, SHAPE)
+make_data = partial(binary_data, N, *SHAPE)
 
 
 def negative_distance(x, codes):
@@ -75,7 +68,7 @@ def prior_policy(tensordict):
     [
         {"beta": 0.0},
         {"beta": 0.7},
-        {"beta": 0.7, "prior": own_prior()},
+        {"beta": 0.7, "prior": skewed_prior(T, V)},
         {"decoder": None, "reward_fn": negative_distance},
         {"decoder": None, "reward_fn": negative_distance, "beta": 2.0},
         {"data": torch.rand(N, 6), "decoder": MLPDecoder(T, V, (6,))},
@@ -127,7 +120,7 @@ def test_one_step_ends_the_episode_and_shows_one_datum_per_group():
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 2.0])
 def test_reward_by_hand(beta):
-    prior = own_prior()
+    prior = skewed_prior(T, V)
     env = make_env(beta=beta, prior=prior)
     batch = env.reset()
     batch["action"] = torch.randint(V, (B, K, T), generator=torch.Generator().manual_seed(1))
@@ -202,12 +195,12 @@ def test_a_log_probability_of_an_earlier_step_is_never_used(wrap):
 
 
 def test_rand_action_draws_from_the_prior_and_says_with_what_probability():
-    env = make_env(prior=own_prior(), batch_size=[B, 2000])
+    env = make_env(prior=skewed_prior(T, V), batch_size=[B, 2000])
     batch = env.rand_action(env.reset())
-    torch.testing.assert_close(batch["action_log_prob"], own_prior().log_prob(batch["action"]))
+    torch.testing.assert_close(batch["action_log_prob"], skewed_prior(T, V).log_prob(batch["action"]))
     frequency = torch.stack([(batch["action"] == v).float().mean((0, 1)) for v in range(V)], -1)
     # Within 5 standard errors of 6 000 draws.
-    probs = own_prior().base_dist.probs
+    probs = skewed_prior(T, V).base_dist.probs
     assert ((frequency - probs).abs() < 5 * (probs * (1 - probs) / 6000).sqrt()).all()
     assert env.rand_action().batch_size == (B, 2000)
 

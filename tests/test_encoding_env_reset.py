@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from conftest import small_decoder
 
-from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingEnv
 
 B, K, T, V = 3, 4, 2, 5
@@ -12,7 +12,7 @@ B, K, T, V = 3, 4, 2, 5
 def make_env(data=None, **changes):
     """Over [N, D] data; among 10 000 no two groups meet by chance."""
     data = torch.rand(10_000, 6, generator=torch.Generator().manual_seed(0)) if data is None else data
-    decoder = MLPDecoder(T, V, tuple(data.shape[1:]), embed_dim=4, hidden=(8,))
+    decoder = small_decoder(T, V, tuple(data.shape[1:]))
     arguments = {"num_tokens": T, "vocab_size": V, "batch_size": [B, K], "seed": 0}
     return EncodingEnv(data, decoder, **(arguments | changes))
 

@@ -21,9 +21,8 @@ from daps_rl.policies import (
     FactorizedCategorical,
     FactorizedPolicy,
     PointCodes,
-    UniformCodes,
-    UniformPrior,
 )
+from daps_rl.priors import UniformCodes, UniformPrior
 
 T, V, D, N = 2, 3, 4, 12
 CODES = torch.tensor(list(itertools.product(range(V), repeat=T)))  # [V^T, T]
@@ -61,11 +60,6 @@ def make_autoregressive(strength=6.0):
         policy.transformer.head.weight.mul_(strength)
         policy.transformer.embed.weight.mul_(50.0)
     return policy
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
 
 
 @pytest.fixture

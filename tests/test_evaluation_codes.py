@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 from torch.nn import functional as F
 
@@ -11,11 +10,6 @@ from daps_rl.evaluation.codes import ACTIVE, marginals, token_probs
 from daps_rl.policies import FactorizedCategorical, PointCodes
 
 T, V, N, K = 3, 4, 400, 16
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
 
 
 def mutual_information(probs):

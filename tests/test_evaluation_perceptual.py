@@ -10,7 +10,8 @@ from daps_rl import DiscreteAutoencoder
 from daps_rl.decoders import FixedGaussianLikelihood, MLPDecoder
 from daps_rl.evaluation import Perceptual, evaluate
 from daps_rl.evaluation.perceptual import WEIGHTS
-from daps_rl.policies import FactorizedPolicy, UniformPrior
+from daps_rl.policies import FactorizedPolicy
+from daps_rl.priors import UniformPrior
 
 N, SIDE = 24, 32
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from daps_rl.functional import beta_elbo, encoding_reward, host_reward, importance_weighted_bound, kl_estimate
+from daps_rl.functional import beta_elbo, encoding_reward, importance_weighted_bound, kl_estimate
 
 F64 = torch.float64
 V = 4  # codes of one token
@@ -87,5 +87,5 @@ def test_shapes_are_checked(shape, other):
 def test_the_two_halves_of_a_reward():
     """What an env pays, less β·log q, is the encoding reward."""
     log_likelihood, log_q, log_prior = model()
-    completed = host_reward(log_likelihood, log_prior, 0.3) - 0.3 * log_q
+    completed = encoding_reward(log_likelihood, None, log_prior, 0.3) - 0.3 * log_q
     torch.testing.assert_close(completed, encoding_reward(log_likelihood, log_q, log_prior, 0.3))

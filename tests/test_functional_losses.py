@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from daps_rl.functional import (
     daps_loss,
-    reused_likelihood_loss,
+    keep_samples,
+    mean_of_kept,
     solve_temperature,
-    thinned_likelihood_loss,
+    threshold_sample,
     weighted_likelihood_loss,
 )
 
@@ -37,8 +38,11 @@ def test_loss_of_hand_numbers():
     weights = torch.tensor([[0.75, 0.25], [1.0, 0.0]], dtype=F64)
     loss = weighted_likelihood_loss(log_prob, weights)
     torch.testing.assert_close(loss, torch.tensor([1.25, 3.0], dtype=F64))
-    centered = weighted_likelihood_loss(log_prob, weights, centered=True)
-    torch.testing.assert_close(centered, torch.tensor([-0.25, 1.5], dtype=F64))
+    first = weighted_likelihood_loss(log_prob, weights, centered=True)
+    torch.testing.assert_close(first, loss)  # on first use the ratios are 1 and add nothing
+    behaviour = log_prob - torch.tensor([[2.0, 0.5], [1.0, 1.0]], dtype=F64).log()  # ratios 2, 1/2; 1, 1
+    later = weighted_likelihood_loss(log_prob, weights, behaviour, centered=True)
+    torch.testing.assert_close(later, torch.tensor([1.25 + 0.25, 3.0], dtype=F64))
 
 
 @pytest.mark.parametrize("centered", [False, True])
@@ -57,9 +61,11 @@ def test_gradient_by_finite_differences(centered):
     logits = torch.randn(B, V, dtype=F64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     codes = torch.tensor([[0, 1, 1, 4], [2, 2, 2, 2], [3, 0, 4, 1]])
 
+    behaviour = torch.log_softmax(logits.detach(), -1).gather(-1, codes)
+
     def loss(logits):
         log_prob = torch.log_softmax(logits, -1).gather(-1, codes)
-        return weighted_likelihood_loss(log_prob, weights, centered=centered)
+        return weighted_likelihood_loss(log_prob, weights, behaviour, centered=centered)
 
     assert torch.autograd.gradcheck(loss, logits)
     # By hand: d/dlogits = (Σ_k w_k)·p − Σ_k w_k·onehot(z_k).
@@ -82,7 +88,7 @@ def test_daps_loss_weighs_by_the_softmax_of_the_reward(seed, temperature, center
     torch.testing.assert_close(terms.weights, weights)
     torch.testing.assert_close(terms.effective_sample_size, 1.0 / weights.square().sum(-1))
     used = weights - 1.0 / K if centered else weights
-    torch.testing.assert_close(terms.loss.detach(), -(used * log_prob.detach()).sum(-1))
+    torch.testing.assert_close(terms.loss.detach(), -(weights * log_prob.detach()).sum(-1))
     terms.loss.sum().backward()
     torch.testing.assert_close(log_prob.grad, -used)
     assert reward.grad is None
@@ -172,8 +178,8 @@ def test_a_constant_reward_gives_no_step_in_expectation():
     flat = torch.full_like(reward, 2.5)
     temperature = solve_temperature(flat, 0.5, floor=0.1)
     log_prob, *_ = example()
-    terms = daps_loss(log_prob, flat, temperature=temperature, centered=True)
-    torch.testing.assert_close(terms.loss.detach(), torch.zeros(B, dtype=F64), atol=1e-12, rtol=0)
+    daps_loss(log_prob, flat, temperature=temperature, centered=True).loss.sum().backward()
+    torch.testing.assert_close(log_prob.grad, torch.zeros(B, K, dtype=F64), atol=1e-12, rtol=0)
 
 
 # Errors
@@ -200,66 +206,10 @@ def test_a_temperature_must_be_positive():
         daps_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature=-1.0)
 
 
-# Some of the samples
+# Later uses of a batch
 
 
-@pytest.mark.parametrize("centered", [False, True])
-@pytest.mark.parametrize("keep", [0, K])
-def test_keeping_all_is_the_loss_of_all(keep, centered):
-    log_prob, weights, values = example()
-    terms = thinned_likelihood_loss(lambda indices: log_prob, weights, keep, centered=centered)
-    torch.testing.assert_close(terms.loss, weighted_likelihood_loss(log_prob, weights, centered=centered))
-    assert terms.kept is None
-    torch.testing.assert_close(terms.mean(values), values.mean())
-
-
-@pytest.mark.parametrize("centered", [False, True])
-@pytest.mark.parametrize("keep", [1, 3])
-def test_some_samples_give_the_loss_of_all_and_its_gradient_on_average(keep, centered, monkeypatch):
-    log_prob, weights, values = example()
-    whole = weighted_likelihood_loss(log_prob, weights, centered=centered)
-    losses, gradients, means = [], [], []
-    for i in range(400):
-        monkeypatch.setattr(torch, "rand_like", lambda like, u=(i + 0.5) / 400: torch.full_like(like, u))
-        terms = thinned_likelihood_loss(lambda at: log_prob.gather(1, at), weights, keep, centered=centered)
-        assert terms.log_prob.shape == (B, keep)
-        losses.append(terms.loss.detach())
-        gradients.append(torch.autograd.grad(terms.loss.sum(), log_prob)[0])
-        means.append(terms.mean(values.gather(1, terms.kept.indices)))
-    torch.testing.assert_close(torch.stack(losses).mean(0), whole.detach(), rtol=0.0, atol=2e-2)
-    (expected,) = torch.autograd.grad(whole.sum(), log_prob)
-    torch.testing.assert_close(torch.stack(gradients).mean(0), expected, rtol=0.0, atol=1e-2)
-    assert torch.stack(means).std() > 0.0
-
-
-def test_means_of_some_are_means_of_all_by_their_probabilities():
-    """Over many contexts with the same weights: large ones are kept more often, and count for less."""
-    weights = torch.tensor([0.6, 0.25, 0.1, 0.05], dtype=F64).expand(20_000, -1)
-    values = torch.tensor([4.0, 1.0, -2.0, 3.0], dtype=F64).expand(20_000, -1)
-    torch.manual_seed(0)
-    terms = thinned_likelihood_loss(lambda at: torch.zeros(at.shape, dtype=F64), weights, 2)
-    kept = values.gather(1, terms.kept.indices)
-    assert kept.mean().item() > 2.0
-    assert terms.mean(kept).item() == pytest.approx(1.5, abs=0.05)
-
-
-@pytest.mark.parametrize("keep", [-1, 5, 1.5])
-def test_no_more_samples_are_kept_than_there_are(keep):
-    log_prob, weights, _ = example()
-    with pytest.raises(ValueError, match="policy_samples must be a whole number in 0 … K = 4"):
-        thinned_likelihood_loss(lambda at: log_prob, weights, keep)
-
-
-def test_reused_samples_first_have_the_gradient_of_centred_weights():
-    torch.manual_seed(0)
-    weights = torch.rand(B, K, dtype=F64).softmax(-1)
-    behaviour = torch.randn(B, K, dtype=F64)
-    log_prob = behaviour.clone().requires_grad_()
-    reused_likelihood_loss(log_prob, weights, behaviour).sum().backward()
-    torch.testing.assert_close(log_prob.grad, 1.0 / K - weights)
-
-
-def test_the_least_loss_on_reused_samples_is_where_the_target_is():
+def test_the_least_loss_on_later_uses_is_where_the_target_is():
     """By descent, from far away: every sample's ratio comes to K times its weight; the loss is bounded below."""
     torch.manual_seed(0)
     weights = (3.0 * torch.randn(B, K, dtype=F64)).softmax(-1)
@@ -269,52 +219,109 @@ def test_the_least_loss_on_reused_samples_is_where_the_target_is():
 
     def closure():
         descent.zero_grad()
-        loss = reused_likelihood_loss(log_prob, weights, behaviour).sum()
+        loss = weighted_likelihood_loss(log_prob, weights, behaviour, centered=True).sum()
         loss.backward()
         return loss
 
     descent.step(closure)
     torch.testing.assert_close((log_prob - behaviour).exp().detach(), K * weights, atol=1e-4, rtol=1e-2)
-    least = (-weights * (behaviour + (K * weights).log())).sum() + B
+    least = (-weights * (behaviour + (K * weights).log())).sum()
     torch.testing.assert_close(closure().detach(), least, atol=1e-6, rtol=1e-6)
 
 
-def test_reused_samples_in_float64_by_finite_differences():
+def test_later_uses_in_float64_by_finite_differences():
     torch.manual_seed(1)
     weights, behaviour = torch.rand(B, K, dtype=F64).softmax(-1), torch.randn(B, K, dtype=F64)
     log_prob = torch.randn(B, K, dtype=F64, requires_grad=True)
-    torch.autograd.gradcheck(lambda q: reused_likelihood_loss(q, weights, behaviour), (log_prob,))
+    assert torch.autograd.gradcheck(
+        lambda q: weighted_likelihood_loss(q, weights, behaviour, centered=True), (log_prob,)
+    )
     with pytest.raises(ValueError, match="behaviour_log_prob"):
-        reused_likelihood_loss(log_prob, weights, behaviour[:, 1:])
-
-
-def test_some_of_the_reused_samples_stand_for_all_on_average(monkeypatch):
-    """Over the uniforms that choose them."""
-    torch.manual_seed(2)
-    weights, behaviour = (2.0 * torch.randn(B, K, dtype=F64)).softmax(-1), torch.randn(B, K, dtype=F64)
-    moved = behaviour + 0.5 * torch.randn(B, K, dtype=F64)
-
-    def loss(uniform):
-        monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, uniform))
-        return thinned_likelihood_loss(lambda z: moved.gather(1, z), weights, 2, behaviour_log_prob=behaviour).loss
-
-    points = 2000
-    mean = torch.stack([loss((i + 0.5) / points) for i in range(points)]).mean(0)
-    torch.testing.assert_close(mean, reused_likelihood_loss(moved, weights, behaviour), atol=2e-3, rtol=2e-3)
-    assert (loss(0.5) - mean).abs().max() > 0.05
-    weights[:, 0] = 0.25 + 1e-9  # a centred weight of nothing, which still has a ratio
-    weights[:, 1:] *= 0.75 / weights[:, 1:].sum(-1, keepdim=True)
-    assert max(loss((i + 0.5) / 50).abs().max() for i in range(50)) < 20.0
-    with pytest.raises(ValueError, match="pass one of them"):
-        thinned_likelihood_loss(lambda z: moved, weights, centered=True, behaviour_log_prob=behaviour)
-    with pytest.raises(ValueError, match="behaviour_log_prob"):
-        thinned_likelihood_loss(lambda z: moved, weights, 2, behaviour_log_prob=behaviour[1:])
+        weighted_likelihood_loss(log_prob, weights, behaviour[:, 1:], centered=True)
 
 
 def test_a_code_that_nothing_could_draw_does_not_count():
     weights, behaviour = torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[-1.0, -2.0, -math.inf]])
     log_prob = torch.tensor([[-1.0, -2.0, -math.inf]], requires_grad=True)
-    loss = reused_likelihood_loss(log_prob, weights, behaviour)
+    loss = weighted_likelihood_loss(log_prob, weights, behaviour, centered=True)
     loss.sum().backward()
-    torch.testing.assert_close(loss.detach(), torch.tensor([1.5 + 2.0 / 3.0]))
+    torch.testing.assert_close(loss.detach(), torch.tensor([1.5]))
     torch.testing.assert_close(log_prob.grad, torch.tensor([[1 / 3 - 0.5, 1 / 3 - 0.5, 0.0]]))
+
+
+# Some of the samples
+
+
+@pytest.mark.parametrize("keep", [0, K])
+def test_keeping_all_is_nothing_to_choose(keep):
+    _, weights, values = example()
+    assert keep_samples(weights, keep) is None
+    torch.testing.assert_close(mean_of_kept(values, None), values.mean())
+
+
+def on_a_grid(log_prob, weights, behaviour, keep, *, centered, points=400):
+    """The loss of some samples for each of `points` uniforms. [points, B]."""
+    size = (weights - 1.0 / K).abs().clamp(min=0.5 / K) if centered else weights.abs()
+    for i in range(points):
+        kept = threshold_sample(size, keep, torch.full((B, 1), (i + 0.5) / points, dtype=F64))
+        yield weighted_likelihood_loss(log_prob.gather(1, kept.indices), weights, behaviour, kept, centered=centered)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("keep", [1, 3])
+def test_some_samples_give_the_loss_of_all_and_its_gradient_on_average(keep, centered, moved):
+    """On first use and on later ones, when the policy is another than the one that drew."""
+    log_prob, weights, values = example()
+    behaviour = log_prob.detach() + (0.1 * values if moved else 0.0)
+    whole = weighted_likelihood_loss(log_prob, weights, behaviour, centered=centered)
+    losses = list(on_a_grid(log_prob, weights, behaviour, keep, centered=centered))
+    mean = torch.stack(losses).mean(0)
+    torch.testing.assert_close(mean, whole, rtol=0.0, atol=2e-2)
+    gradients = [torch.autograd.grad(value.sum(), log_prob)[0] for value in (mean, whole)]
+    torch.testing.assert_close(*gradients, rtol=0.0, atol=1e-2)
+    assert torch.stack(losses).std(0).min() > 0.0
+
+
+def test_a_sample_of_no_centred_weight_still_counts_by_its_ratio():
+    """It is kept seldom, but never so seldom that its ratio is multiplied by much."""
+    _, weights, _ = example()
+    weights[:, 0] = 0.25 + 1e-9
+    weights[:, 1:] *= 0.75 / weights[:, 1:].sum(-1, keepdim=True)
+    behaviour = torch.zeros(B, K, dtype=F64)
+    losses = torch.stack(list(on_a_grid(behaviour + 0.5, weights, behaviour, 2, centered=True, points=50)))
+    assert losses.abs().max() < 5.0
+
+
+def test_samples_are_kept_by_what_their_terms_can_weigh():
+    weights = torch.tensor([0.25, 0.5, 0.25, 0.0], dtype=F64).expand(20_000, -1)
+    for centered, expected in ((False, [0.5, 1.0, 0.5, 0.0]), (True, [1 / 3, 2 / 3, 1 / 3, 2 / 3])):
+        kept = keep_samples(weights, 2, centered=centered, generator=torch.Generator().manual_seed(0))
+        share = kept.indices.flatten().bincount(minlength=K) / 20_000
+        torch.testing.assert_close(share.double(), torch.tensor(expected, dtype=F64), rtol=0.0, atol=0.02)
+
+
+def test_means_of_some_are_means_of_all_by_their_probabilities():
+    """Over many contexts with the same weights: large ones are kept more often, and count for less."""
+    weights = torch.tensor([0.6, 0.25, 0.1, 0.05], dtype=F64).expand(20_000, -1)
+    values = torch.tensor([4.0, 1.0, -2.0, 3.0], dtype=F64).expand(20_000, -1)
+    kept = keep_samples(weights, 2, generator=torch.Generator().manual_seed(0))
+    some = values.gather(1, kept.indices)
+    assert some.mean().item() > 2.0
+    assert mean_of_kept(some, kept).item() == pytest.approx(1.5, abs=0.05)
+
+
+def test_the_global_generator_chooses_where_none_is_given():
+    weights = torch.rand(50, K)
+    torch.manual_seed(3)
+    first = keep_samples(weights, 2).indices
+    torch.manual_seed(3)
+    assert torch.equal(keep_samples(weights, 2).indices, first)
+    assert not torch.equal(keep_samples(weights, 2).indices, first)
+
+
+@pytest.mark.parametrize("keep", [-1, 5, 1.5])
+def test_no_more_samples_are_kept_than_there_are(keep):
+    _, weights, _ = example()
+    with pytest.raises(ValueError, match="policy_samples must be a whole number in 0 … K = 4"):
+        keep_samples(weights, keep)

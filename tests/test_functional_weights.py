@@ -14,14 +14,14 @@ from daps_rl.functional import (
     beta_elbo,
     code_perplexity,
     code_usage,
+    complete_reward,
     decoder_loss,
     draw_categorical,
     effective_sample_size,
     encoding_reward,
-    host_reward,
     kl_estimate,
     target_weights,
-    thin_weights,
+    threshold_sample,
     weights_kl,
 )
 
@@ -240,9 +240,10 @@ def test_rewards_and_bounds_of_hand_numbers():
     torch.testing.assert_close(beta_elbo(log_likelihood, tensor([1.0, -2.0]), 0.5), tensor([-3.5, -4.0]))
     torch.testing.assert_close(encoding_reward(log_likelihood, log_q, log_prior, 0.5), tensor([-3.5, -4.0]))
     beta = torch.tensor(0.5, dtype=F64)
-    host = host_reward(log_likelihood, log_prior, beta)
+    host = encoding_reward(log_likelihood, None, log_prior, beta)
     torch.testing.assert_close(host, tensor([-4.0, -6.0]))
-    torch.testing.assert_close(host - beta * log_q, encoding_reward(log_likelihood, log_q, log_prior, beta))
+    whole = encoding_reward(log_likelihood, log_q, log_prior, beta)
+    torch.testing.assert_close(complete_reward(host, log_q, beta), whole)
 
 
 def test_decoder_loss_is_the_unweighted_mean():
@@ -281,7 +282,8 @@ A, B = torch.zeros(2, 3), torch.zeros(2, 1)
         (lambda: beta_elbo(A, B, 1.0), "kl must have the shape of log_likelihood"),
         (lambda: encoding_reward(A, A, B, 1.0), "prior_log_prob must have the shape"),
         (lambda: encoding_reward(A, B, B, 1.0), "kl must have the shape of log_likelihood"),
-        (lambda: host_reward(A, B, 1.0), "prior_log_prob must have the shape of log_likelihood"),
+        (lambda: encoding_reward(A, None, B, 1.0), "prior_log_prob must have the shape of log_likelihood"),
+        (lambda: complete_reward(A, B, 1.0), "action_log_prob must have the shape of reward"),
     ],
 )
 def test_shapes_are_never_guessed(call, message):
@@ -297,10 +299,16 @@ def grid(points: int) -> torch.Tensor:
     return ((torch.arange(points, dtype=F64) + 0.5) / points)[:, None]
 
 
+def thin(weights, keep, uniform):
+    """The samples kept by the size of their weights, and the weights that stand for all. [B, M]."""
+    kept = threshold_sample(weights.abs(), keep, uniform)
+    return kept, weights.gather(1, kept.indices) / kept.probability
+
+
 def thinned_everywhere(row: torch.Tensor, keep: int, points: int = 4001) -> torch.Tensor:
     """A context's K weights as each of `points` uniforms leaves them. [K] → [points, K]."""
-    kept = thin_weights(row.expand(points, -1), keep, grid(points))
-    return torch.zeros(points, len(row), dtype=F64).scatter_add(1, kept.indices, kept.weights)
+    kept, weights = thin(row.expand(points, -1), keep, grid(points))
+    return torch.zeros(points, len(row), dtype=F64).scatter_add(1, kept.indices, weights)
 
 
 signed_rows = st.lists(st.floats(-1.0, 1.0).filter(lambda w: w == 0.0 or abs(w) > 1e-3), min_size=1, max_size=8)
@@ -311,8 +319,8 @@ signed_rows = st.lists(st.floats(-1.0, 1.0).filter(lambda w: w == 0.0 or abs(w) 
 def test_thinned_weights_are_the_weights_on_average(row, data):
     weights = torch.tensor(row, dtype=F64)
     keep = data.draw(st.integers(1, len(row)))
-    kept = thin_weights(weights.expand(4001, -1), keep, grid(4001))
-    assert kept.indices.shape == kept.weights.shape == (4001, keep)
+    kept, _ = thin(weights.expand(4001, -1), keep, grid(4001))
+    assert kept.indices.shape == kept.probability.shape == (4001, keep)
     assert ((kept.indices >= 0) & (kept.indices < len(row))).all()
     mean = thinned_everywhere(weights, keep).mean(0)
     # A sample is there in one interval of uniforms, or in two; each end is off by a part of the grid at most.
@@ -321,21 +329,21 @@ def test_thinned_weights_are_the_weights_on_average(row, data):
 
 def test_samples_are_kept_once_and_large_weights_as_they_are():
     weights = tensor([0.5, -0.3, 0.1, 0.05, -0.04, 0.01])
-    kept = thin_weights(weights.expand(101, -1), 3, grid(101))
+    kept, thinned = thin(weights.expand(101, -1), 3, grid(101))
     assert all(len(set(row)) == 3 for row in kept.indices.tolist())
-    assert ((kept.indices == 0) & (kept.weights == 0.5)).any(1).all()
-    assert ((kept.indices == 1) & (kept.weights == -0.3)).any(1).all()
-    rest = kept.weights[kept.indices > 1]
+    assert ((kept.indices == 0) & (thinned == 0.5)).any(1).all()
+    assert ((kept.indices == 1) & (thinned == -0.3)).any(1).all()
+    rest = thinned[kept.indices > 1]
     torch.testing.assert_close(rest.abs(), torch.full_like(rest, 0.2))  # one place for what weighs 0.2 in all
 
 
 def test_keeping_all_is_exact_and_equal_weights_are_kept_equally():
     weights = torch.randn(5, 4, dtype=F64)
-    kept = thin_weights(weights, 4, torch.rand(5, 1, dtype=F64))
-    torch.testing.assert_close(kept.weights, weights)
+    kept, thinned = thin(weights, 4, torch.rand(5, 1, dtype=F64))
+    torch.testing.assert_close(thinned, weights)
     assert torch.equal(kept.indices, torch.arange(4).expand(5, 4))
-    nothing = thin_weights(torch.zeros(1000, 4), 2, torch.linspace(0.0, 0.999, 1000)[:, None])
-    assert torch.equal(nothing.weights, torch.zeros(1000, 2))
+    nothing, thinned = thin(torch.zeros(1000, 4), 2, torch.linspace(0.0, 0.999, 1000)[:, None])
+    assert torch.equal(thinned, torch.zeros(1000, 2))
     assert (nothing.indices.flatten().bincount(minlength=4) - 500).abs().max() <= 3
 
 
@@ -354,4 +362,4 @@ def test_thinning_changes_the_weights_less_than_other_schemes_without_bias():
 @pytest.mark.parametrize("keep", [0, 5])
 def test_as_many_as_there_are_can_be_kept(keep):
     with pytest.raises(ValueError, match="keep must lie in 1 … K = 4"):
-        thin_weights(torch.rand(2, 4), keep, torch.rand(2, 1))
+        threshold_sample(torch.rand(2, 4), keep, torch.rand(2, 1))

@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from conftest import CountingDecoder
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
@@ -24,20 +25,8 @@ from gymnasium_envs import (
 )
 from torch.distributions import Bernoulli, Independent
 
-from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingVectorEnv, GymnasiumEncodingEnv, KLReward, VectorKLReward
 from daps_rl.envs.host import make_problem
-
-
-class CountingDecoder(MLPDecoder):
-    """Counts its calls."""
-
-    calls = 0
-
-    def forward(self, codes):
-        self.calls += 1
-        return super().forward(codes)
-
 
 # The vector environment
 

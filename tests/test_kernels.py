@@ -9,20 +9,18 @@ import batches
 import pytest
 import torch
 from kernel_policies import HEADS, B, D, K, T, V, gradients, make_policy, pair
-from kernel_policies import needs_compiler as needs_compiler  # a fixture of every test
 from sb3_models import make_grouped, parameters
 from torch import nn
 
 from daps_rl.agents import Conditions, make_agent
 from daps_rl.config import make_config
-from daps_rl.kernels import use_cpu_kernels
+from daps_rl.kernels import CpuKernels, use_cpu_kernels
 from daps_rl.objectives import DAPSLoss, GroupActor
-from daps_rl.policies import (
-    AutoregressivePolicy,
-    compiled,
-)
+from daps_rl.policies import AutoregressivePolicy
 from daps_rl.policies.lattice import LOG_PRECISIONS
 from daps_rl.training import Trainer, load_data
+
+pytestmark = pytest.mark.usefixtures("needs_compiler")
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -74,7 +72,7 @@ def test_long_codes():
     reference, own = gradients(exact, expected.mean()), gradients(policy, found.mean())
     for name in reference:
         torch.testing.assert_close(own[name], reference[name], atol=1e-4, rtol=1e-3)
-    drawn, log_prob = policy(x).sample_with_log_prob((40,))
+    drawn, log_prob = policy(x).draw((40,))
     torch.testing.assert_close(log_prob.double(), exact(x.double()).log_prob(drawn).detach(), atol=1e-3, rtol=1e-5)
 
 
@@ -84,7 +82,7 @@ def test_the_same_seed_draws_the_same_codes(head):
     twin = copy.deepcopy(policy)
     use_cpu_kernels(policy)
     x = torch.randn(40, 9)
-    drawn = [model(x).sample_with_log_prob((7,), torch.Generator().manual_seed(1)) for model in (policy, twin)]
+    drawn = [model(x).draw((7,), torch.Generator().manual_seed(1)) for model in (policy, twin)]
     (codes, log_prob), (expected, expected_log_prob) = drawn
     same = (codes == expected).all(-1)
     assert same.float().mean() > 0.99  # a number may fall between two sums that round apart
@@ -102,7 +100,7 @@ def test_drawing_follows_the_probabilities():
     probability = posterior.log_prob(every).exp().squeeze(1).detach()
     torch.testing.assert_close(probability.sum(), torch.tensor(1.0))
     n = 40_000
-    codes, log_prob = posterior.sample_with_log_prob((n,), torch.Generator().manual_seed(0))
+    codes, log_prob = posterior.draw((n,), torch.Generator().manual_seed(0))
     torch.testing.assert_close(log_prob, posterior.log_prob(codes).detach(), atol=1e-5, rtol=1e-5)
     counts = torch.bincount(codes[:, 0, 0] * 3 + codes[:, 0, 1], minlength=9)
     deviation = (counts - n * probability) / (n * probability * (1 - probability)).sqrt()
@@ -117,7 +115,7 @@ def test_a_token_without_probability_is_never_drawn():
     x = torch.randn(1, 9)
     context = policy.transformer.prepare(policy.encoder(x))
     for number in (0.0, 1.0 - 2**-24, 0.5):
-        codes, log_prob = compiled.draw(policy.transformer, context, torch.full((1, 9, T), number))
+        codes, log_prob = CpuKernels().draw(policy.transformer, context, torch.full((1, 9, T), number))
         assert (codes % 3 == 0).all()
         assert log_prob.isfinite().all()
 
@@ -132,18 +130,18 @@ def test_whatever_a_thread_takes_at_a_time(contexts, samples):
     reference, own = (gradients(model, scores.mean()) for model, scores in ((exact, expected), (policy, found)))
     for name in reference:
         torch.testing.assert_close(own[name], reference[name], atol=1e-5, rtol=1e-3)
-    drawn, log_prob = policy(x).sample_with_log_prob((samples,))
+    drawn, log_prob = policy(x).draw((samples,))
     torch.testing.assert_close(log_prob.double(), exact(x.double()).log_prob(drawn).detach(), atol=1e-4, rtol=1e-5)
 
 
 def test_what_was_drawn_is_not_scored_again():
     _, policy = pair()
     x = torch.randn(B, 9)
-    codes, drawn = policy(x).sample_with_log_prob((K,))
+    codes, drawn = policy(x).draw((K,))
     weights = torch.randn(K, B)
     expected = gradients(policy, (weights * policy(x).log_prob(codes)).sum())
-    scored = policy(x).log_prob_of_drawn(codes, drawn + 1.0)
-    assert torch.equal(scored, drawn + 1.0)  # as it was told
+    scored = policy(x).score_drawn(codes, drawn + 1.0)
+    assert torch.equal(scored, drawn + 1.0)  # as it was given
     found = gradients(policy, (weights * scored).sum())
     assert found.keys() == expected.keys()
     for name in found:
@@ -162,7 +160,7 @@ def test_agents_train_as_they_do_without(agent):
         policy = trainer.autoencoder.policy
         before = torch.cat([p.detach().flatten() for p in policy.parameters()])
         list(trainer.run())
-        assert policy.transformer.cpu_kernels is kernels
+        assert (policy.transformer.backend is not None) is kernels
         moved.append(torch.cat([p.detach().flatten() for p in policy.parameters()]) - before)
     assert torch.cosine_similarity(*moved, dim=0) > 0.95  # AdamW makes much of gradients that are next to nothing
     torch.testing.assert_close(moved[0].norm(), moved[1].norm(), rtol=0.05, atol=0.0)
@@ -216,7 +214,7 @@ def test_a_token_outside_the_vocabulary_is_an_error(wrong):
     with pytest.raises(IndexError, match=f"codes must lie in 0 … {V - 1}, got some from"):
         posterior.log_prob(codes)
     with pytest.raises(IndexError, match=f"codes must lie in 0 … {V - 1}, got some from"):
-        posterior.log_prob_of_drawn(codes, torch.zeros(K, B)).sum().backward()
+        posterior.score_drawn(codes, torch.zeros(K, B)).sum().backward()
 
 
 def test_no_codes_at_all():
@@ -242,7 +240,7 @@ def test_what_is_added_may_be_too_long_or_for_all_data_alike():
     _, policy = pair()
     net = policy.transformer
     twin = copy.deepcopy(net)
-    twin.cpu_kernels = False
+    twin.backend = None
     context, codes = net.prepare(policy.encoder(torch.randn(B, 9))), torch.randint(V, (B, K, T))
     for aligned in (torch.randn(B, 1, T + 2, D), torch.randn(1, 1, T, D)):
         of_both = context._replace(aligned=aligned)
@@ -284,7 +282,7 @@ def test_whatever_the_default_precision():
     x = torch.randn(B, 9)
     torch.set_default_dtype(torch.float64)
     try:
-        codes, log_prob = policy(x).sample_with_log_prob((K,))
+        codes, log_prob = policy(x).draw((K,))
     finally:
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(log_prob, policy(x).log_prob(codes).detach(), atol=1e-4, rtol=1e-5)

@@ -13,20 +13,16 @@ from collections.abc import Callable
 import pytest
 import torch
 from kernel_policies import B, D, K, T, V, make_policy, pair
-from kernel_policies import needs_compiler as needs_compiler  # a fixture of every test
 from torch import nn
 from torch.nn.utils import prune
 
 from daps_rl.config import make_config
-from daps_rl.kernels import build, load, use_cpu_kernels
-from daps_rl.policies import (
-    AutoregressivePolicy,
-    FactorizedPolicy,
-    VisitOnce,
-    compiled,
-)
+from daps_rl.kernels import CpuKernels, build, load, use_cpu_kernels
+from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy, VisitOnce
 from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.training import Trainer, load_data
+
+pytestmark = pytest.mark.usefixtures("needs_compiler")
 
 
 def changed(change: Callable[[nn.Module], object]) -> AutoregressivePolicy:
@@ -68,26 +64,27 @@ def test_a_change_after_they_were_taken_up_is_not_passed_over(change, monkeypatc
     policy = make_policy()
     use_cpu_kernels(policy)
     context = policy.transformer.prepare(policy.encoder(torch.randn(B, 9)))
-    assert policy.transformer.takes_kernels(context)
+    assert policy.transformer.backend_for(context) is not None
     CHANGES[change][0](policy.transformer)
-    assert not policy.transformer.takes_kernels(context)
+    assert policy.transformer.backend_for(context) is None
 
 
 def test_copies_and_pickles_keep_them():
     _, policy = pair()
     for twin in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
-        assert twin.transformer.cpu_kernels
+        assert isinstance(twin.transformer.backend, CpuKernels)
         x, codes = torch.randn(B, 9), torch.randint(V, (K, B, T))
         assert torch.equal(twin(x).log_prob(codes), policy(x).log_prob(codes))
 
 
 def test_other_precisions_go_without(monkeypatch):
-    _, policy = pair()
-    monkeypatch.setattr(compiled, "log_prob", lambda *args: pytest.fail("by kernels"))
+    twin, policy = pair()
+    monkeypatch.setattr(CpuKernels, "log_prob", lambda *args: pytest.fail("by kernels"))
     x, codes = torch.randn(B, 9), torch.randint(V, (K, B, T))
     with torch.autocast("cpu", torch.bfloat16):
         policy(x).log_prob(codes)
-    policy.double()(x.double()).log_prob(codes)
+    x = x.double()
+    torch.testing.assert_close(policy.double()(x).log_prob(codes), twin(x).log_prob(codes))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +112,7 @@ def test_what_they_cannot_take_goes_on_without_them(policy, reason):
 class TestWithoutACompiler:
     @pytest.fixture(autouse=True)
     def first_call(self, monkeypatch, tmp_path):
-        monkeypatch.setattr("daps_rl.policies.code_transformer.load", load.__wrapped__)
+        monkeypatch.setattr("daps_rl.kernels.backend.load", load.__wrapped__)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def test_none(self, monkeypatch):
@@ -145,7 +142,7 @@ class TestWithoutACompiler:
 
     def test_a_copy_from_elsewhere(self, monkeypatch):
         policy = make_policy()
-        policy.transformer.cpu_kernels = True
+        policy.transformer.backend = CpuKernels.__new__(CpuKernels)  # of a machine that has them
         kept = pickle.dumps(policy)
         monkeypatch.setenv("CXX", "/nowhere/g++")
         with pytest.warns(UserWarning, match="the policy goes on without CPU kernels"):

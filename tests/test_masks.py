@@ -88,7 +88,7 @@ def test_packs_stay_within_the_capacity(items):
 def test_sampling_and_scoring_agree_and_gradients_are_finite(items, make):
     policy = make()
     posterior = policy(items)
-    codes, drawn = posterior.sample_with_log_prob((K,))
+    codes, drawn = posterior.draw((K,))
     scored = posterior.log_prob(codes)
     torch.testing.assert_close(scored, drawn)
     entropy = posterior.entropy(num_samples=4)
@@ -194,9 +194,9 @@ def test_what_a_knapsack_tells(items, position):
     mask, codes = WithinCapacity(CAPACITY, column=1), all_codes(2).expand(B, -1, -1)
     weights = items[:, None, :, 1] * codes
     left = CAPACITY - weights[..., :position].sum(-1)
-    told = mask.features_of(items, codes)[:, :, position]
-    torch.testing.assert_close(told[..., 0], left / CAPACITY)
-    torch.testing.assert_close(told[..., 1], (left - items[:, None, position, 1]) / CAPACITY)
+    features = mask.features_of(items, codes)[:, :, position]
+    torch.testing.assert_close(features[..., 0], left / CAPACITY)
+    torch.testing.assert_close(features[..., 1], (left - items[:, None, position, 1]) / CAPACITY)
 
 
 def test_what_is_told_reaches_the_next_token_and_no_earlier_one(items):
@@ -225,7 +225,7 @@ def test_what_is_told_reaches_the_next_token_and_no_earlier_one(items):
     codes = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 2, 0]])[:, None].expand(-1, B, -1)
     with torch.no_grad():
         logits = policy(items).token_logits(codes)  # [3, B, T, V]
-        drawn, log_prob = policy(items).sample_with_log_prob((K,))
+        drawn, log_prob = policy(items).draw((K,))
         torch.testing.assert_close(policy(items).log_prob(drawn), log_prob)
     torch.testing.assert_close(logits[0, :, 0], logits[1, :, 0])
     assert (logits[0, :, 1] - logits[1, :, 1]).abs().min() > 1e-4

@@ -1,5 +1,7 @@
 """daps_rl.objectives: DAPSLoss beside the functional core, its keys, groups and gradients."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from batches import F64, B, D, K, T, make_batch, make_policy
@@ -8,8 +10,8 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from daps_rl.functional import daps_loss, solve_temperature, weighted_likelihood_loss
-from daps_rl.objectives import DAPSLoss, GroupActor
+from daps_rl.functional import effective_sample_size, solve_temperature, target_weights
+from daps_rl.objectives import DAPSLoss, DAPSWeights, GroupActor
 from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
 
 POLICIES = [AutoregressivePolicy, FactorizedPolicy]
@@ -21,12 +23,21 @@ def make_loss(policy=None, **options):
     return DAPSLoss(GroupActor(policy), **{"ess_fraction": 0.5, **options}), make_batch(policy)
 
 
-def by_hand(policy, batch, *, floor=0.0, entropy_coeff=0.0, **options):
-    """The same loss [B] straight from the functional core."""
+class Terms(NamedTuple):
+    loss: torch.Tensor
+    weights: torch.Tensor
+    effective_sample_size: torch.Tensor
+
+
+def by_hand(policy, batch, *, floor=0.0, entropy_coeff=0.0, centered=True, pooling=0.0):
+    """The same loss [B] by its equation, with the target of the functional core."""
     score = batch["next", "reward"][..., 0] - entropy_coeff * batch["action_log_prob"]
     log_prob = policy(batch["observation"][:, 0]).log_prob(batch["action"].transpose(0, 1)).T
     temperature = solve_temperature(score, 0.5, floor)
-    return daps_loss(log_prob, score, temperature=temperature, **options), temperature, log_prob
+    weights = target_weights(score, temperature, pooling=pooling)
+    ratio = (log_prob - batch["action_log_prob"]).exp()
+    loss = -(weights * log_prob).sum(-1) + (ratio - 1.0).mean(-1) * centered
+    return Terms(loss, weights, effective_sample_size(weights)), temperature, log_prob
 
 
 def gradients(loss, parameters):
@@ -40,7 +51,7 @@ def gradients(loss, parameters):
 @pytest.mark.parametrize("functional", [True, False])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"centered": True}, {"entropy_coeff": 0.7}, {"temperature_floor": 9.0}, {"centered": True, "pooling": 2.0}],
+    [{}, {"centered": False}, {"entropy_coeff": 0.7}, {"temperature_floor": 9.0}, {"pooling": 2.0}],
 )
 def test_loss_and_gradient_are_those_of_the_functional_core(policy_class, functional, options):
     policy = make_policy(policy_class)
@@ -61,31 +72,63 @@ def test_loss_and_gradient_are_those_of_the_functional_core(policy_class, functi
     assert not any(out[key].requires_grad for key in METRICS)
 
 
-def test_reused_batches():
-    """First the gradient of centred weights; once the policy has moved, the core's numbers."""
+def test_weights_of_the_whole_batch_are_used_on_every_part_of_it():
+    """`DAPSWeights` once, then minibatches: their mean is the loss of the whole, with its temperature and pooling."""
     policy = make_policy()
-    (centered, batch), (reused, _) = (
-        make_loss(policy, functional=False, centered=True),
-        make_loss(policy, functional=False, reuse=True),
-    )
-    batch = batch.set("action_log_prob", by_hand(policy, batch)[2].detach())
-    before = [gradients(loss(batch)["loss_actor"], policy.parameters()) for loss in (centered, reused)]
-    torch.testing.assert_close(before[0], before[1])
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    terms, _, log_prob = by_hand(policy, batch)
-    expected = terms.loss + (log_prob - batch["action_log_prob"]).exp().mean(-1)
-    after = reused(batch)["loss_actor"]
-    torch.testing.assert_close(after, expected.mean())
-    torch.testing.assert_close(gradients(after, policy.parameters()), gradients(expected.mean(), policy.parameters()))
-    pooled = by_hand(policy, batch, centered=True, pooling=3.0)[0].weights
-    expected = weighted_likelihood_loss(log_prob, pooled) + (log_prob - batch["action_log_prob"]).exp().mean(-1)
-    torch.testing.assert_close(make_loss(policy, reuse=True, pooling=3.0)[0](batch)["loss_actor"], expected.mean())
+    loss, batch = make_loss(policy, pooling=2.0)
+    whole = loss(batch)
+    assert loss.target(batch) is batch
+    assert batch["weights"].shape == batch["temperature"].shape == (B, K)
+    parts = [loss(part) for part in batch.split(1)]
+    torch.testing.assert_close(torch.stack([part["loss_actor"] for part in parts]).mean(), whole["loss_actor"])
+    assert all(part["temperature"] == whole["temperature"] for part in parts)
+    alone = [loss(part.exclude("weights", "temperature"))["temperature"] for part in batch.split(1)]
+    assert len(set(map(float, alone))) == B  # without them each part would have a temperature of its own
+    by_another_name = DAPSWeights(ess_fraction=0.5, pooling=2.0)
+    by_another_name.set_keys(weights="w", temperature=("target", "temperature"))
+    named = by_another_name(batch.exclude("weights", "temperature"))
+    assert torch.equal(named["w"], batch["weights"])
+    assert torch.equal(named["target", "temperature"], batch["temperature"])
+    loss.set_keys(weights="w", temperature=("target", "temperature"))
+    torch.testing.assert_close(loss(named), whole)
+
+
+@pytest.mark.parametrize("sample_dim", [None, 0, 1])
+def test_weights_of_batches_of_any_shape_lie_where_the_actions_do(sample_dim):
+    policy = make_policy()
+    batch = torch.stack((make_batch(policy), make_batch(policy, seed=7)), 2)  # [B, K, 2]
+    batch = batch.transpose(0, 1) if sample_dim == 0 else batch
+    weights = DAPSWeights(ess_fraction=0.5, sample_dim=sample_dim)(batch)["weights"]
+    assert weights.shape == batch.batch_size
+    if sample_dim is None:  # ratios, 1 on average over the whole batch
+        torch.testing.assert_close(weights.mean(), torch.ones((), dtype=F64))
+    else:
+        torch.testing.assert_close(weights.sum(sample_dim), torch.ones(B, 2, dtype=F64))
+
+
+def test_processes_share_a_temperature_and_the_pooling():
+    policy = make_policy()
+    batch = make_batch(policy)
+    whole = DAPSWeights(ess_fraction=0.5, pooling=2.0)(batch.clone())
+    scores = batch["next", "reward"][..., 0]
+    part = DAPSWeights(ess_fraction=0.5, pooling=2.0, gather=lambda own: scores)(batch[:1].clone())
+    assert torch.equal(part["weights"], whole["weights"][:1])
+    assert torch.equal(part["temperature"], whole["temperature"][:1])
+
+
+def test_pooling_needs_centred_weights():
     with pytest.raises(ValueError, match="pooling needs groups and centred weights"):
-        make_loss(policy, pooling=3.0)
-    with pytest.raises(ValueError, match="reuse=True takes the place of centered=True"):
-        make_loss(policy, centered=True, reuse=True)
+        make_loss(centered=False, pooling=3.0)
+    with pytest.raises(ValueError, match="pooling needs groups and centred weights"):
+        DAPSWeights(sample_dim=None, pooling=3.0)
+
+
+def test_what_the_batch_lacks_is_named():
+    loss, batch = make_loss()
+    with pytest.raises(KeyError, match=r"DAPS reads 'action_log_prob'.*return_log_prob=True"):
+        loss(batch.exclude("action_log_prob"))
+    with pytest.raises(KeyError, match=r"DAPS reads 'temperature'.*DAPSWeights, which writes both"):
+        loss(loss.target(batch).exclude("temperature"))
 
 
 def test_gradient_reaches_the_actor_alone():
@@ -106,7 +149,7 @@ def test_gradient_reaches_the_actor_alone():
     out = loss(batch)
     out["loss_actor"].backward()
     assert all(p.grad.any() for p in policy.parameters())
-    assert loss.trust_region.log_temperature.grad is None
+    assert loss.target.trust_region.log_temperature.grad is None
     assert batch["action_log_prob"].grad is None
     assert batch["next", "reward"].grad is None
     assert not any(out[key].requires_grad for key in METRICS)
@@ -278,11 +321,14 @@ def test_some_of_the_actions_stand_for_all_of_a_group_wherever_it_lies(where, ge
     some_of = DAPSLoss(actor, **options, policy_samples=2)
     losses = []
     for i in range(200):
-        monkeypatch.setattr(torch, "rand_like", lambda like, u=(i + 0.5) / 200: torch.full_like(like, u))
+        uniform = (i + 0.5) / 200
+        monkeypatch.setattr(
+            "daps_rl.functional.weights.torch.rand", lambda *shape, u=uniform, **_: torch.full(shape, u, dtype=F64)
+        )
         some = some_of(batch)
         losses.append(some["loss_actor"].detach())
     assert torch.stack(losses).std(0).min() > 5e-2
-    torch.testing.assert_close(torch.stack(losses).mean(0), whole["loss_actor"].detach(), rtol=0.0, atol=2e-2)
+    torch.testing.assert_close(torch.stack(losses).mean(0), whole["loss_actor"].detach(), rtol=0.0, atol=5e-2)
     for name in ("ESS", "temperature"):
         torch.testing.assert_close(some[name], whole[name])
 

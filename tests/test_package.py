@@ -49,8 +49,18 @@ def test_the_wheel_holds_the_tree(tmp_path: Path) -> None:
     assert not {name.split("/")[0] for name in code} - {"daps_rl"}  # no top-level envs or agents
 
 
+def run_alone(program: str) -> None:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_import_is_light() -> None:
     program = "import sys, daps_rl; assert not {'torch', 'torchrl', 'gymnasium'} & set(sys.modules), 'heavy'"
+    run_alone(program)
+
+
+def test_policies_know_of_no_kernels_and_no_priors() -> None:
+    program = "import sys, daps_rl.policies; assert not {'daps_rl.kernels', 'daps_rl.priors'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
@@ -60,4 +70,4 @@ def test_core_needs_torch_alone() -> None:
         "heavy = {'torchrl', 'tensordict', 'gymnasium', 'stable_baselines3', 'sklearn'} & set(sys.modules)"
         "; assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    run_alone(program)

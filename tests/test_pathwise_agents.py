@@ -5,19 +5,13 @@ import torch
 from torch import nn
 
 from daps_rl import DiscreteAutoencoder
-from daps_rl.agents import AGENTS, Conditions, PathwiseAgent, Scorer
+from daps_rl.agents import AGENTS, Conditions, GumbelSoftmax, Scorer
 from daps_rl.config import make_config
-from daps_rl.data import load
 from daps_rl.policies import Codebook, PointCodes, QuantizerPolicy
 from daps_rl.policies.latents import fsq_levels
 from daps_rl.training import Trainer
 
-PATHWISE = [name for name, cls in AGENTS.items() if issubclass(cls, PathwiseAgent)]
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load("digits")
+PATHWISE = [name for name, spec in AGENTS.items() if spec.cls.needs_decoder_gradient]
 
 
 def make_trainer(digits, agent, **options):
@@ -100,7 +94,7 @@ def test_the_temperature_falls_from_its_start_to_its_end(digits):
 
 
 def test_microbatches_leave_the_gradient_of_a_relaxation_as_it_is(digits):
-    class Deterministic(AGENTS["gumbel-na"]):
+    class Deterministic(GumbelSoftmax):
         def relax(self, logits):
             return torch.softmax(logits, -1)
 

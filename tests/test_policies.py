@@ -6,9 +6,11 @@ import pytest
 import scipy.stats
 import torch
 from torch import nn
+from torch.distributions import Categorical, Independent
 
 from daps_rl.functional import kl_estimate
-from daps_rl.policies import AutoregressivePolicy, FactorizedCategorical, FactorizedPolicy, UniformCodes
+from daps_rl.policies import AutoregressivePolicy, FactorizedCategorical, FactorizedPolicy, draw, score_drawn
+from daps_rl.priors import UniformCodes
 
 F64 = torch.float64
 B, T, V, P = 2, 3, 4, 6
@@ -109,7 +111,7 @@ def test_sample_frequencies_are_the_probabilities(kind):
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_sampled_log_probability_is_the_rescored_one(kind, dtype):
     distribution = make_policy(kind).to(dtype)(data().to(dtype))
-    codes, log_prob = distribution.sample_with_log_prob((50, 2))
+    codes, log_prob = draw(distribution, (50, 2))
     assert codes.shape == (50, 2, B, T)
     assert log_prob.dtype == dtype
     assert (codes == 0).any()
@@ -190,7 +192,8 @@ def test_kl_to_the_uniform_prior_is_estimated_without_bias(kind):
     ratio = log_table + T * math.log(V)
     exact = (log_table.exp() * ratio).sum((1, 2, 3))
     variance = (log_table.exp() * ratio.square()).sum((1, 2, 3)) - exact.square()
-    codes, log_prob = distribution.sample_with_log_prob((samples,), generator=torch.Generator().manual_seed(2))
+    torch.manual_seed(2)
+    codes, log_prob = draw(distribution, (samples,))
     estimate = kl_estimate(log_prob, prior.log_prob(codes)).mean(0)
     assert ((estimate - exact).abs() < 4.5 * (variance / samples).sqrt()).all()
     assert (exact > 0.1).all()
@@ -246,7 +249,7 @@ def test_tokens_above_a_positions_size_have_probability_zero_and_the_rest_sum_to
     assert (probs[:, :, :, 1:] == 0).all()
     torch.testing.assert_close(probs[:, :2, :, :1].sum((1, 2, 3)), torch.ones(B, dtype=F64), rtol=1e-9, atol=0)
     assert probs[:, :2, :, 0].min() > 0
-    codes, log_prob = distribution.sample_with_log_prob((2_000,), torch.Generator().manual_seed(1))
+    codes, log_prob = distribution.draw((2_000,), torch.Generator().manual_seed(1))
     assert codes.amax((0, 1)).tolist() == [1, 3, 0]
     torch.testing.assert_close(log_prob, distribution.log_prob(codes).detach(), rtol=0, atol=1e-12)
     assert (distribution.mode < torch.tensor(TOKEN_SIZES)).all()
@@ -298,12 +301,23 @@ def test_shapes_and_support(kind):
 def test_gradient_flows_through_log_prob_alone_and_reaches_every_parameter(kind):
     policy = make_policy(kind)
     distribution = policy(data())
-    codes, log_prob = distribution.sample_with_log_prob((4,))
+    codes, log_prob = draw(distribution, (4,))
     assert not log_prob.requires_grad
     assert not codes.requires_grad
     distribution.log_prob(codes).sum().backward()
     untouched = [name for name, p in policy.named_parameters() if p.grad is None or not p.grad.any()]
     assert untouched == []
+
+
+def test_a_plain_distribution_is_drawn_and_scored_like_those_that_score_their_draws():
+    plain = Independent(Categorical(logits=torch.randn(B, T, V, requires_grad=True)), 1)
+    for posterior in (plain, make_policy("autoregressive")(data())):
+        drawn = draw(posterior, (5,))
+        assert drawn.codes.shape == (5, B, T)
+        assert not drawn.log_prob.requires_grad
+        some = score_drawn(posterior, drawn.codes[:2], drawn.log_prob[:2])
+        assert some.requires_grad
+        torch.testing.assert_close(some.detach(), drawn.log_prob[:2])
 
 
 def test_the_encoder_runs_once_for_sampling_and_scoring(kind):

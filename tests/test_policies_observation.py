@@ -11,9 +11,9 @@ from daps_rl.policies import (
     FactorizedPolicy,
     ObservationEncoder,
     Patches,
-    UniformCodes,
-    UniformPrior,
+    draw,
 )
+from daps_rl.priors import UniformCodes, UniformPrior
 
 POLICIES = [AutoregressivePolicy, FactorizedPolicy]
 SIZES = {"embed_dim": 16, "num_heads": 2}
@@ -128,7 +128,7 @@ def test_log_probabilities_stay_float32_in_half_precision(policy_class, dtype):
     torch.manual_seed(0)
     policy = policy_class((6,), 3, 4, **SIZES).to(dtype)
     distribution = policy(torch.randn(2, 6, dtype=dtype))
-    codes, log_prob = distribution.sample_with_log_prob((5,))
+    codes, log_prob = draw(distribution, (5,))
     assert log_prob.dtype == distribution.log_prob(codes).dtype == distribution.entropy().dtype == torch.float32
     torch.testing.assert_close(log_prob, distribution.log_prob(codes).detach(), atol=0.05, rtol=0)
 

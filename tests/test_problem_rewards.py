@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from problem_data import bits, contexts
+from problems import bits, contexts
 
 from daps_rl.config import make_config
 from daps_rl.envs import Constant, find_problem

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from problem_data import bits, contexts
+from problems import bits, contexts
 from torchrl.envs.utils import check_env_specs
 
 from daps_rl import DiscreteAutoencoder
@@ -246,7 +246,10 @@ def test_a_saved_model_imports_nobodys_problem_unasked(tmp_path):
 def test_a_factorised_policy_where_nothing_forbids_it():
     for name in ("maxcut6", "reverse3"):
         config = make_config(problem=name, agent="daps-na", steps=2, batch_size=4, validate_every=0)
-        list(Trainer(config, find_problem(name).splits()).run())
+        trainer = Trainer(config, find_problem(name).splits())
+        assert list(trainer.run())[-1]["step"] == 2
+        codes = trainer.autoencoder.encode(contexts(name), num_samples=5)
+        assert codes.shape == (3, 5, find_problem(name).num_tokens)
 
 
 # Errors

@@ -9,6 +9,7 @@ from daps_rl.agents import Scorer
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import make_config
 from daps_rl.data import load
+from daps_rl.policies import Drawn
 from daps_rl.recompute import in_microbatches
 from daps_rl.training import Trainer
 
@@ -67,9 +68,8 @@ def test_a_training_step_takes_the_same_step(agent, policy_samples, monkeypatch)
         with monkeypatch.context() as patch:
             kind = type(trainer.autoencoder.policy(splits.train[:2]))
             patch.setattr(kind, "sample", sample)
-            patch.setattr(
-                kind, "sample_with_log_prob", lambda self, *_: (codes := sample(self), self.log_prob(codes).detach())
-            )
+            if agent != "daps-na":
+                patch.setattr(kind, "draw", lambda self, *_: Drawn(z := sample(self), self.log_prob(z).detach()))
             trainer.train_step()
         return [p.grad for p in trainer.optimizer.parameters]
 

@@ -7,7 +7,8 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from daps_rl.functional import gumbel_rao, gumbel_softmax, reinmax, straight_through, tokenwise_kl
-from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy, UniformCodes
+from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
+from daps_rl.priors import UniformCodes
 
 RELAXATIONS = {
     "gumbel": lambda logits, generator: gumbel_softmax(logits, 0.7, generator),

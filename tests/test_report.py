@@ -43,16 +43,6 @@ def make_rows(number: int) -> list[dict[str, Any]]:
     return rows
 
 
-def capture(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Keeps the figures instead of writing them, to look at their parts."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figures: list[Any] = []
-    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda canvas, _: figures.append(canvas.figure))
-    monkeypatch.setattr("daps_rl.report.figures.write_atomically", lambda path, content: None)
-    return figures
-
-
 class TestReconstructions:
     @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (16, 3, 32, 32), (3, 1, 28, 20), (1, 3, 300, 400), (40, 1, 8, 8)])
     def test_images_are_written(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
@@ -113,8 +103,7 @@ class TestReconstructions:
         report.plot_reconstructions(tmp_path / "a.png", data, data * 0.9, data * 0.5, title="Title")
         assert read_png(tmp_path / "a.png").shape[1] == 1200
 
-    def test_original_and_reconstructions_are_overlaid(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        figures = capture(monkeypatch)
+    def test_original_and_reconstructions_are_overlaid(self, figures: list[Any]) -> None:
         parts = torch.randn(3, 5, 12)
         report.plot_reconstructions("a.png", *parts)
         shown = [axes for axes in figures[0].axes if axes.get_visible()]
@@ -128,8 +117,7 @@ class TestReconstructions:
             "sampled code",
         ]
 
-    def test_the_most_varied_features_get_a_lane_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        figures = capture(monkeypatch)
+    def test_the_most_varied_features_get_a_lane_each(self, figures: list[Any]) -> None:
         scale = torch.tensor([0.1, 5.0, 0.2, 4.0, 3.0, 2.0])
         data = torch.sin(torch.arange(30.0)).view(1, 30, 1) * scale
         report.plot_reconstructions("a.png", data, data, data + 1e6)
@@ -174,10 +162,9 @@ class TestReconstructions:
 
 
 class TestSheet:
-    def test_a_labelled_row_for_each_reconstruction(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_labelled_row_for_each_reconstruction(self, figures: list[Any]) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        figures = capture(monkeypatch)
         images = torch.rand(5, 1, 8, 8)
         labels = ["original", "a\n20 dB", "an agent with a very long name", "c", "d"]
         report.plot_sheet("a.png", dict.fromkeys(labels, images), title="Title")
@@ -193,8 +180,7 @@ class TestSheet:
         pixels = reconstructions._to_pixels(images, (0.0, 1.0))
         assert (pixels == round(255 / channels)).all()
 
-    def test_many_series_are_told_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        figures = capture(monkeypatch)
+    def test_many_series_are_told_apart(self, figures: list[Any]) -> None:
         report.plot_sheet("a.png", {f"line\n{index}": torch.randn(2, 9) for index in range(9)})
         looks = [str(look) for look, _ in zip(reconstructions._looks(), range(22), strict=False)]
         assert len(set(looks)) == 22
@@ -215,8 +201,7 @@ class TestLearningCurves:
         report.plot_learning_curves(tmp_path / "a.png", make_rows(number), title="A $ title & its % signs $")
         assert read_png(tmp_path / "a.png").shape == (800, 1200, 3)
 
-    def test_many_rows_are_thinned(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        figures = capture(monkeypatch)
+    def test_many_rows_are_thinned(self, figures: list[Any]) -> None:
         report.plot_learning_curves("a.png", make_rows(20_000))
         curves = [line for axes in figures[0].axes for line in axes.lines if len(line.get_xdata()) > 2]
         assert len(curves) == 9  # as logged and smooth in four panels, and validation
@@ -227,8 +212,7 @@ class TestLearningCurves:
             assert steps[-1] >= 19_990
 
     @pytest.mark.parametrize("number", [12, 100])
-    def test_terrible_first_steps_do_not_set_the_range(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-        figures = capture(monkeypatch)
+    def test_terrible_first_steps_do_not_set_the_range(self, figures: list[Any], number: int) -> None:
         rows = make_rows(number)
         report.plot_learning_curves("a.png", rows)
         low, high = figures[0].axes[0].get_ylim()
@@ -239,16 +223,14 @@ class TestLearningCurves:
         assert 1 < hidden < 8  # the first step of train and of validation at least
         assert figures[0].axes[0].get_legend().get_title().get_text() == f"points below the panel: {hidden}"
 
-    def test_a_tame_curve_is_shown_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        figures = capture(monkeypatch)
+    def test_a_tame_curve_is_shown_whole(self, figures: list[Any]) -> None:
         report.plot_learning_curves("a.png", [{"step": i, "beta_elbo": float(i)} for i in range(100)])
         low, high = figures[0].axes[0].get_ylim()
         assert low < -5
         assert high > 104
         assert figures[0].axes[0].get_legend().get_title().get_text() == ""
 
-    def test_target_and_floor_are_dashed_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        figures = capture(monkeypatch)
+    def test_target_and_floor_are_dashed_lines(self, figures: list[Any]) -> None:
         rows = [
             {"step": i, "ESS": 0.5, "ess_target": 0.33, "temperature": 1.0, "temperature_floor": 0.5**i} for i in (1, 2)
         ]
@@ -261,14 +243,12 @@ class TestLearningCurves:
         assert temperature.get_yscale() == "log"
         assert ess.get_ylim()[0] == 0.0
 
-    def test_a_key_that_is_never_logged_is_said_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        figures = capture(monkeypatch)
+    def test_a_key_that_is_never_logged_is_said_so(self, figures: list[Any]) -> None:
         report.plot_learning_curves("a.png", [{"step": 3, "beta_elbo": -4.0}])
         notes = [[text.get_text() for text in axes.texts] for axes in figures[0].axes]
         assert notes == [[], ["not logged"], ["not logged"], ["not logged"]]
 
-    def test_a_log_axis_has_no_place_for_zero(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        figures = capture(monkeypatch)
+    def test_a_log_axis_has_no_place_for_zero(self, figures: list[Any]) -> None:
         report.plot_learning_curves(
             "a.png", [{"step": i, "temperature": float(i), "temperature_floor": 0.0} for i in range(4)]
         )
@@ -322,8 +302,7 @@ class TestCodeUsage:
         assert width == 1200
         assert 400 <= height <= 1350
 
-    def test_perplexity_and_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        figures = capture(monkeypatch)
+    def test_perplexity_and_order(self, figures: list[Any]) -> None:
         counts = torch.tensor([[5, 5, 5, 5], [0, 0, 9, 0], [0, 1, 3, 0], [0, 0, 0, 0]])
         report.plot_code_usage("a.png", counts)
         heat, bars = figures[0].axes[:2]
@@ -333,8 +312,7 @@ class TestCodeUsage:
         np.testing.assert_array_equal(np.ma.getmaskarray(shares).sum(axis=1), [0, 3, 2, 4])  # grey: never used
         np.testing.assert_allclose(shares[2].filled(0.0), [0.75, 0.25, 0.0, 0.0])
 
-    def test_labels_are_thinned(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        figures = capture(monkeypatch)
+    def test_labels_are_thinned(self, figures: list[Any]) -> None:
         report.plot_code_usage("a.png", torch.ones(300, 500, dtype=torch.int64))
         heat, bars = figures[0].axes[:2]
         assert 4 <= len(heat.get_xticks()) <= 20

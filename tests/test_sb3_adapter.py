@@ -2,80 +2,41 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from test_agents import SIZES
-from test_bandit_optimum import divergence, make_bandit, make_policy, optimum
+from conftest import SIZES
+from problems import encoding, factorized, learns, make, train
 from torch import nn
 
-from daps_rl.agents import Conditions
-from daps_rl.agents.sb3.adapter import ALGORITHMS, SB3Agent
+from daps_rl.agents.sb3.adapter import SB3_AGENTS
 from daps_rl.config import make_config
-from daps_rl.data import from_arrays
-from daps_rl.functional import encoding_reward
-from daps_rl.policies import FactorizedPolicy
 from daps_rl.training import Trainer
 
-NAMES = [f"sb3:{name}" for name in ALGORITHMS]
-
-
-@pytest.fixture
-def splits():
-    return from_arrays(torch.rand(50, 6, generator=torch.Generator().manual_seed(0)))
-
-
-def on_the_bandit(name: str, *, steps: int, learning_rate: float, pay_kl: bool = True) -> float:
-    """KL(q ‖ q*) of the worst context after training, in nats; 1.8 before."""
-    x, decoder, prior = make_bandit()
-    policy = make_policy()
-    target = optimum(x, decoder, prior, 1.0)
-    agent = SB3Agent(policy, ALGORITHMS[name], make_config(steps=1, batch_size=len(x), samples=32))
-    beta = torch.tensor(0.0)
-
-    def score(codes, log_prob):
-        log_likelihood = decoder(codes).log_prob(x[:, None])
-        return encoding_reward(log_likelihood, log_prob, prior.log_prob(codes), beta if pay_kl else torch.zeros(()))
-
-    for step in range(steps):
-        beta.fill_(8.0 ** (1.0 - min(1.0, 2.0 * step / steps)))
-        agent.prepare(Conditions(learning_rate=learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))))
-        for out in agent.losses(x, score, beta):
-            assert out.loss is None
-            assert out.codes.shape == (3, 32, 2)
-    return divergence(policy, x, target)
+NAMES = list(SB3_AGENTS)
 
 
 @pytest.mark.parametrize(
     ("name", "learning_rate"), [("daps", 2e-2), ("ppo", 1e-2), pytest.param("a2c", 1e-2, marks=pytest.mark.slow)]
 )
-def test_sb3s_algorithms_come_to_the_same_optimum(name, learning_rate):
-    assert on_the_bandit(name, steps=250, learning_rate=learning_rate) < 0.1
+def test_sb3s_algorithms_come_to_the_optimum(name, learning_rate):
+    """Measured: 0.99 to 1.00."""
+    assert learns(f"sb3:{name}", encoding(), learning_rate=learning_rate) > 0.95
 
 
 @pytest.mark.parametrize(
     ("name", "learning_rate", "steps"), [("daps", 1e-2, 150), ("ppo", 1e-2, 150), ("a2c", 3e-3, 400)]
 )
-def test_sb3s_algorithms_solve_the_identity_bandit(name, learning_rate, steps):
-    """Token t of the code is to be x_t; the mean reward is at most 1, and 0.2 at random."""
-    torch.manual_seed(0)
-    target = torch.tensor([[0, 1, 2], [3, 4, 0], [1, 1, 1], [4, 2, 3]])
-    x = torch.nn.functional.one_hot(target, 5).float().flatten(1)
-    policy = FactorizedPolicy((15,), 3, 5, embed_dim=16, num_heads=2, num_layers=1)
-    agent = SB3Agent(policy, ALGORITHMS[name], make_config(steps=1, batch_size=4, samples=16))
-
-    def score(codes, log_prob):
-        return (codes == target[:, None]).float().mean(-1)
-
-    for step in range(steps):
-        agent.prepare(Conditions(learning_rate=learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))))
-        list(agent.losses(x, score, torch.tensor(0.0)))
-    assert score(policy(x).sample((500,)).transpose(0, 1), None).mean().item() > 0.99
+def test_sb3s_algorithms_solve_the_factorised_problem(name, learning_rate, steps):
+    assert learns(f"sb3:{name}", factorized(), steps, learning_rate=learning_rate, samples=16) > 0.98
 
 
 def test_without_the_kl_in_the_reward_they_do_not():
-    assert on_the_bandit("ppo", steps=100, learning_rate=1e-2, pay_kl=False) > 0.5
+    problem = encoding()
+    agent = make("sb3:ppo", problem)
+    out = train(agent, problem, 100, 1e-2, pay_kl=False)
+    assert problem.divergence(agent.policy) > 0.5
+    assert out.loss is None  # the algorithm has taken its own steps
+    assert out.codes.shape == (3, 32, 2)
 
 
 @pytest.mark.parametrize("name", NAMES)

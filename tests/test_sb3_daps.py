@@ -328,7 +328,10 @@ def test_ordinary_environments_of_one_context_draw_alike():
             return np.zeros(2, np.float32), float(action.sum()), True, False, {}
 
     env = VecMonitor(DummyVecEnv([Context] * 8))
-    DAPS("MlpPolicy", env, samples_per_context=4, ess_fraction=0.5, device="cpu").learn(24)
+    model = DAPS("MlpPolicy", env, samples_per_context=4, ess_fraction=0.5, device="cpu").learn(24)
+    groups = model.rollout_buffer.observations.reshape(2, 4, 2)
+    assert (groups == groups[:, :1]).all()
+    assert (groups[0] != groups[1]).any()
 
 
 def test_a_networks_factory_belongs_to_code_policy():

@@ -13,15 +13,36 @@ from tensordict.nn import TensorDictModuleBase
 from daps_rl.agents.sb3 import DAPS, AutoregressivePolicy, FactorizedPolicy
 from daps_rl.functional import (
     daps_loss,
+    keep_samples,
     solve_temperature,
     target_weights,
-    thin_weights,
-    thinned_likelihood_loss,
     weighted_likelihood_loss,
 )
 from daps_rl.objectives import DAPSLoss, GroupActor
 
 F64 = torch.float64
+
+
+def rollout_batch(model):
+    return model._form.batch(model)
+
+
+def actor_loss(model, batch, temperature, groups=None):
+    """The actor's loss on some groups of a rollout, and the gradient of it in the policy."""
+    caught = {}
+
+    def instead_of_a_step(optimizer, loss, max_grad_norm):
+        optimizer.zero_grad()
+        loss.backward()
+        caught["loss"] = loss.detach()
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("daps_rl.agents.sb3.daps.descend", instead_of_a_step)
+        groups = torch.arange(len(batch.log_prob)) if groups is None else groups
+        weights = model._form.rows(target_weights(batch.score, temperature, pooling=model.pooling))
+        _, critic, _, approx_kl = model._step(batch, weights, groups)
+    return caught["loss"] - model.vf_coef * critic, critic, approx_kl
 
 
 def gradients(module):
@@ -47,22 +68,19 @@ class Actor(TensorDictModuleBase):
 @pytest.mark.parametrize("policy", [AutoregressivePolicy, FactorizedPolicy])
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("policy_samples", [0, 2])
-def test_groups_give_the_loss_and_gradient_of_the_core_and_of_torchrl(policy, centered, policy_samples, monkeypatch):
-    monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, 0.3))  # chooses which codes to score
+def test_groups_give_the_loss_and_gradient_of_the_core_and_of_torchrl(policy, centered, policy_samples):
     model = collected(make_grouped(policy, centered=centered, policy_samples=policy_samples))
     model.policy.double()
-    batch = model._batch()
+    batch = rollout_batch(model)
     assert batch.score.dtype == F64
     b, k = batch.score.shape
     assert (b, k) == (8, 6)
     floor = model._beta.value.double()
     temperature = model._trust_region(batch.score, floor)
-    losses = model._loss(batch, temperature, torch.arange(b * k))
-    loss = losses.actor
-    assert losses.critic == 0.0
-    torch.testing.assert_close(losses.approx_kl, torch.zeros((), dtype=F64), atol=1e-6, rtol=0.0)
-    model.policy.zero_grad()
-    loss.backward()
+    torch.manual_seed(3)  # chooses which codes to score
+    loss, critic, approx_kl = actor_loss(model, batch, temperature)
+    assert critic == 0.0
+    assert approx_kl == pytest.approx(0.0, abs=1e-6)
     ours, network = gradients(model.policy.network), model.policy.network
     assert len(ours) > 5
 
@@ -71,14 +89,13 @@ def test_groups_give_the_loss_and_gradient_of_the_core_and_of_torchrl(policy, ce
     network.zero_grad()
     log_prob = network(x).log_prob(codes).view(b, k)  # every observation encoded by itself
     tau = solve_temperature(batch.score, 0.33, floor)
-    if policy_samples:
-        uniform = torch.full((b, 1), 0.3, dtype=F64)
-        kept = thin_weights(target_weights(batch.score, tau), policy_samples, uniform, centered=centered)
-        core = weighted_likelihood_loss(log_prob.gather(1, kept.indices), kept.weights).mean()
-    else:
-        core = daps_loss(log_prob, batch.score, temperature=tau, centered=centered).loss.mean()
+    weights = target_weights(batch.score, tau)
+    torch.manual_seed(3)
+    kept = keep_samples(weights, policy_samples, centered=centered)
+    some = log_prob if kept is None else log_prob.gather(1, kept.indices)
+    core = weighted_likelihood_loss(some, weights, batch.log_prob, kept, centered=centered).mean()
     core.backward()
-    torch.testing.assert_close(loss, core, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(loss, core.detach(), rtol=1e-6, atol=1e-9)
     for name, gradient in gradients(network).items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-6, atol=1e-9)
 
@@ -94,9 +111,10 @@ def test_groups_give_the_loss_and_gradient_of_the_core_and_of_torchrl(policy, ce
     )
     options = {"centered": centered, "policy_samples": policy_samples, "functional": False}
     loss_module = DAPSLoss(GroupActor(network), temperature_floor=floor, **options)
+    torch.manual_seed(3)
     torchrl = loss_module(rollout)["loss_actor"]
     torchrl.backward()
-    torch.testing.assert_close(loss, torchrl, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(loss, torchrl.detach(), rtol=1e-6, atol=1e-9)
     for name, gradient in gradients(network).items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-6, atol=1e-9)
 
@@ -107,21 +125,23 @@ def test_whole_batch_gives_the_loss_and_gradient_of_the_core_and_of_torchrl(mini
     model = DAPS(AutoregressivePolicy, env, n_steps=16, seed=0, device="cpu", policy_kwargs=SMALL)
     collected(model)
     model.policy.double()
-    batch = model._batch()
+    batch = rollout_batch(model)
     assert batch.score.shape == (1, 32)
     temperature = model._trust_region(batch.score, 0.0)
-    pieces = torch.randperm(32).split(8) if minibatches else [torch.arange(32)]
-    loss = torch.stack([model._loss(batch, temperature, piece).actor for piece in pieces]).mean()
     network = model.policy.network
-    network.zero_grad()
-    loss.backward()
-    ours = gradients(network)
+    pieces = torch.randperm(32).split(8) if minibatches else [torch.arange(32)]
+    losses, parts = [], []
+    for piece in pieces:
+        losses.append(actor_loss(model, batch, temperature, piece)[0])
+        parts.append(gradients(network))
+    loss = torch.stack(losses).mean()
+    ours = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
 
     network.zero_grad()
     observations = batch.observations.double()
     log_prob = network(observations).log_prob(batch.actions.long()).view(1, -1)
     core = daps_loss(log_prob, batch.score, temperature=solve_temperature(batch.score, 0.33)).loss.mean()
-    torch.testing.assert_close(loss, core, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(loss, core.detach(), rtol=1e-6, atol=1e-9)
 
     rollout = TensorDict(
         {
@@ -135,7 +155,7 @@ def test_whole_batch_gives_the_loss_and_gradient_of_the_core_and_of_torchrl(mini
     )
     torchrl = DAPSLoss(Actor(network), sample_dim=None, functional=False)(rollout)["loss_actor"]
     torchrl.backward()
-    torch.testing.assert_close(loss, torchrl, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(loss, torchrl.detach(), rtol=1e-6, atol=1e-9)
     assert len(ours) > 5
     for name, gradient in gradients(network).items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-6, atol=1e-9)
@@ -196,12 +216,12 @@ def test_groups_and_the_policy_that_encodes_each_observation_agree():
     """A policy of SB3's own reads all B·K observations; one of ours reads B."""
     env = GroupBandit()
     model = collected(DAPS("MlpPolicy", env, samples_per_context=6, seed=0, device="cpu"))
-    batch = model._batch()
+    batch = rollout_batch(model)
     assert batch.observations.shape == (24, 4)
     mine = collected(DAPS(AutoregressivePolicy, GroupBandit(), samples_per_context=6, seed=0, policy_kwargs=SMALL))
-    assert mine._batch().observations.shape == (4, 4)
+    assert rollout_batch(mine).observations.shape == (4, 4)
     rows = mine.rollout_buffer.observations[0].reshape(4, 6, 4)
-    assert np.array_equal(mine._batch().observations.numpy(), rows[:, 3])
+    assert np.array_equal(rollout_batch(mine).observations.numpy(), rows[:, 3])
 
 
 # Updates
@@ -227,47 +247,44 @@ def test_rewards_of_minus_infinity_are_weighed_as_nothing():
     assert parameters(model).isfinite().all()
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_groups_used_more_than_once_keep_a_loss_with_a_minimum(epochs, monkeypatch):
-    """Centred weights for one epoch, for several their form with the ratio to the policy that drew."""
+def watched_losses(monkeypatch):
+    """What each call of the likelihood loss in a model's updates was given."""
     seen = []
 
-    def watched(log_prob_of, weights, keep, **options):
-        seen.append((weights, options, log_prob_of(None).detach()))
-        return thinned_likelihood_loss(log_prob_of, weights, keep, **options)
+    def watched(log_prob, weights, behaviour, kept=None, **options):
+        seen.append((log_prob.detach(), weights, behaviour))
+        return weighted_likelihood_loss(log_prob, weights, behaviour, kept, **options)
 
-    monkeypatch.setattr("daps_rl.agents.sb3.daps.thinned_likelihood_loss", watched)
-    model = make_grouped(n_epochs=epochs)
+    monkeypatch.setattr("daps_rl.agents.sb3.daps.weighted_likelihood_loss", watched)
+    return seen
+
+
+def test_groups_used_more_than_once_keep_the_policy_that_drew_them(monkeypatch):
+    seen = watched_losses(monkeypatch)
+    model = make_grouped(n_epochs=2)
     model.learn(model.n_steps * model.n_envs)
-    weights, options, log_prob = seen[0]
-    assert options["centered"] == (epochs == 1)
-    if epochs == 1:
-        assert options["behaviour_log_prob"] is None
-    else:  # nothing has moved before the first step
-        torch.testing.assert_close(options["behaviour_log_prob"], log_prob, atol=1e-5, rtol=1e-5)
-        assert options["behaviour_log_prob"].shape == weights.shape
+    (first, weights, drawn), (second, same, still) = seen
+    torch.testing.assert_close(first, drawn, atol=1e-5, rtol=1e-5)  # nothing has moved before the first step
+    assert (second - drawn).abs().max() > 1e-4
+    assert torch.equal(drawn, still)
+    assert torch.equal(weights, same)
 
 
 def test_groups_are_pooled_over_the_whole_rollout(monkeypatch):
-    seen = []
-
-    def watched(log_prob_of, weights, keep, **options):
-        seen.append(weights)
-        return thinned_likelihood_loss(log_prob_of, weights, keep, **options)
-
-    monkeypatch.setattr("daps_rl.agents.sb3.daps.thinned_likelihood_loss", watched)
+    seen = watched_losses(monkeypatch)
     model = make_grouped(pooling=3.0, batch_size=12)
     model.learn(model.n_steps * model.n_envs)
-    score = model._batch().score
+    score, weights = rollout_batch(model).score, torch.cat([given for _, given, _ in seen])
     assert len(seen) == 4
-    torch.testing.assert_close(torch.cat(seen), target_weights(score, model.temperature, pooling=3.0))
-    assert (torch.cat(seen).sum(-1) - 1.0).abs().max() > 1e-3
+    torch.testing.assert_close(weights, target_weights(score, model.temperature, pooling=3.0))
+    assert (weights.sum(-1) - 1.0).abs().max() > 1e-3
 
 
 def test_minibatches_keep_groups_together():
     model = make_grouped(n_steps=2, batch_size=12, n_epochs=2)
-    pieces = list(model._minibatches(96))
-    assert [len(p) for p in pieces] == [12] * 16
-    assert torch.equal(torch.cat(pieces[:8]), torch.arange(96))
-    model.learn(96 * 2)
+    model.learn(96)
+    pieces = list(model._minibatches(rollout_batch(model)))
+    assert [len(p) for p in pieces] == [2] * 16  # groups of six
+    assert torch.equal(torch.cat(pieces[:8]), torch.arange(16))
+    model.learn(96)
     assert model._n_updates == 32

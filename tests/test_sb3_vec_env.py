@@ -1,11 +1,13 @@
 """daps_rl.envs.EncodingVecEnv: SB3's checks and wrappers, groups, the reward by hand, and a policy that learns."""
 
 import time
+from functools import partial
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from conftest import CountingDecoder, binary_data, small_decoder
 from gymnasium.error import ResetNeeded
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env
@@ -13,20 +15,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecCheckNan, VecMonitor, VecNormalize
 
-from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingVecEnv, EncodingVectorEnv, GymnasiumEncodingEnv
 
 N, B, K, T, V, D = 11, 3, 4, 2, 5, 9
-
-
-class CountingDecoder(MLPDecoder):
-    """Counts its calls."""
-
-    calls = 0
-
-    def forward(self, codes):
-        self.calls += 1
-        return super().forward(codes)
 
 
 class Constant:
@@ -39,14 +30,8 @@ class Constant:
         return np.tile(self.code, (len(observation), 1)), state
 
 
-def make_decoder():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return CountingDecoder(T, V, (D,), embed_dim=4, hidden=(8,))
-
-
-def make_data():
-    return (torch.rand(N, D, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+make_decoder = partial(small_decoder, T, V, (D,), CountingDecoder)
+make_data = partial(binary_data, N, D)
 
 
 def make_env(**changes):

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import small_decoder
 from torch import nn
 from torchrl.collectors import Collector, MultiSyncCollector
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer
@@ -26,18 +27,16 @@ from torchrl.envs import (
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from daps_rl.agents.trainer import DAPSTrainer
-from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingEnv
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
-from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy, UniformCodes
+from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
+from daps_rl.priors import UniformCodes
 
 N, B, K, T, V = 30, 6, 4, 2, 5
 SHAPE = (1, 2, 3)
 
 
-def make_decoder():
-    torch.manual_seed(0)
-    return MLPDecoder(T, V, SHAPE, embed_dim=4, hidden=(8,))
+make_decoder = partial(small_decoder, T, V, SHAPE)
 
 
 def make_env(decoder=None, beta=0.5, seed=0):

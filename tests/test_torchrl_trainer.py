@@ -16,6 +16,7 @@ from daps_rl.agents.trainer import DAPSTrainer
 from daps_rl.data import load
 from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingEnv
+from daps_rl.functional import solve_temperature
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
 from daps_rl.policies import FactorizedPolicy
 
@@ -136,6 +137,7 @@ class Recorder(nn.Module):
         super().__init__()
         self.loss, self.batches = loss, []
         self.temperature_floor, self.actor_network = loss.temperature_floor, loss.actor_network
+        self.target = loss.target
 
     def forward(self, tensordict):
         self.batches.append(tensordict.clone())
@@ -143,7 +145,7 @@ class Recorder(nn.Module):
 
 
 def test_minibatches_are_whole_groups_and_an_epoch_takes_each_once():
-    _, _, collector, loss, _ = make_parts()
+    _, _, collector, loss, _ = make_parts(beta=0.1)
     recorder = Recorder(loss)
     trainer = DAPSTrainer(
         collector=collector,
@@ -160,6 +162,9 @@ def test_minibatches_are_whole_groups_and_an_epoch_takes_each_once():
     trainer.train()
     assert [tuple(batch.batch_size) for batch in recorder.batches] == [(2, K, 1)] * (2 * 3 * B // 2)
     for index, batch in enumerate(collected):
+        of_this_batch = recorder.batches[3 * index * B // 2 : 3 * (index + 1) * B // 2]
+        temperatures = {b["temperature"].flatten()[0].item() for b in of_this_batch}
+        assert temperatures == {solve_temperature(batch["next", "reward"][..., 0, 0], 0.5, 0.1).item()}
         for epoch in range(3):
             start = (3 * index + epoch) * B // 2
             seen = torch.cat([b["action"] for b in recorder.batches[start : start + B // 2]])

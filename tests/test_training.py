@@ -7,26 +7,17 @@ import time
 
 import pytest
 import torch
+from conftest import SIZES
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 
 from daps_rl.agents import DAPS, Agent, AgentLoss
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import PUBLISHED, make_config
-from daps_rl.data import Splits, from_arrays
+from daps_rl.data import Splits
 from daps_rl.device import choose_device
 from daps_rl.optim import GuardedAdamW, adaptive_clip_, exponential_decay, learning_rate_factor
 from daps_rl.training import Trainer, TrainingDiverged, loop
-
-SIZES = {
-    "num_tokens": 3, "vocab_size": 4, "embed_dim": 8, "num_heads": 2, "decoder_hidden": (8,), "decoder_embed_dim": 4,
-    "batch_size": 7, "samples": 5, "validate_every": 0, "log_every": 1, "likelihood": "fixed_gaussian",
-}  # fmt: skip
-
-
-@pytest.fixture
-def splits() -> Splits:
-    return from_arrays(torch.rand(50, 6, generator=torch.Generator().manual_seed(0)))
 
 
 def trainer(splits: Splits, *, policy: nn.Module | None = None, decoder: nn.Module | None = None, **options) -> Trainer:

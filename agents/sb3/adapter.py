@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,18 +23,13 @@ from daps_rl.agents.critic import RewardScale
 from daps_rl.agents.sb3.callbacks import KLRewardCallback
 from daps_rl.agents.sb3.daps import DAPS
 from daps_rl.agents.sb3.policies import CodePolicy
-from daps_rl.config import TrainConfig
+from daps_rl.agents.spec import AgentSpec
+from daps_rl.functional import SAMPLES
 from daps_rl.optim import load_optimizer_tensors, optimizer_tensors
 
-ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"daps": DAPS, "ppo": PPO, "a2c": A2C}
-"""On-policy algorithms by name; any other by "sb3:package.module:Class"."""
-
-DEFAULTS: dict[type, dict[str, Any]] = {PPO: {"n_epochs": 2}}
-"""Where SB3's defaults, made for long rollouts of small batches, do not suit one step of a large one."""
-
 OWNED = {
-    "policy", "env", "learning_rate", "n_steps", "beta", "samples_per_context", "policy_kwargs", "seed", "device",
-    "tensorboard_log", "_init_setup_model",
+    "policy", "env", "learning_rate", "n_steps", "beta", "samples_per_context", "policy_kwargs", "seed",
+    "device", "tensorboard_log", "_init_setup_model",
 }  # fmt: skip
 """Arguments of an algorithm that the run decides by its own settings (--learning-rate, --beta-start, --seed ...)."""
 
@@ -47,34 +43,6 @@ METRICS = {
 """What an algorithm logs, by our names."""
 
 
-def find_sb3_agent(name: str) -> Callable[[TrainConfig, nn.Module], Agent]:
-    """What makes an `SB3Agent` from settings and a policy.
-
-    Raises:
-        ValueError: there is no such algorithm, or it is not on-policy.
-    """
-    if name in ALGORITHMS:
-        algorithm: Any = ALGORITHMS[name]
-    else:
-        module, _, attribute = name.partition(":")
-        try:
-            algorithm = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"agent sb3:{name} is not known; use sb3:{', sb3:'.join(ALGORITHMS)}, or sb3:package.module:Class."
-            ) from error
-    if not (isinstance(algorithm, type) and issubclass(algorithm, OnPolicyAlgorithm)):
-        raise ValueError(
-            f"agent sb3:{name} must be an on-policy algorithm of Stable-Baselines3: a code's reward counts once, and "
-            "replayed rewards are those of an older decoder."
-        )
-
-    def make(config: TrainConfig, policy: nn.Module) -> Agent:
-        return SB3Agent(policy, algorithm, config)
-
-    return make
-
-
 class SB3Agent(Agent):
     """An on-policy algorithm of SB3 that is fed the training loop's batches and takes its own gradient steps.
 
@@ -84,30 +52,32 @@ class SB3Agent(Agent):
 
     Args:
         policy: see `Agent`; needs `observation_shape`, `num_tokens` and `vocab_size`.
-        algorithm: an on-policy algorithm.
-        config: settings of the run; `agent_options` go to the algorithm.
+        contexts: B, data per batch.
+        samples: K, codes per datum.
+        options: of the algorithm, over `defaults`.
     Raises:
-        ValueError: an option is unknown, or the policy does not say its sizes.
+        ValueError: the options do not fit, or the policy does not say its sizes.
     """
 
     bounded_memory = False
+    run_settings: ClassVar[tuple[str, ...]] = ()
+    algorithm_class: ClassVar[type[OnPolicyAlgorithm]]
+    defaults: ClassVar[dict[str, Any]] = {}
+    """Where SB3's defaults, made for long rollouts of small batches, do not suit one step of a large one."""
 
-    def __init__(self, policy: nn.Module, algorithm: type[OnPolicyAlgorithm], config: TrainConfig) -> None:
-        super().__init__(policy, samples=config.samples)
+    def __init__(
+        self, policy: nn.Module, *, contexts: int, samples: int = SAMPLES, options: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(policy, samples=samples)
+        algorithm = self.algorithm_class
         sizes: Any = [getattr(policy, name, None) for name in ("observation_shape", "num_tokens", "vocab_size")]
         if None in sizes:
             raise ValueError(
                 f"{algorithm.__name__} of SB3 needs spaces, and {type(policy).__name__} does not say its sizes; give "
                 "it the attributes observation_shape, num_tokens and vocab_size."
             )
-        self.env = BatchEnv(*sizes, contexts=config.batch_size, samples=config.samples)
-        settings = {**self._settings(algorithm, config), **config.agent_options}
-        known = set(inspect.signature(algorithm).parameters) - OWNED
-        if unknown := sorted(set(config.agent_options) - known):
-            raise ValueError(
-                f"unknown agent option {', '.join(unknown)}; {algorithm.__name__} takes {', '.join(sorted(known))}."
-            )
-        check_options(algorithm, config.agent_options)
+        self.env = BatchEnv(*sizes, contexts=contexts, samples=samples)
+        whole = {"batch_size": contexts * samples} if "batch_size" in self.options() else {}  # a step per batch
         try:
             self.algorithm = algorithm(
                 CodePolicy,
@@ -117,7 +87,7 @@ class SB3Agent(Agent):
                 policy_kwargs={"network": lambda *_: policy, "net_arch": [128, 128], "activation_fn": nn.ReLU},
                 device=next(policy.parameters()).device,
                 n_steps=1,
-                **{name: value for name, value in settings.items() if name in known},
+                **{**whole, **self.defaults, **(options or {})},
             )
         except TypeError as error:
             raise ValueError(f"{algorithm.__name__} cannot be made from these settings: {error}.") from error
@@ -132,12 +102,18 @@ class SB3Agent(Agent):
             callbacks += [KLRewardCallback(), ScaleReward(self.scale)]
         self.callback = self.algorithm._setup_learn(0, CallbackList(callbacks))[1]
 
-    @staticmethod
-    def _settings(algorithm: type[OnPolicyAlgorithm], config: TrainConfig) -> dict[str, Any]:
-        """The run's settings by SB3's names; whole batches."""
-        size = config.batch_size * config.samples
-        ours = {name: getattr(config, name) for name in ("ess_fraction", "trust_region", "centered", "policy_samples")}
-        return {"batch_size": size, **ours, **DEFAULTS.get(algorithm, {})}
+    @classmethod
+    def options(cls) -> Mapping[str, inspect.Parameter]:
+        """What the algorithm takes and the run does not decide."""
+        known = inspect.signature(cls.algorithm_class).parameters
+        return {name: parameter for name, parameter in known.items() if name not in OWNED}
+
+    @classmethod
+    def from_config(cls, config: Any, policy: nn.Module) -> Agent:
+        check_options(cls.algorithm_class.__name__, cls.options(), config.agent_options)
+        settings = {name: getattr(config, name) for name in cls.run_settings}
+        options = {**settings, **config.agent_options}
+        return cls(policy, contexts=config.batch_size, samples=config.samples, options=options)
 
     def trained(self) -> list[nn.Parameter]:
         """None: the algorithm has an optimiser of its own."""
@@ -149,11 +125,11 @@ class SB3Agent(Agent):
     def load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
         load_optimizer_tensors(self.algorithm.policy.optimizer, tensors)
 
-    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         algorithm, env = self.algorithm, self.env
         # SB3 shuffles minibatches by NumPy's global generator, which no checkpoint of ours holds.
         np.random.seed(int(torch.randint(2**31 - 1, ())))
-        env.beta.copy_(floor)
+        env.beta.copy_(beta)
         env.set_batch(observation)
         self.payment.score = score
         algorithm._last_obs = env.reset()
@@ -165,6 +141,49 @@ class SB3Agent(Agent):
         metrics = {ours: torch.tensor(float(logged[theirs])) for theirs, ours in METRICS.items() if theirs in logged}
         assert self.payment.codes is not None  # `collect_rollouts` has called the callback
         yield AgentLoss(None, self.payment.codes, {"entropy": self.payment.entropy, **metrics})
+
+
+def around(algorithm: type[OnPolicyAlgorithm], **attributes: Any) -> type[SB3Agent]:
+    """The class of the agents of one algorithm, with these class attributes."""
+    if issubclass(algorithm, DAPS):
+        attributes["run_settings"] = ("ess_fraction", "trust_region", "centered", "policy_samples")
+    return type(f"SB3{algorithm.__name__}", (SB3Agent,), {"algorithm_class": algorithm, **attributes})
+
+
+one_process = functools.partial(AgentSpec, several_processes=False)  # the optimiser is the algorithm's own
+
+SPECS = (
+    one_process("sb3:daps", around(DAPS), "run daps in Stable-Baselines3", scores_some=True),
+    AgentSpec(
+        "sb3:ppo", around(PPO, defaults={"n_epochs": 2}), "run PPO of Stable-Baselines3", {}, {"learning_rate": 1e-3}
+    ),
+    one_process("sb3:a2c", around(A2C), "run A2C of Stable-Baselines3", {}, {"learning_rate": 5e-4}),
+)
+SB3_AGENTS = {spec.name: spec for spec in SPECS}
+"""On-policy algorithms by name; any other by "sb3:package.module:Class"."""
+
+
+def find_sb3_agent(name: str) -> AgentSpec:
+    """The agent of that name: of `SB3_AGENTS`, or one around the algorithm "sb3:package.module:Class".
+
+    Raises:
+        ValueError: there is no such algorithm, or it is not on-policy.
+    """
+    if name in SB3_AGENTS:
+        return SB3_AGENTS[name]
+    module, _, attribute = name.removeprefix("sb3:").partition(":")
+    try:
+        algorithm: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"agent {name} is not known; use {', '.join(SB3_AGENTS)}, or sb3:package.module:Class."
+        ) from error
+    if not (isinstance(algorithm, type) and issubclass(algorithm, OnPolicyAlgorithm)):
+        raise ValueError(
+            f"agent {name} must be an on-policy algorithm of Stable-Baselines3: a code's reward counts once, and "
+            "replayed rewards are those of an older decoder."
+        )
+    return one_process(name, around(algorithm), f"run {algorithm.__name__}")
 
 
 class BatchEnv(VecEnv):

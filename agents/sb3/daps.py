@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+from collections.abc import Iterator
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -19,46 +18,26 @@ from stable_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from daps_rl.agents.sb3.beta import BetaArgument, PayKL, SharedBeta, env_attribute, progress_remaining
 from daps_rl.agents.sb3.distributions import token_sizes
-from daps_rl.agents.sb3.policies import CodePolicy
+from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch
 from daps_rl.functional import (
+    ESS_FRACTION,
     effective_sample_size,
-    kl_estimate,
+    keep_samples,
+    mean_of_kept,
     target_weights,
-    thinned_likelihood_loss,
     weighted_likelihood_loss,
 )
-from daps_rl.functional.checks import check_kept, check_pooling
+from daps_rl.functional.checks import check_pooling
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
 from daps_rl.optim import descend
 
 SelfDAPS = TypeVar("SelfDAPS", bound="DAPS")
-
-
-class Batch(NamedTuple):
-    """A rollout, flat and in the order it was drawn: N = n_steps · n_envs."""
-
-    observations: Any  # [N, ...], or one per context [N/K, ...] where a policy encodes a context once; a dict of them
-    actions: Tensor  # [N, ...]
-    log_prob: Tensor  # [N], of the policy that drew the actions
-    score: Tensor  # [G, K], G groups: rewards, or one group of advantages
-    returns: Tensor  # [N]
-
-
-class Losses(NamedTuple):
-    """Of one gradient step, then diagnostics without gradient. 0-dim each."""
-
-    actor: Tensor
-    critic: Tensor
-    entropy: Tensor
-    approx_kl: Tensor
 
 
 class DAPS(OnPolicyAlgorithm):
@@ -80,19 +59,19 @@ class DAPS(OnPolicyAlgorithm):
     Args:
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", `AutoregressivePolicy`, or any ActorCriticPolicy.
         env: Discrete, MultiDiscrete or MultiBinary actions.
-        learning_rate: a number or a schedule; see FORMS for this and all that is None.
+        learning_rate: a number or a schedule. For this and all that is None see `defaults` of the two forms,
+            `daps_rl.agents.sb3.rollouts.Groups` and `WholeBatch`.
         n_steps: steps per environment and rollout.
         batch_size: actions per gradient step, whole groups of K; 0 for all of the rollout.
         n_epochs: passes over a rollout.
         gamma, gae_lambda: of the advantages (whole batch).
         ess_fraction: effective sample size to aim at, as a fraction of K (of the whole batch).
         trust_region: "ess", "kl", "fixed", "adaptive", or a module: see `daps_rl.objectives`.
-        centered: weights minus 1/K: a smaller variance. With several epochs over groups it is
-            `functional.reused_likelihood_loss`; over a whole batch it is unbounded below.
+        centered: centred weights, for a smaller variance (`functional.weighted_likelihood_loss`).
         pooling: samples of an average context that count beside a context's own K where its weights are normalised
             (groups; `functional.target_weights`); for rewards that mean the same in all contexts, such as 0 and 1.
-        policy_samples: how many of the K actions of a context are scored with a gradient, chosen by their weights
-            without bias (groups; `functional.thin_weights`); 0 for all.
+        policy_samples: how many of the K actions of a context are scored with a gradient, at each use chosen anew by
+            their weights without bias (groups; `functional.keep_samples`); 0 for all.
         beta: a number, a 0-dim tensor, or a schedule of the progress remaining; None for the environment's own `beta`
             (0 without one). With an environment that has one, it fills the environment's.
         samples_per_context: K; None for the environment's own attribute (the whole-batch form without one).
@@ -111,12 +90,6 @@ class DAPS(OnPolicyAlgorithm):
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
 
-    FORMS: ClassVar[dict[str, dict[str, Any]]] = {
-        "groups": {"learning_rate": 1e-3, "n_steps": 1, "batch_size": 0, "n_epochs": 1},
-        "whole batch": {"learning_rate": 1e-3, "n_steps": 1024, "batch_size": 64, "n_epochs": 10},
-    }
-    """What the arguments that are None stand for."""
-
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
@@ -127,7 +100,7 @@ class DAPS(OnPolicyAlgorithm):
         n_epochs: int | None = None,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
-        ess_fraction: float = 0.33,
+        ess_fraction: float = ESS_FRACTION,
         trust_region: str | nn.Module = "ess",
         centered: bool | None = None,
         pooling: float = 0.0,
@@ -167,12 +140,12 @@ class DAPS(OnPolicyAlgorithm):
         if samples_per_context is None:
             samples_per_context = env_attribute(self.env, "samples_per_context")
         self.samples_per_context: int | None = samples_per_context
-        defaults = self.FORMS["whole batch" if samples_per_context is None else "groups"]
-        self.learning_rate = defaults["learning_rate"] if learning_rate is None else learning_rate
-        self.n_steps = defaults["n_steps"] if n_steps is None else n_steps
-        self.batch_size = defaults["batch_size"] if batch_size is None else batch_size
-        self.n_epochs = defaults["n_epochs"] if n_epochs is None else n_epochs
-        self.centered = samples_per_context is not None if centered is None else centered
+        given = {
+            "learning_rate": learning_rate, "n_steps": n_steps, "batch_size": batch_size, "n_epochs": n_epochs,
+            "centered": centered,
+        }  # fmt: skip
+        for name, value in given.items():
+            setattr(self, name, self._form.defaults[name] if value is None else value)
         self.pooling, self.policy_samples = pooling, policy_samples
         self.ess_fraction, self.trust_region, self.beta = ess_fraction, trust_region, beta
         self.temperature = math.nan
@@ -180,6 +153,10 @@ class DAPS(OnPolicyAlgorithm):
         self._beta_saved: float | None = None
         if _init_setup_model:
             self._setup_model()
+
+    @property
+    def _form(self) -> Groups | WholeBatch:
+        return WholeBatch() if self.samples_per_context is None else Groups(self.samples_per_context)
 
     # Setting up
 
@@ -193,30 +170,15 @@ class DAPS(OnPolicyAlgorithm):
 
     def _check_options(self) -> None:
         token_sizes(self.action_space)  # refuses what is not discrete
-        group = self.samples_per_context or self.n_steps * self.n_envs
         if self.n_steps < 1 or self.n_epochs < 1 or self.batch_size < 0:
             raise ValueError(
                 f"n_steps and n_epochs must be >= 1 and batch_size >= 0 (0 for all), got {self.n_steps}, "
                 f"{self.n_epochs} and {self.batch_size}."
             )
-        if group < 2:
-            more = "n_steps or use more environments" if self.samples_per_context is None else "samples_per_context"
-            raise ValueError(f"weights compare at least two actions, got {group}; raise {more}.")
+        self._form.check(self)
         if self.trust_region in ("ess", "adaptive"):
-            check_ess_fraction(self.ess_fraction, group)
+            check_ess_fraction(self.ess_fraction, self.samples_per_context or self.n_steps * self.n_envs)
         check_pooling(self.pooling, allowed=self.centered and self.samples_per_context is not None)
-        if self.samples_per_context is not None:
-            check_kept(self.policy_samples, self.samples_per_context)
-        elif self.policy_samples:
-            raise ValueError(
-                f"policy_samples needs groups of actions (samples_per_context), got {self.policy_samples}; leave it "
-                "out."
-            )
-        if self.samples_per_context is not None and self.batch_size % self.samples_per_context:
-            raise ValueError(
-                f"batch_size must be a multiple of samples_per_context, {self.samples_per_context}, so that groups "
-                f"stay together, got {self.batch_size}; 0 takes the whole rollout."
-            )
 
     def _check_env(self, env: VecEnv) -> None:
         samples, own = self.samples_per_context, env_attribute(env, "samples_per_context")
@@ -271,7 +233,7 @@ class DAPS(OnPolicyAlgorithm):
     ) -> SelfDAPS:
         """As in SB3. A rollout of groups is short: by default it logs every 20th, and every whole-batch rollout."""
         if log_interval is None:
-            log_interval = 1 if self.samples_per_context is None else 20
+            log_interval = self._form.log_interval
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
@@ -285,7 +247,10 @@ class DAPS(OnPolicyAlgorithm):
         while isinstance(env, VecEnvWrapper):
             env = env.venv
         assert env is not None  # there is one to learn in
-        first = int(torch.randint(2**31 - env.num_envs, ())) if self.seed is None else self.seed
+        if self.seed is None:
+            first = int(torch.randint(2**31 - env.num_envs, ()))
+        else:  # each `learn` goes on to contexts of its own
+            first = (self.seed + 1_000_003 * self._n_updates) % (2**31 - env.num_envs)
         env._seeds = [first + i // samples for i in range(env.num_envs)]
 
     def collect_rollouts(
@@ -295,63 +260,7 @@ class DAPS(OnPolicyAlgorithm):
         self._beta.update(progress_remaining(self))
         callbacks = CallbackList([callback, self._pay])
         callbacks.model = self._pay.model = self
-        if self.samples_per_context is None:
-            return super().collect_rollouts(env, callbacks, rollout_buffer, n_rollout_steps)
-        return self._collect_groups(env, callbacks, rollout_buffer, n_rollout_steps, self.samples_per_context)
-
-    def _collect_groups(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int, samples: int
-    ) -> bool:
-        """SB3's loop for groups: a context is encoded once, no critic, every episode is one step."""
-        assert self._last_obs is not None  # `_setup_learn` has reset the env
-        self.policy.set_training_mode(False)
-        rollout_buffer.reset()
-        values = torch.zeros(env.num_envs)  # no critic
-        callback.on_rollout_start()
-        for n_steps in range(n_rollout_steps):
-            if n_steps == 0:
-                self._check_groups(self._last_obs, samples)
-            with torch.no_grad():
-                obs_tensor = obs_as_tensor(cast(np.ndarray, self._last_obs), self.device)
-                if isinstance(self.policy, CodePolicy):
-                    contexts = _map(obs_tensor, lambda value: value[::samples])
-                    actions_tensor, log_probs = self.policy.sample_groups(contexts, samples)
-                else:
-                    actions_tensor, _, log_probs = self.policy(obs_tensor)
-            actions = actions_tensor.cpu().numpy()
-            new_obs, rewards, dones, infos = env.step(actions)
-            if not dones.all():
-                raise ValueError(
-                    "samples_per_context is for episodes of one step, and the environment went on after a step; "
-                    "pass samples_per_context=None for ordinary environments."
-                )
-            self.num_timesteps += env.num_envs
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return False
-            self._update_info_buffer(infos, dones)
-            rollout_buffer.add(
-                cast(np.ndarray, self._last_obs),
-                actions,
-                rewards,
-                cast(np.ndarray, self._last_episode_starts),
-                values,
-                log_probs,
-            )
-            self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]  # as SB3 does
-        callback.update_locals(locals())
-        callback.on_rollout_end()
-        return True
-
-    def _check_groups(self, obs: Any, samples: int) -> None:
-        """Raises ValueError unless the K observations of a context are the same. Looks at the first and last of K."""
-        for value in obs.values() if isinstance(obs, dict) else [obs]:
-            if not np.array_equal(value[::samples], value[samples - 1 :: samples]):
-                raise ValueError(
-                    f"environments b·K … b·K + K - 1 must share an observation, with K = samples_per_context = "
-                    f"{samples}; the K start from one seed, and must draw alike; or use a VecEnv that "
-                    "repeats its contexts, as EncodingVecEnv does."
-                )
+        return self._form.collect(self, env, callbacks, rollout_buffer, n_rollout_steps)
 
     # Learning
 
@@ -359,122 +268,38 @@ class DAPS(OnPolicyAlgorithm):
         """Weighs the rollout's actions once and descends their weighted likelihood."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        batch = self._batch()
-        floor = self._beta.value.to(self.device)
-        temperature = self._trust_region(batch.score, floor)
+        batch = self._form.batch(self)
+        temperature = self._trust_region(batch.score, self._beta.value.to(self.device))
+        weights = target_weights(batch.score, temperature, pooling=self.pooling)
         self.temperature = float(temperature)
-        losses, value_losses, approx_kls, entropies = [], [], [], []
-        for indices in self._minibatches(len(batch.log_prob)):
-            terms = self._loss(batch, temperature, indices)
-            done = descend(self.policy.optimizer, terms.actor + self.vf_coef * terms.critic, self.max_grad_norm)
-            self.skipped_updates += not done
-            self._n_updates += 1
-            losses.append(terms.actor.item())
-            value_losses.append(terms.critic.item())
-            entropies.append(terms.entropy.item())
-            approx_kls.append(terms.approx_kl.item())
-        weights = target_weights(batch.score, temperature)
+        steps = [self._step(batch, self._form.rows(weights), groups) for groups in self._minibatches(batch)]
+        loss, critic, entropy, approx_kl = (float(np.mean(values)) for values in zip(*steps, strict=True))
         record = self.logger.record
-        record("train/loss", np.mean(losses))
+        record("train/loss", loss)
         record("train/temperature", self.temperature)
         record("train/ess", (effective_sample_size(weights).mean() / weights.shape[-1]).item())
-        record("train/approx_kl", np.mean(approx_kls))
-        record("train/entropy", np.mean(entropies))
+        record("train/approx_kl", approx_kl)
+        record("train/entropy", entropy)
         record("train/beta", float(self._beta.value))
         record("train/skipped_updates", self.skipped_updates)
         record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if self.samples_per_context is None:
-            buffer = self.rollout_buffer
-            record("train/value_loss", np.mean(value_losses))
-            record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
-        else:
-            record("rollout/score", batch.score.mean().item())
-            self._record_kl(batch)
+        self._form.log(self, batch, critic)
 
-    def _batch(self) -> Batch:
-        """The rollout as tensors."""
-        buffer, samples = self.rollout_buffer, self.samples_per_context
-        precision = next(self.policy.parameters()).dtype
-
-        def flat(value: np.ndarray) -> np.ndarray:
-            return value.reshape(-1, *value.shape[2:])
-
-        def tensor(value: np.ndarray) -> Tensor:
-            return torch.as_tensor(flat(value), device=self.device, dtype=precision)
-
-        actions = torch.as_tensor(flat(buffer.actions), device=self.device)
-        actions = actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else actions.float()
-        # One observation per context is all that a policy reads that encodes it once.
-        every = samples if samples is not None and isinstance(self.policy, CodePolicy) else 1
-        observations = _map(
-            buffer.observations, lambda value: torch.as_tensor(flat(value)[::every].copy(), device=self.device)
-        )
-        score = tensor(buffer.rewards).view(-1, samples) if samples else tensor(buffer.advantages).view(1, -1)
-        return Batch(observations, actions, tensor(buffer.log_probs), score, tensor(buffer.returns))
-
-    def _minibatches(self, count: int) -> Iterator[Tensor]:
-        """Indices of the actions of each gradient step: whole groups in order, or shuffled where there is one group."""
-        size = min(self.batch_size or count, count)
+    def _minibatches(self, batch: Batch) -> Iterator[Tensor]:
+        """The groups of each gradient step."""
+        count, samples = batch.log_prob.shape
+        size = min(self.batch_size // samples or count, count)
         for _ in range(self.n_epochs):
-            whole = self.samples_per_context is not None or size == count
-            order = torch.arange(count) if whole else torch.randperm(count)
-            yield from order.to(self.device).split(size)
+            yield from self._form.order(count, size).to(self.device).split(size)
 
-    def _loss(self, batch: Batch, temperature: Tensor, indices: Tensor) -> Losses:
-        """The actor's loss on some of the batch's actions, and the critic's."""
-        samples = self.samples_per_context
-        if samples is not None:
-            members, score = indices.view(-1, samples), batch.score[indices[::samples] // samples]
-
-            def log_prob_of(kept: Tensor | None) -> Tensor:
-                return self._log_prob_of_members(batch, members if kept is None else members.gather(1, kept))
-
-            weights = target_weights(score, temperature, pooling=self.pooling, batch=batch.score)
-            drawn = batch.log_prob[indices].view(members.shape)
-            reused = self.centered and self.n_epochs > 1
-            terms = thinned_likelihood_loss(
-                log_prob_of,
-                weights,
-                self.policy_samples,
-                centered=self.centered and not reused,
-                behaviour_log_prob=drawn if reused else None,
-            )
-            drawn = drawn if terms.kept is None else drawn.gather(1, terms.kept.indices)
-            log_prob = terms.log_prob.detach()
-            return Losses(
-                terms.loss.mean(), log_prob.new_zeros(()), terms.mean(-log_prob), terms.mean(drawn - log_prob)
-            )
-        observations = _map(batch.observations, lambda value: value[indices])
-        values, log_prob, _ = self.policy.evaluate_actions(observations, batch.actions[indices])
-        # Normalised over the whole batch: a minibatch stands for its share of it.
-        weights = target_weights(batch.score, temperature)[:, indices] * (batch.score.shape[-1] / len(indices))
-        loss = weighted_likelihood_loss(log_prob.unsqueeze(0), weights, centered=self.centered).mean()
-        critic = F.mse_loss(values.flatten(), batch.returns[indices])
-        log_prob = log_prob.detach()
-        return Losses(loss, critic, -log_prob.mean(), (batch.log_prob[indices] - log_prob).mean())
-
-    def _log_prob_of_members(self, batch: Batch, members: Tensor) -> Tensor:
-        """Of some actions of each context, [B, M] by their indices, under the policy as it is now. [B, M]."""
-        if isinstance(self.policy, CodePolicy):
-            contexts = members[:, 0] // cast(int, self.samples_per_context)
-            return self.policy.score_groups(
-                _map(batch.observations, lambda value: value[contexts]), batch.actions[members]
-            )
-        flat = members.flatten()
-        observations = _map(batch.observations, lambda value: value[flat])
-        log_prob: Tensor = self.policy.evaluate_actions(observations, batch.actions[flat])[1]
-        return log_prob.view(members.shape)
-
-    def _record_kl(self, batch: Batch) -> None:
-        """KL to the prior, where the environment has one."""
-        task = env_attribute(self.env, "task")
-        if task is not None:
-            prior_log_prob = task.prior.log_prob(batch.actions.long()).to(batch.log_prob)
-            self.logger.record("rollout/kl", kl_estimate(batch.log_prob, prior_log_prob).mean().item())
-
-
-def _map(observations: Any, function: Callable[[Any], Any]) -> Any:
-    """The function of an observation batch, or of each entry of a dict of them."""
-    if isinstance(observations, dict):
-        return {key: function(value) for key, value in observations.items()}
-    return function(observations)
+    def _step(self, batch: Batch, weights: Tensor, groups: Tensor) -> tuple[float, ...]:
+        """Takes a gradient step on some groups; gives the losses of actor and critic, entropy and approximate KL."""
+        weights, drawn = weights[groups], batch.log_prob[groups]  # [g, K] each
+        kept = keep_samples(weights, self.policy_samples, centered=self.centered)
+        log_prob, critic = self._form.evaluate(self, batch, groups, kept)
+        loss = weighted_likelihood_loss(log_prob, weights, drawn, kept, centered=self.centered).mean()
+        self.skipped_updates += not descend(self.policy.optimizer, loss + self.vf_coef * critic, self.max_grad_norm)
+        self._n_updates += 1
+        log_prob, drawn = log_prob.detach(), drawn if kept is None else drawn.gather(1, kept.indices)
+        approx_kl = mean_of_kept(drawn - log_prob, kept)
+        return loss.item(), critic.item(), mean_of_kept(-log_prob, kept).item(), approx_kl.item()

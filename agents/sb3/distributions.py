@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from torch import Tensor, nn
 
-from daps_rl.policies.checks import draw_with_log_prob
+from daps_rl.policies import draw
 
 
 def token_sizes(action_space: spaces.Space) -> tuple[int, ...]:
@@ -73,7 +73,10 @@ class CodeDistribution(Distribution):
 
     def draw(self, deterministic: bool = False) -> tuple[Tensor, Tensor]:
         """Actions and their log-probabilities."""
-        codes, log_prob = draw_codes(self._posterior, (), deterministic=deterministic)
+        if deterministic:
+            codes = self._posterior.mode
+            return self._actions(codes), self._posterior.log_prob(codes)
+        codes, log_prob = draw(self._posterior)
         return self._actions(codes), log_prob
 
     def actions_from_params(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -94,13 +97,3 @@ class CodeDistribution(Distribution):
 
     def _actions(self, codes: Tensor) -> Tensor:
         return codes.reshape(-1, *self.action_shape)
-
-
-def draw_codes(
-    posterior: torch.distributions.Distribution, sample_shape: tuple[int, ...], *, deterministic: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Codes [*sample_shape, N, T] and their log-probabilities [*sample_shape, N], in one pass where it can be done."""
-    if not deterministic:
-        return draw_with_log_prob(posterior, sample_shape)
-    codes = posterior.mode
-    return codes, posterior.log_prob(codes)

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from daps_rl import policies
-from daps_rl.agents.sb3.distributions import CodeDistribution, draw_codes, token_sizes
+from daps_rl.agents.sb3.distributions import CodeDistribution, token_sizes
 
 NetworkFactory = Callable[[tuple[int, ...], int, int], nn.Module]
 """(observation_shape, num_tokens, vocab_size) → a module: observations [N, *observation_shape] → a distribution over
@@ -163,7 +163,7 @@ class CodePolicy(ActorCriticPolicy):
         Returns:
             actions [B·K, *action_shape], a context's side by side, and their log-probabilities [B·K].
         """
-        codes, log_prob = draw_codes(self.posterior(contexts), (samples,))  # [K, B, T], [K, B]
+        codes, log_prob = policies.draw(self.posterior(contexts), (samples,))  # [K, B, T], [K, B]
         return codes.transpose(0, 1).reshape(-1, *self.action_space.shape), log_prob.t().flatten()  # type: ignore[misc]  # the shape is known
 
     def score_groups(self, contexts: PyTorchObs, actions: Tensor) -> Tensor:

@@ -9,28 +9,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from daps_rl.commands.options import absolute_paths, add_settings, converter, setting_types
+from daps_rl.commands.options import Options, absolute_paths, add_command, converter, setting_types
 from daps_rl.commands.stop import StopRequest
 
 DEFAULT_SEEDS = 3
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `compare`: its own, and the settings of a run."""
-    add = parser.add_argument
-    add("--agents", type=_agents, help="who takes part, as AGENT,LABEL=AGENT; a label lets an agent in again")
-    add("--seeds", type=_seeds, help=f"how many, or which as 0,1,2 (default: {DEFAULT_SEEDS})")
-    add("--set", type=_own, action="append", metavar="AGENT:NAME=VALUE,…", help="settings of one agent; repeatable")
-    add("--against", metavar="AGENT", help="the reference of the tests (default: daps, or else the first)")
-    add("--jobs", type=int, default=1, help="runs at once, with so many parts of the cores each (default: 1)")
-    add("--retry-failed", action="store_true", help="try failed runs again")
-    add("--report", action="store_true", help="train nothing; rows, table and pictures from what is in --out")
-    add(
-        "--out",
-        metavar="DIR",
-        help="folder of the comparison (default: a new one under runs/); one that is there goes on",
-    )
-    add_settings(parser, without=("agent", "seed"))
+def add_parser(commands: Any, arguments: Sequence[str]) -> None:
+    """Adds `compare` to the parser's commands: options of its own, and the settings of a run."""
+    text = "train several agents over several seeds, and compare them in a table and pictures"
+    parser = add_command(commands, "compare", text)
+    options = Options(parser, arguments)
+    add = options.add
+    add("agent", "--agents", "compare these, as AGENT,LABEL=AGENT; a label lets an agent in again", type=_agents)
+    text = f"repeat with so many seeds, or with those of a list as 0,1,2 (default: {DEFAULT_SEEDS})"
+    add("length", "--seeds", text, type=_seeds)
+    text = "give one agent settings of its own; repeatable"
+    add("agent", "--set", text, type=_own, action="append", metavar="AGENT:NAME=VALUE,…")
+    text = "test the others against this one (default: daps, or else the first)"
+    add("agent", "--against", text, metavar="AGENT")
+    text = "run so many at once, on so many parts of the cores (default: 1)"
+    add("machine", "--jobs", text, type=int, default=1)
+    text = "write to this folder, or go on in it (default: a new one under runs/)"
+    add("output", "--out", text, metavar="DIR")
+    add("output", "--report", "train nothing; write the report again from what is in --out", action="store_true")
+    add("output", "--retry-failed", "try failed runs again", action="store_true")
+    options.add_settings(without=("agent", "seed"))
     parser.set_defaults(command=compare_command)
 
 
@@ -61,7 +65,7 @@ def _own(text: str) -> tuple[str, dict[str, Any]]:
         name, _, value = part.partition("=")
         name = name.strip().replace("-", "_")
         if name not in types:
-            raise argparse.ArgumentTypeError(f"{first!r} is no setting of a run; see daps-rl train --help")
+            raise argparse.ArgumentTypeError(f"{first!r} is no setting of a run; see daps-rl train --help-all")
         try:
             values[name] = converter(types[name])(value)
         except ValueError:

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 from typing import Any
 
+from daps_rl.commands.options import add_command
+from daps_rl.config.run import DEVICES
 from daps_rl.files import to_json
+
+
+def add_parsers(commands: Any) -> None:
+    """Adds these commands to the parser's."""
+
+    def add(name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
+        parser = add_command(commands, name, text)
+        parser.add_argument("run", help="read the run in this folder")
+        parser.add_argument("--device", default="auto", choices=DEVICES, help="work here (default: auto)")
+        parser.set_defaults(command=command)
+        return parser
+
+    evaluate = add("evaluate", evaluate_command, "recompute a run's metrics from its saved model")
+    for name, metric, network in (("fid", "FID", "Inception"), ("lpips", "LPIPS", "AlexNet")):
+        text = f"measure {metric} too, with this file of {network}'s weights (docs/metrics.md)"
+        evaluate.add_argument(f"--{name}-weights", metavar="FILE", help=text)
+    add("report", report_command, "draw a run's pictures again")
+    encode = add("encode", encode_command, "write data as codes: [N, ...] to int64 [N, T]")
+    encode.add_argument("--sampled", action="store_true", help="draw codes instead of taking the greedy ones")
+    decode = add("decode", decode_command, "read codes as data: [N, T] to [N, ...]")
+    for parser in (encode, decode):
+        parser.add_argument("--input", required=True, metavar="FILE.npy", help="read from this file")
+    sample = add("sample", sample_command, "decode codes drawn from the prior")
+    sample.add_argument("-n", type=int, default=16, help="draw so many (default: 16)")
+    sample.add_argument("--seed", type=int, default=0, help="draw them by this seed (default: 0)")
+    for parser in (encode, decode, sample):
+        parser.add_argument("--output", required=True, metavar="FILE.npy", help="write to this file")
 
 
 def evaluate_command(*, run: str, device: str, fid_weights: str | None, lpips_weights: str | None) -> int:

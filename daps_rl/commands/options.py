@@ -1,58 +1,117 @@
-"""Options of the command line that come from `TrainConfig`, the one home of their defaults."""
+"""Options of the command line that come from `TrainConfig`, the one home of their defaults, ranges and texts."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import re
-import typing
-from collections.abc import Collection
-from typing import Any
+import textwrap
+import types
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+USAGE_ERROR = 2
+GROUPS = ("data", "code", "agent", "length", "output")
+"""Headings in the order of the short help; the others follow."""
 
 
-def add_settings(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
-    """Adds one option for each setting of a run but those named, and --config."""
-    from daps_rl.config import PUBLISHED, TrainConfig
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the options in one line."""
 
-    parser.add_argument("--config", choices=sorted(PUBLISHED), help="published settings, by the data they are for")
-    texts, defaults = _attribute_texts(), {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    for name, kind in setting_types().items():
-        if name in without:
-            continue
-        default = defaults[name]
-        shown = "" if default in (None, dataclasses.MISSING) else f" (default: {_show(default)})"
-        arguments: dict[str, Any] = {"default": None, "help": f"{texts[name]}{shown}".replace("%", "%%")}
-        if kind is bool:
-            arguments["action"] = argparse.BooleanOptionalAction
-        else:
-            arguments["type"] = converter(kind)
-            arguments["metavar"] = name.split("_")[-1].upper()
-        parser.add_argument(f"--{name.replace('_', '-')}", **arguments)
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+class Options:
+    """Adds options to a command under headings, and leaves those that few people use out of the short help.
+
+    Args:
+        parser: of the command.
+        arguments: what was typed; the list of agents is made only where it will be read.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+        self.parser, self.everything = parser, "--help-all" in arguments
+        self.groups = {title: parser.add_argument_group(title) for title in GROUPS}
+        parser.add_argument("--help-all", action="help", help="show all options and exit")
+        parser.usage = "%(prog)s [options]"
+        more = "" if self.everything else " These are the options that most people use; --help-all shows all."
+        parser.description = textwrap.fill(f"{parser.description}{more}", 78)
+        parser.formatter_class = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26)
+        if arguments[:1] == [parser.prog.split()[-1]] and {"-h", "--help", "--help-all"} & set(arguments):
+            parser.epilog = agents_text()
+
+    def add(self, group: str, flag: str, text: str, *, common: bool = True, **arguments: Any) -> None:
+        """Adds one option; `arguments` are those of argparse."""
+        if group not in self.groups:
+            self.groups[group] = self.parser.add_argument_group(group)
+        text = text.replace("%", "%%") if common or self.everything else argparse.SUPPRESS
+        self.groups[group].add_argument(flag, help=text, **arguments)
+
+    def add_settings(self, *, without: Collection[str] = ()) -> None:
+        """Adds one option for each setting of a run but those named, and --config."""
+        from daps_rl.config import PUBLISHED, TrainConfig
+        from daps_rl.config.settings import declared_in
+
+        declared = declared_in(TrainConfig)
+        for name, kind in setting_types().items():
+            if name in without:
+                continue
+            arguments: dict[str, Any] = {"default": None}
+            if kind is bool:
+                arguments["action"] = argparse.BooleanOptionalAction
+            else:
+                choices = declared[name].choices
+                arguments["metavar"] = f"{{{','.join(choices)}}}" if choices else name.split("_")[-1].upper()
+                arguments["type"] = converter(kind)
+            text = declared[name].text + default_text(name)
+            flag = f"--{name.replace('_', '-')}"
+            self.add(declared[name].group, flag, text, common=declared[name].common, **arguments)
+        self.add("data", "--config", "take the published settings for these data", choices=sorted(PUBLISHED))
+
+
+def default_text(name: str) -> str:
+    """What a setting is if nobody says it, in brackets: its default, and where a recipe says otherwise."""
+    from daps_rl.config import TrainConfig
+    from daps_rl.config.presets import OTHER_DATA, RECIPES
+
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    default = fields[name].default
+    parts = [] if default in (None, dataclasses.MISSING) else [_show(default)]
+    recipes = {**RECIPES, "other data": OTHER_DATA}
+    own = {data: recipe[name] for data, recipe in recipes.items() if recipe.get(name, default) != default}
+    parts += [f"{_show(value)} for {data}" for data, value in own.items()]
+    return f" (default: {'; '.join(parts)})" if parts else ""
+
+
+def add_command(commands: Any, name: str, text: str) -> Any:
+    """Adds a command that does what `text` says, a line that begins with a verb; gives its parser."""
+    return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+
+
+def agents_text() -> str:
+    """The agents by name, each with what it does, on lines of at most 79 characters."""
+    from daps_rl.agents import AGENTS
+    from daps_rl.agents.sb3.adapter import SB3_AGENTS
+
+    def lines(title: str, pathwise: bool) -> list[str]:
+        of_kind = [spec for spec in AGENTS.values() if spec.cls.needs_decoder_gradient is pathwise]
+        return [title, *(f"  {spec.name:<20}  {spec.help}" for spec in of_kind)]
+
+    learned = lines("agents that learn from rewards:", False)
+    learned += [f"  {spec.name:<20}  {spec.help}" for spec in SB3_AGENTS.values()]
+    return "\n".join((*learned, "", *lines("agents to compare with, which need the decoder's gradient:", True)))
 
 
 def setting_types() -> dict[str, Any]:
     """The settings that a person can choose, and their types; the shape of a datum comes from the data."""
     from daps_rl.config import TrainConfig
+    from daps_rl.config.settings import types_of
 
-    types = typing.get_type_hints(TrainConfig)
-    return {
-        field.name: types[field.name] for field in dataclasses.fields(TrainConfig) if field.name != "observation_shape"
-    }
-
-
-def _attribute_texts() -> dict[str, str]:
-    """What the docstrings of the settings say about each attribute."""
-    from daps_rl.config import ModelConfig, TrainConfig
-
-    texts: dict[str, str] = {}
-    for cls in (ModelConfig, TrainConfig):
-        body = (cls.__doc__ or "").partition("Attributes:")[2]
-        for names, text in re.findall(r"^ {8}([a-z_, ]+): (.+?)(?=^ {8}[a-z_, ]+: |\Z)", body, re.M | re.S):
-            for name in names.split(", "):
-                texts[name] = " ".join(text.split()).rstrip(".")
-    return texts
+    return {name: kind for name, kind in types_of(TrainConfig).items() if name != "observation_shape"}
 
 
 def absolute_paths(options: dict[str, Any]) -> dict[str, Any]:
@@ -76,25 +135,26 @@ def split_settings(text: str) -> list[str]:
 
 def converter(kind: Any) -> Any:
     """What turns a flag's text into a value of that type."""
+    from daps_rl.config.settings import kinds_of
+
     if kind is bool:
         return _boolean
-    options = [option for option in typing.get_args(kind) if option is not type(None)]
-    if typing.get_origin(kind) is dict:
+    if dict in (kind, getattr(kind, "__origin__", None)):
+        return _named
+    if getattr(kind, "__origin__", None) is tuple:
+        return _widths
+    return next(option for option in kinds_of(kind) if option is not types.NoneType)
 
-        def named(text: str) -> dict[str, Any]:
-            pairs = [part.split("=", 1) for part in split_settings(text)]
-            if not all(len(pair) == 2 for pair in pairs):
-                raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE, got {text!r}")
-            return {name.strip(): _literal(value) for name, value in pairs}
 
-        return named
-    if typing.get_origin(kind) is tuple:
+def _named(text: str) -> dict[str, Any]:
+    pairs = [part.split("=", 1) for part in split_settings(text)]
+    if not all(len(pair) == 2 for pair in pairs):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE, got {text!r}")
+    return {name.strip(): _literal(value) for name, value in pairs}
 
-        def widths(text: str) -> tuple[int, ...]:
-            return tuple(int(part) for part in text.split(","))
 
-        return widths
-    return options[0] if options else kind
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _boolean(text: str) -> bool:
@@ -112,4 +172,9 @@ def _literal(text: str) -> Any:
 
 
 def _show(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """A value as one would type it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,10 +7,11 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daps_rl.commands.options import absolute_paths
+from daps_rl.commands.options import Options, absolute_paths, add_command
 from daps_rl.commands.progress import Progress, tensorboard_observer
 from daps_rl.commands.stop import StopRequest
 
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
     from daps_rl.distributed import World
 
 COLLAPSED = 0.1  # nats of code_gain
+
+
+def add_parser(commands: Any, arguments: Sequence[str]) -> None:
+    """Adds `train` to the parser's commands: options of its own, and the settings of a run."""
+    text = "train on data or on a problem; with no option, on digits in about two minutes"
+    parser = add_command(commands, "train", text)
+    options = Options(parser, arguments)
+    options.add("output", "--out", "write to this folder (default: a new one under runs/)", metavar="DIR")
+    options.add("output", "--resume", "go on with the run in --out", action="store_true")
+    text = "take two steps with two data, or with noise where only --config is given, and write nothing"
+    options.add("output", "--dry-run", text, common=False, action="store_true")
+    options.add_settings()
+    parser.set_defaults(command=train_command)
 
 
 def train_command(*, out: str | None, resume: bool, config: str | None, dry_run: bool, **options: Any) -> int:
@@ -35,7 +49,6 @@ def train_command(*, out: str | None, resume: bool, config: str | None, dry_run:
 
 def _train(world: World, out: str | None, resume: bool, config: str | None, options: dict[str, Any]) -> int:
     """In this process, of those that train together."""
-    from daps_rl.agents import find_agent
     from daps_rl.config import PUBLISHED, config_from_dict, make_config
     from daps_rl.distributed import was_restarted
     from daps_rl.runs.folder import RunFolder, folder_is_writable, new_run_path
@@ -57,7 +70,6 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
         settings = make_config(config, **given)
         if config is not None and settings.problem is None and "data" not in {*given, *PUBLISHED[config]}:
             raise ValueError(f"--config {config} names no data; pass --data, or --dry-run to see that all fits.")
-        find_agent(settings.agent)  # before anything is written or loaded
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(settings.data).stem}-{settings.agent}")
         path = world.from_first(Path(out) if out is not None else new_run_path(Path("runs"), name))
         run = RunFolder(path)

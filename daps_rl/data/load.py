@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from daps_rl.data.cifar import load_cifar10
 from daps_rl.data.corrupt import MAX_CORRUPT
@@ -20,7 +20,27 @@ from daps_rl.data.photographs import IMAGE_SIZE, load_photographs
 from daps_rl.data.splits import Splits
 
 SOURCES = {source.name: source for source in (FASHION_MNIST, MNIST)}
-NAMES = ("digits", *SOURCES, "cifar10", "photographs")
+
+
+def _images(name: str) -> Callable[[Mapping[str, Any]], Splits]:
+    """What loads a data set of IDX files of that name; binary unless told otherwise."""
+    return lambda o: load_image_source(SOURCES[name], o["data_dir"], binarize=o["binarize"] is not False)
+
+
+class Named(NamedTuple):
+    """A data set by name: what loads it, given all options, and those that it takes."""
+
+    load: Callable[[Mapping[str, Any]], Splits]
+    takes: tuple[str, ...]
+
+
+NAMED = {
+    "digits": Named(lambda o: load_digits(binarize=bool(o["binarize"])), ("binarize",)),
+    **{name: Named(_images(name), ("data_dir", "binarize")) for name in SOURCES},
+    "cifar10": Named(lambda o: load_cifar10(o["data_dir"]), ("data_dir",)),
+    "photographs": Named(lambda o: load_photographs(_size(o["image_size"], IMAGE_SIZE)), ("image_size",)),
+}
+NAMES = tuple(NAMED)
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 STREAM_SIZE = 64  # pixels: images of folders and of the hub, unless image_size says otherwise
 # Why a data set does not take an option.
@@ -90,7 +110,9 @@ def load(
         "max_corrupt": max_corrupt,
     }
     if isinstance(name_or_path, str) and name_or_path in NAMES:
-        return _load_named(name_or_path, options)
+        named = NAMED[name_or_path]
+        _take_only(name_or_path, options, *named.takes)
+        return named.load(options)
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
         raise _unknown(name_or_path)
     path = _locate(Path(name_or_path).expanduser(), folder)
@@ -102,21 +124,6 @@ def load(
     if isinstance(name_or_path, str) and folder is None and HUB_ID.fullmatch(name_or_path) and not path.exists():
         return _load_hub(name_or_path, options)
     raise _unknown(name_or_path)
-
-
-def _load_named(name: str, options: dict[str, Any]) -> Splits:
-    data_dir, binarize, image_size = (options[key] for key in ("data_dir", "binarize", "image_size"))
-    if name == "digits":
-        _take_only(name, options, "binarize")
-        return load_digits(binarize=bool(binarize))
-    if name == "cifar10":
-        _take_only(name, options, "data_dir")
-        return load_cifar10(data_dir)
-    if name == "photographs":
-        _take_only(name, options, "image_size")
-        return load_photographs(_size(image_size, IMAGE_SIZE))
-    _take_only(name, options, "data_dir", "binarize")
-    return load_image_source(SOURCES[name], data_dir, binarize=binarize is not False)
 
 
 def _load_folder(path: Path, options: dict[str, Any]) -> Splits:

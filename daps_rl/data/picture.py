@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +44,7 @@ class Picture:
         """
         with open_image(file) as image:
             image.draft(None, (2 * self.size, 2 * self.size))
-            upright = ImageOps.exif_transpose(image)
-            flat = _flatten(upright, "RGB" if self.channels == 3 else "L")
+            flat = _flatten(_upright(image), "RGB" if self.channels == 3 else "L")
             square = ImageOps.fit(flat, (self.size, self.size), Image.Resampling.BICUBIC)
         pixels = np.array(square).reshape(self.size, self.size, self.channels)
         return torch.from_numpy(pixels).movedim(-1, 0)
@@ -61,10 +61,21 @@ def is_grey(file: File) -> bool:
         return image.mode in GREY_MODES
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its camera says; as it is where what the camera says cannot be read."""
+    image.load()  # what is wrong with the pixels themselves is not caught below
+    try:
+        return ImageOps.exif_transpose(image)
+    except (ValueError, TypeError, KeyError, SyntaxError, OverflowError, struct.error):
+        return image
+
+
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
     """8 bits per channel in that mode, on white."""
     if image.mode.startswith("I"):  # 16 bits: PIL would cut values at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65_535) // SIXTEEN_BITS).astype(np.uint8))
+        values, transparent = np.asarray(image).clip(0, 65_535), image.info.get("transparency")
+        grey = (values // SIXTEEN_BITS).astype(np.uint8)
+        image = Image.fromarray(np.where(values == transparent, 255, grey).astype(np.uint8))
     if image.mode == "F":
         raise DataError("pixels must be integers, got floating point, whose white is unknown; convert it to PNG")
     if image.has_transparency_data:

@@ -1,5 +1,7 @@
 """Decoders p(x|z): networks, and the likelihoods that give their outputs a meaning."""
 
+from torch import nn
+
 from daps_rl.decoders.base import CodeDecoder
 from daps_rl.decoders.likelihoods import (
     LIKELIHOODS,
@@ -16,6 +18,7 @@ from daps_rl.decoders.sequence import SequenceDecoder
 from daps_rl.decoders.strokes import StrokeDecoder, StrokeRenderer
 
 __all__ = [
+    "DECODERS",
     "LIKELIHOODS",
     "BernoulliLikelihood",
     "CategoricalLikelihood",
@@ -30,4 +33,19 @@ __all__ = [
     "SequenceDecoder",
     "StrokeDecoder",
     "StrokeRenderer",
+    "suitable_decoder",
 ]
+
+DECODERS: dict[str, type[nn.Module]] = {
+    "mlp": MLPDecoder,
+    "resnet": ResNetDecoder,
+    "sequence": SequenceDecoder,
+    "strokes": StrokeDecoder,
+}
+"""Decoders by name. One that is no `CodeDecoder` is made from the sizes and a likelihood alone."""
+
+
+def suitable_decoder(observation_shape: tuple[int, ...]) -> str:
+    """The name of the decoder that suits data of that shape."""
+    image = len(observation_shape) == 3
+    return "resnet" if image and (observation_shape[0] >= 3 or min(observation_shape[1:]) >= 64) else "mlp"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -32,6 +34,9 @@ class CodeDecoder(nn.Module):
     Raises:
         ValueError: a size is not positive.
     """
+
+    model_settings: ClassVar[dict[str, str]] = {}
+    """What else the constructor takes from the settings of a model: names of the settings by those of arguments."""
 
     def __init__(
         self,

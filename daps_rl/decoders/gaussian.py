@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution
 
-from daps_rl.policies.checks import SampleShape
+from daps_rl.policies.distribution import SampleShape
 
 ENTRIES_AT_A_TIME = 2**20  # what the intermediate results of a log-density hold at most, or one row's
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,10 @@ from torch.nn import functional as F
 
 from daps_rl.decoders.gaussian import DiagonalGaussian, LogVarianceBounds
 from daps_rl.functional.checks import as_float
-from daps_rl.policies.checks import SampleShape
+from daps_rl.policies.distribution import SampleShape
+
+VARIANCE = 0.25
+MIN_VARIANCE, MAX_VARIANCE = 1e-3, 1.0
 
 
 class Likelihood(nn.Module):
@@ -24,6 +28,8 @@ class Likelihood(nn.Module):
 
     outputs_per_entry = 1
     output_scale = 1.0  # how far an output must move to change the likelihood by about a nat
+    model_settings: ClassVar[tuple[str, ...] | None] = ()
+    """Settings of a model that its constructor takes, by name; None where these are not enough to make one."""
 
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
         """outputs [..., P, *observation_shape], event_dims = len(observation_shape)."""
@@ -88,8 +94,9 @@ class GaussianLikelihood(Likelihood):
     """
 
     outputs_per_entry = 2
+    model_settings = ("min_variance", "max_variance")
 
-    def __init__(self, min_variance: float = 1e-3, max_variance: float = 1.0) -> None:
+    def __init__(self, min_variance: float = MIN_VARIANCE, max_variance: float = MAX_VARIANCE) -> None:
         super().__init__()
         if not 0.0 < min_variance < max_variance:
             raise ValueError(
@@ -119,7 +126,9 @@ class FixedGaussianLikelihood(Likelihood):
         ValueError: the variance is not positive.
     """
 
-    def __init__(self, variance: float = 0.25) -> None:
+    model_settings = ("variance",)
+
+    def __init__(self, variance: float = VARIANCE) -> None:
         super().__init__()
         if not variance > 0.0:
             raise ValueError(f"variance must be positive, got {variance}; the published one for motion is 0.25.")
@@ -151,6 +160,8 @@ class CategoricalLikelihood(Likelihood):
     Args:
         num_classes: C.
     """
+
+    model_settings = None  # C is no setting of a run
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

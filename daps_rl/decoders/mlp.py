@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class MLPDecoder(CodeDecoder):
     Raises:
         ValueError: a size is not positive.
     """
+
+    model_settings: ClassVar[dict[str, str]] = {"hidden": "decoder_hidden"}
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -58,6 +59,10 @@ class ResNetDecoder(CodeDecoder):
     References:
         Drolet et al. (2026), arXiv 2509.24716. Departures: group norm; no image is padded.
     """
+
+    model_settings: ClassVar[dict[str, str]] = {
+        "channels": "decoder_channels", "num_blocks": "decoder_blocks", "norm": "decoder_norm",
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from daps_rl.functional.checks import as_float, check_matrix
+from daps_rl.functional.weights import shifted_reward
 
 MIN_STD = 1e-4  # nats: groups whose rewards differ by less count as equal
+ROUNDING = 8  # units in the last place of the largest reward: differences of less are rounding, and count as equal
 
 
 def leave_one_out_advantage(reward: Tensor) -> Tensor:
@@ -32,6 +35,8 @@ def leave_one_out_advantage(reward: Tensor) -> Tensor:
 def standardized_reward(reward: Tensor) -> Tensor:
     """Reward in units of its group: (R_k − mean) / std, without units. Groups of equal rewards give 0.
 
+    Where the deviation is below `MIN_STD`, or below what rounding makes of rewards of that size, that stands in for it.
+
     Args:
         reward: larger is better; no gradient flows. [B, K], K >= 2.
     Returns:
@@ -42,9 +47,10 @@ def standardized_reward(reward: Tensor) -> Tensor:
         Shao et al. (2024), DeepSeekMath (GRPO), section 4.1; arXiv 2604.06159 (TPO).
     """
     _check_group(reward)
-    reward = as_float(reward.detach())
-    centered = reward - reward.mean(-1, keepdim=True)
-    return centered / reward.std(-1, keepdim=True).clamp_min(MIN_STD)
+    shifted = shifted_reward(reward)  # equal rewards are 0 then, of whatever size they were
+    centered = shifted - shifted.mean(-1, keepdim=True)
+    rounding = ROUNDING * torch.finfo(shifted.dtype).eps * reward.detach().abs().amax(-1, keepdim=True)
+    return centered / shifted.std(-1, keepdim=True).maximum(rounding.clamp(min=MIN_STD))
 
 
 def _check_group(reward: Tensor) -> None:

@@ -42,13 +42,16 @@ def beta_elbo(log_likelihood: Tensor, kl: Tensor, beta: Tensor | float) -> Tenso
 
 
 def encoding_reward(
-    log_likelihood: Tensor, action_log_prob: Tensor, prior_log_prob: Tensor, beta: Tensor | float
+    log_likelihood: Tensor, action_log_prob: Tensor | None, prior_log_prob: Tensor, beta: Tensor | float
 ) -> Tensor:
     """The bandit's reward, R(x, z) = log p(x|z) − β·(log q(z|x) − log p(z)), in nats; larger is better.
 
+    The one place where what a code is worth is put together. An environment that does not see log q hands None for it
+    and gets log p(x|z) + β·log p(z), which `complete_reward` completes, once, where log q is known.
+
     Args:
         log_likelihood: log p(x|z), or any other score of the code, in nats. Any shape.
-        action_log_prob: log q(z|x) with which the code was drawn. The same shape.
+        action_log_prob: log q(z|x) with which the code was drawn. The same shape; or None.
         prior_log_prob: log p(z). The same shape.
         beta: weight of the KL to the prior.
     Returns:
@@ -56,25 +59,26 @@ def encoding_reward(
     Raises:
         ValueError: shapes differ.
     """
+    if action_log_prob is None:
+        check_same_shape(log_likelihood=log_likelihood, prior_log_prob=prior_log_prob)
+        return log_likelihood + beta * prior_log_prob
     return beta_elbo(log_likelihood, kl_estimate(action_log_prob, prior_log_prob), beta)
 
 
-def host_reward(log_likelihood: Tensor, prior_log_prob: Tensor, beta: Tensor | float) -> Tensor:
-    """The part of the reward that an env can pay which does not see log q: log p(x|z) + β·log p(z), in nats.
-
-    Subtract β·log q(z|x) to complete it to `encoding_reward`.
+def complete_reward(reward: Tensor, action_log_prob: Tensor, beta: Tensor | float) -> Tensor:
+    """Completes a reward that an environment gave without seeing log q: reward − β·log q(z|x), in nats.
 
     Args:
-        log_likelihood: log p(x|z), in nats. Any shape.
-        prior_log_prob: log p(z), in nats. The same shape.
-        beta: weight of the KL to the prior.
+        reward: log p(x|z) + β·log p(z), in nats. Any shape.
+        action_log_prob: log q(z|x) with which the code was drawn. The same shape.
+        beta: weight of the KL, the environment's own at that step.
     Returns:
-        The same shape, in nats.
+        `encoding_reward`, in nats. The same shape.
     Raises:
         ValueError: shapes differ.
     """
-    check_same_shape(log_likelihood=log_likelihood, prior_log_prob=prior_log_prob)
-    return log_likelihood + beta * prior_log_prob
+    check_same_shape(reward=reward, action_log_prob=action_log_prob)
+    return reward - beta * action_log_prob
 
 
 def importance_weighted_bound(log_likelihood: Tensor, action_log_prob: Tensor, prior_log_prob: Tensor) -> Tensor:

@@ -45,8 +45,16 @@ def check_pooling(pooling: float, *, allowed: bool = True) -> None:
     if pooling and not allowed:
         raise ValueError(
             f"pooling needs groups and centred weights, got pooling={pooling}; others cannot make the codes of a bad "
-            "group less likely: pass centered=True (or reuse=True), or pooling=0."
+            "group less likely: pass centered=True, or pooling=0."
         )
+
+
+def check_beta(beta: Tensor | float) -> None:
+    """Raises ValueError unless beta is one finite number of at least 0."""
+    if isinstance(beta, Tensor) and beta.ndim:
+        raise ValueError(f"beta must be a number or a 0-dim tensor, got shape {tuple(beta.shape)}.")
+    if not 0.0 <= float(beta) < math.inf:
+        raise ValueError(f"beta must be >= 0 and finite, got {float(beta)}; it weighs the KL to the prior, 0 for none.")
 
 
 def as_float(value: Tensor) -> Tensor:

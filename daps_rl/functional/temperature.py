@@ -72,6 +72,16 @@ def solve_temperature_kl(reward: Tensor, epsilon: float, floor: Tensor | float =
     return _solve(reward, lambda weights: -weights_kl(weights), -epsilon, floor)
 
 
+def mean_effective_sample_size(reward: Tensor, temperature: Tensor) -> Tensor:
+    """Mean effective sample size of the target weights, in samples, with a gradient to the temperature. 0-dim.
+
+    Args:
+        reward: larger is better; no gradient flows. [B, K].
+        temperature: positive. 0-dim.
+    """
+    return effective_sample_size(torch.softmax(shifted_reward(reward) / temperature, dim=-1)).mean()
+
+
 def check_ess_fraction(ess_fraction: float, num_samples: int | None = None) -> None:
     """Raises ValueError unless ess_fraction lies in (1/K, 1]; one sample meets any target trivially."""
     if not 0.0 < ess_fraction <= 1.0:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from daps_rl.functional.checks import as_float, check_matrix, check_pooling
+from daps_rl.functional.checks import as_float, check_kept, check_matrix, check_pooling
 
 
 def shifted_reward(reward: Tensor) -> Tensor:
@@ -26,6 +26,7 @@ def shifted_reward(reward: Tensor) -> Tensor:
     return torch.where(best == -math.inf, torch.zeros_like(reward), reward - best)
 
 
+@torch.no_grad()
 def target_weights(
     reward: Tensor, temperature: Tensor | float, *, pooling: float = 0.0, batch: Tensor | None = None
 ) -> Tensor:
@@ -39,7 +40,7 @@ def target_weights(
     had been seen: (Σ_k exp(R_k / temperature) + c · mean over the batch) / (K + c). A group that is all equally bad
     then weighs less than 1, where its own mean would say nothing against it, and one that is all good more (at most
     1 + c/K), and one whose rewards are all -inf nothing. It is for rewards that mean the same in all contexts, such as
-    0 and 1, and for centred weights or reuse.
+    0 and 1, and for centred weights.
 
     Args:
         reward: larger is better; -inf is allowed, NaN comes out as NaN (with pooling in all of the batch). [B, K].
@@ -47,8 +48,8 @@ def target_weights(
         pooling: c, in samples; not negative.
         batch: rewards of the whole batch where `reward` is a part of it, for the pooling. [N, K].
     Returns:
-        [B, K], each row sums to 1 (with pooling, to between 0 and 1 + c/K). float32 (float64 for float64 input). No
-        gradient reaches the reward (one does reach a temperature that asks for it).
+        [B, K], detached, each row sums to 1 (with pooling, to between 0 and 1 + c/K). float32 (float64 for float64
+        input).
     Raises:
         ValueError: reward is not [B, K], a temperature given as a number is not positive, or pooling is negative.
     References:
@@ -70,9 +71,12 @@ def target_weights(
     return torch.where(normaliser == -math.inf, 1.0 / reward.shape[-1], weights)
 
 
-def centered_weights(weights: Tensor) -> Tensor:
-    """w_k − 1/K: a baseline on the weights, which on-policy leaves the expected gradient as it is. [B, K] → [B, K]."""
-    return weights - 1.0 / weights.shape[-1]
+def one_sample_groups(weights: Tensor) -> Tensor:
+    """Turns the weights of a batch that is one group, [1, N], into those of N groups of one sample, [N, 1].
+
+    N·w is the ratio q*/q of each sample, 1 on average: a part of the batch then stands for its share of it.
+    """
+    return weights.transpose(0, 1) * weights.shape[-1]
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
@@ -81,7 +85,7 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     Args:
         weights: non-negative; need not be normalised. [B, K].
     Returns:
-        [B], in samples.
+        [B], in samples; 0 where all weights are 0.
     Raises:
         ValueError: weights is not [B, K].
     References:
@@ -89,7 +93,8 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     """
     check_matrix("weights", weights)
     weights = as_float(weights)
-    return weights.sum(-1).square() / weights.square().sum(-1)
+    total = weights.sum(-1)
+    return torch.where(total == 0, 0.0, total.square() / weights.square().sum(-1))
 
 
 def weights_kl(weights: Tensor) -> Tensor:
@@ -108,53 +113,87 @@ def weights_kl(weights: Tensor) -> Tensor:
 
 
 class KeptSamples(NamedTuple):
-    """What `thin_weights` keeps."""
+    """Some of the K samples of each context, that stand for all of them."""
 
-    indices: Tensor  # [B, M], int64, of the samples kept
-    weights: Tensor  # [B, M], that stand for all K
-    probability: Tensor  # [B, M], with which they were kept
+    indices: Tensor  # [B, M], int64
+    probability: Tensor  # [B, M], with which each was kept
 
 
-def thin_weights(weights: Tensor, keep: int, uniform: Tensor, *, centered: bool = False) -> KeptSamples:
-    """Keeps M of K samples, with weights that stand for all of them: sums over samples stay the same in expectation.
+def keep_samples(
+    weights: Tensor, keep: int, *, centered: bool = False, generator: torch.Generator | None = None
+) -> KeptSamples | None:
+    """Chooses M of the K samples for the policy to be scored on, by `threshold_sample` of what their terms can weigh.
 
-    Sample k is kept with probability min(1, |w_k| / c), where c is such that M are kept, and its weight is divided by
-    that: weights above c stay what they are, those below become ±c or go. Of all schemes that keep M samples without
-    bias this one changes the weights least (expected squared change). Drawn by systematic sampling.
+    A term of the loss counts by |w_k|, or with centred weights by |w_k − ρ_k/K|, where the ratio ρ_k is 1 at first and
+    moves as the policy does: max(|w_k − 1/K|, 1/2K) stands for it.
 
     Args:
-        weights: of either sign. [B, K].
-        keep: M, 1 … K.
-        uniform: in [0, 1), one number per context. [B, 1].
-        centered: thin `centered_weights` of the weights.
+        weights: of either sign; not negative with `centered`. [B, K].
+        keep: M, 1 … K; 0 (or K) for all.
+        centered: the loss has centred weights, see `weighted_likelihood_loss`.
+        generator: of the draw; torch's global one if None.
     Returns:
-        KeptSamples: indices, weights and the probabilities of keeping them, [B, M] each. No gradient reaches the
-        weights given.
+        KeptSamples, or None where all are kept.
     Raises:
-        ValueError: weights is not [B, K], uniform not [B, 1], or keep is out of range.
-    References:
-        Fearnhead, Clifford (2003), On-line inference for hidden Markov models via particle filters (positive weights).
+        ValueError: weights is not [B, K], or keep is out of range.
     """
     check_matrix("weights", weights)
     samples = weights.shape[-1]
+    check_kept(keep, samples)
+    if keep in (0, samples):
+        return None
+    size = as_float(weights.detach())
+    size = (size - 1.0 / samples).abs().clamp(min=0.5 / samples) if centered else size.abs()
+    uniform = torch.rand(len(size), 1, dtype=size.dtype, device=size.device, generator=generator)
+    return threshold_sample(size, keep, uniform)
+
+
+def threshold_sample(size: Tensor, keep: int, uniform: Tensor) -> KeptSamples:
+    """Keeps M of K samples, each with probability min(1, size / c), where c is such that M are kept.
+
+    With every kept term divided by its probability, sums over samples stay the same in expectation, and of all schemes
+    that keep M samples without bias this one changes terms of such sizes least (expected squared change). Drawn by
+    systematic sampling.
+
+    Args:
+        size: not negative. [B, K].
+        keep: M, 1 … K.
+        uniform: in [0, 1), one number per context. [B, 1].
+    Returns:
+        KeptSamples: indices and probabilities, [B, M] each.
+    Raises:
+        ValueError: size is not [B, K], uniform not [B, 1], or keep is out of range.
+    References:
+        Fearnhead, Clifford (2003), On-line inference for hidden Markov models via particle filters.
+    """
+    check_matrix("size", size)
+    samples = size.shape[-1]
     if not 1 <= keep <= samples:
         raise ValueError(f"keep must lie in 1 … K = {samples}, got {keep}; K keeps all samples.")
-    if uniform.shape != (len(weights), 1):
-        raise ValueError(f"uniform must be one number per context, [{len(weights)}, 1], got {tuple(uniform.shape)}.")
-    weights, uniform = as_float(weights.detach()), as_float(uniform)
-    weights = centered_weights(weights) if centered else weights
-    size = weights.abs()
-    # A weight of zero counts as a very small one, so that M are kept whatever the weights are.
+    if uniform.shape != (len(size), 1):
+        raise ValueError(f"uniform must be one number per context, [{len(size)}, 1], got {tuple(uniform.shape)}.")
+    # A size of zero counts as a very small one, so that M are kept whatever the sizes are.
     size = size.clamp(min=1e-30).maximum(1e-6 * size.amax(-1, keepdim=True))
     ordered = size.sort(-1, descending=True).values
     rest = ordered.flip(-1).cumsum(-1).flip(-1)[..., :keep]  # of the i-th largest and all below, i < M
-    places = torch.arange(keep, 0, -1, device=weights.device)  # M - i: left for them
+    places = torch.arange(keep, 0, -1, device=size.device)  # M - i: left for them
     # c is the first rest/places that the largest of the rest does not exceed; then this is the least of them all.
     threshold = (rest / places).amin(-1, keepdim=True)
     probability = (size / threshold).clamp(max=1.0)
     cumulative = probability.cumsum(-1)
     cumulative = cumulative * (keep / cumulative[..., -1:])
-    points = uniform + torch.arange(keep, device=weights.device)
+    points = uniform + torch.arange(keep, device=size.device)
     index = torch.searchsorted(cumulative, points, right=True).clamp(max=samples - 1)
-    probability = probability.gather(-1, index)
-    return KeptSamples(index, weights.gather(-1, index) / probability, probability)
+    return KeptSamples(index, probability.gather(-1, index))
+
+
+def mean_of_kept(values: Tensor, kept: KeptSamples | None) -> Tensor:
+    """Estimates the mean over all B·K samples from those that were kept; the mean itself where all were. 0-dim.
+
+    Args:
+        values: of the samples kept. [B, M], or [B, K].
+        kept: which they are; None for all.
+    """
+    if kept is None:
+        return values.mean()
+    return (values / kept.probability).sum() / kept.probability.reciprocal().sum()

@@ -38,7 +38,7 @@ struct Linear {
   }
 };
 
-// What a normalisation keeps for the way back.
+// What a normalisation keeps for the backward pass.
 struct Normalised {
   Floats value, scale;
   Normalised(int64_t rows, int64_t dim) : value(rows * dim), scale(rows) {}

@@ -15,10 +15,10 @@ using OptionalTensor = std::optional<Tensor>;
 
 struct Sizes {
   int64_t contexts, samples, tokens, dim, heads, width, keys, hidden, vocab;
-  int64_t widest() const { return std::max(hidden, dim); }  // on the way back a hidden layer's memory is used again
+  int64_t widest() const { return std::max(hidden, dim); }  // the backward pass uses a hidden layer's memory again
 };
 
-// What a block's way forward leaves for its way back.
+// What a block's forward pass keeps for its backward pass.
 struct Tape {
   Normalised attention, cross, mlp;
   Floats qkv, weights, mixed, query, cross_weights, cross_mixed, hidden, slope;

@@ -12,11 +12,13 @@ from daps_rl.objectives.trust_regions import (
     TrustRegion,
     make_trust_region,
 )
+from daps_rl.objectives.weights import DAPSWeights
 
 __all__ = [
     "TRUST_REGIONS",
     "AdaptiveTemperature",
     "DAPSLoss",
+    "DAPSWeights",
     "DecoderLoss",
     "ESSTrustRegion",
     "FixedTemperature",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,10 +14,16 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
-from daps_rl.functional import effective_sample_size, target_weights, thinned_likelihood_loss
-from daps_rl.functional.checks import check_pooling, check_same_shape
+from daps_rl.functional import (
+    ESS_FRACTION,
+    effective_sample_size,
+    keep_samples,
+    mean_of_kept,
+    weighted_likelihood_loss,
+)
+from daps_rl.functional.checks import check_pooling
 from daps_rl.objectives.group_actor import GroupActor
-from daps_rl.objectives.trust_regions import make_trust_region
+from daps_rl.objectives.weights import DAPSWeights, TargetKeys
 
 
 class DAPSLoss(LossModule):
@@ -25,24 +32,21 @@ class DAPSLoss(LossModule):
     Reads a tensordict of batch size [B, K] (further batch dimensions, such as time, may follow) with the observation,
     the action, `action_log_prob` and `("next", "reward")`. The weights are softmax(reward / temperature) over each
     group of K, the loss is −Σ_k w_k · log q(z_k|x), averaged over the groups. Actions are scored as stored and never
-    drawn here. With old samples (several epochs over one batch) keep the groups together; the weights stay right.
+    drawn here.
+
+    On minibatches, or over several epochs, give the whole batch to `DAPSWeights` first (`loss.target` is one with this
+    loss's settings): where the tensordict has `weights` and `temperature`, these are used, and nothing is solved here.
+    Groups stay together.
 
     Args:
         actor_network: a probabilistic TensorDictModule, with `get_dist`: a `GroupActor`, or any of TorchRL's actors.
-        ess_fraction: effective sample size to aim at, as a fraction of K, in (1/K, 1].
-        temperature_floor: the temperature never falls below it; β, when the reward holds a KL term of weight β. A
-            0-dim tensor (the env's own `beta`) is kept by reference, so that its schedule is seen here.
-        entropy_coeff: for rewards that hold no KL or entropy term: the score is reward − entropy_coeff · log q.
-        sample_dim: the dimension of the K actions of a context, counted from the front; None weighs the whole batch
-            as one group, and scores by the `advantage` where the tensordict has one (ordinary MDPs).
-        trust_region: "ess", "kl", "fixed", "adaptive", or a module called with rewards [B, K] and the floor.
-        centered: weights minus 1/K, see `functional.weighted_likelihood_loss`; for the first update on a batch.
-        reuse: several updates on a batch: `functional.reused_likelihood_loss`, whose first gradient is that of centred
-            weights and whose least value is where the policy has come to the batch's target.
-        pooling: samples of an average context that count beside a group's own K where its weights are normalised, see
-            `functional.target_weights`; with centered or reuse.
-        policy_samples: how many of a group's K actions are scored with a gradient, chosen by their weights without bias
-            (`functional.thin_weights`, by torch's global generator); 0 for all.
+        ess_fraction, temperature_floor, entropy_coeff, sample_dim, trust_region: see `DAPSWeights`.
+        centered: centred weights, for a smaller variance and for any number of updates on a batch, see
+            `functional.weighted_likelihood_loss`. None: with groups, not without.
+        pooling: see `DAPSWeights`; with centred weights.
+        policy_samples: how many of a group's K actions are scored with a gradient, at each use chosen anew by their
+            weights without bias (`functional.keep_samples`); 0 for all.
+        gather: see `DAPSWeights`.
         functional: take the parameters out of the actor, as TorchRL's losses do. False leaves the actor as it is (for
             DistributedDataParallel).
         reduction: "mean", "sum" or "none", over groups.
@@ -51,20 +55,17 @@ class DAPSLoss(LossModule):
         new log-probability, nats) and `entropy` (mean of −log q, nats), both estimated from the actions that were
         scored.
     Raises:
-        ValueError: an option is out of range, both centered and reuse are given, pooling with neither of them, or the
-            batch has no dimension `sample_dim`.
+        ValueError: an option is out of range, pooling without centred weights, or the batch has no dimension
+            `sample_dim`.
     References:
         Drolet et al. (2026), arXiv 2509.24716.
     """
 
     @dataclass
-    class _AcceptedKeys:
-        """Keys that `set_keys` takes; reward is read from "next", advantage from the root (with sample_dim=None)."""
+    class _AcceptedKeys(TargetKeys):
+        """Keys that `set_keys` takes: those of `DAPSWeights`, and the action."""
 
         action: NestedKey = "action"
-        sample_log_prob: NestedKey = "action_log_prob"
-        reward: NestedKey = "reward"
-        advantage: NestedKey = "advantage"
 
     tensor_keys: _AcceptedKeys
     default_keys = _AcceptedKeys
@@ -78,20 +79,27 @@ class DAPSLoss(LossModule):
         self,
         actor_network: TensorDictModule,
         *,
-        ess_fraction: float = 0.33,
+        ess_fraction: float = ESS_FRACTION,
         temperature_floor: Tensor | float = 0.0,
         entropy_coeff: float = 0.0,
         sample_dim: int | None = 1,
         trust_region: str | nn.Module = "ess",
-        centered: bool = False,
-        reuse: bool = False,
+        centered: bool | None = None,
         pooling: float = 0.0,
         policy_samples: int = 0,
+        gather: Callable[[Tensor], Tensor] | None = None,
         functional: bool = True,
         reduction: str = "mean",
     ) -> None:
-        if sample_dim is not None and sample_dim < 0:
-            raise ValueError(f"sample_dim counts from the front and must be >= 0, got {sample_dim}; 1 for [B, K, ...].")
+        target = DAPSWeights(
+            ess_fraction=ess_fraction,
+            temperature_floor=temperature_floor,
+            entropy_coeff=entropy_coeff,
+            sample_dim=sample_dim,
+            trust_region=trust_region,
+            pooling=pooling,
+            gather=gather,
+        )
         if sample_dim is not None and getattr(actor_network, "sample_dim", sample_dim) != sample_dim:
             raise ValueError(
                 f"sample_dim must be the actor's own, {actor_network.sample_dim}, got {sample_dim}; it is where the K "
@@ -99,9 +107,8 @@ class DAPSLoss(LossModule):
             )
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}.")
-        if centered and reuse:
-            raise ValueError("reuse=True takes the place of centered=True; pass one of them.")
-        check_pooling(pooling, allowed=sample_dim is not None and (centered or reuse))
+        centered = sample_dim is not None if centered is None else centered
+        check_pooling(pooling, allowed=sample_dim is not None and centered)
         if policy_samples < 0 or (policy_samples and sample_dim is None):
             raise ValueError(
                 f"policy_samples must be >= 0, and 0 without groups (sample_dim=None), got {policy_samples}; it is how "
@@ -114,12 +121,8 @@ class DAPSLoss(LossModule):
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         else:
             self.actor_network = actor_network
-        self.trust_region = make_trust_region(trust_region, ess_fraction)
-        # Kept by reference, outside the module's own buffers: `.to(device)` would make a copy that no schedule reaches.
-        self._floor = (temperature_floor,)
-        self.entropy_coeff, self.sample_dim = entropy_coeff, sample_dim
-        self.centered, self.reuse, self.pooling = centered, reuse, pooling
-        self.policy_samples, self.reduction = policy_samples, reduction
+        self.target = target
+        self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
 
     @property
     def functional(self) -> bool:
@@ -127,85 +130,59 @@ class DAPSLoss(LossModule):
         return self._functional
 
     @property
+    def sample_dim(self) -> int | None:
+        """The dimension of the K actions of a context."""
+        return self.target.sample_dim
+
+    @property
     def temperature_floor(self) -> Tensor | float:
         """The floor of the temperature, in nats, as it is now."""
-        return self._floor[0]
+        return self.target.temperature_floor
 
     def _forward_value_estimator_keys(self, **kwargs: object) -> None:
+        self.target.set_keys(**{name: getattr(self.tensor_keys, name) for name in vars(TargetKeys())})
         self.in_keys = None
 
     @property
     def in_keys(self) -> list[NestedKey]:
         """Keys that the loss reads."""
         if self._in_keys is None:
-            keys = self.tensor_keys
-            score = self._reward_key if self.sample_dim is not None else keys.advantage
-            self._in_keys = [*self.actor_network.in_keys, keys.action, keys.sample_log_prob, score]
+            self._in_keys = [*self.actor_network.in_keys, self.tensor_keys.action, *self.target.in_keys]
         return self._in_keys
 
     @in_keys.setter
     def in_keys(self, keys: list[NestedKey] | None) -> None:
         self._in_keys = keys
 
-    @property
-    def _reward_key(self) -> NestedKey:
-        """("next", reward); a reward key that starts with "next" already is taken as it is."""
-        key = self.tensor_keys.reward
-        key = (key,) if isinstance(key, str) else tuple(key)
-        return key if key[0] == "next" else ("next", *key)
-
-    def _reward(self, tensordict: TensorDictBase) -> Tensor:
-        reward = tensordict.get(self.tensor_keys.advantage, None) if self.sample_dim is None else None
-        if reward is not None:
-            return reward
-        return self._read(
-            tensordict, self._reward_key, "step an environment, or name the key with set_keys(reward=...)"
-        )
-
-    @staticmethod
-    def _read(tensordict: TensorDictBase, key: NestedKey, remedy: str) -> Tensor:
-        value = tensordict.get(key, None)
-        if value is None:
-            raise KeyError(f"DAPSLoss reads {key!r}, and the batch does not have it; {remedy}.")
-        return value
-
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch; see the class."""
-        old_log_prob = self._read(
-            tensordict, self.tensor_keys.sample_log_prob, "use an actor that writes it (return_log_prob=True)"
-        ).detach()
-        reward = self._reward(tensordict)
-        if reward.shape == (*old_log_prob.shape, 1):
-            reward = reward.squeeze(-1)
-        old_log_prob, reward = self._groups(old_log_prob), self._groups(reward)  # [B, K] each
-        check_same_shape(log_prob=old_log_prob, reward=reward)
-        score = reward - self.entropy_coeff * old_log_prob if self.entropy_coeff else reward
-        temperature = self.trust_region(score, self.temperature_floor)
-        weights = target_weights(score, temperature, pooling=self.pooling).detach()
-
-        def log_prob_of(indices: Tensor | None) -> Tensor:
-            return self._log_prob(tensordict if indices is None else self._members(tensordict, indices))
-
-        terms = thinned_likelihood_loss(
-            log_prob_of,
-            weights,
-            self.policy_samples,
-            centered=self.centered,
-            behaviour_log_prob=old_log_prob if self.reuse else None,
-        )
-        log_prob = terms.log_prob.detach()
-        old = old_log_prob if terms.kept is None else old_log_prob.gather(-1, terms.kept.indices)
+        weights, temperature = self._target(tensordict)  # [B, K], 0-dim
+        old_log_prob = self.target.group(self.target.behaviour_log_prob(tensordict))
+        kept = keep_samples(weights, self.policy_samples, centered=self.centered)
+        log_prob = self._log_prob(tensordict if kept is None else self._members(tensordict, kept.indices))
+        loss = weighted_likelihood_loss(log_prob, weights, old_log_prob, kept, centered=self.centered)
+        log_prob, old = log_prob.detach(), old_log_prob if kept is None else old_log_prob.gather(-1, kept.indices)
+        over = weights.t() if self.sample_dim is None else weights  # what one effective sample size is of
         return TensorDict(
             {
-                "loss_actor": self._reduce(terms.loss),
-                "ESS": effective_sample_size(target_weights(score, temperature).detach()).mean() / score.shape[-1],
-                "temperature": temperature.detach(),
-                "kl_approx": terms.mean(old - log_prob),
-                "entropy": terms.mean(-log_prob),
+                "loss_actor": self._reduce(loss),
+                "ESS": effective_sample_size(over).mean() / over.shape[-1],
+                "temperature": temperature,
+                "kl_approx": mean_of_kept(old - log_prob, kept),
+                "entropy": mean_of_kept(-log_prob, kept),
             },
             batch_size=[],
         )
+
+    def _target(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Weights [B·..., K] and temperature, 0-dim: those that the batch has, or those of this batch alone."""
+        weights = tensordict.get(self.tensor_keys.weights, None)
+        if weights is None:
+            weights, temperature = self.target.target(tensordict)
+            return weights, temperature.detach()
+        temperature = DAPSWeights.read(tensordict, self.tensor_keys.temperature, "call DAPSWeights, which writes both")
+        return self.target.group(weights), temperature.flatten()[0]
 
     def _log_prob(self, tensordict: TensorDictBase) -> Tensor:
         """Of the actions, under the actor as it is now, in nats. [B, K, ...] → [B·..., K]."""
@@ -215,7 +192,7 @@ class DAPSLoss(LossModule):
         # A distribution may call its network as late as log_prob: that too must see the parameters.
         with parameters:
             log_prob = self.actor_network.get_dist(tensordict).log_prob(tensordict.get(self.tensor_keys.action))
-        return self._groups(log_prob)
+        return self.target.group(log_prob)
 
     def _members(self, tensordict: TensorDictBase, indices: Tensor) -> TensorDictBase:
         """What the actor reads, and the action, of some of each group. indices [B·..., M]."""
@@ -233,17 +210,6 @@ class DAPSLoss(LossModule):
         members = tensordict.select(*self.actor_network.in_keys)[(slice(None),) * dim + (slice(indices.shape[-1]),)]
         actions = tensordict.select(self.tensor_keys.action).gather(dim, where)
         return members.set(self.tensor_keys.action, actions.get(self.tensor_keys.action))
-
-    def _groups(self, value: Tensor) -> Tensor:
-        """Brings [B, K, ...] to [B·..., K]: one row per group."""
-        if self.sample_dim is None:
-            return value.reshape(1, -1)
-        if value.ndim <= self.sample_dim:
-            raise ValueError(
-                f"the batch must have the samples of a context along dimension {self.sample_dim}, got a batch of shape "
-                f"{tuple(value.shape)}; reshape it to [B, K], or pass sample_dim=None to weigh the whole batch."
-            )
-        return value.movedim(self.sample_dim, -1).flatten(0, -2)
 
     def _reduce(self, loss: Tensor) -> Tensor:
         return loss if self.reduction == "none" else getattr(torch, self.reduction)(loss)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from daps_rl.policies.checks import SampleShape, draw_with_log_prob
+from daps_rl.policies.distribution import Drawn, SampleShape, draw
 
 
 class GroupDistribution(Distribution):
@@ -41,20 +41,15 @@ class GroupDistribution(Distribution):
         contexts = [*self.batch_shape[: self.sample_dim], *self.batch_shape[self.sample_dim + 1 :]]
         return value.reshape(self.samples, *contexts, *value.shape[2:]).movedim(0, self.sample_dim)
 
-    def _check_sample_shape(self, sample_shape: SampleShape) -> None:
-        if len(sample_shape):
-            raise ValueError("a group has K codes already; sample it with an empty sample_shape.")
-
     def sample(self, sample_shape: SampleShape = ()) -> Tensor:
         """Draws one code for each member of each group. [B, K, ..., T]."""
-        self._check_sample_shape(sample_shape)
+        if len(sample_shape):
+            raise ValueError("a group has K codes already; sample it with an empty sample_shape.")
         return self._group(self.base.sample((self.samples,)))
 
-    def sample_with_log_prob(self, sample_shape: SampleShape = ()) -> tuple[Tensor, Tensor]:
+    def draw(self) -> Drawn:
         """Draws codes [B, K, ..., T], and gives their log-probability [B, K, ...] in nats; without gradient."""
-        self._check_sample_shape(sample_shape)
-        action, log_prob = draw_with_log_prob(self.base, (self.samples,))
-        return self._group(action), self._group(log_prob)
+        return Drawn(*map(self._group, draw(self.base, (self.samples,))))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), in nats. [B, K, ..., T] → [B, K, ...]."""
@@ -136,5 +131,5 @@ class GroupActor(TensorDictModuleBase):
                 action = distribution.mode
                 log_prob = distribution.log_prob(action)
             else:
-                action, log_prob = distribution.sample_with_log_prob()
+                action, log_prob = distribution.draw()
         return tensordict.set(action_key, action).set(log_prob_key, log_prob)

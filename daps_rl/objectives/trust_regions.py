@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from daps_rl.functional import effective_sample_size, solve_temperature, solve_temperature_kl, target_weights
+from daps_rl.functional import ESS_FRACTION, mean_effective_sample_size, solve_temperature, solve_temperature_kl
 from daps_rl.functional.temperature import check_epsilon, check_ess_fraction
 
 
@@ -35,7 +35,7 @@ class ESSTrustRegion(TrustRegion):
         ess_fraction: of K, in (1/K, 1].
     """
 
-    def __init__(self, ess_fraction: float = 0.33) -> None:
+    def __init__(self, ess_fraction: float = ESS_FRACTION) -> None:
         super().__init__()
         check_ess_fraction(ess_fraction)
         self.ess_fraction = ess_fraction
@@ -91,7 +91,7 @@ class AdaptiveTemperature(TrustRegion):
         Drolet et al. (2026), arXiv 2509.24716, appendix: init 100, learning rate 1e-3.
     """
 
-    def __init__(self, ess_fraction: float = 0.33, init: float = 100.0, learning_rate: float = 1e-3) -> None:
+    def __init__(self, ess_fraction: float = ESS_FRACTION, init: float = 100.0, learning_rate: float = 1e-3) -> None:
         super().__init__()
         check_ess_fraction(ess_fraction)
         if not (init > 0.0 and learning_rate > 0.0):
@@ -116,7 +116,7 @@ class AdaptiveTemperature(TrustRegion):
     @torch.enable_grad()
     def _adapt(self, reward: Tensor, floor: Tensor | float) -> None:
         log_eta = self.log_eta.clone().requires_grad_()
-        ess = effective_sample_size(target_weights(reward, log_eta.exp() + floor)).mean()
+        ess = mean_effective_sample_size(reward, log_eta.exp() + floor)
         loss = (ess - self.ess_fraction * reward.shape[-1]).square()
         (gradient,) = torch.autograd.grad(loss, log_eta)
         gradient = torch.where(gradient.isfinite(), gradient, 0.0)

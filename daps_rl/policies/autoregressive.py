@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
 
 from daps_rl.functional import draw_categorical
 from daps_rl.functional.checks import as_float, casting_once
-from daps_rl.policies import compiled
-from daps_rl.policies.checks import (
-    Relaxation,
-    RelaxedCodes,
-    SampleShape,
-    check_code_sizes,
-    check_codes,
-    check_transformer_sizes,
-)
+from daps_rl.policies.checks import check_code_sizes, check_codes, check_transformer_sizes
 from daps_rl.policies.code_transformer import CodeTransformer, Context, MaskedSteps
+from daps_rl.policies.distribution import DiscreteCodes, Drawn, RelaxedCodes, RelaxTokens, SampleShape
 from daps_rl.policies.layers import GrowingCache, KeyValueCache
 from daps_rl.policies.masks import CodeMask
 from daps_rl.policies.observation import ObservationEncoder, make_readout
 
 
-class AutoregressiveCategorical(Distribution):
+class AutoregressiveCategorical(DiscreteCodes):
     """q(z|x) = Π_t q(z_t | z_<t, x): batch shape [B], event shape [T].
 
     Holds the encoded context: x is encoded once, however many codes are drawn or scored. `sample` draws token by
@@ -38,43 +30,24 @@ class AutoregressiveCategorical(Distribution):
         context: from `transformer.prepare`.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
-
     def __init__(self, transformer: CodeTransformer, context: Context) -> None:
         self.transformer, self.context = transformer, context
         batch = context.keys_values[0][0].shape[0]
-        super().__init__(torch.Size([batch]), torch.Size([transformer.num_tokens]), validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Codes: T integers in 0 … V-1."""
-        return constraints.independent(constraints.integer_interval(0, self.transformer.vocab_size - 1), 1)
+        super().__init__(torch.Size([batch]), transformer.num_tokens, transformer.vocab_size)
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
-        """Draws codes. [*sample_shape, B, T], int64, without gradient.
-
-        Args:
-            sample_shape: as in torch.distributions; (K,) draws K codes per context.
-            generator: source of randomness; torch's global one if None.
-        """
-        return self.sample_with_log_prob(sample_shape, generator)[0]
+        """Draws codes. [*sample_shape, B, T], int64, without gradient."""
+        return self.draw(sample_shape, generator).codes
 
     @torch.no_grad()
-    def sample_with_log_prob(
-        self, sample_shape: SampleShape = (), generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draws codes, and gives the log-probability they were drawn with.
-
-        Returns:
-            codes [*sample_shape, B, T], int64; log_prob [*sample_shape, B], in nats. Neither carries a gradient.
-        """
+    def draw(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Drawn:
+        """Draws codes with their log-probabilities; see `CodePosterior`."""
         codes, log_prob = self._unroll(torch.Size(sample_shape).numel(), generator, greedy=False)
-        codes = codes.transpose(0, 1).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
-        return codes, log_prob.transpose(0, 1).reshape(*sample_shape, *self.batch_shape)
+        shape = (*sample_shape, *self.batch_shape)
+        return Drawn(codes.transpose(0, 1).reshape(*shape, *self.event_shape), log_prob.transpose(0, 1).reshape(shape))
 
-    def relaxed_sample(self, relaxation: Relaxation, num_samples: int = 1) -> RelaxedCodes:
+    def relaxed_sample(self, relax: RelaxTokens, num_samples: int = 1) -> RelaxedCodes:
         """Draws K codes per context with a gradient through every drawn token. One-hot [B, K, T, V].
 
         Token by token, as each is the next one's input: memory grows with T².
@@ -86,7 +59,7 @@ class AutoregressiveCategorical(Distribution):
         for t in range(net.num_tokens):
             logits = steps.masked(net.step(x, self.context, caches, steps.features()))
             log_probs.append(torch.log_softmax(as_float(logits), dim=-1))  # [B, K, V]
-            tokens.append(relaxation(log_probs[-1]))
+            tokens.append(relax(log_probs[-1]))
             if t + 1 < net.num_tokens:
                 steps.advance(tokens[-1].argmax(-1))
             x = net.embed_tokens(tokens[-1].unsqueeze(2), self.context)
@@ -105,13 +78,11 @@ class AutoregressiveCategorical(Distribution):
         """Draws K codes token by token. Returns codes [B, K, T] and log_prob [B, K]."""
         net = self.transformer
         (batch,), like = self.batch_shape, self.context.keys_values[0][0]
-        if net.takes_kernels(self.context):
-            if greedy:
-                return compiled.draw(net, self.context, None)
+        if backend := net.backend_for(self.context):
             # Token by token, as below: the same seed, the same codes.
-            kind: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
-            numbers = [torch.rand(batch, samples, 1, **kind) for _ in range(net.num_tokens)]
-            return compiled.draw(net, self.context, torch.cat(numbers, -1))
+            kind: dict[str, Any] = {"generator": generator, "dtype": as_float(like).dtype, "device": like.device}
+            numbers = None if greedy else [torch.rand(batch, samples, 1, **kind) for _ in range(net.num_tokens)]
+            return backend.draw(net, self.context, None if numbers is None else torch.cat(numbers, -1))
         head_dim = like.shape[-1]
         caches = [KeyValueCache((batch * samples, net.num_heads, net.num_tokens, head_dim), like) for _ in net.blocks]
         codes = torch.empty(batch, samples, net.num_tokens, dtype=torch.int64, device=like.device)
@@ -140,8 +111,8 @@ class AutoregressiveCategorical(Distribution):
         net, (batch,), like = self.transformer, self.batch_shape, self.context.keys_values[0][0]
         shape = (batch, net.num_heads, 1, like.shape[-1])
         firsts = [KeyValueCache(shape, like) for _ in caches]
-        told = MaskedSteps(net, self.context, 1).features()
-        logits = net.step(net.start.expand(batch, 1, 1, -1), self.context, firsts, told)  # [B, 1, V]
+        features = MaskedSteps(net, self.context, 1).features()
+        logits = net.step(net.start.expand(batch, 1, 1, -1), self.context, firsts, features)  # [B, 1, V]
         for cache, first in zip(caches, firsts, strict=True):
             cache.fill(first, samples)
         return logits.expand(-1, samples, -1)
@@ -155,13 +126,13 @@ class AutoregressiveCategorical(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), in nats: one teacher-forced pass. value [*S, B, T] → [*S, B], with gradient."""
-        return self.log_prob_of_drawn(value, None)
+        return self._score(value, None)
 
-    def log_prob_of_drawn(self, value: Tensor, log_prob: Tensor | None) -> Tensor:
-        """log q(z|x) with gradient, of codes that this very distribution drew with log-probability [*S, B].
+    def score_drawn(self, codes: Tensor, log_prob: Tensor) -> Tensor:
+        """The same as `log_prob(codes)`, which a backend need not compute again; see `CodePosterior`."""
+        return self._score(codes, log_prob)
 
-        That spares kernels the pass that would find it again; without kernels it is found again.
-        """
+    def _score(self, value: Tensor, log_prob: Tensor | None) -> Tensor:
         check_codes(value, self.event_shape[0], self.batch_shape)
         flat = value.reshape(-1, *self.batch_shape, *self.event_shape).transpose(0, 1)  # [B, K, T]
         known = None if log_prob is None else log_prob.reshape(-1, *self.batch_shape).transpose(0, 1)
@@ -204,13 +175,13 @@ class AutoregressivePolicy(nn.Module):
             not as many patches as tokens). Not published; learns faster.
         token_sizes: how many tokens each of the T positions may take, each at most V: the others have probability 0
             there. All V if None.
-        encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
-        head: in place of a linear layer to the logits, any module [..., embed_dim] → [..., V], such as
+        encoder: instead of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
+        head: instead of a linear layer to the logits, any module [..., embed_dim] → [..., V], such as
             `EmbeddingHead`.
-        pointer: the tokens are the V items that the encoder gives (`ItemEncoder`, say): a pointer over them in the
-            place of the head, and their encodings as the tokens' embeddings.
+        pointer: the tokens are the V items that the encoder gives (`ItemEncoder`, say): a pointer over them is
+            the head, and their encodings as the tokens' embeddings.
         mask: which tokens may come next, by the datum and the tokens before; the others have probability exactly 0, in
-            sampling and in scoring. What it tells (`CodeMask.features`) is added to the tokens' embeddings.
+            sampling and in scoring. Its `features` are added to the tokens' embeddings.
     Raises:
         ValueError: a size is not positive, num_heads does not divide embed_dim, token_sizes do not fit T and V, or both
             head and pointer are given.

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
 
-from daps_rl.functional import draw_categorical, host_reward
+from daps_rl.functional import draw_categorical, encoding_reward
 from daps_rl.functional.checks import as_float
-from daps_rl.policies.checks import SampleShape, check_code_sizes, check_codes
+from daps_rl.policies.checks import check_code_sizes, check_codes
+from daps_rl.policies.distribution import DiscreteCodes, Drawn, SampleShape
 
 OPTIONAL = ("position_ids", "past_key_values", "use_cache")  # passed to models that take them, or **kwargs
 
 
-class CausalLMAnswers(Distribution):
+class CausalLMAnswers(DiscreteCodes):
     """q(z|x) over answers of up to T tokens: batch shape [B], event shape [T].
 
     An answer ends with the end token; what stands behind it is padding, has probability exactly 1 there, and adds
@@ -28,32 +28,22 @@ class CausalLMAnswers(Distribution):
         prompt: int64 [B, P], padded on the left.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
-
     def __init__(self, policy: CausalLMPolicy, prompt: Tensor) -> None:
         self.policy, self.prompt = policy, prompt
-        super().__init__(prompt.shape[:1], torch.Size([policy.num_tokens]), validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Answers: T integers in 0 … V-1."""
-        return constraints.independent(constraints.integer_interval(0, self.policy.vocab_size - 1), 1)
+        super().__init__(prompt.shape[:1], policy.num_tokens, policy.vocab_size)
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
         """Draws answers. [*sample_shape, B, T], int64, without gradient."""
-        return self.sample_with_log_prob(sample_shape, generator)[0]
+        return self.draw(sample_shape, generator).codes
 
     @torch.no_grad()
-    def sample_with_log_prob(
-        self, sample_shape: SampleShape = (), generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draws answers [*sample_shape, B, T], and the log-probability they were drawn with [*sample_shape, B]."""
+    def draw(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Drawn:
+        """Draws answers with their log-probabilities; see `CodePosterior`."""
         count = torch.Size(sample_shape).numel()
         codes, log_prob = self._unroll(self.prompt.repeat(count, 1), generator, greedy=False)
         shape = (*sample_shape, *self.batch_shape)
-        return codes.view(*shape, -1), log_prob.view(shape)
+        return Drawn(codes.view(*shape, -1), log_prob.view(shape))
 
     @property
     def mode(self) -> Tensor:
@@ -95,9 +85,13 @@ class CausalLMAnswers(Distribution):
         padding = torch.where(codes == policy.pad_token, 0.0, -math.inf).to(picked.dtype)
         return torch.where(ended, padding, picked).sum(-1).view(value.shape[:-1])
 
+    def score_drawn(self, codes: Tensor, log_prob: Tensor) -> Tensor:
+        """Scores them anew, as the model keeps nothing of the pass that drew them; see `CodePosterior`."""
+        return self.log_prob(codes)
+
     def entropy(self, num_samples: int = 16, generator: torch.Generator | None = None) -> Tensor:
         """Unbiased estimate of the entropy, −log q of drawn answers, in nats, without gradient. [B]."""
-        return -self.sample_with_log_prob((num_samples,), generator)[1].mean(0)
+        return -self.draw((num_samples,), generator).log_prob.mean(0)
 
 
 class CausalLMPolicy(nn.Module):
@@ -208,4 +202,4 @@ class ReferenceReward:
     @torch.no_grad()
     def __call__(self, x: Tensor, codes: Tensor) -> Tensor:
         log_prob = self.reference(x[:, 0]).log_prob(codes.transpose(0, 1)).transpose(0, 1)  # [B, K]
-        return host_reward(self.reward_fn(x, codes), log_prob, self.beta)
+        return encoding_reward(self.reward_fn(x, codes), None, log_prob, self.beta)

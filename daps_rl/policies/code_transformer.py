@@ -1,19 +1,16 @@
-"""The transformer that writes codes: next-token logits given an encoded datum, and the state of a mask on the way."""
+"""The transformer that writes codes: next-token logits given an encoded datum, and the state of a mask meanwhile."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_rl.functional.checks import as_float, in_full_precision
-from daps_rl.kernels import KernelsUnavailable, load
-from daps_rl.policies import compiled
 from daps_rl.policies.items import PointerHead
 from daps_rl.policies.layers import Cache, DecoderBlock, sinusoidal_positions
 from daps_rl.policies.masks import CodeMask
@@ -33,11 +30,36 @@ class Context(NamedTuple):
     observation: Tensor | None = None  # [B, *x], where a mask reads it
 
     def split(self, size: int) -> list[Context]:
-        """Of so many contexts each, and what is left."""
+        """Cuts it into parts of so many contexts each; the last has those that are left."""
         blocks = [list(zip(keys.split(size), values.split(size), strict=True)) for keys, values in self.keys_values]
         count = len(blocks[0])
         others = [[None] * count if value is None else value.split(size) for value in self[1:]]
         return [Context([block[i] for block in blocks], *(other[i] for other in others)) for i in range(count)]
+
+
+class Backend(Protocol):
+    """Another implementation of a transformer's passes, such as `daps_rl.kernels` attaches."""
+
+    def supports(self, net: CodeTransformer, context: Context) -> bool:
+        """Whether it can make passes over this context, as the transformer is now."""
+
+    def draw(self, net: CodeTransformer, context: Context, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Draws a code by each row of numbers in [0, 1); the likeliest tokens with None. No gradient.
+
+        Args:
+            uniform: [B, K, T].
+        Returns:
+            codes [B, K, T], int64, with K = 1 for None; their log-probabilities [B, K], in nats.
+        """
+
+    def log_prob(self, net: CodeTransformer, context: Context, codes: Tensor, known: Tensor | None) -> Tensor:
+        """log q(z|x), in nats, with gradient. Codes [B, K, T] → [B, K].
+
+        Args:
+            known: its value where that is known. [B, K].
+        Raises:
+            IndexError: a token lies outside the vocabulary.
+        """
 
 
 class CodeTransformer(nn.Module):
@@ -51,8 +73,8 @@ class CodeTransformer(nn.Module):
     and the next token is pointed at. With a mask, tokens that may not come next have a logit of -inf.
     """
 
-    cpu_kernels = False
-    """Whether passes on a CPU in float32 go through compiled kernels; see `use_cpu_kernels`."""
+    backend: Backend | None = None
+    """What makes the passes that it supports; None for PyTorch alone. See `daps_rl.kernels.use_cpu_kernels`."""
 
     def __init__(
         self,
@@ -89,41 +111,12 @@ class CodeTransformer(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
         self.head = PointerHead(embed_dim) if pointer else head or nn.Linear(embed_dim, vocab_size)
-        # Of what the mask tells, into the token's embedding.
-        self.told = nn.Linear(mask.num_features, embed_dim) if mask is not None and mask.num_features else None
+        features = 0 if mask is None else mask.num_features
+        self.embed_features = nn.Linear(features, embed_dim) if features else None
 
-    def use_cpu_kernels(self) -> None:
-        """From now on, passes on a CPU in float32 go through compiled kernels: the same, but for rounding, and faster.
-
-        Raises:
-            ValueError: there are none for a transformer like this.
-            KernelsUnavailable: they cannot be compiled here.
-        """
-        reason = "it is a class of its own" if type(self) is not CodeTransformer else compiled.obstacle(self)
-        if reason:
-            raise ValueError(f"there are no kernels for this {type(self).__name__}: {reason}.")
-        load()
-        self.cpu_kernels = True
-
-    def takes_kernels(self, context: Context) -> bool:
-        """Whether a pass over this context goes through them: they are wanted, and nothing has come in between."""
-        if not self.cpu_kernels or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
-            return False
-        keys = context.keys_values[0][0]
-        if keys.dtype != torch.float32 or keys.device.type != "cpu" or self.start.device.type != "cpu":
-            return False
-        transformed = torch._C._functorch.peek_interpreter_stack() is not None  # by torch.func
-        return not transformed and compiled.obstacle(self) is None
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy may be unpickled where kernels cannot be had."""
-        super().__setstate__(state)
-        if self.cpu_kernels:
-            try:
-                load()
-            except KernelsUnavailable as error:
-                self.cpu_kernels = False
-                warnings.warn(f"the policy goes on without CPU kernels: {error}", stacklevel=2)
+    def backend_for(self, context: Context) -> Backend | None:
+        """The backend, where there is one and it supports passes over this context."""
+        return self.backend if self.backend is not None and self.backend.supports(self, context) else None
 
     def prepare(self, encoded: Tensor, observation: Tensor | None = None) -> Context:
         """All that the code's side needs of a datum, computed once per context. encoded [B, P, D]."""
@@ -169,13 +162,13 @@ class CodeTransformer(nn.Module):
     def log_prob(self, codes: Tensor, context: Context, known: Tensor | None = None) -> Tensor:
         """Teacher-forced log-probabilities, in nats, with gradient. codes [B, K, T] → [B, K].
 
-        Where their value is known [B, K], kernels do not compute it again.
+        Where their value is known [B, K], a backend need not compute it again.
 
         On a CPU some contexts at a time, `CPU_TOKENS`. Logits of more than `LARGEST_LOGITS` entries are made, and in
         the backward pass made again, for some contexts at a time.
         """
-        if codes.shape[-1] == self.num_tokens and self.takes_kernels(context):
-            return compiled.log_prob(self, context, codes, known)
+        if codes.shape[-1] == self.num_tokens and (backend := self.backend_for(context)):
+            return backend.log_prob(self, context, codes, known)
         size = max(1, CPU_TOKENS // codes[0].numel())
         if codes.device.type != "cpu" or size >= len(codes):
             return self._log_prob(codes, context)
@@ -195,14 +188,14 @@ class CodeTransformer(nn.Module):
         return in_microbatches(score, self.hidden(codes, context), codes, *rows.values(), size=at_once, draws=False)
 
     def hidden(self, codes: Tensor, context: Context) -> Tensor:
-        """What the logits are made of. codes [B, K, T] → [B, K, T, D]."""
+        """The blocks' outputs, which the logits are made of. codes [B, K, T] → [B, K, T, D]."""
         b, k, _ = codes.shape
         start = self.start.expand(b, k, 1, -1)
         x = self.input_at(torch.cat((start, self.embed_tokens(codes[..., :-1], context)), dim=2), context, 0)
-        if self.told is not None:
+        if self.embed_features is not None:
             assert self.mask is not None
             assert context.observation is not None  # a policy with a mask passes it on
-            x = x + self.told(self.mask.features_of(context.observation, codes).to(x.dtype))
+            x = x + self.embed_features(self.mask.features_of(context.observation, codes).to(x.dtype))
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             x = block(x, keys_values)
         return x
@@ -224,13 +217,13 @@ class CodeTransformer(nn.Module):
     ) -> Tensor:
         """Logits of the next token from the embedding of the last. [B, K, 1, D] → [B, K, V].
 
-        features [B, K, F] are what a mask tells before the next token.
+        features [B, K, F] are the mask's before the next token.
         """
         position = caches[0].length
         x = self.input_at(embedded, context, position)
-        if self.told is not None:
+        if self.embed_features is not None:
             assert features is not None  # `MaskedSteps` has them
-            x = x + self.told(features.to(x.dtype)).unsqueeze(2)
+            x = x + self.embed_features(features.to(x.dtype)).unsqueeze(2)
         for block, keys_values, cache in zip(self.blocks, context.keys_values, caches, strict=True):
             x = block(x, keys_values, cache)
         return self.masked(self.logits(x[:, :, 0], context), position)
@@ -246,7 +239,7 @@ class MaskedSteps:
             self.state = self.mask.start(context.observation, samples)
 
     def features(self) -> Tensor | None:
-        """What the policy is told before the next token, [B, K, F]; None where that is nothing."""
+        """The mask's features before the next token, [B, K, F]; None where it has none."""
         if self.mask is None or not self.mask.num_features:
             return None
         return self.mask.features(self.state, self.position)

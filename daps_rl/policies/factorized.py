@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
 
 from daps_rl.functional import draw_categorical
-from daps_rl.policies.checks import Relaxation, RelaxedCodes, SampleShape, check_code_sizes, check_codes
+from daps_rl.policies.checks import check_code_sizes, check_codes
+from daps_rl.policies.distribution import DiscreteCodes, RelaxedCodes, RelaxTokens, SampleShape
 from daps_rl.policies.observation import TokenEncoder
 
 
-class FactorizedCategorical(Distribution):
+class FactorizedCategorical(DiscreteCodes):
     """q(z|x) = Π_t q(z_t|x): batch shape [B], event shape [T].
 
     Args:
         logits: unnormalised log-probabilities. [B, T, V].
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
-
     def __init__(self, logits: Tensor) -> None:
         self.log_probs = torch.log_softmax(logits.float() if logits.dtype != torch.float64 else logits, dim=-1)
-        super().__init__(logits.shape[:-2], logits.shape[-2:-1], validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Codes: T integers in 0 … V-1."""
-        return constraints.independent(constraints.integer_interval(0, self.log_probs.shape[-1] - 1), 1)
+        super().__init__(logits.shape[:-2], *logits.shape[-2:])
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
@@ -43,18 +33,10 @@ class FactorizedCategorical(Distribution):
         tokens = draw_categorical(probs, uniform)  # [B, T, K]
         return tokens.movedim(-1, 0).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
-    @torch.no_grad()
-    def sample_with_log_prob(
-        self, sample_shape: SampleShape = (), generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draws codes [*sample_shape, B, T], and their log-probabilities [*sample_shape, B] in nats."""
-        codes = self.sample(sample_shape, generator)
-        return codes, self.log_prob(codes)
-
-    def relaxed_sample(self, relaxation: Relaxation, num_samples: int = 1) -> RelaxedCodes:
+    def relaxed_sample(self, relax: RelaxTokens, num_samples: int = 1) -> RelaxedCodes:
         """Draws K codes per context with a gradient to the logits. One-hot [B, K, T, V]."""
         log_probs = self.log_probs.unsqueeze(1).expand(-1, num_samples, -1, -1)
-        return RelaxedCodes(relaxation(log_probs), log_probs)
+        return RelaxedCodes(relax(log_probs), log_probs)
 
     @property
     def mode(self) -> Tensor:
@@ -89,8 +71,8 @@ class FactorizedPolicy(TokenEncoder):
         num_layers: blocks.
         mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the observation; T if None, as published.
-        encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
-        head: in place of a linear layer to the logits, any module [..., embed_dim] → [..., V], such as
+        encoder: instead of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
+        head: instead of a linear layer to the logits, any module [..., embed_dim] → [..., V], such as
             `EmbeddingHead`.
     Raises:
         ValueError: a size is not positive, or num_heads does not divide embed_dim.

@@ -14,7 +14,7 @@ from daps_rl.policies.layers import EncoderBlock
 class ItemEncoder(nn.Module):
     """Transformer over a set of items: permuting them permutes what comes out. [B, N, F] → [B, N, D].
 
-    In the place of the patch transformer: `AutoregressivePolicy(..., encoder=ItemEncoder(2, 64))`.
+    Instead of the patch transformer: `AutoregressivePolicy(..., encoder=ItemEncoder(2, 64))`.
 
     Args:
         features: F, of an item.
@@ -55,7 +55,7 @@ class PointerHead(nn.Module):
         self.clip = clip
 
     def keys(self, encoded: Tensor) -> Tensor:
-        """Of encoded items, computed once per context. [B, V, D]."""
+        """The items' keys, computed once per context. [B, V, D]."""
         return self.key(encoded)
 
     def forward(self, x: Tensor, keys: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class Codebook(nn.Module):
                 "quantisers come from vector-quantize-pytorch; install it with pip install 'daps-rl[quantizers]'."
             ) from error
         options = dict(options or {})
-        self.size = vocab_size  # codes that there are: FSQ's may be fewer than V
+        self.kind, self.size = kind, vocab_size  # codes that there are: FSQ's may be fewer than V
         self.quantizer: Any  # a VectorQuantize or an FSQ, whose ways to look codes up differ
         if kind == "vq":
             self.quantizer = VectorQuantize(embed_dim, vocab_size, **options)
@@ -81,12 +81,8 @@ class Codebook(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Codes [..., T] → their vectors [..., T, E]."""
-        flat = codes.flatten()
-        if hasattr(self.quantizer, "indices_to_codes"):
-            vectors = self.quantizer.indices_to_codes(flat)
-        else:
-            vectors = self.quantizer.get_output_from_indices(flat)
-        return vectors.view(*codes.shape, -1)
+        vectors_of = self.quantizer.get_output_from_indices if self.kind == "vq" else self.quantizer.indices_to_codes
+        return vectors_of(codes.flatten()).view(*codes.shape, -1)
 
     def quantize(self, features: Tensor) -> Quantized:
         """The nearest codes of an encoder's outputs [B, T, E]."""

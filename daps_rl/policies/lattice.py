@@ -1,8 +1,8 @@
 """Tokens as the points of a lattice: the decoder reads their coordinates, the policy is a discretised Gaussian on them.
 
 With a free table of V vectors, the few tokens that a policy happens to use first are the only ones whose vectors learn
-to mean something, and most of the vocabulary is never taken up. On a lattice what is learnt of a token is learnt of its
-neighbours, and nearly all of it is used, as with finite scalar quantisation, whose lattice it is.
+to mean something, and most of the vocabulary is never taken up. On a lattice what is learned of a token is learned of
+its neighbours, and nearly all of it is used, as with finite scalar quantisation, whose lattice it is.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def lattice_levels(vocab_size: int) -> tuple[int, ...]:
 class LatticeEmbedding(nn.Module):
     """V token vectors that are linear in the coordinates of a lattice in [-1, 1]^d. Integers [...] → [..., E].
 
-    In the place of an `nn.Embedding`: `MLPDecoder(..., embed=LatticeEmbedding(256, 64))`.
+    Instead of an `nn.Embedding`: `MLPDecoder(..., embed=LatticeEmbedding(256, 64))`.
 
     Args:
         vocab_size: V.

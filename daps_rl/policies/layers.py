@@ -179,7 +179,7 @@ class DecoderBlock(nn.Module):
 class EmbeddingHead(nn.Module):
     """Logits by similarity to the decoder's vectors of the tokens: (W h) · e_v + b_v. [..., D] → [..., V].
 
-    Tokens that the decoder reads alike then have like logits, so that what is learnt of one is learnt of its kin. The
+    Tokens that the decoder reads alike then have like logits, so that what is learned of one is learned of its kin. The
     vectors stay the decoder's: they are held, not registered, and no gradient reaches them from here.
 
     Args:

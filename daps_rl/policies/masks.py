@@ -16,8 +16,8 @@ class CodeMask:
     same tokens at probability exactly 0. A rule of one's own writes the three methods; what it remembers of a code (its
     state) is a tensor or a tuple of tensors. At every position at least one token must be allowed.
 
-    A rule may also tell the policy what it knows (`features`), such as what is left of a capacity: a network learns
-    much faster from such a sum than it learns to add.
+    A rule may also give the policy `features` of its state, such as what is left of a capacity: a network learns much
+    faster from such a sum than it learns to add.
 
     With `on_device = True` in its body a class promises what a GPU that records a training step needs: that it reads no
     number of the host that changes from step to step, and asks none of the device (`.item()`, `if tensor:`).
@@ -42,7 +42,7 @@ class CodeMask:
         raise NotImplementedError
 
     def features(self, state: Any, position: int) -> Tensor:
-        """What the policy is told of the state before it writes a position. [B, K, F]; asked for only where F > 0."""
+        """What the policy sees of the state before it writes a position. [B, K, F]; called only where F > 0."""
         raise NotImplementedError
 
     def of(self, observation: Tensor, codes: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class CodeMask:
         return self._along(self.allowed, observation, codes)
 
     def features_of(self, observation: Tensor, codes: Tensor) -> Tensor:
-        """What is told at every position of whole codes [B, K, T], given the tokens before it. [B, K, T, F]."""
+        """The features at every position of whole codes [B, K, T], given the tokens before it. [B, K, T, F]."""
         return self._along(self.features, observation, codes)
 
     def _along(self, ask: Callable[[Any, int], Tensor], observation: Tensor, codes: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class VisitOnce(CodeMask):
 class WithinCapacity(CodeMask):
     """Codes of 0 and 1, item by item: an item is taken (1) only if what is left of the capacity holds it.
 
-    The observation has an item per row. The state is (weights [B, 1, T], what is left [B, K]). The policy is told what
+    The observation has an item per row. The state is (weights [B, 1, T], what is left [B, K]). The policy sees what
     is left, and what would be if it took the next item, over the capacity.
 
     Args:

@@ -152,8 +152,8 @@ class TokenEncoder(nn.Module):
         num_layers: blocks.
         mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the observation; T if None, as published.
-        encoder: in place of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
-        head: in place of the linear layer, any module [B, T, embed_dim] → [B, T, outputs].
+        encoder: instead of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
+        head: instead of the linear layer, any module [B, T, embed_dim] → [B, T, outputs].
     Raises:
         ValueError: a size is not positive, or num_heads does not divide embed_dim.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from daps_rl.policies.checks import SampleShape
+from daps_rl.policies.distribution import SampleShape
 
 
 class PointCodes(Distribution):

@@ -51,11 +51,10 @@ class Learner:
                 warnings.warn(
                     f"CPU kernels are for float32; precision={config.precision!r} trains without.", stacklevel=3
                 )
-        decoder_rate = config.decoder_learning_rate or config.learning_rate
         self.optimizer = GuardedAdamW(
             [
                 {"params": agent.trained(), "lr": config.learning_rate},
-                {"params": list(autoencoder.decoder.parameters()), "lr": decoder_rate},
+                {"params": list(autoencoder.decoder.parameters()), "lr": config.learning_rate},
             ],
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from daps_rl.agents import Agent, make_agent
+from daps_rl.agents import Agent, find_agent, make_agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
 from daps_rl.data import Feed, Splits
@@ -23,7 +23,6 @@ from daps_rl.training.learner import Learner
 from daps_rl.training.state import learner_tensors, load_learner_tensors, seed_process
 
 MAX_SKIPPED_IN_ROW = 100
-ONE_PROCESS = ("sb3:", "vq")  # agents that do not train in several
 CHECK_EVERY = {"cpu": 1, "cuda": 50}  # steps between looks at the skip counter, which costs a GPU a synchronisation
 
 
@@ -223,7 +222,7 @@ class Trainer:
 
 def _check_processes(agent: str, world: World) -> None:
     """Raises ValueError where an agent that trains in one process is to train in several."""
-    if world.size > 1 and agent.startswith(ONE_PROCESS):
+    if world.size > 1 and not find_agent(agent).several_processes:
         raise ValueError(
             f"agent {agent!r} has an optimiser or a codebook of its own and trains in one process; leave "
             "out torchrun, or use another agent."

@@ -1,28 +1,77 @@
-"""A code transformer's passes by compiled kernels: drawing, scoring, and the gradient of scores."""
+"""The compiled kernels as a `CodeTransformer`'s backend: drawing, scoring, and the gradient of scores."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import warnings
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from daps_rl.kernels.build import load
+from daps_rl.kernels.build import KernelsUnavailable, load
+from daps_rl.policies.code_transformer import CodeTransformer, Context
 from daps_rl.policies.items import PointerHead
 from daps_rl.policies.lattice import LatticeHead
 from daps_rl.policies.layers import CrossAttention, DecoderBlock, EmbeddingHead, FeedForward, SelfAttention
-
-if TYPE_CHECKING:
-    from daps_rl.policies.code_transformer import CodeTransformer, Context
 
 HEADS = (nn.Linear, EmbeddingHead, LatticeHead)
 EPSILON = 1e-5  # of a norm
 
 
+class CpuKernels:
+    """A `Backend` whose passes on a CPU in float32 are compiled: the same, but for rounding, and faster.
+
+    Raises:
+        KernelsUnavailable: they cannot be compiled here.
+    """
+
+    def __init__(self) -> None:
+        load()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, ()
+
+    def supports(self, net: CodeTransformer, context: Context) -> bool:
+        """Whether all is in float32 on a CPU, the transformer has no obstacle, and no transform of PyTorch's is on."""
+        if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+            return False
+        keys = context.keys_values[0][0]
+        if keys.dtype != torch.float32 or keys.device.type != "cpu" or net.start.device.type != "cpu":
+            return False
+        transformed = torch._C._functorch.peek_interpreter_stack() is not None  # by torch.func
+        return not transformed and obstacle(net) is None
+
+    def draw(self, net: CodeTransformer, context: Context, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See `Backend`."""
+        weights, gaussian = _weights(net)
+        keys_values, aligned = _inputs(net, context)
+        drawn: tuple[Tensor, Tensor] = torch.ops.daps_rl.draw(weights, keys_values, aligned, uniform, gaussian)
+        return drawn
+
+    def log_prob(self, net: CodeTransformer, context: Context, codes: Tensor, known: Tensor | None) -> Tensor:
+        """See `Backend`."""
+        weights, gaussian = _weights(net)
+        keys_values, aligned = _inputs(net, context)
+        split = len(keys_values)
+        scored: Tensor = _LogProb.apply(codes.contiguous(), known, gaussian, split, aligned, *keys_values, *weights)
+        return scored
+
+
+def _restore() -> CpuKernels | None:
+    """What a copy or a pickle has for a backend: none where it is unpickled without a compiler."""
+    try:
+        return CpuKernels()
+    except KernelsUnavailable as error:
+        warnings.warn(f"the policy goes on without CPU kernels: {error}", stacklevel=2)
+        return None
+
+
 def obstacle(net: CodeTransformer) -> str | None:
     """Why the kernels cannot take this transformer as it is now; None where they can."""
-    if net.mask is not None or net.told is not None:
+    if type(net) is not CodeTransformer:
+        return "it is a class of its own"
+    if net.mask is not None:
         return "it has a mask"
     if net.allowed is not None:
         return "its positions take different numbers of tokens"
@@ -60,39 +109,8 @@ def _is_plain(block: nn.Module) -> bool:
     return len(mlp) == 3 and type(gelu) is nn.GELU and gelu.approximate == "none" and own.causal
 
 
-def draw(net: CodeTransformer, context: Context, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Draws a code by each row of numbers in [0, 1); the likeliest tokens with None. No gradient.
-
-    Args:
-        uniform: [B, K, T].
-    Returns:
-        codes [B, K, T], int64, with K = 1 for None; their log-probabilities [B, K], in nats.
-    """
-    load()
-    weights, gaussian = _weights(net)
-    keys_values, aligned = _inputs(net, context)
-    drawn: tuple[Tensor, Tensor] = torch.ops.daps_rl.draw(weights, keys_values, aligned, uniform, gaussian)
-    return drawn
-
-
-def log_prob(net: CodeTransformer, context: Context, codes: Tensor, known: Tensor | None = None) -> Tensor:
-    """log q(z|x), in nats, with gradient. Codes [B, K, T] → [B, K].
-
-    Args:
-        known: its value where that is known. [B, K].
-    Raises:
-        IndexError: a token lies outside the vocabulary.
-    """
-    load()
-    weights, gaussian = _weights(net)
-    keys_values, aligned = _inputs(net, context)
-    split = len(keys_values)
-    scored: Tensor = _LogProb.apply(codes.contiguous(), known, gaussian, split, aligned, *keys_values, *weights)
-    return scored
-
-
 class _LogProb(torch.autograd.Function):
-    """Its way back goes forward once more: nothing is kept."""
+    """Nothing but the inputs is kept: the backward pass computes the forward pass again."""
 
     @staticmethod
     def forward(
@@ -131,7 +149,7 @@ def _inputs(net: CodeTransformer, context: Context) -> tuple[list[Tensor], Tenso
 
 
 def _layers(net: CodeTransformer) -> list[nn.LayerNorm | nn.Linear]:
-    """All but the head's, in the kernels' order."""
+    """The layers before the head, in the kernels' order."""
     layers: list[Any] = []
     for block in net.blocks:
         assert isinstance(block, DecoderBlock)
@@ -142,7 +160,7 @@ def _layers(net: CodeTransformer) -> list[nn.LayerNorm | nn.Linear]:
 
 
 def _weights(net: CodeTransformer) -> tuple[list[Tensor], bool]:
-    """In the kernels' order; and whether the head is a Gaussian on a lattice."""
+    """The weights in the kernels' order, and whether the head is a Gaussian on a lattice."""
     tensors = [net.start, cast(nn.Embedding, net.embed).weight, net.positions]
     tensors += [tensor for layer in _layers(net) for tensor in (layer.weight, layer.bias)]
     head, gaussian = net.head, False

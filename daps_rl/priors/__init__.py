@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, constraints, register_kl
+from torch.distributions import Distribution, Independent, Normal, register_kl
 
-from daps_rl.policies.checks import SampleShape, check_code_sizes
+from daps_rl.policies.checks import check_code_sizes
+from daps_rl.policies.distribution import DiscreteCodes, SampleShape
 from daps_rl.policies.factorized import FactorizedCategorical
 
 
-class UniformCodes(Distribution):
+class UniformCodes(DiscreteCodes):
     """Uniform over V^T codes: batch shape [], event shape [T].
 
     Args:
@@ -22,18 +22,10 @@ class UniformCodes(Distribution):
         device: of the samples.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
-
     def __init__(self, num_tokens: int, vocab_size: int, device: torch.device | str | None = None) -> None:
         check_code_sizes(num_tokens, vocab_size)
-        self.vocab_size, self.device = vocab_size, device
-        super().__init__(torch.Size(), torch.Size([num_tokens]), validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Codes: T integers in 0 … V-1."""
-        return constraints.independent(constraints.integer_interval(0, self.vocab_size - 1), 1)
+        self.device = device
+        super().__init__(torch.Size(), num_tokens, vocab_size)
 
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
         """Draws codes. [*sample_shape, T], int64."""

@@ -1,0 +1,56 @@
+"""Settings by the data set that they are for: published ones, and our own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # arXiv 2509.24716, appendix; what differs between the data sets. K = 8, AdamW at 3e-4, clip at 1.
+    "mnist": {
+        "data": "mnist", "num_tokens": 8, "vocab_size": 256, "embed_dim": 64, "num_layers": 1, "num_code_layers": 1,
+        "likelihood": "bernoulli", "ess_fraction": 0.33, "beta_start": 0.5, "beta_end": 0.01,
+        "batch_size": 256, "steps": 250_000,
+    },
+    "cifar10": {
+        "data": "cifar10", "num_tokens": 64, "vocab_size": 512, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
+        "likelihood": "gaussian", "decoder": "resnet", "decoder_norm": "batch", "decoder_embed_dim": 128,
+        "ess_fraction": 0.33, "beta_start": 6.0, "beta_end": 0.01, "batch_size": 256, "steps": 250_000,
+    },
+    "imagenet256": {
+        "num_tokens": 1024, "vocab_size": 1024, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
+        "likelihood": "gaussian", "min_variance": 0.01, "decoder": "resnet", "decoder_norm": "batch",
+        "decoder_embed_dim": 128, "ess_fraction": 0.25, "beta_start": 50.0, "beta_end": 1.0,
+        "batch_size": 64, "steps": 300_000, "image_size": 256,
+    },
+    "motion": {
+        "num_tokens": 64, "vocab_size": 1024, "embed_dim": 128, "num_layers": 2, "num_code_layers": 2,
+        "likelihood": "fixed_gaussian", "variance": 0.25, "decoder": "sequence",
+        "decoder_embed_dim": 128, "ess_fraction": 0.33, "beta_start": 3.0, "beta_end": 0.01,
+        "batch_size": 256, "steps": 250_000,
+    },
+}  # fmt: skip
+"""Published settings, by the data set they are for: options of `TrainConfig`. Those of ImageNet and of motion name no
+data: they are yours to bring."""
+
+PUBLISHED_SHAPES: dict[str, tuple[int, ...]] = {
+    "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "imagenet256": (3, 256, 256), "motion": (64, 128),
+}  # fmt: skip
+"""Of a datum."""
+
+PUBLISHED_OPTIMISER: dict[str, Any] = {
+    "samples": 8, "learning_rate": 3e-4, "learning_rate_schedule": "constant", "weight_decay": 1e-4,
+    "gradient_clip": "adaptive", "clip_at": 1.0, "trust_region": "ess", "centered": False, "mlp_ratio": 4.0,
+    "decoder_hidden": (64, 256), "decoder_embed_dim": 64, "aligned_patches": False,
+    "token_vectors": "separate", "decoder_samples": 0, "policy_samples": 0,
+}  # fmt: skip
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": {
+        "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
+        "variance": 0.02, "decoder_hidden": (64, 256), "beta_start": 0.05,
+    },
+}  # fmt: skip
+"""Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
+
+OTHER_DATA: dict[str, Any] = {"agent": "daps-na", "minutes": 10.0}
+"""The recipe for all other data: the factorised policy, whose steps are several times cheaper (docs/results.md)."""

@@ -1,0 +1,67 @@
+"""From a few options to all settings: defaults, then what data, problem or preset and the agent bring, then options."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from daps_rl.agents import AgentSpec, find_agent
+from daps_rl.config.presets import OTHER_DATA, PUBLISHED, PUBLISHED_OPTIMISER, RECIPES
+from daps_rl.config.settings import declared_in
+from daps_rl.config.train import TrainConfig
+from daps_rl.envs.problem import find_problem
+
+
+def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
+    """Settings of a run: defaults, then the data set's recipe or the published preset, the agent's, then `options`.
+
+    `policy_samples` then follows from K where none of them says it.
+
+    Args:
+        preset: a name of `PUBLISHED`, in place of the data set's recipe.
+        options: of `TrainConfig`; None counts as not given.
+    Raises:
+        ValueError: an option is unknown or makes no sense.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    known = declared_in(TrainConfig)
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"unknown option {', '.join(unknown)}; the options are {', '.join(sorted(known))}.")
+    base: dict[str, Any] = {"agent": TrainConfig.agent}
+    if options.get("problem") is None and preset is None:
+        base |= RECIPES.get(options.get("data", TrainConfig.data), OTHER_DATA)
+    spec = find_agent(options.get("agent", base["agent"]))
+    if options.get("problem") is not None:
+        base |= _problem_recipe(preset, options, spec)
+    elif preset is None:
+        base |= spec.recipe
+    elif preset in PUBLISHED:
+        base |= {**PUBLISHED_OPTIMISER, **PUBLISHED[preset]}
+    else:
+        raise ValueError(f"config must be one of {', '.join(PUBLISHED)}, got {preset!r}.")
+    base |= spec.settings
+    options |= {name: {**base.get(name, {}), **value} for name, value in options.items() if isinstance(value, dict)}
+    settings = {**base, **options}
+    if "steps" in options and "minutes" not in options:
+        settings["minutes"] = None
+    if "minutes" in options and "steps" not in options:
+        settings["steps"] = None
+    config = TrainConfig(**settings)
+    if "policy_samples" in settings or config.policy != "autoregressive" or not spec.scores_some:
+        return config
+    return dataclasses.replace(config, policy_samples=math.ceil(config.ess_fraction * config.samples - 1e-9))
+
+
+def _problem_recipe(preset: str | None, options: dict[str, Any], spec: AgentSpec) -> dict[str, Any]:
+    """What a problem says of a run, beside the agent's own settings."""
+    if preset is not None or options.get("data") not in (None, options["problem"]):
+        raise ValueError("--problem brings its own data and settings; leave out --data and --config.")
+    problem = find_problem(options["problem"])
+    own = {"num_tokens": problem.num_tokens, "vocab_size": problem.vocab_size}
+    for name, value in own.items():
+        if options.get(name, value) != value:
+            raise ValueError(f"{name} of {problem.name} is {value}, got {options[name]}; leave it out.")
+    recipe = {**spec.recipe, **problem.recipe}
+    length = {} if "steps" in recipe else {"minutes": 5.0}
+    return {**length, "policy_samples": 0, **recipe, **own, "data": options["problem"]}

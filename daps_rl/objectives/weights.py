@@ -1,0 +1,163 @@
+"""The target of DAPS on a whole batch, before it is split into minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+
+from daps_rl.functional import ESS_FRACTION, one_sample_groups, target_weights
+from daps_rl.functional.checks import check_pooling, check_same_shape
+from daps_rl.objectives.trust_regions import make_trust_region
+
+
+@dataclass
+class TargetKeys:
+    """Keys that `DAPSWeights.set_keys` takes; reward is read from "next", advantage from the root."""
+
+    sample_log_prob: NestedKey = "action_log_prob"
+    reward: NestedKey = "reward"
+    advantage: NestedKey = "advantage"
+    weights: NestedKey = "weights"
+    temperature: NestedKey = "temperature"
+
+
+class DAPSWeights(TensorDictModuleBase):
+    """Writes the weights and the temperature of a whole batch, as `GAE` writes advantages; `DAPSLoss` then uses them.
+
+    Reads `("next", "reward")` and `action_log_prob` of a tensordict of batch size [B, K] (further batch dimensions,
+    such as time, may follow), and writes `weights` and `temperature`, both of that batch size: for each group of K
+    softmax(reward / temperature), with one temperature and one pooling for the batch. Call it once on what a collector
+    gave, then split as you like, groups together: `DAPSLoss` on minibatches, over several epochs, then has the target
+    of the batch.
+
+    Args:
+        ess_fraction: effective sample size to aim at, as a fraction of K, in (1/K, 1].
+        temperature_floor: the temperature never falls below it; β, when the reward holds a KL term of weight β. A
+            0-dim tensor (the env's own `beta`) is kept by reference, so that its schedule is seen here.
+        entropy_coeff: for rewards that hold no KL or entropy term: the score is reward − entropy_coeff · log q.
+        sample_dim: the dimension of the K actions of a context, counted from the front; None weighs the whole batch
+            as one group, scored by the `advantage` where the tensordict has one (ordinary MDPs). The weights are then
+            the ratios N·w, 1 on average, so that a minibatch stands for its share.
+        trust_region: "ess", "kl", "fixed", "adaptive", or a module called with rewards [B, K] and the floor.
+        pooling: samples of an average context that count beside a group's own K where its weights are normalised, see
+            `functional.target_weights`; for a loss with centred weights.
+        gather: for several processes: gives the scores [N, K] of all for those of this one [B, K]; `World().gather` of
+            `daps_rl.distributed`, say. Temperature and pooling are then those of all.
+    Raises:
+        ValueError: an option is out of range, or the batch has no dimension `sample_dim`.
+        KeyError: the batch lacks what is read.
+    References:
+        Drolet et al. (2026), arXiv 2509.24716. The pooling is ours.
+    """
+
+    default_keys = TargetKeys
+
+    def __init__(
+        self,
+        *,
+        ess_fraction: float = ESS_FRACTION,
+        temperature_floor: Tensor | float = 0.0,
+        entropy_coeff: float = 0.0,
+        sample_dim: int | None = 1,
+        trust_region: str | nn.Module = "ess",
+        pooling: float = 0.0,
+        gather: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        if sample_dim is not None and sample_dim < 0:
+            raise ValueError(f"sample_dim counts from the front and must be >= 0, got {sample_dim}; 1 for [B, K, ...].")
+        check_pooling(pooling, allowed=sample_dim is not None)
+        self.trust_region = make_trust_region(trust_region, ess_fraction)
+        # Kept by reference, outside the module's own buffers: `.to(device)` would make a copy that no schedule reaches.
+        self._floor = (temperature_floor,)
+        self.entropy_coeff, self.sample_dim, self.pooling, self.gather = entropy_coeff, sample_dim, pooling, gather
+        self.set_keys()
+
+    @property
+    def temperature_floor(self) -> Tensor | float:
+        """The floor of the temperature, in nats, as it is now."""
+        return self._floor[0]
+
+    def set_keys(self, **keys: Any) -> None:
+        """Sets the keys that are read and written; those not given stay. See `TargetKeys`."""
+        self.tensor_keys = TargetKeys(**{**vars(getattr(self, "tensor_keys", TargetKeys())), **keys})
+        self.in_keys = [self.tensor_keys.sample_log_prob, self.score_key]
+        self.out_keys = [self.tensor_keys.weights, self.tensor_keys.temperature]
+
+    @property
+    def reward_key(self) -> NestedKey:
+        """("next", reward); a reward key that starts with "next" already is taken as it is."""
+        key = self.tensor_keys.reward
+        key = (key,) if isinstance(key, str) else tuple(key)
+        return key if key[0] == "next" else ("next", *key)
+
+    @property
+    def score_key(self) -> NestedKey:
+        """What is weighed: the reward of groups; of a whole batch its advantage."""
+        return self.reward_key if self.sample_dim is not None else self.tensor_keys.advantage
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes weights and temperature into the batch; see the class."""
+        weights, temperature = self.target(tensordict)
+        weights = self.ungroup(weights, tensordict.get(self.tensor_keys.sample_log_prob))
+        tensordict.set(self.tensor_keys.temperature, temperature.detach().expand(weights.shape))
+        return tensordict.set(self.tensor_keys.weights, weights)
+
+    def target(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Weights [B·..., K] of the groups, and the temperature, 0-dim."""
+        log_prob, score = self.behaviour_log_prob(tensordict), self._score(tensordict)
+        if score.shape == (*log_prob.shape, 1):
+            score = score.squeeze(-1)
+        check_same_shape(log_prob=log_prob, reward=score)
+        if self.entropy_coeff:
+            score = score - self.entropy_coeff * log_prob
+        score = score.reshape(1, -1) if self.sample_dim is None else self.group(score)  # [B·..., K]; or one group
+        batch = score if self.gather is None else self.gather(score)
+        temperature = self.trust_region(batch, self.temperature_floor)
+        weights = target_weights(score, temperature, pooling=self.pooling, batch=batch)
+        return (one_sample_groups(weights) if self.sample_dim is None else weights), temperature
+
+    def behaviour_log_prob(self, tensordict: TensorDictBase) -> Tensor:
+        """With which the actions were drawn, in nats; detached. Of the batch's size."""
+        remedy = "use an actor that writes it (return_log_prob=True)"
+        return self.read(tensordict, self.tensor_keys.sample_log_prob, remedy).detach()
+
+    def _score(self, tensordict: TensorDictBase) -> Tensor:
+        score = None if self.sample_dim is not None else tensordict.get(self.tensor_keys.advantage, None)
+        if score is None:
+            score = self.read(
+                tensordict, self.reward_key, "step an environment, or name the key with set_keys(reward=...)"
+            )
+        return score
+
+    @staticmethod
+    def read(tensordict: TensorDictBase, key: NestedKey, remedy: str) -> Tensor:
+        """An entry of the batch; a KeyError that says the remedy where there is none."""
+        value = tensordict.get(key, None)
+        if value is None:
+            raise KeyError(f"DAPS reads {key!r}, and the batch does not have it; {remedy}.")
+        return value
+
+    def group(self, value: Tensor) -> Tensor:
+        """Brings [B, K, ...] to [B·..., K], one row per group; without groups each sample has a row of its own."""
+        if self.sample_dim is None:
+            return value.reshape(-1, 1)
+        if value.ndim <= self.sample_dim:
+            raise ValueError(
+                f"the batch must have the samples of a context along dimension {self.sample_dim}, got a batch of shape "
+                f"{tuple(value.shape)}; reshape it to [B, K], or pass sample_dim=None to weigh the whole batch."
+            )
+        return value.movedim(self.sample_dim, -1).flatten(0, -2)
+
+    def ungroup(self, value: Tensor, like: Tensor) -> Tensor:
+        """Brings [B·..., K] back to the shape of a value that `group` took."""
+        if self.sample_dim is None:
+            return value.reshape(like.shape)
+        shape = like.movedim(self.sample_dim, -1).shape
+        return value.reshape(shape).movedim(-1, self.sample_dim)

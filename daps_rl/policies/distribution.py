@@ -1,0 +1,86 @@
+"""Distributions over codes: what all have in common, and the protocol by which callers draw and score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+SampleShape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
+RelaxTokens: TypeAlias = Callable[[Tensor], Tensor]
+"""Logits [..., V] → one-hot tokens [..., V] with a gradient, such as `functional.gumbel_softmax`."""
+
+
+class Drawn(NamedTuple):
+    """Codes and the log-probabilities they were drawn with; neither carries a gradient."""
+
+    codes: Tensor  # [*S, B, T], int64
+    log_prob: Tensor  # [*S, B], in nats
+
+
+class RelaxedCodes(NamedTuple):
+    """Codes drawn with a gradient, and the log-probabilities of every token given those before it."""
+
+    one_hot: Tensor  # [B, K, T, V]
+    log_probs: Tensor  # [B, K, T, V], in nats
+
+
+class DiscreteCodes(Distribution):
+    """Base of the distributions over codes: event shape [T], tokens of 0 … V-1."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_enumerate_support = False
+
+    def __init__(self, batch_shape: torch.Size, num_tokens: int, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        super().__init__(batch_shape, torch.Size([num_tokens]), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Codes: T integers in 0 … V-1."""
+        return constraints.independent(constraints.integer_interval(0, self.vocab_size - 1), 1)
+
+
+@runtime_checkable
+class CodePosterior(Protocol):
+    """A distribution over codes that scores its own draws in fewer passes than `sample` and `log_prob` take.
+
+    Batch shape [B], event shape [T]. A plain `torch.distributions.Distribution` need not have these methods: callers go
+    through the functions `draw` and `score_drawn`, which then fall back on `sample` and `log_prob`.
+    """
+
+    def draw(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Drawn:
+        """Draws codes and scores them in the same pass, without gradient.
+
+        Args:
+            sample_shape: (K,) draws K codes per context.
+            generator: source of randomness; torch's global one if None.
+        """
+
+    def score_drawn(self, codes: Tensor, log_prob: Tensor) -> Tensor:
+        """log q(z|x), in nats, with gradient, of codes that this object drew. [*S, B].
+
+        Args:
+            codes: all or some of those drawn. [*S, B, T].
+            log_prob: what `draw` gave for them; its value may be used instead of another pass. [*S, B].
+        """
+
+
+@torch.no_grad()
+def draw(posterior: Distribution, sample_shape: SampleShape = ()) -> Drawn:
+    """Draws codes [*sample_shape, B, T] with their log-probabilities, without gradient."""
+    if isinstance(posterior, CodePosterior):
+        return posterior.draw(sample_shape)
+    codes = posterior.sample(torch.Size(sample_shape))
+    return Drawn(codes, posterior.log_prob(codes))
+
+
+def score_drawn(posterior: Distribution, codes: Tensor, log_prob: Tensor) -> Tensor:
+    """Scores codes [*S, B, T] that this very object drew with log_prob [*S, B], with gradient. [*S, B], in nats."""
+    if isinstance(posterior, CodePosterior):
+        return posterior.score_drawn(codes, log_prob)
+    scored: Tensor = posterior.log_prob(codes)
+    return scored

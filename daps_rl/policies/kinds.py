@@ -1,0 +1,115 @@
+"""Policies by name: what a name stands for is a policy, the embedding of its tokens in the decoder, and a prior.
+
+`settings` are those of a model, `daps_rl.config.ModelConfig`, which takes its choices from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from daps_rl.policies.autoregressive import AutoregressivePolicy
+from daps_rl.policies.factorized import FactorizedPolicy
+from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy, fsq_levels
+from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead
+from daps_rl.policies.layers import EmbeddingHead
+from daps_rl.policies.observation import TokenEncoder
+from daps_rl.priors import NormalPrior, UniformPrior
+
+
+def _sizes(settings: Any) -> dict[str, Any]:
+    """The sizes of an encoder."""
+    names = ("embed_dim", "num_heads", "num_layers", "mlp_ratio")
+    return {**{name: getattr(settings, name) for name in names}, "num_patches": settings.num_patches or None}
+
+
+def _codes(settings: Any, decoder: nn.Module) -> dict[str, Any]:
+    """What policies over codes take: sizes, and a head that shares the vectors of the decoder's tokens."""
+    embed = getattr(decoder, "embed", None)
+    head: nn.Module | None = None
+    own_lattice = getattr(decoder, "token_lattice", None)
+    lattice = embed if own_lattice is None else own_lattice()
+    if settings.token_vectors == "lattice" and isinstance(lattice, LatticeEmbedding):
+        head = LatticeHead(settings.embed_dim, lattice)
+    elif settings.token_vectors == "shared" and isinstance(embed, nn.Embedding):
+        head = EmbeddingHead(settings.embed_dim, embed)
+    sizes = {name: getattr(settings, name) for name in ("observation_shape", "num_tokens", "vocab_size")}
+    return {**sizes, **_sizes(settings), "head": head}
+
+
+def _autoregressive(settings: Any, decoder: nn.Module) -> nn.Module:
+    own = {name: getattr(settings, name) for name in ("num_code_layers", "aligned_patches")}
+    return AutoregressivePolicy(**_codes(settings, decoder), **own)
+
+
+def _factorized(settings: Any, decoder: nn.Module) -> nn.Module:
+    return FactorizedPolicy(**_codes(settings, decoder))
+
+
+def _quantizer(settings: Any, decoder: nn.Module) -> nn.Module:
+    embed = getattr(decoder, "embed", None)
+    if not isinstance(embed, Codebook):
+        raise ValueError(
+            f"policy {settings.policy!r} quantises with the decoder's codebook, and {type(decoder).__name__} has none; "
+            "build the decoder with embed=daps_rl.policies.Codebook(...)."
+        )
+    encoder = TokenEncoder(
+        settings.observation_shape, settings.num_tokens, settings.decoder_embed_dim, **_sizes(settings)
+    )
+    return QuantizerPolicy(encoder, embed, settings.num_tokens, settings.vocab_size)
+
+
+def _gaussian(settings: Any, decoder: nn.Module) -> nn.Module:
+    encoder = TokenEncoder(
+        settings.observation_shape, settings.num_tokens, 2 * settings.decoder_embed_dim, **_sizes(settings)
+    )
+    return GaussianPolicy(encoder, settings.num_tokens, settings.vocab_size)
+
+
+def _lattice(settings: Any) -> nn.Module | None:
+    """Points of a lattice, or None: the decoder then has a table of its own."""
+    if settings.token_vectors != "lattice":
+        return None
+    return LatticeEmbedding(settings.vocab_size, settings.decoder_embed_dim)
+
+
+def _codebook(settings: Any) -> nn.Module:
+    return Codebook(settings.policy, settings.vocab_size, settings.decoder_embed_dim, settings.policy_options)
+
+
+class PolicyKind(NamedTuple):
+    """What the name of a policy stands for, as functions of a model's settings.
+
+    Attributes:
+        policy: (settings, decoder) → the policy.
+        embedding: what the decoder reads tokens with; None for a table of its own.
+        prior: over what the policy gives.
+        vocabulary: codes that a token can take; None for continuous latents.
+    """
+
+    policy: Callable[[Any, nn.Module], nn.Module]
+    embedding: Callable[[Any], nn.Module | None] = _lattice
+    prior: Callable[[Any], nn.Module] = lambda settings: UniformPrior(settings.num_tokens, settings.vocab_size)
+    vocabulary: Callable[[Any], int | None] = lambda settings: settings.vocab_size
+
+
+POLICIES = {
+    "autoregressive": PolicyKind(_autoregressive),
+    "factorized": PolicyKind(_factorized),
+    "vq": PolicyKind(_quantizer, embedding=_codebook),
+    "fsq": PolicyKind(
+        _quantizer,
+        embedding=_codebook,
+        vocabulary=lambda settings: math.prod(settings.policy_options.get("levels") or fsq_levels(settings.vocab_size)),
+    ),
+    "gaussian": PolicyKind(
+        _gaussian,
+        embedding=lambda settings: nn.Identity(),  # its latents are vectors already
+        prior=lambda settings: NormalPrior(settings.num_tokens, settings.decoder_embed_dim),
+        vocabulary=lambda settings: None,
+    ),
+}
+"""Policies by name; a quantiser ("vq", "fsq") and continuous latents ("gaussian") are there to compare with."""

@@ -1,0 +1,116 @@
+"""Settings: one table of defaults, ranges and texts, from which checks, flags and help are derived."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from daps_rl.config import AgentConfig, DataConfig, ModelConfig, RunConfig, TrainConfig, config_from_dict, make_config
+from daps_rl.config.settings import declared_in, kinds_of, types_of
+from daps_rl.decoders import DECODERS
+from daps_rl.policies import POLICIES
+
+GROUPS = (DataConfig, ModelConfig, AgentConfig, RunConfig)
+NUMBERS = [name for name, kind in types_of(TrainConfig).items() if {int, float} & set(kinds_of(kind))]
+CHOICES = [name for name, declared in declared_in(TrainConfig).items() if declared.choices]
+
+
+def changed(**options: object) -> TrainConfig:
+    """A run's settings with some of them changed, by no recipe."""
+    return TrainConfig(**{"steps": 1, **options})
+
+
+def test_the_groups_have_no_setting_in_common_and_a_run_has_them_all():
+    names = [name for group in GROUPS for name in declared_in(group)]
+    assert len(names) == len(set(names))
+    assert set(names) == set(declared_in(TrainConfig))
+
+
+@pytest.mark.parametrize("name", list(declared_in(TrainConfig)))
+def test_every_setting_is_told_by_a_sentence_in_help_and_docstring(name):
+    declared = declared_in(TrainConfig)[name]
+    assert declared.text[0].islower()
+    assert declared.text[-1] != "."
+    assert len(declared.text.split()) >= 4
+    assert f"{name}: {declared.text}." in TrainConfig.__doc__
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, "3"])
+def test_every_number_is_finite_and_in_its_range(name, value):
+    if name in ("steps", "minutes"):
+        length = {"steps": None, "minutes": None, name: value}
+    else:
+        length = {name: (value,) if name in ("decoder_hidden", "observation_shape") else value}
+    with pytest.raises(ValueError, match=rf"^{name} must be "):
+        changed(**length)
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if int in kinds_of(types_of(TrainConfig)[name])])
+def test_counts_are_whole(name):
+    with pytest.raises(ValueError, match=rf"^{name} must be .*whole"):
+        changed(**{name: (2.5,) if name in ("decoder_hidden", "observation_shape") else 2.5})
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_what_is_no_choice_is_told_the_choices(name):
+    choices = ", ".join(declared_in(TrainConfig)[name].choices)
+    with pytest.raises(ValueError, match=rf"^{name} must be one of {choices}, got 'nonsense'\.$"):
+        changed(**{name: "nonsense"})
+
+
+def test_choices_are_what_is_registered():
+    assert declared_in(ModelConfig)["policy"].choices == tuple(POLICIES)
+    assert declared_in(ModelConfig)["decoder"].choices == ("auto", *DECODERS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": None}, "exactly one of steps and minutes"),
+        ({"minutes": 1.0}, "exactly one of steps and minutes"),
+        ({"beta_start": 0.1, "beta_end": 0.2}, "beta_start must be >= beta_end"),
+        ({"decoder_hidden": ()}, "decoder_hidden must be positive widths"),
+        ({"vocab_size": 1}, "vocab_size must be >= 2 and <= 1,048,576 and whole, got 1"),
+        ({"ess_fraction": 1.5}, "ess_fraction must be positive and <= 1 and finite"),
+        ({"num_heads": None}, "num_heads must be positive and whole, got None"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        changed(**options)
+
+
+def test_settings_are_flat_in_json_and_come_back():
+    config = make_config(agent="vq", steps=3)
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert values["num_tokens"] == config.num_tokens == 8
+    assert config_from_dict(values) == config
+    assert config_from_dict({**values, "decoder_learning_rate": 0.0}) == config  # as earlier versions wrote it
+    for name in ("nonsense", "decoder_learning_rate"):
+        with pytest.raises(ValueError, match=f"unknown setting {name}; .* use that one, or train anew"):
+            config_from_dict({**values, name: 0.5})
+
+
+def test_the_models_part_has_what_the_data_decide():
+    model = make_config("cifar10").model_config((3, 32, 32), "gaussian")
+    assert type(model) is ModelConfig
+    assert (model.observation_shape, model.decoder, model.bits) == ((3, 32, 32), "resnet", 576.0)
+    model = changed().model_config((1, 28, 28), "bernoulli")
+    assert (model.likelihood, model.decoder) == ("bernoulli", "mlp")
+    assert changed(policy="gaussian").bits is None
+    assert changed(policy="fsq", policy_options={"levels": (3, 3)}).bits == 8 * math.log2(9)
+
+
+def test_settings_need_neither_agents_nor_environments():
+    program = (
+        "import sys, daps_rl.config; "
+        "above = [name for name in sys.modules if name.startswith(('daps_rl.agents', 'daps_rl.envs', 'torchrl'))]"
+        "; assert not above, above"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
