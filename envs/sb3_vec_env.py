@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -11,20 +11,13 @@ import torch
 from gymnasium.utils import seeding
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch import nn
 
-from daps_rl.envs.host import (
-    Data,
-    EncodingBatch,
-    TaskHost,
-    check_options,
-    make_problem,
-    make_spaces,
-    possible_render_mode,
-    unwrap,
-)
-from daps_rl.envs.task import EncodingTask, RewardFn
+from daps_rl.envs.host import TaskHost, check_options
+from daps_rl.envs.task import Data, TaskArguments
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class EncodingVecEnv(TaskHost, VecEnv):
@@ -49,22 +42,13 @@ class EncodingVecEnv(TaskHost, VecEnv):
     The decoder is the caller's own object, and SB3 copies neither it nor the environment.
 
     Args:
-        data: a tensor or array [N, *x], or a name or path for `daps_rl.data.load` (the training split); digits, flat,
-            if None.
-        decoder: maps codes [..., T] to a distribution over x; its log_prob(x) is paid. If None (and no `reward_fn`) the
-            data's principal components, frozen.
+        data, decoder, num_tokens, vocab_size, beta, prior, reward_fn, targets, device: see
+            `EncodingTask.from_arguments`; each of them may be held by `Shared`.
         num_contexts: B.
         samples_per_context: K.
-        num_tokens: T; the decoder's own if None.
-        vocab_size: V; the decoder's own if None.
-        beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
-        prior: distribution over codes of event shape [T]; uniform if None.
-        reward_fn: in the decoder's place, any function of x [B, 1, *x] and z [B, K, T] that gives [B, K].
-        targets: what is scored in the place of x, [N, *y]: see `EncodingTask`.
         decoder_optimizer: of the decoder's parameters. If given, each step also descends −mean log p(x|z) on the codes
             it has just scored, by the same forward pass; the rewards are those before the update. Leave it out of an
             environment for evaluation.
-        device: where codes are scored; the decoder's own if None.
         seed: as by `seed(...)`; drawn by the operating system if None.
         render_mode: "rgb_array": originals beside their reconstructions, for images; or None.
     Raises:
@@ -78,49 +62,24 @@ class EncodingVecEnv(TaskHost, VecEnv):
         *,
         num_contexts: int = 1,
         samples_per_context: int = 1,
-        num_tokens: int | None = None,
-        vocab_size: int | None = None,
-        beta: Tensor | float = 0.0,
-        prior: Distribution | None = None,
-        reward_fn: RewardFn | None = None,
-        targets: Tensor | np.ndarray | None = None,
         decoder_optimizer: torch.optim.Optimizer | None = None,
-        device: torch.device | str | None = None,
         seed: int | None = None,
         render_mode: str | None = None,
+        **arguments: Unpack[TaskArguments],
     ) -> None:
-        reward_fn = unwrap(reward_fn)
-        problem = make_problem(
-            unwrap(data),
-            unwrap(decoder),
-            num_tokens=num_tokens,
-            vocab_size=vocab_size,
-            reward_fn=reward_fn,
-            device=device,
+        observation_space, action_space = self._hold(
+            data,
+            decoder,
+            arguments,
+            num_contexts=num_contexts,
+            samples_per_context=samples_per_context,
+            decoder_optimizer=decoder_optimizer,
+            render_mode=render_mode,
         )
-        render_mode = possible_render_mode(render_mode, tuple(problem.data.shape[1:]))
-        self.task = EncodingTask(
-            problem.data,
-            problem.decoder,
-            num_tokens=problem.num_tokens,
-            vocab_size=problem.vocab_size,
-            beta=unwrap(beta),
-            prior=unwrap(prior),
-            reward_fn=reward_fn,
-            targets=unwrap(targets),
-            device=problem.device,
-        )
-        self._batch = EncodingBatch(self.task, num_contexts, samples_per_context, unwrap(decoder_optimizer))
         self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
-        self.render_mode = render_mode
-        super().__init__(num_contexts * samples_per_context, *make_spaces(problem))
+        super().__init__(num_contexts * samples_per_context, observation_space, action_space)
         self._random, _ = seeding.np_random(seed)
         self._actions: np.ndarray | None = None
-
-    @property
-    def decoder_optimizer(self) -> torch.optim.Optimizer | None:
-        """What the decoder learns by, within each step; None where it does not."""
-        return self._batch.optimizer
 
     def reset(self) -> np.ndarray:
         """New data everywhere; a seed given before takes effect. See the class."""
@@ -138,7 +97,7 @@ class EncodingVecEnv(TaskHost, VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Pays the codes, ends every episode and draws the next data. See the class.
+        """Scores the codes, ends every episode and draws the next data. See the class.
 
         Raises:
             ResetNeeded: before the first reset.
@@ -184,7 +143,4 @@ class EncodingVecEnv(TaskHost, VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Of every environment the datum it has just encoded beside its reconstruction. [H, W, 3], uint8, each."""
-        if self.render_mode is None:
-            return [None] * self.num_envs
-        box = self.observation_space
-        return self._batch.frames(float(box.low.min()), float(box.high.max()))  # type: ignore[attr-defined]  # a Box
+        return [None] * self.num_envs if self.render_mode is None else self._batch.frames()

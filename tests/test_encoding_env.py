@@ -243,7 +243,7 @@ def test_a_rollout_feeds_the_losses():
         ({"batch_size": [B, K, 1]}, r"batch_size must be \[B, K\]"),
         ({"data": torch.zeros(5)}, r"data must be floating-point \[N, \.\.\.\].*\(5,\)"),
         ({"data": torch.zeros(5, 2, dtype=torch.int64)}, "data must be floating-point.*torch.int64"),
-        ({"beta": -0.1}, r"beta must be >= 0, got -0\.1"),
+        ({"beta": -0.1}, r"beta must be >= 0 and finite, got -0\.1"),
         (
             {"num_tokens": 0, "decoder": None, "reward_fn": negative_distance},
             "num_tokens must be >= 1 and vocab_size >= 2, got 0",
@@ -313,7 +313,7 @@ def test_beta_is_filled_in_place_and_never_negative():
 def test_the_loss_names_what_a_batch_lacks(missing):
     actor = make_actor()
     batch = make_env().rollout(1, actor).exclude(missing)
-    with pytest.raises(KeyError, match="DAPSLoss reads"):
+    with pytest.raises(KeyError, match="DAPS reads"):
         DAPSLoss(actor, ess_fraction=0.5)(batch)
 
 
@@ -333,6 +333,6 @@ def test_a_gradient_that_is_not_finite_leaves_the_decoder_alone():
     decoder = Root()
     task = EncodingTask(torch.rand(N, 6), decoder, num_tokens=T, vocab_size=V)
     optimizer = torch.optim.SGD(decoder.parameters(), lr=1.0)
-    _, log_likelihood = task.pay_and_learn(task.data[:B, None], torch.zeros(B, K, T, dtype=torch.int64), optimizer)
+    _, log_likelihood = task.reward_and_learn(task.data[:B, None], torch.zeros(B, K, T, dtype=torch.int64), optimizer)
     assert log_likelihood.isfinite().all()
     assert decoder.weight.item() == 0.0

@@ -25,8 +25,7 @@ from gymnasium_envs import (
 from torch.distributions import Bernoulli, Independent
 
 from daps_rl.decoders import MLPDecoder
-from daps_rl.envs import EncodingVectorEnv, GymnasiumEncodingEnv, KLReward, VectorKLReward
-from daps_rl.envs.host import make_problem
+from daps_rl.envs import EncodingTask, EncodingVectorEnv, GymnasiumEncodingEnv, KLReward, VectorKLReward
 
 
 class CountingDecoder(MLPDecoder):
@@ -99,9 +98,8 @@ def test_vector_pays_by_hand_in_one_decoder_call(samples):
 
 
 def test_codes_are_scored_where_the_decoder_is():
-    options = {"num_tokens": T, "vocab_size": V, "reward_fn": None, "device": None}
-    assert make_problem(make_data(), make_decoder().to("meta"), **options).device.type == "meta"
-    assert make_problem(make_data(), None, **options).device.type == "cpu"
+    assert EncodingTask.from_arguments(make_data(), make_decoder().to("meta")).device.type == "meta"
+    assert EncodingTask.from_arguments(make_data(), num_tokens=T, vocab_size=V).device.type == "cpu"
 
 
 @pytest.mark.gpu

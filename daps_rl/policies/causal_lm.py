@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from daps_rl.functional import draw_categorical, encoding_reward
-from daps_rl.functional.checks import as_float
+from daps_rl.functional.checks import as_float, check_beta
 from daps_rl.policies.checks import SampleShape, check_code_sizes, check_codes
 
 OPTIONAL = ("position_ids", "past_key_values", "use_cache")  # passed to models that take them, or **kwargs
@@ -202,6 +202,7 @@ class ReferenceReward:
     """
 
     def __init__(self, reward_fn: Any, reference: nn.Module, beta: Tensor | float) -> None:
+        check_beta(beta)
         self.reward_fn, self.beta = reward_fn, beta
         self.reference = reference.requires_grad_(False).eval()
 
