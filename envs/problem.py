@@ -75,7 +75,7 @@ class DiscreteProblem:
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
         """Of each decision, larger is better. Targets (or contexts) [B, 1, *y], codes [B, K, T] → [B, K].
 
-        A decision that is not feasible is paid too, less than any that is: an environment must bear any action.
+        A decision that is not feasible has a reward too, less than any that is: an environment must bear any action.
         """
         raise NotImplementedError
 

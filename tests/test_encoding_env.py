@@ -172,6 +172,12 @@ def test_beta_is_one_shared_value():
 # The log-probability of this very step
 
 
+def test_without_log_probability_a_code_of_no_prior_probability_has_its_score():
+    impossible = Categorical(torch.full((T, V), 1.0).index_fill(1, torch.tensor(0), 0.0))  # code 0 never
+    end = make_env(beta=0.0, prior=Independent(impossible, 1)).step(silent_policy(make_env().reset()))["next"]
+    torch.testing.assert_close(end["reward"], end["log_likelihood"])
+
+
 def test_without_log_probability_only_beta_zero_can_step():
     end = make_env(beta=0.0).step(silent_policy(make_env().reset()))["next"]
     torch.testing.assert_close(end["reward"], end["log_likelihood"])
@@ -266,6 +272,17 @@ def test_rewards_of_the_wrong_shape_are_refused(reward):
         env.rand_step(env.reset())
 
 
+@pytest.mark.parametrize(("worst", "fine"), [(-math.inf, True), (math.inf, False), (math.nan, False)])
+def test_a_reward_may_forbid_a_code_and_must_be_a_number(worst, fine):
+    env = make_env(decoder=None, reward_fn=lambda x, z: torch.full(z.shape[:-1], worst))
+    batch = env.rand_action(env.reset())
+    if fine:
+        assert (env.step(batch)["next", "reward"] == -math.inf).all()
+    else:
+        with pytest.raises(ValueError, match="reward_fn gave NaN or"):
+            env.step(batch)
+
+
 def test_log_probabilities_of_the_wrong_shape_are_refused():
     env = make_env(beta=0.5)
     batch = silent_policy(env.reset())
@@ -305,8 +322,11 @@ def test_beta_is_filled_in_place_and_never_negative():
     env.beta = 0.25
     assert env.beta is shared
     assert shared.item() == 0.25
-    with pytest.raises(ValueError, match="beta must be >= 0"):
-        env.beta = -1.0
+    for value in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="beta must be >= 0"):
+            env.beta = value
+    with pytest.raises(ValueError, match=r"0-dim tensor, got shape \(2,\)"):
+        env.beta = torch.ones(2)
 
 
 @pytest.mark.parametrize("missing", ["action_log_prob", ("next", "reward")])

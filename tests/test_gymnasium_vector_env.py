@@ -219,7 +219,11 @@ def test_wrappers_refuse_what_they_cannot_complete():
         VectorKLReward(sync, log_prob_of)
     with pytest.raises(TypeError, match="holds beta"):
         KLReward(gymnasium.make("CartPole-v1"), log_prob_of)
+    with pytest.raises(ValueError, match="completed already by KLReward, and KLReward would"):
+        KLReward(KLReward(gymnasium.make(ID, data=make_data(), decoder=make_decoder()), log_prob_of), log_prob_of)
     vector = VectorKLReward(make_vector(), lambda x, z: 0.0)
+    with pytest.raises(ValueError, match="completed already by VectorKLReward"):
+        VectorKLReward(vector, log_prob_of)
     vector.reset()
     with pytest.raises(ValueError, match="must give"):
         vector.step(np.zeros((B * K, T), np.int64))
