@@ -49,15 +49,14 @@ class SharedBeta:
     """
 
     def __init__(self, beta: BetaArgument, env: VecEnv | None, by: str, during: Hashable) -> None:
-        self.argument, self.by = beta, by
+        self.argument, self.by, self._completions = beta, by, _completions(env)
+        self.claim(during)
         self.in_env = _env_betas(env)
         self.value = self.in_env[0] if self.in_env else torch.zeros(())
         if isinstance(beta, Tensor) and not self.in_env:
             self.value = beta
         self.update(1.0)
         self._check_shared(env)
-        self._completions = _completions(env)
-        self.claim(during)
         normalize = None if env is None else unwrap_vec_normalize(env)
         if normalize is not None and normalize.norm_reward and (callable(beta) or self.value > 0):
             raise ValueError(
