@@ -11,11 +11,12 @@ import torch
 from gymnasium.error import ResetNeeded
 from torch import Tensor, nn
 
+from daps_rl.envs.default import Data
 from daps_rl.envs.host import TaskHost, check_options, unwrap
 from daps_rl.envs.pictures import image_shape
 from daps_rl.envs.problem import DiscreteProblem, problem_arguments
 from daps_rl.envs.processes import refuse_stale_copies
-from daps_rl.envs.task import Data, TaskArguments
+from daps_rl.envs.task import TaskArguments
 from daps_rl.functional import complete_reward
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from torch import Tensor, nn
 
+from daps_rl.envs.default import Data
 from daps_rl.envs.pictures import image_shape, side_by_side
-from daps_rl.envs.task import Data, EncodingTask, HoldsTask, TaskArguments
+from daps_rl.envs.task import EncodingTask, HoldsTask, TaskArguments
 
 PLAIN = (bool, int, float, str, bytes, os.PathLike, torch.device, type(None))
 

@@ -13,14 +13,48 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 from torch import nn
 
+from daps_rl.envs.default import Data
 from daps_rl.envs.host import TaskHost, check_options
-from daps_rl.envs.task import Data, TaskArguments
+from daps_rl.envs.task import TaskArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class EncodingVecEnv(TaskHost, VecEnv):
+class OneObjectVecEnv(VecEnv):
+    """A VecEnv in which one object stands for all environments."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """The attribute, once for each index."""
+        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Sets the attribute for all environments.
+
+        Raises:
+            ValueError: only some of the environments are meant.
+        """
+        if set(self._get_indices(indices)) != set(range(self.num_envs)):
+            raise ValueError(
+                f"one object stands for all {self.num_envs} environments; set {attr_name} without indices."
+            )
+        setattr(self, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list:
+        """Calls the method once; its result stands for each index."""
+        return [getattr(self, method_name)(*method_args, **method_kwargs)] * len(list(self._get_indices(indices)))
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """False: there are no environments inside that could be wrapped."""
+        return [False] * len(list(self._get_indices(indices)))
+
+
+class EncodingVecEnv(TaskHost, OneObjectVecEnv):
     """B contexts, each in K environments: a VecEnv of B·K one-step episodes, scored in one decoder call per step.
 
     Observation:
@@ -38,7 +72,8 @@ class EncodingVecEnv(TaskHost, VecEnv):
         Contexts are drawn uniformly, all K copies alike. `seed(s)` takes effect at the next reset and makes the
         sequence of data repeatable (the same as `EncodingVectorEnv.reset(seed=s)`). There are no reset options.
 
-    One object stands for all environments: `get_attr` repeats its attribute, `set_attr` and `env_method` act once.
+    One object stands for all environments: `get_attr` repeats its attribute, `set_attr` (`beta` is filled in place) and
+    `env_method` act once.
     The decoder is the caller's own object, and SB3 copies neither it nor the environment.
 
     Args:
@@ -111,35 +146,6 @@ class EncodingVecEnv(TaskHost, VecEnv):
         ]
         self._batch.draw(self._random)
         return self._batch.observation(), reward, np.ones(self.num_envs, dtype=bool), infos
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute, once for each index. See the class."""
-        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets the attribute for all environments; `beta` is filled in place.
-
-        Raises:
-            ValueError: only some of the environments are meant.
-        """
-        if set(self._get_indices(indices)) != set(range(self.num_envs)):
-            raise ValueError(
-                f"one object stands for all {self.num_envs} environments; set {attr_name} without indices."
-            )
-        setattr(self, attr_name, value)
-
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
-    ) -> list:
-        """Calls the method once; its result stands for each index."""
-        return [getattr(self, method_name)(*method_args, **method_kwargs)] * len(list(self._get_indices(indices)))
-
-    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """False: there are no environments inside that could be wrapped."""
-        return [False] * len(list(self._get_indices(indices)))
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Of every environment the datum it has just encoded beside its reconstruction. [H, W, 3], uint8, each."""

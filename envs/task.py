@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from daps_rl.data import Stream, load
-from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, principal_decoder
+from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, Data, find_data, principal_decoder
 from daps_rl.envs.processes import refuse_stale_copies, use_one_thread_after_fork
 from daps_rl.functional import decoder_loss, encoding_reward
 from daps_rl.functional.checks import check_beta
@@ -23,7 +21,6 @@ from daps_rl.policies import UniformCodes
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Data = Tensor | np.ndarray | str | os.PathLike[str]
 RewardFn = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -130,7 +127,7 @@ class EncodingTask(nn.Module):
             ValueError: as `EncodingTask`; or T and V can be had from nowhere.
         """
         use_one_thread_after_fork()
-        tensor, filled = _as_tensor(data), dict[str, Any](arguments)
+        tensor, filled = check_data(find_data(data)).float(), dict[str, Any](arguments)
         sizes = {name: filled.get(name) for name in ("num_tokens", "vocab_size")}
         if decoder is None and filled.get("reward_fn") is None:
             decoder = principal_decoder(tensor, sizes["num_tokens"] or NUM_TOKENS, sizes["vocab_size"] or VOCAB_SIZE)
@@ -247,26 +244,6 @@ class HoldsTask:
     @beta.setter
     def beta(self, value: Tensor | float) -> None:
         self.task.fill_beta(value)
-
-
-def _as_tensor(data: Data | None) -> Tensor:
-    if data is None:
-        tensor = in_memory(load("digits").train, "digits").flatten(1)
-    elif isinstance(data, (str, os.PathLike)):
-        tensor = in_memory(load(data).train, data)
-    else:
-        tensor = torch.as_tensor(data)
-    return check_data(tensor).float()
-
-
-def in_memory(data: Tensor | Stream, name: object) -> Tensor:
-    """The data, or a ValueError where they are streamed: an environment draws its contexts from memory."""
-    if not isinstance(data, Tensor):
-        raise ValueError(
-            f"{name} is streamed, and an environment holds its data in memory; pass a tensor of them, such as "
-            "daps_rl.data.load(...).train[:10_000]."
-        )
-    return data
 
 
 def check_data(data: Tensor | np.ndarray) -> Tensor:

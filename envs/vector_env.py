@@ -11,10 +11,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from torch import nn
 
+from daps_rl.envs.default import Data
 from daps_rl.envs.gymnasium_env import LogProb, completed_host
 from daps_rl.envs.host import TaskHost, check_options, unwrap
 from daps_rl.envs.problem import DiscreteProblem, problem_arguments
-from daps_rl.envs.task import Data, TaskArguments
+from daps_rl.envs.task import TaskArguments
 from daps_rl.functional import complete_reward
 
 if TYPE_CHECKING:

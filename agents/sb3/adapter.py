@@ -14,7 +14,6 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_options
@@ -22,6 +21,7 @@ from daps_rl.agents.critic import RewardScale
 from daps_rl.agents.sb3.daps import DAPS
 from daps_rl.agents.sb3.policies import CodePolicy
 from daps_rl.config import TrainConfig
+from daps_rl.envs.sb3_vec_env import OneObjectVecEnv
 from daps_rl.optim import load_optimizer_tensors, optimizer_tensors
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"daps": DAPS, "ppo": PPO, "a2c": A2C}
@@ -166,7 +166,7 @@ class SB3Agent(Agent):
         yield AgentLoss(None, self.rewards.codes, {"entropy": self.rewards.entropy, **metrics})
 
 
-class BatchEnv(VecEnv):
+class BatchEnv(OneObjectVecEnv):
     """The training loop's batch as environments of one step: b·K + k is the k-th copy of context b.
 
     They give no reward themselves: `ScoreRewards` writes the complete one, so that the decoder is evaluated once.
@@ -196,21 +196,6 @@ class BatchEnv(VecEnv):
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
         n = self.num_envs
         return self.observations, np.zeros(n, np.float32), np.ones(n, bool), [{}] * n
-
-    def close(self) -> None:
-        pass
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        setattr(self, attr_name, value)
-
-    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        return [getattr(self, method_name)(*method_args, **method_kwargs)] * len(list(self._get_indices(indices)))
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        return [False] * len(list(self._get_indices(indices)))
 
 
 class ScoreRewards(BaseCallback):
