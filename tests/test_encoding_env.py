@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import binary_data, skewed_prior, small_decoder
+from torch.distributions import Categorical, Independent
 from torchrl.envs import RewardSum, SerialEnv, StepCounter, TransformedEnv, check_env_specs
 
 from daps_rl.decoders import MLPDecoder
