@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from daps_rl.config import ModelConfig, config_from_dict
 from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder, Likelihood
 from daps_rl.files import write_atomically
-from daps_rl.policies import POLICIES
+from daps_rl.kinds import POLICIES
 from daps_rl.priors import UniformPrior
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ import sys
 import pytest
 
 from daps_rl.config import AgentConfig, DataConfig, ModelConfig, RunConfig, TrainConfig, config_from_dict, make_config
-from daps_rl.config.settings import declared_in, kinds_of, types_of
+from daps_rl.config.settings import declared_in
 from daps_rl.decoders import DECODERS
-from daps_rl.policies import POLICIES
+from daps_rl.kinds import POLICIES
 
 GROUPS = (DataConfig, ModelConfig, AgentConfig, RunConfig)
-NUMBERS = [name for name, kind in types_of(TrainConfig).items() if {int, float} & set(kinds_of(kind))]
-CHOICES = [name for name, declared in declared_in(TrainConfig).items() if declared.choices]
+SETTINGS = declared_in(TrainConfig)
+NUMBERS = [name for name, declared in SETTINGS.items() if {int, float} & set(declared.kinds)]
+CHOICES = [name for name, declared in SETTINGS.items() if declared.choices]
 
 
 def changed(**options: object) -> TrainConfig:
@@ -28,12 +29,12 @@ def changed(**options: object) -> TrainConfig:
 def test_the_groups_have_no_setting_in_common_and_a_run_has_them_all():
     names = [name for group in GROUPS for name in declared_in(group)]
     assert len(names) == len(set(names))
-    assert set(names) == set(declared_in(TrainConfig))
+    assert set(names) == set(SETTINGS)
 
 
-@pytest.mark.parametrize("name", list(declared_in(TrainConfig)))
+@pytest.mark.parametrize("name", list(SETTINGS))
 def test_every_setting_is_told_by_a_sentence_in_help_and_docstring(name):
-    declared = declared_in(TrainConfig)[name]
+    declared = SETTINGS[name]
     assert declared.text[0].islower()
     assert declared.text[-1] != "."
     assert len(declared.text.split()) >= 4
@@ -51,7 +52,7 @@ def test_every_number_is_finite_and_in_its_range(name, value):
         changed(**length)
 
 
-@pytest.mark.parametrize("name", [name for name in NUMBERS if int in kinds_of(types_of(TrainConfig)[name])])
+@pytest.mark.parametrize("name", [name for name in NUMBERS if int in SETTINGS[name].kinds])
 def test_counts_are_whole(name):
     with pytest.raises(ValueError, match=rf"^{name} must be .*whole"):
         changed(**{name: (2.5,) if name in ("decoder_hidden", "observation_shape") else 2.5})
@@ -59,7 +60,7 @@ def test_counts_are_whole(name):
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_what_is_no_choice_is_told_the_choices(name):
-    choices = ", ".join(declared_in(TrainConfig)[name].choices)
+    choices = ", ".join(SETTINGS[name].choices)
     with pytest.raises(ValueError, match=rf"^{name} must be one of {choices}, got 'nonsense'\.$"):
         changed(**{name: "nonsense"})
 

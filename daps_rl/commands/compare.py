@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from daps_rl.commands.options import Options, absolute_paths, add_command, converter, setting_types
+from daps_rl.commands.options import Options, absolute_paths, add_command, choosable, converter
 from daps_rl.commands.stop import StopRequest
 
 DEFAULT_SEEDS = 3
@@ -55,19 +55,19 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def _own(text: str) -> tuple[str, dict[str, Any]]:
     """AGENT:NAME=VALUE,NAME=VALUE; a comma before anything but a setting's name belongs to the value."""
-    types = setting_types()
+    settings = choosable()
     agent, colon, first = text.partition("=")[0].rpartition(":")
     if not (agent and colon and "=" in text):
         raise argparse.ArgumentTypeError(f"expected AGENT:NAME=VALUE,NAME=VALUE, got {text!r}")
-    names = "|".join(re.escape(form) for name in types for form in {name, name.replace("_", "-")})
+    names = "|".join(re.escape(form) for name in settings for form in {name, name.replace("_", "-")})
     values: dict[str, Any] = {}
     for part in re.split(rf",(?=(?:{names})=)", text[len(agent) + 1 :]):
         name, _, value = part.partition("=")
         name = name.strip().replace("-", "_")
-        if name not in types:
+        if name not in settings:
             raise argparse.ArgumentTypeError(f"{first!r} is no setting of a run; see daps-rl train --help-all")
         try:
-            values[name] = converter(types[name])(value)
+            values[name] = converter(settings[name])(value)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{name} cannot be {value!r}") from None
     return agent, values

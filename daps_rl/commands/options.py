@@ -9,9 +9,11 @@ import json
 import os
 import re
 import textwrap
-import types
-from collections.abc import Collection, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from daps_rl.config.settings import Setting
 
 USAGE_ERROR = 2
 GROUPS = ("data", "code", "agent", "length", "output")
@@ -41,7 +43,7 @@ class Options:
         more = "" if self.everything else " These are the options that most people use; --help-all shows all."
         parser.description = textwrap.fill(f"{parser.description}{more}", 78)
         parser.formatter_class = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26)
-        if arguments[:1] == [parser.prog.split()[-1]] and {"-h", "--help", "--help-all"} & set(arguments):
+        if parser.prog.split()[-1] in arguments and {"-h", "--help", "--help-all"} & set(arguments):
             parser.epilog = agents_text()
 
     def add(self, group: str, flag: str, text: str, *, common: bool = True, **arguments: Any) -> None:
@@ -53,23 +55,20 @@ class Options:
 
     def add_settings(self, *, without: Collection[str] = ()) -> None:
         """Adds one option for each setting of a run but those named, and --config."""
-        from daps_rl.config import PUBLISHED, TrainConfig
-        from daps_rl.config.settings import declared_in
+        from daps_rl.config import PUBLISHED
 
-        declared = declared_in(TrainConfig)
-        for name, kind in setting_types().items():
+        for name, declared in choosable().items():
             if name in without:
                 continue
-            arguments: dict[str, Any] = {"default": None}
-            if kind is bool:
+            arguments: dict[str, Any] = {"default": None, "common": declared.common}
+            if bool in declared.kinds:
                 arguments["action"] = argparse.BooleanOptionalAction
             else:
-                choices = declared[name].choices
-                arguments["metavar"] = f"{{{','.join(choices)}}}" if choices else name.split("_")[-1].upper()
-                arguments["type"] = converter(kind)
-            text = declared[name].text + default_text(name)
-            flag = f"--{name.replace('_', '-')}"
-            self.add(declared[name].group, flag, text, common=declared[name].common, **arguments)
+                choices = f"{{{','.join(declared.choices)}}}"
+                arguments["metavar"] = choices if declared.choices else name.split("_")[-1].upper()
+                arguments["type"] = converter(declared)
+            text = declared.text + default_text(name)
+            self.add(declared.group, f"--{name.replace('_', '-')}", text, **arguments)
         self.add("data", "--config", "take the published settings for these data", choices=sorted(PUBLISHED))
 
 
@@ -106,12 +105,12 @@ def agents_text() -> str:
     return "\n".join((*learned, "", *lines("agents to compare with, which need the decoder's gradient:", True)))
 
 
-def setting_types() -> dict[str, Any]:
-    """The settings that a person can choose, and their types; the shape of a datum comes from the data."""
+def choosable() -> dict[str, Setting]:
+    """The settings that a person can choose; the shape of a datum comes from the data."""
     from daps_rl.config import TrainConfig
-    from daps_rl.config.settings import types_of
+    from daps_rl.config.settings import declared_in
 
-    return {name: kind for name, kind in types_of(TrainConfig).items() if name != "observation_shape"}
+    return {name: declared for name, declared in declared_in(TrainConfig).items() if name != "observation_shape"}
 
 
 def absolute_paths(options: dict[str, Any]) -> dict[str, Any]:
@@ -133,17 +132,10 @@ def split_settings(text: str) -> list[str]:
     return [part.strip() for part in re.split(r",(?=\s*\w+=)", text) if part.strip()]
 
 
-def converter(kind: Any) -> Any:
-    """What turns a flag's text into a value of that type."""
-    from daps_rl.config.settings import kinds_of
-
-    if kind is bool:
-        return _boolean
-    if dict in (kind, getattr(kind, "__origin__", None)):
-        return _named
-    if getattr(kind, "__origin__", None) is tuple:
-        return _widths
-    return next(option for option in kinds_of(kind) if option is not types.NoneType)
+def converter(declared: Setting) -> Callable[[str], Any]:
+    """What turns a flag's text into a value of that setting."""
+    special = {bool: _boolean, Any: _named, ...: _widths}
+    return next((special[kind] for kind in declared.kinds if kind in special), declared.kinds[0])
 
 
 def _named(text: str) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class Learner:
         result: AgentLoss | None = None
         loss_decoder: Tensor | None = None
         for result in self._losses(x, scorer):
-            if not scorer.paid:
+            if not scorer.scored:
                 raise ValueError(f"agent {config.agent!r} yielded a loss before it called `score`; call it first.")
             loss = result.loss
             if loss_decoder is None:  # once per batch, beside the agent's first step
