@@ -52,10 +52,7 @@ class Learner:
                     f"CPU kernels are for float32; precision={config.precision!r} trains without.", stacklevel=3
                 )
         self.optimizer = GuardedAdamW(
-            [
-                {"params": agent.trained(), "lr": config.learning_rate},
-                {"params": list(autoencoder.decoder.parameters()), "lr": config.learning_rate},
-            ],
+            [{"params": [*agent.trained(), *autoencoder.decoder.parameters()], "lr": config.learning_rate}],
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,
             clip_at=config.clip_at,
