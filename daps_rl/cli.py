@@ -48,7 +48,7 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
     train.add_parser(commands, arguments)
     compare.add_parser(commands, arguments)
-    models.add_parsers(commands)
+    models.add_parsers(commands, arguments)
     return parser
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from daps_rl.commands.options import add_command
-from daps_rl.config.run import DEVICES
+from daps_rl.commands.options import add_command, is_asked
 from daps_rl.files import to_json
 
 
-def add_parsers(commands: Any) -> None:
+def add_parsers(commands: Any, arguments: Sequence[str]) -> None:
     """Adds these commands to the parser's."""
 
     def add(name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
         parser = add_command(commands, name, text)
         parser.add_argument("run", help="read the run in this folder")
-        parser.add_argument("--device", default="auto", choices=DEVICES, help="work here (default: auto)")
+        if is_asked(parser, arguments):
+            from daps_rl.config.run import DEVICES  # brings torch
+
+            parser.add_argument("--device", default="auto", choices=DEVICES, help="work here (default: auto)")
         parser.set_defaults(command=command)
         return parser
 

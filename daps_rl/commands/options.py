@@ -32,18 +32,19 @@ class Options:
 
     Args:
         parser: of the command.
-        arguments: what was typed; the list of agents is made only where it will be read.
+        arguments: what was typed; settings and the list of agents, which bring torch, are for their command alone.
     """
 
     def __init__(self, parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         self.parser, self.everything = parser, "--help-all" in arguments
+        self.asked = is_asked(parser, arguments)
         self.groups = {title: parser.add_argument_group(title) for title in GROUPS}
         parser.add_argument("--help-all", action="help", help="show all options and exit")
         parser.usage = "%(prog)s [options]"
         more = "" if self.everything else " These are the options that most people use; --help-all shows all."
         parser.description = textwrap.fill(f"{parser.description}{more}", 78)
         parser.formatter_class = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26)
-        if parser.prog.split()[-1] in arguments and {"-h", "--help", "--help-all"} & set(arguments):
+        if self.asked and {"-h", "--help", "--help-all"} & set(arguments):
             parser.epilog = agents_text()
 
     def add(self, group: str, flag: str, text: str, *, common: bool = True, **arguments: Any) -> None:
@@ -55,6 +56,8 @@ class Options:
 
     def add_settings(self, *, without: Collection[str] = ()) -> None:
         """Adds one option for each setting of a run but those named, and --config."""
+        if not self.asked:
+            return
         from daps_rl.config import PUBLISHED
 
         for name, declared in choosable().items():
@@ -70,6 +73,11 @@ class Options:
             text = declared.text + default_text(name)
             self.add(declared.group, f"--{name.replace('_', '-')}", text, **arguments)
         self.add("data", "--config", "take the published settings for these data", choices=sorted(PUBLISHED))
+
+
+def is_asked(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> bool:
+    """Whether these arguments, if any, are for that command."""
+    return not arguments or parser.prog.split()[-1] in arguments
 
 
 def default_text(name: str) -> str:

@@ -150,20 +150,14 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
         )
 
 
-def _metrics_text(metrics: dict[str, Any]) -> str:
-    def show(name: str, form: str, unit: str = "") -> str:
-        return "" if metrics.get(name) is None else f"{name} {metrics[name]:{form}}{unit}"
+SHOWN = {
+    "beta_elbo": ".2f nats", "log_likelihood": ".2f nats", "kl": ".2f nats", "reward_greedy": ".4f",
+    "gap_greedy": ".2%", "psnr": ".2f dB", "psnr_greedy": ".2f dB", "ssim": ".3f", "code_usage": ".0%",
+    "code_perplexity": ".1f",
+}  # fmt: skip
+"""Metrics of the summary that are printed, how and in what unit."""
 
-    parts = (
-        show("beta_elbo", ".2f", " nats"),
-        show("log_likelihood", ".2f", " nats"),
-        show("kl", ".2f", " nats"),
-        show("reward_greedy", ".4f"),
-        show("gap_greedy", ".2%"),
-        show("psnr", ".2f", " dB"),
-        show("psnr_greedy", ".2f", " dB"),
-        show("ssim", ".3f"),
-        show("code_usage", ".0%"),
-        show("code_perplexity", ".1f"),
-    )
-    return "  ".join(part for part in parts if part)
+
+def _metrics_text(metrics: dict[str, Any]) -> str:
+    shown = {name: form.partition(" ") for name, form in SHOWN.items() if metrics.get(name) is not None}
+    return "  ".join(f"{name} {metrics[name]:{form}}{gap}{unit}" for name, (form, gap, unit) in shown.items())
