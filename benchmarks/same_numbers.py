@@ -61,7 +61,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "torchrl/daps, reuse, 2 epochs, policy_samples",
         "torchrl/daps, sample_dim=2",
     ),
-    "centred weights are the ratio to the policy that drew: another rounding at first, another step once it has moved": (
+    "centred weights are the ratio to the policy that drew: rounding at first, another step once it has moved": (
         "train/daps, 2 epochs",
         "train/daps, microbatch, policy_samples=0, 2 epochs",
         "train/sb3:daps, policy_samples=0",
