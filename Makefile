@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?=
 
-.PHONY: install demo test test-all lint bench clean
+.PHONY: install demo test test-slow lint claims bench clean
 
 install: .venv/.installed
 
@@ -20,14 +20,18 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-test-all: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not gpu"
+test-slow: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not gpu"
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build/typed && mkdir -p build/typed && cp -r daps_rl build/typed && cp -r envs agents build/typed/daps_rl
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p daps_rl  # as it is installed: one package
+
+# Every measured number of README.md and docs/ against the rows that it names; seconds.
+claims: install
+	$(BIN)/python benchmarks/check_claims.py
 
 bench: install
 	$(BIN)/python benchmarks/digits.py

@@ -14,10 +14,10 @@ from daps_rl.recompute import in_microbatches
 
 
 class Scorer:
-    """Pays codes of a batch of data, once, and keeps what the decoder learns from. The training loop makes one a batch.
+    """Scores codes of a batch of data, once, and keeps what the decoder learns from. The training loop makes one each.
 
     An agent calls it for rewards. One that learns through the decoder's own gradient calls `log_likelihood` and then
-    `learn_from` in its stead, and has the decoder's loss in its own.
+    `learn_from` instead, and has the decoder's loss in its own.
 
     Args:
         decoder: maps codes [..., T], or embedded codes [..., T, E], to a distribution over x.
@@ -45,7 +45,7 @@ class Scorer:
         self.microbatch, self.decoder_samples, self.low_precision = microbatch, decoder_samples, low_precision
         self.evaluations = 0  # data decoded for the batch
         self.log_likelihood: Tensor | None = None  # [B, K], of all codes
-        self.learnt: Tensor | None = None  # [B, n], of the codes that the decoder learns from
+        self.learned_from: Tensor | None = None  # [B, n], of the codes that the decoder learns from
         self.kl: Tensor | None = None  # [B, K] or [B], of the same codes; None where it is not defined
         self.pathwise = False  # whether the agent's loss holds the decoder's
 
@@ -53,20 +53,20 @@ class Scorer:
         """Rewards log p(x|z) − β·(log q(z|x) − log p(z)), in nats, detached. codes [B, K, T] → [B, K].
 
         Raises:
-            ValueError: the batch has been paid already.
+            ValueError: the batch has been scored already.
         """
         self._once()
         prior_log_prob = self.prior.log_prob(codes)
-        learnt = self.decoder_samples or codes.shape[1]
-        self.learnt = self._likelihoods(codes[:, :learnt])
-        if learnt >= codes.shape[1]:
-            self.log_likelihood = self.learnt
+        count = self.decoder_samples or codes.shape[1]
+        self.learned_from = self._likelihoods(codes[:, :count])
+        if count >= codes.shape[1]:
+            self.log_likelihood = self.learned_from
         elif self.low_precision:  # all of them, so that no code has the advantage of another rounding
             with torch.no_grad(), torch.autocast(codes.device.type, torch.bfloat16):
                 self.log_likelihood = self._likelihoods(codes)
         else:
             with torch.no_grad():
-                self.log_likelihood = torch.cat((self.learnt, self._likelihoods(codes[:, learnt:])), dim=1)
+                self.log_likelihood = torch.cat((self.learned_from, self._likelihoods(codes[:, count:])), dim=1)
         self.kl = kl_estimate(log_prob, prior_log_prob)
         return encoding_reward(self.log_likelihood.detach(), log_prob, prior_log_prob, self.beta)
 
@@ -82,11 +82,11 @@ class Scorer:
         """Says what the agent's own loss, which holds the decoder's, was made of. [B, K] each, in nats.
 
         Raises:
-            ValueError: the batch has been paid already.
+            ValueError: the batch has been scored already.
         """
         self._once()
         self.evaluations = log_likelihood.numel()
-        self.log_likelihood = self.learnt = log_likelihood
+        self.log_likelihood = self.learned_from = log_likelihood
         self.kl, self.pathwise = kl, True
 
     def embedding(self) -> Tensor:
@@ -105,13 +105,13 @@ class Scorer:
         return weight
 
     @property
-    def paid(self) -> bool:
-        """Whether the batch has been paid."""
+    def scored(self) -> bool:
+        """Whether the batch has been scored."""
         return self.log_likelihood is not None
 
     def decoder_loss(self) -> Tensor:
         """−mean log p(x|z) of the codes that the decoder learns from. 0-dim."""
-        return decoder_loss(cast(Tensor, self.learnt)).mean()
+        return decoder_loss(cast(Tensor, self.learned_from)).mean()
 
     def metrics(self) -> dict[str, Tensor]:
         """Means over the batch, in nats, detached, 0-dim each; kl, elbo and beta_elbo where they are defined."""
@@ -127,7 +127,7 @@ class Scorer:
         }
 
     def _once(self) -> None:
-        if self.paid:
+        if self.scored:
             raise ValueError("an agent asked for the rewards of a batch twice; `losses` calls `score` once.")
 
 

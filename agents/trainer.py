@@ -18,6 +18,7 @@ from torchrl.record.loggers import Logger
 from torchrl.trainers import LogScalar, LRSchedulerHook, OptimizerHook, Trainer, UpdateWeights
 from torchrl.trainers.trainers import TrainerHookBase
 
+from daps_rl.functional.checks import check_beta
 from daps_rl.objectives import DAPSLoss, DecoderLoss
 
 
@@ -219,7 +220,7 @@ class MinibatchHook(TrainerHookBase):
 class BetaHook(TrainerHookBase):
     """Moves β along its schedule between a batch's last step and the next batch, logs and saves it.
 
-    A batch is paid, and its temperature bounded, with one value.
+    A batch is scored, and its temperature bounded, with one value.
 
     Args:
         beta: 0-dim; written in place.
@@ -239,7 +240,9 @@ class BetaHook(TrainerHookBase):
         trainer.register_module(name, self)
 
     def _move(self, trainer: Trainer, schedule: Callable[[float], float]) -> None:
-        self.beta.fill_(schedule(min(trainer.collected_frames / trainer.total_frames, 1.0)))
+        beta = schedule(min(trainer.collected_frames / trainer.total_frames, 1.0))
+        check_beta(beta)
+        self.beta.fill_(beta)
 
     def _log(self, batch: TensorDictBase) -> dict[str, float]:
         return {"beta": self.beta.item()}

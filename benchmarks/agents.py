@@ -4,22 +4,17 @@
     python benchmarks/agents.py minutes              # one minute of training each, five seeds
 
 What they reach at equal decoder evaluations is read off the validation curves of the same runs. Runs two at a time, one
-thread each, and skips what has a row already. A failed run is a row that says why. The table
-in docs/results.md takes each agent's learning rate from the tuning rows. A logistic regression fitted on the original
-training digits reads the test split's reconstructions.
+thread each, and skips what has a row already. A failed run is a row that says why. Each
+agent has the learning rate that is best by the tuning rows. A logistic regression fitted on the original training
+digits reads the test split's reconstructions.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from common import ROWS, write_row
+from common import add_pool_options, read_rows, run_tasks, write_row
 
 AGENTS = (
     "daps", "daps-na", "daps-fixed", "tpo", "rloo", "grpo", "ppo", "a2c", "reinforce", "reinforce-no-critic",
@@ -33,15 +28,10 @@ BUDGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def rows(name: str) -> list[dict[str, Any]]:
-    path = ROWS / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def tuned() -> dict[str, float]:
     """Each agent's learning rate of the best mean validation β-ELBO over the tuning seeds."""
     scores: dict[str, dict[float, list[float]]] = {}
-    for row in rows("agents_tune"):
+    for row in read_rows("agents_tune"):
         if "error" not in row:
             scores.setdefault(row["agent"], {}).setdefault(row["learning_rate"], []).append(
                 row["validation"]["beta_elbo"]
@@ -104,16 +94,14 @@ def main() -> None:
     parser.add_argument("mode", choices=sorted(BUDGETS))
     parser.add_argument("--agents", nargs="+", default=AGENTS)
     parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--one", nargs=3, metavar=("AGENT", "SEED", "LEARNING_RATE"), help=argparse.SUPPRESS)
+    add_pool_options(parser)
     options = parser.parse_args()
     if options.one:
-        agent, seed, rate = options.one
-        return measure(options.mode, agent, int(seed), float(rate))
+        return measure(options.mode, *options.one)
     tuning = options.mode == "tune"
     seeds = options.seeds or (TUNING_SEEDS if tuning else SEEDS)
     best = {} if tuning else tuned()
-    done = {(row["agent"], row["seed"], row["learning_rate"]) for row in rows(f"agents_{options.mode}")}
+    done = {(row["agent"], row["seed"], row["learning_rate"]) for row in read_rows(f"agents_{options.mode}")}
     tasks = [
         (agent, seed, rate)
         for seed in seeds
@@ -121,13 +109,7 @@ def main() -> None:
         for rate in (LEARNING_RATES if tuning else (best[agent],))
         if (agent, seed, rate) not in done
     ]
-
-    def launch(task: tuple[str, int, float]) -> None:
-        command = [sys.executable, str(Path(__file__)), options.mode, "--one", *map(str, task)]
-        subprocess.run(command, check=False)
-
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(launch, tasks))
+    return run_tasks(tasks, options.workers, options.mode)
 
 
 if __name__ == "__main__":

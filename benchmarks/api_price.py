@@ -86,7 +86,7 @@ def make_torchrl(config: TrainConfig, splits: Splits) -> Loop:
         centered=config.centered,
         functional=False,
     )
-    decoder_loss = DecoderLoss(decoder, num_samples=config.decoder_samples or None)
+    decoder_loss = DecoderLoss(decoder, decoder_samples=config.decoder_samples)
     batches = iter(collector)
 
     def step() -> None:

@@ -1,10 +1,10 @@
-"""The comparison of docs/comparison.md: trains what is not yet trained, keeps the rows, writes tables and pictures.
+"""The comparison of docs/comparison.md and docs/reports/comparison.md: trains, keeps the rows, writes tables.
 
     python benchmarks/comparison.py                       # everything: about three and a half hours on two cores
     python benchmarks/comparison.py main                  # one part of it
     python benchmarks/comparison.py main --minutes 20 --seeds 5
     python benchmarks/comparison.py gpu                   # on a GPU: longer runs, five at a time
-    python benchmarks/comparison.py --report              # the page again, from the rows that are committed
+    python benchmarks/comparison.py --report              # the tables again, from the rows that are committed
 
 Two runs at a time, one thread each. The part "gpu" runs only when it is named. A part that was stopped goes on from its
 checkpoints.
@@ -12,8 +12,11 @@ checkpoints.
 
 from __future__ import annotations
 
+import statistics
+
 import tune
-from parts import Page, Part
+from common import DOCS, REPORTS, Tables, interval, markdown, read_runs
+from parts import Part, Report
 
 _FACTORIZED = "policy=factorized,num_layers=2,mlp_ratio=6.0"  # the networks of daps-na
 
@@ -98,8 +101,45 @@ PARTS = {
 }
 
 
-PAGE = Page("comparison", "comparison", PARTS, by_name_only=("gpu",))
+SUMMARY = {
+    "main": ("fsq", "vq", "daps-na", "rloo-na", "gumbel-na", "ppo-na"),
+    "kernels": ("daps-kernels", "daps", "gumbel"),
+}
+"""Agents of the table on docs/comparison.md, by part."""
+
+
+def summary() -> str:
+    """Returns four minutes of training in one table: quantisers, factorised encoders, autoregressive ones."""
+    lines = []
+    for part, labels in SUMMARY.items():
+        of_part = read_runs(f"comparison_{part}")
+        for label in labels:
+            runs = [row for row in of_part if row["label"] == label]
+            test = [row["test"] for row in runs]
+            elbos = [metrics["beta_elbo"] for metrics in test if metrics["beta_elbo"] is not None]
+            lines.append(
+                [
+                    f"`{label}`", "autoregressive" if part == "kernels" else "factorised" if elbos else "quantiser",
+                    interval(elbos) if elbos else "has none",
+                    interval([metrics["log_likelihood"] for metrics in test]),
+                    interval([metrics["psnr_greedy"] for metrics in test], 2),
+                    f"{statistics.fmean(row['steps'] for row in runs):,.0f}",
+                ]
+            )  # fmt: skip
+    header = ["agent", "encoder", "test β-ELBO (nats)", "log-likelihood (nats)", "PSNR, greedy codes (dB)", "steps"]
+    return markdown(header, lines)
+
+
+def more() -> Tables:
+    """Returns the tables that need more than one part's rows."""
+    return {
+        DOCS / "comparison.md": {"summary": summary()},
+        REPORTS / "comparison.md": {"tuning": tune.table(problems=False)},
+    }
+
+
+REPORT = Report("comparison", "comparison", PARTS, more, by_name_only=("gpu",))
 
 
 if __name__ == "__main__":
-    PAGE.main(__doc__, after=lambda: PAGE.put("tuning", tune.table(problems=False)))
+    REPORT.main(__doc__)

@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of timing, per way")
     parser.add_argument("--agents", nargs="+", default=["daps"])
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--batch-size", type=int, help="in place of the published one")
+    parser.add_argument("--batch-size", type=int, help="instead of the published one")
     parser.add_argument("--rows", type=Path, default=ROWS / "gpu.jsonl")
     options = parser.parse_args()
     if unknown := sorted(set(options.configurations) - set(SHAPES)):

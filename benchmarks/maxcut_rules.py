@@ -1,4 +1,4 @@
-"""What rules without any learning make of maxcut20: the marks that a learnt policy of it is to be held to.
+"""What rules without any learning make of maxcut20: the marks that a learned policy of it is to be held to.
 
     python benchmarks/maxcut_rules.py
 

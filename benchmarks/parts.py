@@ -1,4 +1,4 @@
-"""Comparisons of which a page of the documentation is made: each trains by `daps-rl compare`, and keeps its rows."""
+"""Comparisons of which a report of the documentation is made: each trains by `daps-rl compare`, and keeps its rows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import ROWS
+from common import IMAGES, REPORTS, ROWS, Tables, put, read_rows
 
 from daps_rl.comparison.curves import METRICS, read_curve
 from daps_rl.comparison.folder import ComparisonFolder
 from daps_rl.comparison.plan import plan_from_json
 from daps_rl.comparison.table import comparison_text
-
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 class Part(NamedTuple):
@@ -36,30 +34,45 @@ class Part(NamedTuple):
     jobs: int = 2
 
 
-class Page:
-    """A page of the documentation, with marks between which tables and pictures go.
+class Report:
+    """docs/reports/NAME.md, with marks between which tables and pictures go.
 
     Args:
-        name: docs/NAME.md; rows and pictures begin with `prefix`.
+        name: of the report; rows and pictures begin with `prefix`.
         prefix: of rows and pictures.
         parts: by name, in order.
+        more: tables that need more than one part's rows, by page and mark.
         by_name_only: parts that run only when they are named.
     """
 
-    def __init__(self, name: str, prefix: str, parts: Mapping[str, Part], by_name_only: Collection[str] = ()) -> None:
-        self.path, self.prefix, self.parts, self.by_name_only = DOCS / f"{name}.md", prefix, parts, by_name_only
+    def __init__(
+        self,
+        name: str,
+        prefix: str,
+        parts: Mapping[str, Part],
+        more: Callable[[], Tables],
+        by_name_only: Collection[str] = (),
+    ) -> None:
+        self.path, self.prefix, self.parts = REPORTS / f"{name}.md", prefix, parts
+        self.more, self.by_name_only = more, by_name_only
 
-    def main(self, description: str | None, after: Callable[[], None] = lambda: None) -> None:
-        """The command line: trains what is not yet trained, keeps the rows, writes the page."""
+    def tables(self) -> Tables:
+        """Returns all that goes between marks, from the rows that are committed."""
+        tables = self.more()
+        own = {name: self.body(name) for name in self.parts if self.rows_of(name).exists()}
+        return {**tables, self.path: {**own, **tables.get(self.path, {})}}
+
+    def main(self, description: str | None) -> None:
+        """The command line: trains what is not yet trained, keeps the rows, writes the tables."""
         parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(self.parts)} (default: all)")
-        parser.add_argument("--minutes", type=float, help="of each run, in place of the part's own")
+        parser.add_argument("--minutes", type=float, help="of each run, instead of the part's own")
         parser.add_argument("--steps", type=int, help="of each run, likewise")
         parser.add_argument("--seeds", type=int)
         parser.add_argument("--jobs", type=int, help="runs at a time")
         parser.add_argument("--data-dir", help="where the files of Fashion-MNIST are")
         parser.add_argument("--out", default=f"runs/{self.prefix}")
-        parser.add_argument("--report", action="store_true", help="train nothing; write the page from the rows")
+        parser.add_argument("--report", action="store_true", help="train nothing; write the tables from the rows")
         options = parser.parse_args()
         if unknown := sorted(set(options.parts) - set(self.parts)):
             parser.error(f"unknown part {', '.join(unknown)}; the parts are {', '.join(self.parts)}")
@@ -69,9 +82,7 @@ class Page:
                 folder = Path(options.out) / name
                 train(self.parts[name], folder, options)
                 self.keep(name, folder)
-            if self.rows_of(name).exists():
-                self.write(name)
-        after()
+        put(self.tables())
 
     def rows_of(self, name: str) -> Path:
         return ROWS / f"{self.prefix}_{name}.jsonl"
@@ -90,28 +101,19 @@ class Page:
                 lines.append(json.dumps({**row, "curve": curve}))
         self.rows_of(name).write_text("\n".join([json.dumps({"plan": plan.to_json()}), *lines]) + "\n")
         for picture in sorted(path.glob("*.png")):
-            shutil.copy(picture, DOCS / "images" / f"{self.prefix}_{name}_{picture.name}")
+            shutil.copy(picture, IMAGES / f"{self.prefix}_{name}_{picture.name}")
 
-    def write(self, name: str) -> None:
-        """Puts a part's tables and pictures between its marks."""
-        first, *rest = (json.loads(line) for line in self.rows_of(name).read_text().splitlines())
+    def body(self, name: str) -> str:
+        """Returns a part's tables and pictures."""
+        first, *rest = read_rows(self.rows_of(name).stem)
         plan = plan_from_json(first["plan"])
         rows: dict[tuple[str, int], dict[str, Any]] = {(row["label"], row["seed"]): row for row in rest}
         curves = {key: row["curve"] for key, row in rows.items() if row["status"] == "finished"}
         text = comparison_text(plan, rows, curves, self.parts[name].reference)
         body = re.sub(r"^#", "###", text.partition("\n")[2].strip(), flags=re.MULTILINE)
-        for picture in sorted((DOCS / "images").glob(f"{self.prefix}_{name}_*.png")):
-            body += f"\n\n![{picture.stem.replace('_', ' ')}](images/{picture.name})"
-        self.put(name, body)
-
-    def put(self, name: str, body: str) -> None:
-        """Writes a text between its marks."""
-        page = self.path.read_text()
-        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, _, after = page.partition(start)
-        if not after:
-            raise SystemExit(f"{self.path} has no mark {start}")
-        self.path.write_text(before + start + "\n" + body + "\n" + end + after.partition(end)[2])
+        for picture in sorted(IMAGES.glob(f"{self.prefix}_{name}_*.png")):
+            body += f"\n\n![{picture.stem.replace('_', ' ')}](../images/{picture.name})"
+        return body
 
 
 def train(part: Part, folder: Path, options: argparse.Namespace) -> None:

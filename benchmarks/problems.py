@@ -1,9 +1,9 @@
-"""The comparisons of docs/other-problems.md: other discrete problems than encoding, at equal evaluations of the reward.
+"""Other discrete problems than encoding, at equal evaluations of the reward: docs/other-problems.md and its report.
 
     python benchmarks/problems.py                  # everything
     python benchmarks/problems.py tsp20            # one of them
     python benchmarks/problems.py tsp20 --steps 5000 --seeds 5
-    python benchmarks/problems.py --report         # the page again, from the rows that are committed
+    python benchmarks/problems.py --report         # the tables again, from the rows that are committed
 
 Two runs at a time, one thread each. Learning rates and epochs are those that `benchmarks/tune.py --problem ...` found
 best on validation data with seeds of their own; those of `maxcut20` are the recipe's.
@@ -11,14 +11,14 @@ best on validation data with seeds of their own; those of `maxcut20` are the rec
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tune
-from common import area
-from parts import Page, Part
+from common import DOCS, REPORTS, Row, Tables, area, evaluations_to, markdown, read_rows, read_runs
+from parts import Part, Report
 
 from daps_rl.comparison.curves import points
 from daps_rl.comparison.plan import plan_from_json
@@ -86,37 +86,78 @@ optimum are 0.763 and 1.116."""
 
 
 def learning(name: str) -> str:
-    """How fast each agent learnt, from its validations: a table."""
-    first, *rest = (json.loads(line) for line in PAGE.rows_of(name).read_text().splitlines())
+    """Returns a table of how fast each agent learned, from its validations."""
     enough = ENOUGH[name]
-    lines = [
-        f"| {name} | area under the curve of the reward | evaluations to a greedy reward of {enough} |",
-        "|---|---|---|",
-    ]
-    for label in plan_from_json(first["plan"]).agents:
-        curves = [row["curve"] for row in rest if row["label"] == label and row["status"] == "finished"]
-        areas = [area(*points(curve, "decoder_evaluations", "log_likelihood")[1:]) for curve in curves]
-        reached = [evaluations_to(enough, curve) for curve in curves]
-        shown = ", ".join("not reached" if value is None else f"{value:,.0f}" for value in reached)
-        lines.append(f"| {label} | {mean_text(areas)} | {shown} |")
-    return "\n".join(lines)
+    lines = []
+    for label, runs in by_label(f"problem_{name}").items():
+        areas = [area(*points(run["curve"], "decoder_evaluations", "log_likelihood")[1:]) for run in runs]
+        lines.append([label, mean_text(areas), reached_text(runs, enough)])
+    return markdown([name, "area under the curve of the reward", f"evaluations to a greedy reward of {enough}"], lines)
 
 
-def evaluations_to(enough: float, curve: Sequence[Mapping[str, Any]]) -> float | None:
-    """The first validation from which the greedy reward is enough, and stays so."""
-    _, at, values = points(curve, "decoder_evaluations", "reward_greedy")
-    short = np.flatnonzero(values < enough)
-    first = short[-1] + 1 if len(short) else 0
-    return float(at[first]) if first < len(at) else None
+def by_label(name: str) -> dict[str, list[Row]]:
+    """Returns the finished runs of each agent."""
+    return {
+        label: [row for row in read_runs(name) if row["label"] == label]
+        for label in plan_from_json(read_rows(name)[0]["plan"]).agents
+    }
+
+
+def reached_text(runs: Sequence[Row], enough: float) -> str:
+    """Returns after how many evaluations each seed's greedy reward is enough, and stays so."""
+    reached = [evaluations_to(enough, run["curve"]) for run in runs]
+    return ", ".join("not reached" if value is None else f"{value:,.0f}" for value in reached)
+
+
+def summary() -> str:
+    """Returns how far each agent's greedy decisions are from the best, a line per problem; in brackets best of 16."""
+    lines = []
+    for name in PARTS:
+        found = by_label(f"problem_{name}")
+        cells = [gap_text([run["test"] for run in found.get(agent, [])]) for agent in AGENTS.split(",")]
+        lines.append([f"`{name}`", *cells, f"{next(iter(found.values()))[0]['decoder_evaluations']:,}"])
+    return markdown(["problem", *(f"`{agent}`" for agent in AGENTS.split(",")), "evaluations"], lines)
+
+
+def gap_text(test: Sequence[Row]) -> str:
+    """Returns the mean gaps of greedy decisions and, in brackets, of the best of 16."""
+    if not test:
+        return "not run"
+    greedy, best = (statistics.fmean(of[name] for of in test) for name in ("gap_greedy", "gap_best"))
+    return f"{greedy:.2%} ({best:.2%})"
+
+
+def earlier() -> str:
+    """Returns the trials that the settings above come from or that show what other settings do, and rules to beat."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for row in read_rows("gpu_tuning"):
+        settings = {**row["settings"], **row["settings"].get("agent_options", {})}
+        del settings["steps"]
+        settings.pop("agent_options", None)
+        said = ", ".join(f"{name} {value}" for name, value in settings.items())
+        unfinished = f"stopped at a reward of {row['curve'][-1]['greedy']:.4f}"
+        gap = f"{row['gap_greedy']:.2%}" if "gap_greedy" in row else unfinished
+        groups.setdefault((row["problem"], row["agent"], said, str(row["steps"])), []).append(gap)
+    for name in ("problem_cut30_300_steps", "problem_reverse8_high_rates"):
+        for label, runs in by_label(name).items():
+            config = runs[0]["config"]
+            said = f"learning_rate {config['learning_rate']}, {name.split('_', 2)[2].replace('_', ' ')}"
+            gaps = [f"{run['test']['gap_greedy']:.2%}" for run in runs]
+            groups[config["problem"], label, said, str(runs[0]["steps"])] = gaps
+    rules = {row["rule"]: row["gap"] for row in read_rows("maxcut_rules")}
+    groups |= {("maxcut20", "no agent", rule, ""): [f"{gap:.2%}"] for rule, gap in rules.items()}
+    lines = [[*key, ", ".join(gaps)] for key, gaps in sorted(groups.items())]
+    return markdown(["problem", "agent", "settings", "steps", "greedy gap, per seed"], lines)
 
 
 def mean_text(values: Sequence[float]) -> str:
+    """Returns the mean with its bootstrapped interval."""
     interval = bootstrap_interval(values)
     return f"{np.mean(values):.4f}" + ("" if interval is None else f" [{interval[0]:.4f}, {interval[1]:.4f}]")
 
 
 def supervised() -> str:
-    """What the labels themselves teach, on the bandit's test split."""
+    """Returns what the labels themselves teach, on the bandit's test split."""
     from sklearn.linear_model import LogisticRegression
 
     splits = find_problem("bandit-digits").splits()
@@ -127,13 +168,20 @@ def supervised() -> str:
     return f"A logistic regression on the training split's labels is right on {score:.4f} of the test split."
 
 
-def after() -> None:
-    """The tables that need more than one part's own."""
-    tables = [learning(name) for name in ENOUGH if PAGE.rows_of(name).exists()]
-    PAGE.put("learning", "\n\n".join([*tables, supervised()]))
-    PAGE.put("tuning", tune.table(problems=True))
+def more() -> Tables:
+    """Returns the tables that need more than one part's rows."""
+    learned = [learning(name) for name in ENOUGH if REPORT.rows_of(name).exists()]
+    return {
+        DOCS / "other-problems.md": {"summary": summary()},
+        REPORTS / "other-problems.md": {
+            "learning": "\n\n".join([*learned, supervised()]),
+            "earlier": earlier(),
+            "tuning": tune.table(problems=True),
+        },
+    }
 
+
+REPORT = Report("other-problems", "problem", PARTS, more)
 
 if __name__ == "__main__":
-    PAGE = Page("other-problems", "problem", PARTS)
-    PAGE.main(__doc__, after=after)
+    REPORT.main(__doc__)

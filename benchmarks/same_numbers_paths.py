@@ -304,7 +304,7 @@ def torchrl_whole_batch() -> Trained:
 def torchrl_decoder() -> Trained:
     """The decoder by itself, from one of the K codes."""
     env, actor, _, _ = torchrl_parts()
-    loss = DecoderLoss(env.decoder, num_samples=1)
+    loss = DecoderLoss(env.decoder, decoder_samples=1)
     optimizer = torch.optim.AdamW(loss.parameters(), lr=2e-3)
     for _ in range(STEPS):
         optimizer.zero_grad()

@@ -20,7 +20,6 @@ Run it on an otherwise idle machine.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -41,6 +40,7 @@ from daps_rl.data import noise
 from daps_rl.kernels import CpuKernels
 from daps_rl.policies import AutoregressivePolicy, code_transformer, layers
 from daps_rl.policies.code_transformer import CodeTransformer
+from daps_rl.report import read_metrics
 from daps_rl.training import Trainer
 
 NAME = "scaling"
@@ -132,7 +132,7 @@ def ranks(rounds: int, steps: int = 80) -> None:
             done = subprocess.run(command, env={**os.environ, **threads}, check=False, capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(done.stderr)
-            lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
+            lines = read_metrics(Path(folder, "run", "metrics.jsonl"))
         first, last = lines[0], lines[-1]
         rate = (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
         row: dict[str, Any] = {"what": "ranks", "processes": processes, "threads_each": 2 // processes}

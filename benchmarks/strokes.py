@@ -11,15 +11,10 @@ training digits reads the drawn test digits.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROWS, write_row
+from common import add_pool_options, read_rows, run_tasks, write_row
 
 AGENTS = ("daps-na", "rloo", "ppo", "reinforce")  # with the factorised networks of daps-na
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
@@ -31,14 +26,9 @@ BASE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def rows() -> list[dict[str, Any]]:
-    path = ROWS / "strokes.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def best_rate(agent: str) -> float:
     """The best on validation data, or the middle of those tried where there is no row."""
-    tried = [row for row in rows() if row["agent"] == agent and row["seed"] == TUNING_SEED]
+    tried = [row for row in read_rows("strokes") if row["agent"] == agent and row["seed"] == TUNING_SEED]
     return max(tried, key=lambda row: row["validation"]["beta_elbo"])["learning_rate"] if tried else RATES[1]
 
 
@@ -85,8 +75,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    add_pool_options(parser)
     options = parser.parse_args()
     if options.one:
         return measure(options.one)
@@ -101,14 +90,8 @@ def main() -> None:
             for seed in options.seeds
             for agent in options.agents
         ]
-    tasks = [task for task in tasks if not any(task.items() <= row.items() for row in rows())]
-
-    def launch(task: dict[str, Any]) -> None:
-        subprocess.run([sys.executable, str(Path(__file__)), "--one", json.dumps(task)], check=False)
-
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(launch, tasks))
-    return None
+    tasks = [task for task in tasks if not any(task.items() <= row.items() for row in read_rows("strokes"))]
+    return run_tasks(tasks, options.workers)
 
 
 if __name__ == "__main__":

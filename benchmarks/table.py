@@ -1,39 +1,22 @@
-"""Writes the tables of docs/results.md from the committed rows: python benchmarks/table.py"""
+"""Writes every generated table of docs/ from the committed rows: python benchmarks/table.py
+
+The tables of comparisons, other problems and sweeps are made by the scripts that measure them; all others here.
+"""
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
+import comparison
+import problems
+import sweeps
+from common import DOCS, REPORTS, Tables, interval, markdown, put
+from common import read_rows as read
 from strokes import STEPS, TUNING_SEED
 
-ROWS, PAGE = Path(__file__).parent / "rows", Path(__file__).parent.parent / "docs" / "results.md"
 METRICS = {"beta_elbo": 1, "log_likelihood": 1, "psnr": 2}  # digits shown
-# Two-sided 97.5 % quantiles of Student's t by degrees of freedom.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def read(name: str) -> list[dict[str, Any]]:
-    path = ROWS / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def interval(values: list[float], digits: int = 1) -> str:
-    """Mean, and half the width of a 95 % confidence interval where there are two seeds or more."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.{digits}f}"
-    half = STUDENT[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
-
-
-def markdown(header: list[str], lines: list[list[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def fashion_mnist() -> str:
@@ -155,8 +138,8 @@ def identity() -> str:
     return markdown(["agent", "seeds", "lowest mean reward", "mean"], lines)
 
 
-def agents(mode: str) -> str:
-    """One line per agent, the best mean test β-ELBO first; failed runs are counted."""
+def agents(mode: str, brief: bool = False) -> str:
+    """Returns a line per agent, the best mean test β-ELBO first; failed runs are counted."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in read(f"agents_{mode}"):
         groups[row["agent"]].append(row)
@@ -175,7 +158,9 @@ def agents(mode: str) -> str:
         )  # fmt: skip
     lines.sort(key=lambda line: -float(line[3].split()[0]))
     header = ["agent", "learning rate", "runs", "test β-ELBO (nats)", "log-likelihood", "KL", "PSNR (dB)"]
-    return markdown([*header, "sampled read (%)", "steps", "seconds"], lines)
+    header += ["sampled read (%)", "steps", "seconds"]
+    kept = (0, 3, 4, 7, 8) if brief else range(len(header))
+    return markdown([header[i] for i in kept], [[line[i] for i in kept] for line in lines])
 
 
 def at_equal_evaluations() -> str:
@@ -203,10 +188,10 @@ def at_equal_evaluations() -> str:
     return markdown(header, lines)
 
 
-def tuning() -> str:
+def tuning(mode: str) -> str:
     """Validation β-ELBO by learning rate."""
     groups: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in read("agents_tune"):
+    for row in read(f"agents_{mode}"):
         if "error" not in row:
             groups[row["agent"]][row["learning_rate"]].append(row["validation"]["beta_elbo"])
     rates = sorted({rate for scores in groups.values() for rate in scores})
@@ -308,6 +293,17 @@ def scaling() -> str:
     return markdown(["what", "measured", "ratio"], lines)
 
 
+def strokes_tuning() -> str:
+    """Returns the validation β-ELBO of each learning rate."""
+    scores: dict[str, dict[float, str]] = defaultdict(dict)
+    for row in read("strokes"):
+        if row["seed"] == TUNING_SEED and "error" not in row:
+            scores[row["agent"]][row["learning_rate"]] = f"{row['validation']['beta_elbo']:.1f}"
+    rates = sorted({rate for of_agent in scores.values() for rate in of_agent})
+    lines = [[f"`{agent}`", *(of_agent.get(rate, "") for rate in rates)] for agent, of_agent in scores.items()]
+    return markdown(["agent", *(f"{rate:g}" for rate in rates)], lines)
+
+
 def strokes() -> str:
     """Agents that learn to draw: what a reader of the originals reads."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -326,37 +322,64 @@ def strokes() -> str:
     return markdown([*header, "PSNR of greedy drawings (dB)"], lines)
 
 
-def put(page: Path, tables: dict[str, str]) -> None:
-    """Writes each table between its marks."""
-    text = page.read_text()
-    for name, table in tables.items():
-        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, _, rest = text.partition(start)
-        _, _, after = rest.partition(end)
-        text = f"{before}{start}\n{table}\n{end}{after}"
-    page.write_text(text)
+def summary() -> str:
+    """Returns the steps per second that people ask for: on two CPU cores, without and with kernels, and on a GPU."""
+    cpu = {row["configuration"]: f"{row['steps_per_second']:.1f}" for row in read("speed")}  # the latest
+    on_gpu: dict[tuple[str, str], dict[str, tuple[float, str]]] = defaultdict(dict)
+    for row in read("gpu"):
+        if row.get("cuda_graph") and "steps_per_second" in row:
+            on_gpu[row["configuration"], row["agent"]][row["precision"]] = (
+                row["steps_per_second"],
+                row["gpu"].split()[1],
+            )
+    lines = []
+    for title, cpu_name, gpu_key in (
+        ("published MNIST, `daps`", "published mnist, daps", ("mnist", "daps")),
+        ("published MNIST, `daps-na`", "published mnist, daps-na", ("mnist", "daps-na")),
+        ("default, `daps`", "own, daps", ("default", "daps")),
+        ("default, `daps-na`", "own, daps-na", ("default", "daps-na")),
+        ("default, `gumbel-na`", "own, gumbel-na", ("default", "gumbel-na")),
+        ("default, `fsq`", "own, fsq", ("default", "fsq")),
+        ("published CIFAR-10, `daps`", "", ("cifar10", "daps")),
+        ("published ImageNet-256, `daps`", "", ("imagenet256", "daps")),
+    ):
+        rates = on_gpu.get(gpu_key, {})
+        shown = ", ".join(f"{rate:.3g} ({precision}, {name})" for precision, (rate, name) in rates.items())
+        lines.append([title, cpu.get(cpu_name, ""), cpu.get(f"{cpu_name}, CPU kernels", ""), shown])
+    return markdown(["configuration", "two CPU cores", "with `--cpu-kernels`", "a GPU"], lines)
 
 
-def main() -> None:
-    tables = {
+def tables() -> Tables:
+    """Returns every generated table, by page and mark."""
+    results = {
         "fashion_mnist": fashion_mnist(),
         "digits": digits(),
         "speed": speed(),
         "gpu": gpu(),
         "roofline": roofline(),
         "control": control(),
-        "agents_tune": tuning(),
+        "agents_tune": tuning("tune"),
         "agents_minutes": agents("minutes"),
         "agents_evaluations": at_equal_evaluations(),
         "agents_minutes_tables": agents("minutes_tables"),
+        "agents_steps_tables": agents("steps_tables"),
+        "agents_tune_tables": tuning("tune_tables"),
         "identity": identity(),
         "trials": trials(),
         "api_price": api_price(),
     }
-    put(PAGE, tables)
-    put(PAGE.parent / "strokes.md", {"strokes": strokes()})
-    put(PAGE.parent / "performance.md", {"memory": memory(), "scaling": scaling()})
+    return {
+        **comparison.REPORT.tables(),
+        **problems.REPORT.tables(),
+        **sweeps.tables(),
+        REPORTS / "results.md": results,
+        REPORTS / "performance.md": {"memory": memory(), "scaling": scaling()},
+        REPORTS / "strokes.md": {"tuning": strokes_tuning()},
+        DOCS / "strokes.md": {"summary": strokes()},
+        DOCS / "performance.md": {"summary": summary()},
+        DOCS / "results.md": {"summary": agents("minutes", brief=True)},
+    }
 
 
 if __name__ == "__main__":
-    main()
+    put(tables())

@@ -1,4 +1,4 @@
-"""Settings and ideas tried for DAPS on Fashion-MNIST's validation split: the rows of "Tokens on a lattice", results.md.
+"""Settings and ideas tried for DAPS on Fashion-MNIST's validation split: the rows of docs/reports/results.md.
 
     python benchmarks/trials.py                      # all, two at a time, one thread each
     python benchmarks/trials.py "K 16" "the reference"
@@ -10,15 +10,11 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
-from common import write_row
+from common import add_pool_options, run_tasks, write_row
 from torch import Tensor
 
 from daps_rl.agents import DAPS, AgentLoss
@@ -174,7 +170,7 @@ class LocalSearch(DAPS):
     def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
         scorer = as_scorer(score)
         posterior, half = self.policy(observation), self.samples // 2
-        learnt = scorer.likelihood(observation, posterior.sample((1,)).transpose(0, 1))
+        learned = scorer.likelihood(observation, posterior.sample((1,)).transpose(0, 1))
         drawn = posterior.sample((half,)).transpose(0, 1)  # [B, K/2, T]
         log_prob = posterior.log_prob(drawn.transpose(0, 1)).transpose(0, 1)
         first = rewards(scorer, drawn, log_prob.detach())
@@ -187,7 +183,7 @@ class LocalSearch(DAPS):
         second = rewards(scorer, flipped, log_prob[:, half:].detach())
         reward = torch.cat((first, second), dim=1)
         weights = target_weights(reward, self.trust_region(reward, floor))
-        learn_decoder(scorer, learnt, log_prob.detach(), codes)
+        learn_decoder(scorer, learned, log_prob.detach(), codes)
         loss = weighted_likelihood_loss(log_prob, weights, centered=True)
         yield AgentLoss(loss.mean(), codes, {"entropy": -log_prob.detach().mean()})
 
@@ -285,8 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trials", nargs="*", metavar="TRIAL")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    add_pool_options(parser)
     options = parser.parse_args()
     if options.list:
         return print("\n".join(TRIALS))
@@ -294,13 +289,7 @@ def main() -> None:
         return measure(options.one)
     if unknown := sorted(set(options.trials) - set(TRIALS)):
         parser.error(f"unknown trial {', '.join(unknown)}; see --list")
-
-    def launch(name: str) -> None:
-        subprocess.run([sys.executable, str(Path(__file__)), "--one", name], check=False)
-
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(launch, options.trials or TRIALS))
-    return None
+    return run_tasks(options.trials or TRIALS, options.workers)
 
 
 if __name__ == "__main__":

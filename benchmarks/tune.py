@@ -17,13 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from common import ROWS, area, write_row
+from common import add_pool_options, area, markdown, read_rows, run_tasks, write_row
 
 AGENTS = (
     "fsq", "vq", "vq-rotation", "gumbel-na", "gr-mck-na", "reinmax-na", "gaussian", "daps-na",
@@ -37,11 +33,6 @@ STEPS = {"autoregressive": 100}
 OTHER_STEPS = 500
 
 
-def rows() -> list[dict[str, Any]]:
-    path = ROWS / "tune.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 Key = tuple[str, float, str, int]
 
 
@@ -53,7 +44,7 @@ def key(row: dict[str, Any]) -> Key:
 def trials(problems: bool | None = None) -> dict[Key, list[dict[str, Any]]]:
     """The rows of each trial, one a seed: on images, on other problems, or all."""
     found: dict[Key, list[dict[str, Any]]] = {}
-    for row in rows():
+    for row in read_rows("tune"):
         if problems in (None, "problem" in row["settings"]):
             found.setdefault(key(row), []).append(row)
     return found
@@ -99,10 +90,7 @@ def table(*, problems: bool) -> str:
         lines_of.setdefault((agent, said, settings.get("steps", 0)), {})[rate] = trial
     rates = sorted({rate for by_rate in lines_of.values() for rate in by_rate})
     places = 4 if problems else 1
-    lines = [
-        f"| agent | settings | steps | {' | '.join(f'{rate:g}' for rate in rates)} |",
-        "|---" * (3 + len(rates)) + "|",
-    ]
+    lines = []
     ordered = sorted(lines_of.items(), key=lambda item: item[0][1].partition(",")[0]) if problems else lines_of.items()
     for (agent, said, _), by_rate in ordered:
         top = max(by_rate.values(), key=score)
@@ -111,8 +99,8 @@ def table(*, problems: bool) -> str:
             trial = by_rate.get(rate, [])
             text = "" if not trial else "failed" if score(trial) == float("-inf") else f"{score(trial):.{places}f}"
             cells.append(f"**{text}**" if trial is top else text)
-        lines.append(f"| {agent} | {said} | {top[0].get('steps', '')} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([agent, said, str(top[0].get("steps", "")), *cells])
+    return markdown(["agent", "settings", "steps", *(f"{rate:g}" for rate in rates)], lines)
 
 
 def measure(agent: str, learning_rate: float, settings: dict[str, Any], seed: int, every: int) -> None:
@@ -159,9 +147,8 @@ def main() -> None:
     parser.add_argument("--problem", help="another problem than Fashion-MNIST")
     parser.add_argument("--seeds", type=int, nargs="+", default=[SEED], help="that no comparison uses")
     parser.add_argument("--area", type=int, default=0, metavar="STEPS", help="by the curve, validated every so often")
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--best", action="store_true")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    add_pool_options(parser)
     options = parser.parse_args()
     settings = {**options.set, **({} if options.problem is None else {"problem": options.problem})}
     if options.best:
@@ -170,8 +157,8 @@ def main() -> None:
             print(f"--set {agent}:learning_rate={rate}", f"# {score(trial):.4f} {own or ''}")
         return None
     if options.one:
-        return measure(*json.loads(options.one))
-    done = {(*key(row), row["seed"]) for row in rows()}
+        return measure(*options.one)
+    done = {(*key(row), row["seed"]) for row in read_rows("tune")}
     tasks = [
         (agent, rate, settings, seed, options.area)
         for agent in options.agents
@@ -179,13 +166,7 @@ def main() -> None:
         for seed in options.seeds
         if (agent, rate, json.dumps(settings, sort_keys=True), options.area, seed) not in done
     ]
-
-    def launch(task: tuple[str, float, dict[str, Any], int, int]) -> None:
-        subprocess.run([sys.executable, str(Path(__file__)), "--one", json.dumps(task)], check=False)
-
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(launch, tasks))
-    return None
+    return run_tasks(tasks, options.workers)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from daps_rl.config import ModelConfig, config_from_dict
 from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder, Likelihood
 from daps_rl.files import write_atomically
-from daps_rl.policies import POLICIES
-from daps_rl.priors import NormalPrior, UniformPrior
+from daps_rl.kinds import POLICIES
+from daps_rl.priors import UniformPrior
 
 if TYPE_CHECKING:
     from daps_rl.envs.problem import DiscreteProblem
@@ -183,9 +183,7 @@ def make_policy(config: ModelConfig, decoder: nn.Module) -> nn.Module:
 
 def make_prior(config: ModelConfig) -> nn.Module:
     """The prior over what the policy gives: uniform over codes; standard normal over continuous latents."""
-    if config.bits is None:
-        return NormalPrior(config.num_tokens, config.decoder_embed_dim)
-    return UniformPrior(config.num_tokens, config.vocab_size)
+    return POLICIES[config.policy].prior(config)
 
 
 def make_likelihood(config: ModelConfig) -> Likelihood:

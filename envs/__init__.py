@@ -10,7 +10,7 @@ import gymnasium
 
 from daps_rl.envs.encoding import EncodingEnv
 from daps_rl.envs.gymnasium_env import GymnasiumEncodingEnv, KLReward
-from daps_rl.envs.host import Shared
+from daps_rl.envs.host import Completion, Shared
 from daps_rl.envs.problem import PROBLEMS, Constant, DiscreteProblem, find_problem
 from daps_rl.envs.task import EncodingTask
 from daps_rl.envs.vector_env import EncodingVectorEnv, VectorKLReward
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PROBLEMS",
+    "Completion",
     "Constant",
     "DiscreteProblem",
     "EncodingEnv",

@@ -1,4 +1,4 @@
-"""Contextual bandits from classification: an action is a class, and only the right one is paid."""
+"""Contextual bandits from classification: an action is a class, and only the right one is rewarded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARES = (0.7, 0.1)  # of train and validation
 class ClassificationBandit(DiscreteProblem):
     """The standard construction: the context is a datum's features, the action a class, the reward 1 if it is right.
 
-    The learner is never told the right class, only whether its own was. The regret of a classifier that is told (the
+    The learner never sees the right class, only whether its own was. The regret of a classifier that does (the
     supervised optimum) is the measure.
 
     Observation:

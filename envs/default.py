@@ -1,17 +1,38 @@
-"""The decoder of `daps_rl/Encoding-v0` when none is given: principal components, without training or chance."""
+"""What `daps_rl/Encoding-v0` encodes and scores with when nothing is given: digits, and their principal components."""
 
 from __future__ import annotations
 
+import os
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from daps_rl.data import Stream, load
 from daps_rl.decoders import FixedGaussianLikelihood, MLPDecoder
 
+Data = Tensor | np.ndarray | str | os.PathLike[str]
 NUM_TOKENS, VOCAB_SIZE = 8, 16
 MAX_ENTRIES = 4096  # of a datum: the covariance is this number squared
 MIN_VARIANCE = 1e-3
+
+
+def find_data(data: Data | None) -> Tensor:
+    """The data [N, *x] of a tensor, an array, or a name or path for `daps_rl.data.load`; digits, flat, of None.
+
+    Raises:
+        ValueError: they are streamed: an environment draws its contexts from memory.
+    """
+    if data is not None and not isinstance(data, (str, os.PathLike)):
+        return torch.as_tensor(data)
+    train: Tensor | Stream = load("digits" if data is None else data).train
+    if not isinstance(train, Tensor):
+        raise ValueError(
+            f"{data} is streamed, and an environment holds its data in memory; pass a tensor of them, such as "
+            "daps_rl.data.load(...).train[:10_000]."
+        )
+    return train.flatten(1) if data is None else train
 
 
 @torch.no_grad()

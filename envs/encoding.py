@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,16 +14,20 @@ from torch.distributions import Distribution
 from torchrl.data import Bounded, Composite, MultiCategorical, Unbounded
 from torchrl.envs import EnvBase
 
-from daps_rl.envs.task import EncodingTask, RewardFn
-from daps_rl.functional import beta_elbo, kl_estimate
+from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions
+from daps_rl.functional import encoding_reward, kl_estimate
+from daps_rl.functional.checks import check_same_shape
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class EncodingEnv(EnvBase):
-    """Encode a datum x as a code z: one step, paid by how well the decoder explains x from z.
+class EncodingEnv(HoldsTask, EnvBase):
+    """Encode a datum x as a code z: one step, rewarded by how well the decoder explains x from z.
 
     Observation:
         `observation` [B, K, *x]: B data, each repeated for the K codes of its group (a view, not a copy). With
-        `targets` also `target` [B, K, *y], what is scored in the datum's place; a policy is not to read it.
+        `targets` also `target` [B, K, *y], what is scored instead of the datum; a policy is not to read it.
     Action:
         `action` [B, K, T], int64 in 0 … V-1; with it `action_log_prob` [B, K], log q(z|x) in nats.
     Reward:
@@ -35,25 +39,16 @@ class EncodingEnv(EnvBase):
         A reset draws B data uniformly (whole groups: all K of a context, or none of them). `set_seed(s)` makes the
         sequence of data repeatable.
 
-    The KL is paid in the reward, once, with the log-probability that the code had when it was drawn. With β > 0 a
-    step whose tensordict has none of its own (a reset sets it to NaN) is an error; `rand_action` draws from the prior
-    and writes it.
+    The KL in the reward is of the log-probability that the code had when it was drawn. With β > 0 a step whose
+    tensordict has none of its own (a reset sets it to NaN) is an error; `rand_action` draws from the prior and
+    writes it.
     `env.beta` is the one shared value of β, a 0-dim tensor: update it in place (`env.beta.fill_(0.1)`) and pass it to
     `DAPSLoss(temperature_floor=env.beta)`.
 
     Args:
-        data: the data [N, ...], floating point; kept on `device`.
-        decoder: maps codes [..., T] to a distribution over x; its log_prob(x) is paid. Or None, with `reward_fn`.
-        num_tokens: T.
-        vocab_size: V.
+        data, decoder, num_tokens, vocab_size, beta, prior, reward_fn, targets, device: see `EncodingTask`; the device
+            is that of the tensordicts too.
         batch_size: [B, K], contexts and codes per context.
-        beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
-        prior: distribution over codes of event shape [T]; uniform if None.
-        reward_fn: in the decoder's place, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
-            differentiable.
-        targets: what is scored in the place of x, [N, *y], where the one who scores knows more than the one who encodes
-            (the right answer, say).
-        device: of data, decoder and tensordicts; the data's own if None.
         seed: of the sequence of data; drawn from torch's global generator if None.
     Raises:
         ValueError: data, sizes or beta make no sense, or not exactly one of decoder and reward_fn is given.
@@ -67,26 +62,12 @@ class EncodingEnv(EnvBase):
         num_tokens: int,
         vocab_size: int,
         batch_size: Sequence[int],
-        beta: Tensor | float = 0.0,
-        prior: Distribution | None = None,
-        reward_fn: RewardFn | None = None,
-        targets: Tensor | np.ndarray | None = None,
-        device: torch.device | str | None = None,
         seed: int | None = None,
+        **options: Unpack[TaskOptions],
     ) -> None:
         if len(batch_size) != 2 or min(batch_size) < 1:
             raise ValueError(f"batch_size must be [B, K], contexts and codes per context, got {list(batch_size)}.")
-        task = EncodingTask(
-            data,
-            decoder,
-            num_tokens=num_tokens,
-            vocab_size=vocab_size,
-            beta=beta,
-            prior=prior,
-            reward_fn=reward_fn,
-            targets=targets,
-            device=device,
-        )
+        task = EncodingTask(data, decoder, num_tokens=num_tokens, vocab_size=vocab_size, **options)
         device = task.device
         super().__init__(device=device, batch_size=torch.Size(batch_size))
         self.task = task
@@ -100,23 +81,9 @@ class EncodingEnv(EnvBase):
         return self.task.data
 
     @property
-    def decoder(self) -> nn.Module | None:
-        """The decoder itself, not a copy."""
-        return self.task.decoder
-
-    @property
     def prior(self) -> Distribution:
         """The prior over codes."""
         return self.task.prior
-
-    @property
-    def beta(self) -> Tensor:
-        """The one shared value of β, 0-dim. Assigning a number fills it in place."""
-        return self.task.beta
-
-    @beta.setter
-    def beta(self, value: Tensor | float) -> None:
-        self.task.fill_beta(value)
 
     def _make_spec(self) -> None:
         batch, device = self.batch_size, self.device
@@ -201,8 +168,11 @@ class EncodingEnv(EnvBase):
                 "with beta > 0 the step needs `action_log_prob` [B, K], the log-probability the code was drawn "
                 "with, and it is missing or NaN; use an actor that returns it (return_log_prob=True), or set beta to 0."
             )
-        kl = torch.where(missing, 0.0, kl_estimate(log_prob, self.prior.log_prob(codes)))
-        reward = beta_elbo(log_likelihood, kl, self.beta)
+        prior_log_prob = self.prior.log_prob(codes)
+        check_same_shape(action_log_prob=log_prob, prior_log_prob=prior_log_prob)
+        log_prob, prior_log_prob = (torch.where(missing, 0.0, value) for value in (log_prob, prior_log_prob))
+        kl = kl_estimate(log_prob, prior_log_prob)
+        reward = encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta)
         done = torch.ones(*self.batch_size, 1, dtype=torch.bool, device=self.device)
         return TensorDict(
             {

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.error import ResetNeeded
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-from daps_rl.envs.host import (
-    Data,
-    EncodingBatch,
-    TaskHost,
-    check_options,
-    make_problem,
-    make_spaces,
-    possible_render_mode,
-    unwrap,
-)
+from daps_rl.envs.default import Data
+from daps_rl.envs.host import TaskHost, check_options, unwrap
 from daps_rl.envs.pictures import image_shape
-from daps_rl.envs.problem import DiscreteProblem, find_problem
-from daps_rl.envs.task import EncodingTask, RewardFn
+from daps_rl.envs.problem import DiscreteProblem, problem_arguments
+from daps_rl.envs.processes import refuse_stale_copies
+from daps_rl.envs.task import TaskArguments
+from daps_rl.functional import complete_reward
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 LogProb = Callable[[np.ndarray, np.ndarray], "Tensor | np.ndarray | float"]
 
 
 class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
-    """Encode a datum x as a code z: one step, paid by how well the decoder explains x from z.
+    """Encode a datum x as a code z: one step, rewarded by how well the decoder explains x from z.
 
     `gymnasium.make("daps_rl/Encoding-v0")` makes one; many at once are `EncodingVectorEnv` (`gymnasium.make_vec`).
 
@@ -43,7 +38,8 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         log p(x|z) + β·log p(z), in nats; larger is better. The env does not see log q(z|x): whoever trains an encoder
         with β > 0 completes the reward with −β·log q(z|x), the log-probability that the code was drawn with, in one
         of two ways: our algorithm or callback in SB3 (`daps_rl.agents.sb3.DAPS`, or `KLRewardCallback` with SB3's
-        own), or elsewhere a wrapper that is given a `log_prob` callable (`KLReward`, `VectorKLReward`). Once, not both.
+        own), or elsewhere a wrapper that is given a `log_prob` callable (`KLReward`, `VectorKLReward`). Once, not both:
+        who does it claims `env.completion`, and a second claim is an error.
         The info of a step has `log_likelihood`, log p(x|z) alone.
     Episode end:
         Every episode ends after its one step: terminated, never truncated. The observation then is still x.
@@ -58,17 +54,8 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
     RuntimeError at the first reset.
 
     Args:
-        data: a tensor or array [N, *x], or a name or path for `daps_rl.data.load` (the training split); digits, flat,
-            if None.
-        decoder: maps codes [..., T] to a distribution over x; its log_prob(x) is paid. If None (and no `reward_fn`) the
-            data's principal components, frozen.
-        num_tokens: T; the decoder's own if None.
-        vocab_size: V; the decoder's own if None.
-        beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
-        prior: distribution over codes of event shape [T]; uniform if None.
-        reward_fn: in the decoder's place, any function of x [B, 1, *x] and z [B, K, T] that gives [B, K].
-        targets: what is scored in the place of x, [N, *y]: see `EncodingTask`.
-        device: where codes are scored; the decoder's own if None.
+        data, decoder, num_tokens, vocab_size, beta, prior, reward_fn, targets, device: see
+            `EncodingTask.from_arguments`; each of them may be held by `Shared`.
         render_mode: "rgb_array": the original beside its reconstruction, for images; or None.
     Raises:
         ValueError: data, sizes, beta or render_mode make no sense, or both decoder and reward_fn are given.
@@ -81,48 +68,20 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         data: Data | None = None,
         decoder: nn.Module | None = None,
         *,
-        num_tokens: int | None = None,
-        vocab_size: int | None = None,
-        beta: Tensor | float = 0.0,
-        prior: Distribution | None = None,
-        reward_fn: RewardFn | None = None,
-        targets: Tensor | np.ndarray | None = None,
-        device: torch.device | str | None = None,
         render_mode: str | None = None,
+        **arguments: Unpack[TaskArguments],
     ) -> None:
-        reward_fn = unwrap(reward_fn)
-        problem = make_problem(
-            unwrap(data),
-            unwrap(decoder),
-            num_tokens=num_tokens,
-            vocab_size=vocab_size,
-            reward_fn=reward_fn,
-            device=device,
+        self.observation_space, self.action_space = self._hold(
+            data, decoder, arguments, render_mode=render_mode, refuse_copies=False
         )
-        self.observation_space, self.action_space = make_spaces(problem)
-        shape = self.observation_space.shape
-        self.render_mode = possible_render_mode(render_mode, shape)
-        if image_shape(shape) is None:
+        if image_shape(self.observation_space.shape) is None:
             self.metadata = {**self.metadata, "render_modes": []}  # type: ignore[misc]  # of this instance alone
         self._over = True
+        # AsyncVectorEnv hands on what a worker raises in reset(), but of a failed constructor only an EOFError.
         self._refusal: RuntimeError | None = None
         try:
-            self.task = EncodingTask(
-                problem.data,
-                problem.decoder,
-                num_tokens=problem.num_tokens,
-                vocab_size=problem.vocab_size,
-                beta=unwrap(beta),
-                prior=unwrap(prior),
-                reward_fn=reward_fn,
-                targets=unwrap(targets),
-                device=problem.device,
-            )
-            self._batch = EncodingBatch(self.task)
+            refuse_stale_copies(self.decoder, unwrap(arguments.get("beta", 0.0)))
         except RuntimeError as error:
-            # AsyncVectorEnv hands on what a worker raises in reset(), but of a failed constructor only an EOFError.
-            if multiprocessing.parent_process() is None:
-                raise
             self._refusal = error
 
     def reset(
@@ -144,7 +103,7 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         return self._batch.observation()[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Pays the code and ends the episode. See the class.
+        """Scores the code and ends the episode. See the class.
 
         Raises:
             ResetNeeded: the episode is over, or none has begun.
@@ -158,25 +117,23 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
 
     def render(self) -> np.ndarray | None:
         """The datum beside its reconstruction (grey before there is one). [H, W, 3], uint8."""
-        if self.render_mode is None:
-            gymnasium.logger.warn("render() needs gymnasium.make(..., render_mode='rgb_array').")
-            return None
-        box = self.observation_space
-        assert isinstance(box, gymnasium.spaces.Box)  # from make_spaces
-        return self._batch.frames(float(box.low.min()), float(box.high.max()))[0]
+        frames = self._frames()
+        return None if frames is None else frames[0]
 
 
-def make_problem_env(problem: str | DiscreteProblem, *, split: str = "train", **options: Any) -> GymnasiumEncodingEnv:
+def make_problem_env(
+    problem: str | DiscreteProblem = "", *, split: str = "train", **options: Any
+) -> GymnasiumEncodingEnv:
     """`gymnasium.make("daps_rl/Problem-v0", problem="tsp20")`: another problem than encoding, in the same form.
 
     Args:
         problem: a name (`daps_rl.envs.PROBLEMS`, ...) or the problem itself.
         split: whose contexts are drawn.
         options: of `GymnasiumEncodingEnv`.
+    Raises:
+        ValueError: there is no such problem; lists the names.
     """
-    problem = unwrap(problem)
-    found = find_problem(problem) if isinstance(problem, str) else problem
-    return GymnasiumEncodingEnv(**found.env_options(split), **options)
+    return GymnasiumEncodingEnv(**problem_arguments(unwrap(problem), split), **options)
 
 
 class KLReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
@@ -188,11 +145,12 @@ class KLReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
             step is taken.
     Raises:
         TypeError: the environment has no β.
+        ValueError: another completes the environment's reward already.
     """
 
     def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], log_prob: LogProb) -> None:
         super().__init__(env)
-        check_has_beta(env.unwrapped)
+        self._host = completed_host(env.unwrapped, "KLReward")
         self._log_prob = log_prob
         self._observation: np.ndarray | None = None
 
@@ -209,14 +167,22 @@ class KLReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
             raise ResetNeeded("call reset() of the wrapper first: it needs the observation.")
         log_prob = float(self._log_prob(self._observation, action))
         self._observation, reward, terminated, truncated, info = self.env.step(action)
-        beta = self.env.unwrapped.beta.item()  # type: ignore[attr-defined]  # checked in the constructor
-        return self._observation, float(reward) - beta * log_prob, terminated, truncated, info
+        given, log_q = (torch.tensor(float(value), dtype=torch.float64) for value in (reward, log_prob))
+        complete = complete_reward(given, log_q, self._host.beta.item())
+        return self._observation, complete.item(), terminated, truncated, info
 
 
-def check_has_beta(env: object) -> None:
-    """Raises TypeError unless the environment says by how much the KL weighs."""
+def completed_host(env: object, by: str) -> TaskHost:
+    """The environment, its reward now completed by that wrapper.
+
+    Raises:
+        TypeError: it is no encoding environment.
+        ValueError: another completes its reward already.
+    """
     if not isinstance(env, TaskHost):
         raise TypeError(
             f"this wrapper needs an encoding environment, which holds beta, got {type(env).__name__}; "
             "use KLReward around each environment of a SyncVectorEnv, VectorKLReward around an EncodingVectorEnv."
         )
+    env.completion.claim(by)
+    return env

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import Any, NamedTuple
+from collections.abc import Hashable
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -14,12 +15,10 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from torch import Tensor, nn
 
-from daps_rl.data import Stream, load
-from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, principal_decoder
+from daps_rl.envs.default import Data
 from daps_rl.envs.pictures import image_shape, side_by_side
-from daps_rl.envs.task import EncodingTask, RewardFn, check_data, use_one_thread_after_fork
+from daps_rl.envs.task import EncodingTask, HoldsTask, TaskArguments
 
-Data = Tensor | np.ndarray | str | os.PathLike[str]
 PLAIN = (bool, int, float, str, bytes, os.PathLike, torch.device, type(None))
 
 
@@ -48,25 +47,72 @@ def unwrap(value: Any) -> Any:
     return value.value if isinstance(value, Shared) else value
 
 
-class TaskHost:
-    """Mixed into environments that hold an `EncodingTask`: its parts, and a spec that holds them by reference."""
+class Completion:
+    """Says who completes an environment's reward where the environment does not see log q: one at most.
 
-    task: EncodingTask
+    The reward then is log p(x|z) + β·log p(z), and whoever claims it completes it, by `functional.complete_reward`.
+    An environment whose reward is complete has None instead of a `Completion`.
+
+    Attributes:
+        by: who completes the reward; None where nobody does yet.
+    """
+
+    def __init__(self) -> None:
+        self.by: str | None = None
+        self._during: Hashable = None
+
+    def claim(self, by: str, during: Hashable = None) -> None:
+        """Says that it is `by` who completes the reward from now on.
+
+        Args:
+            by: a name, for the error.
+            during: what the claim lasts for, such as a call of `learn`: a claim during anything else takes over. None
+                for good.
+        Raises:
+            ValueError: another completes it already.
+        """
+        if self.by is not None and self._during in (None, during):
+            raise ValueError(
+                f"the reward is completed already by {self.by}, and {by} would subtract β·log q again; leave one out."
+            )
+        self.by, self._during = by, during
+
+
+class TaskHost(HoldsTask):
+    """Mixed into the environments of Gymnasium and SB3: an `EncodingTask` in groups, and who completes its reward.
+
+    Its spec holds heavy arguments by reference.
+    """
+
+    completion: Completion
+    render_mode: str | None
+    _batch: EncodingBatch
     _spec: EnvSpec | None = None
 
-    @property
-    def decoder(self) -> nn.Module | None:
-        """The decoder itself, not a copy."""
-        return self.task.decoder
+    def _hold(
+        self,
+        data: Data | None,
+        decoder: nn.Module | None,
+        arguments: TaskArguments,
+        *,
+        num_contexts: int = 1,
+        samples_per_context: int = 1,
+        decoder_optimizer: torch.optim.Optimizer | None = None,
+        render_mode: str | None = None,
+        refuse_copies: bool = True,
+    ) -> tuple[spaces.Box, spaces.MultiDiscrete]:
+        """Makes the task, of arguments held by `Shared` or not; gives the spaces of one environment."""
+        unwrapped: Any = {name: unwrap(value) for name, value in arguments.items()}
+        task = EncodingTask.from_arguments(unwrap(data), unwrap(decoder), refuse_copies=refuse_copies, **unwrapped)
+        self.task, self.completion = task, Completion()
+        self._batch = EncodingBatch(task, num_contexts, samples_per_context, unwrap(decoder_optimizer))
+        self.render_mode = possible_render_mode(render_mode, tuple(task.data.shape[1:]))
+        return self._batch.single_spaces()
 
     @property
-    def beta(self) -> Tensor:
-        """The one shared value of β, 0-dim. Assigning a number fills it in place."""
-        return self.task.beta
-
-    @beta.setter
-    def beta(self, value: Tensor | float) -> None:
-        self.task.fill_beta(value)
+    def decoder_optimizer(self) -> torch.optim.Optimizer | None:
+        """What the decoder learns by, within each step; None where it does not."""
+        return self._batch.optimizer
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -83,82 +129,12 @@ class TaskHost:
             }
         self._spec = spec
 
-
-class Problem(NamedTuple):
-    """What is encoded, by codes of which size, and who scores them."""
-
-    data: Tensor
-    decoder: nn.Module | None
-    num_tokens: int
-    vocab_size: int
-    device: torch.device
-
-
-def make_problem(
-    data: Data | None,
-    decoder: nn.Module | None,
-    *,
-    num_tokens: int | None,
-    vocab_size: int | None,
-    reward_fn: RewardFn | None,
-    device: torch.device | str | None,
-) -> Problem:
-    """The arguments of an environment, with everything filled in that was left out.
-
-    Args:
-        data: a tensor or array [N, *x], a name or path for `daps_rl.data.load` (its training split), or None: digits,
-            flat.
-        decoder: or None: `reward_fn` if there is one, else the data's principal components.
-        num_tokens, vocab_size: T and V; the decoder's own if None.
-        reward_fn: scores codes in the decoder's place.
-        device: where codes are scored; the decoder's own if None, else the data's.
-    Raises:
-        ValueError: data make no sense, or T and V can be had from nowhere.
-    """
-    use_one_thread_after_fork()
-    tensor = _as_tensor(data)
-    if decoder is None and reward_fn is None:
-        decoder = principal_decoder(tensor, num_tokens or NUM_TOKENS, vocab_size or VOCAB_SIZE)
-    sizes = []
-    for name, size in (("num_tokens", num_tokens), ("vocab_size", vocab_size)):
-        size = getattr(decoder, name, None) if size is None else size
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            scorer = "reward_fn" if decoder is None else f"the decoder {type(decoder).__name__}"
-            raise ValueError(f"{name} must be a positive integer, got {size}; {scorer} does not say it, so pass it.")
-        sizes.append(size)
-    if device is None:
-        parameter = None if decoder is None else next(decoder.parameters(), None)
-        device = tensor.device if parameter is None else parameter.device
-    return Problem(tensor, decoder, sizes[0], sizes[1], torch.device(device))
-
-
-def _as_tensor(data: Data | None) -> Tensor:
-    if data is None:
-        tensor = in_memory(load("digits").train, "digits").flatten(1)
-    elif isinstance(data, (str, os.PathLike)):
-        tensor = in_memory(load(data).train, data)
-    else:
-        tensor = torch.as_tensor(data)
-    return check_data(tensor).float()
-
-
-def in_memory(data: Tensor | Stream, name: object) -> Tensor:
-    """The data, or a ValueError where they are streamed: an environment draws its contexts from memory."""
-    if not isinstance(data, Tensor):
-        raise ValueError(
-            f"{name} is streamed, and an environment holds its data in memory; pass a tensor of them, such as "
-            "daps_rl.data.load(...).train[:10_000]."
-        )
-    return data
-
-
-def make_spaces(problem: Problem) -> tuple[spaces.Box, spaces.MultiDiscrete]:
-    """Of one environment: the data's box ([0, 1] if they lie in it, else their own range), and V^T codes."""
-    low, high = problem.data.min().item(), problem.data.max().item()
-    if low >= 0.0 and high <= 1.0:
-        low, high = 0.0, 1.0
-    box = spaces.Box(low, high, tuple(problem.data.shape[1:]), np.float32)
-    return box, spaces.MultiDiscrete([problem.vocab_size] * problem.num_tokens)
+    def _frames(self) -> list[np.ndarray] | None:
+        """Of every environment the datum it has just encoded beside its reconstruction. [H, W, 3], uint8, each."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() needs render_mode='rgb_array' when the environment is made.")
+            return None
+        return self._batch.frames()
 
 
 def possible_render_mode(render_mode: str | None, shape: tuple[int, ...]) -> str | None:
@@ -211,9 +187,22 @@ class EncodingBatch:
         self.task, self.optimizer = task, decoder_optimizer
         self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
         self.host_data = task.data.cpu().numpy()  # [N, *x]; shares memory with the task's where that is on the CPU
+        low, high = float(self.host_data.min()), float(self.host_data.max())
+        self.low, self.high = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
         self.index: np.ndarray | None = None  # [B], the data now to be encoded
         self.shown: np.ndarray | None = None  # [B], the data that `frames` shows
         self.shown_codes: Tensor | None = None  # [B, K, T], the codes of them
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "host_data"}  # the task has the data
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, host_data=state["task"].data.cpu().numpy())
+
+    def single_spaces(self) -> tuple[spaces.Box, spaces.MultiDiscrete]:
+        """Of one environment: the data's box ([0, 1] if they lie in it, else their own range), and V^T codes."""
+        box = spaces.Box(self.low, self.high, self.host_data.shape[1:], np.float32)
+        return box, spaces.MultiDiscrete([self.task.vocab_size] * self.task.num_tokens)
 
     def draw(self, random: np.random.Generator) -> None:
         """New contexts, uniformly."""
@@ -228,7 +217,7 @@ class EncodingBatch:
         return self.host_data[self._drawn().repeat(self.samples_per_context)]
 
     def step(self, actions: object) -> tuple[np.ndarray, np.ndarray]:
-        """Pays a code in every environment, in one decoder call.
+        """Scores a code in every environment, in one decoder call.
 
         Args:
             actions: [B·K, T], integers in 0 … V-1.
@@ -242,24 +231,25 @@ class EncodingBatch:
         codes = self._codes(actions)
         x = self.task.scored(torch.from_numpy(index).to(self.task.device)).unsqueeze(1)  # [B, 1, *y]
         if self.optimizer is None:
-            reward, log_likelihood = self.task.pay(x, codes)
+            reward, log_likelihood = self.task.reward(x, codes)
         else:
-            reward, log_likelihood = self.task.pay_and_learn(x, codes, self.optimizer)
+            reward, log_likelihood = self.task.reward_and_learn(x, codes, self.optimizer)
         self.shown, self.shown_codes = index, codes
         return reward.detach().flatten().cpu().numpy(), log_likelihood.detach().flatten().cpu().numpy()
 
     @torch.no_grad()
-    def frames(self, low: float, high: float) -> list[np.ndarray]:
+    def frames(self) -> list[np.ndarray]:
         """A picture for every environment: the datum last encoded beside its reconstruction. [H, W, 3], uint8, each.
 
-        Right after a reset, and with `reward_fn` in the decoder's place, there is no reconstruction: mid-grey.
+        Right after a reset, and with `reward_fn` instead of a decoder, there is no reconstruction: mid-grey.
         """
         index = self._drawn() if self.shown is None else self.shown
         originals = self.host_data[index.repeat(self.samples_per_context)]
-        means = np.full_like(originals, (low + high) / 2)
+        means = np.full_like(originals, (self.low + self.high) / 2)
         if self.task.decoder is not None and self.shown_codes is not None:
             means = self.task.decoder(self.shown_codes).mean.flatten(0, 1).float().cpu().numpy()
-        return [side_by_side([original, mean], low, high) for original, mean in zip(originals, means, strict=True)]
+        pairs = zip(originals, means, strict=True)
+        return [side_by_side([original, mean], self.low, self.high) for original, mean in pairs]
 
     def _drawn(self) -> np.ndarray:
         if self.index is None:
@@ -285,7 +275,7 @@ class EncodingBatch:
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, decoder: nn.Module | None) -> None:
     if decoder is None:
-        raise ValueError("decoder_optimizer needs a decoder, and reward_fn stands in its place; leave one of them out.")
+        raise ValueError("decoder_optimizer needs a decoder, and there is a reward_fn instead; leave one of them out.")
     trainable = {id(p) for p in decoder.parameters() if p.requires_grad}
     if not any(id(p) in trainable for group in optimizer.param_groups for p in group["params"]):
         raise ValueError(

@@ -75,7 +75,7 @@ class DiscreteProblem:
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
         """Of each decision, larger is better. Targets (or contexts) [B, 1, *y], codes [B, K, T] → [B, K].
 
-        A decision that is not feasible is paid too, less than any that is: an environment must bear any action.
+        A decision that is not feasible has a reward too, less than any that is: an environment must bear any action.
         """
         raise NotImplementedError
 
@@ -235,3 +235,8 @@ def find_problem(name: str) -> DiscreteProblem:
     if size and kind == "bandit-digits":
         raise ValueError(f"bandit-digits has one size, got {name!r}; leave the number out.")
     return make(*([int(size)] if size else []))
+
+
+def problem_arguments(problem: str | DiscreteProblem, split: str) -> dict[str, Any]:
+    """What an encoding environment takes to be a problem, given by its name or itself. See `find_problem`."""
+    return (find_problem(problem) if isinstance(problem, str) else problem).env_options(split)

@@ -141,8 +141,8 @@ class Nguyen(Search):
         values, valid = self.values(codes)
         y = self.y.on(codes.device)
         error = (values - y).square().mean(-1).sqrt() / y.std(correction=0)
-        paid = torch.where(error.isfinite(), 1.0 / (1.0 + error), 0.0)
-        return torch.where(valid, paid, -1.0)
+        closeness = torch.where(error.isfinite(), 1.0 / (1.0 + error), 0.0)
+        return torch.where(valid, closeness, -1.0)
 
     def optimum(self, split: str) -> Tensor | None:
         return torch.ones(1, dtype=torch.float64) if self.num_tokens >= USUAL_TOKENS else None

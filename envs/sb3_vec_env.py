@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -11,157 +11,28 @@ import torch
 from gymnasium.utils import seeding
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch import nn
 
-from daps_rl.envs.host import (
-    Data,
-    EncodingBatch,
-    TaskHost,
-    check_options,
-    make_problem,
-    make_spaces,
-    possible_render_mode,
-    unwrap,
-)
-from daps_rl.envs.task import EncodingTask, RewardFn
+from daps_rl.envs.default import Data
+from daps_rl.envs.host import TaskHost, check_options
+from daps_rl.envs.task import TaskArguments
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class EncodingVecEnv(TaskHost, VecEnv):
-    """B contexts, each in K environments: a VecEnv of B·K one-step episodes, scored in one decoder call per step.
-
-    Observation:
-        data [B·K, *x], float32; environment b·K + k is copy k of context b. In memory of their own at every step.
-    Action:
-        codes [B·K, T], integers in 0 … V-1.
-    Reward:
-        log p(x|z) + β·log p(z) [B·K], float32, in nats; larger is better. It is to be completed with −β·log q(z|x),
-        once, where β > 0: `daps_rl.agents.sb3.DAPS` does so by itself, and `KLRewardCallback` in SB3's own algorithms.
-        `env.get_attr("beta")` gives the shared 0-dim β.
-    Episode end:
-        Every environment is done at every step and starts anew, as SB3 has it: the observation that step returns is
-        the next datum, and each info has `terminal_observation`, `TimeLimit.truncated` (False) and `log_likelihood`.
-    Reset and seed:
-        Contexts are drawn uniformly, all K copies alike. `seed(s)` takes effect at the next reset and makes the
-        sequence of data repeatable (the same as `EncodingVectorEnv.reset(seed=s)`). There are no reset options.
-
-    One object stands for all environments: `get_attr` repeats its attribute, `set_attr` and `env_method` act once.
-    The decoder is the caller's own object, and SB3 copies neither it nor the environment.
-
-    Args:
-        data: a tensor or array [N, *x], or a name or path for `daps_rl.data.load` (the training split); digits, flat,
-            if None.
-        decoder: maps codes [..., T] to a distribution over x; its log_prob(x) is paid. If None (and no `reward_fn`) the
-            data's principal components, frozen.
-        num_contexts: B.
-        samples_per_context: K.
-        num_tokens: T; the decoder's own if None.
-        vocab_size: V; the decoder's own if None.
-        beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
-        prior: distribution over codes of event shape [T]; uniform if None.
-        reward_fn: in the decoder's place, any function of x [B, 1, *x] and z [B, K, T] that gives [B, K].
-        targets: what is scored in the place of x, [N, *y]: see `EncodingTask`.
-        decoder_optimizer: of the decoder's parameters. If given, each step also descends −mean log p(x|z) on the codes
-            it has just scored, by the same forward pass; the rewards are those before the update. Leave it out of an
-            environment for evaluation.
-        device: where codes are scored; the decoder's own if None.
-        seed: as by `seed(...)`; drawn by the operating system if None.
-        render_mode: "rgb_array": originals beside their reconstructions, for images; or None.
-    Raises:
-        ValueError: data, sizes, beta, optimiser or render_mode make no sense, or both decoder and reward_fn are given.
-    """
-
-    def __init__(
-        self,
-        data: Data | None = None,
-        decoder: nn.Module | None = None,
-        *,
-        num_contexts: int = 1,
-        samples_per_context: int = 1,
-        num_tokens: int | None = None,
-        vocab_size: int | None = None,
-        beta: Tensor | float = 0.0,
-        prior: Distribution | None = None,
-        reward_fn: RewardFn | None = None,
-        targets: Tensor | np.ndarray | None = None,
-        decoder_optimizer: torch.optim.Optimizer | None = None,
-        device: torch.device | str | None = None,
-        seed: int | None = None,
-        render_mode: str | None = None,
-    ) -> None:
-        reward_fn = unwrap(reward_fn)
-        problem = make_problem(
-            unwrap(data),
-            unwrap(decoder),
-            num_tokens=num_tokens,
-            vocab_size=vocab_size,
-            reward_fn=reward_fn,
-            device=device,
-        )
-        render_mode = possible_render_mode(render_mode, tuple(problem.data.shape[1:]))
-        self.task = EncodingTask(
-            problem.data,
-            problem.decoder,
-            num_tokens=problem.num_tokens,
-            vocab_size=problem.vocab_size,
-            beta=unwrap(beta),
-            prior=unwrap(prior),
-            reward_fn=reward_fn,
-            targets=unwrap(targets),
-            device=problem.device,
-        )
-        self._batch = EncodingBatch(self.task, num_contexts, samples_per_context, unwrap(decoder_optimizer))
-        self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
-        self.render_mode = render_mode
-        super().__init__(num_contexts * samples_per_context, *make_spaces(problem))
-        self._random, _ = seeding.np_random(seed)
-        self._actions: np.ndarray | None = None
-
-    @property
-    def decoder_optimizer(self) -> torch.optim.Optimizer | None:
-        """What the decoder learns by, within each step; None where it does not."""
-        return self._batch.optimizer
-
-    def reset(self) -> np.ndarray:
-        """New data everywhere; a seed given before takes effect. See the class."""
-        for options in self._options:
-            check_options(options)
-        if self._seeds[0] is not None:
-            self._random, _ = seeding.np_random(self._seeds[0])
-        self._reset_seeds()
-        self._batch.draw(self._random)
-        self._batch.forget()
-        return self._batch.observation()
-
-    def step_async(self, actions: np.ndarray) -> None:
-        """Takes the codes for `step_wait`."""
-        self._actions = actions
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Pays the codes, ends every episode and draws the next data. See the class.
-
-        Raises:
-            ResetNeeded: before the first reset.
-            ValueError: the actions are no codes.
-        """
-        actions, self._actions = self._actions, None
-        reward, log_likelihood = self._batch.step(actions)
-        infos: list[dict[str, Any]] = [
-            {"terminal_observation": x, "TimeLimit.truncated": False, "log_likelihood": value}
-            for x, value in zip(self._batch.observation(), log_likelihood.tolist(), strict=True)
-        ]
-        self._batch.draw(self._random)
-        return self._batch.observation(), reward, np.ones(self.num_envs, dtype=bool), infos
+class OneObjectVecEnv(VecEnv):
+    """A VecEnv in which one object stands for all environments."""
 
     def close(self) -> None:
         """Nothing is held open."""
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute, once for each index. See the class."""
+        """The attribute, once for each index."""
         return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets the attribute for all environments; `beta` is filled in place.
+        """Sets the attribute for all environments.
 
         Raises:
             ValueError: only some of the environments are meant.
@@ -182,9 +53,100 @@ class EncodingVecEnv(TaskHost, VecEnv):
         """False: there are no environments inside that could be wrapped."""
         return [False] * len(list(self._get_indices(indices)))
 
+
+class EncodingVecEnv(TaskHost, OneObjectVecEnv):
+    """B contexts, each in K environments: a VecEnv of B·K one-step episodes, scored in one decoder call per step.
+
+    Observation:
+        data [B·K, *x], float32; environment b·K + k is copy k of context b. In memory of their own at every step.
+    Action:
+        codes [B·K, T], integers in 0 … V-1.
+    Reward:
+        log p(x|z) + β·log p(z) [B·K], float32, in nats; larger is better. It is to be completed with −β·log q(z|x),
+        once, where β > 0: `daps_rl.agents.sb3.DAPS` does so by itself, and `KLRewardCallback` in SB3's own algorithms.
+        `env.get_attr("beta")` gives the shared 0-dim β.
+    Episode end:
+        Every environment is done at every step and starts anew, as SB3 has it: the observation that step returns is
+        the next datum, and each info has `terminal_observation`, `TimeLimit.truncated` (False) and `log_likelihood`.
+    Reset and seed:
+        Contexts are drawn uniformly, all K copies alike. `seed(s)` takes effect at the next reset and makes the
+        sequence of data repeatable (the same as `EncodingVectorEnv.reset(seed=s)`). There are no reset options.
+
+    One object stands for all environments: `get_attr` repeats its attribute, `set_attr` (`beta` is filled in place) and
+    `env_method` act once.
+    The decoder is the caller's own object, and SB3 copies neither it nor the environment.
+
+    Args:
+        data, decoder, num_tokens, vocab_size, beta, prior, reward_fn, targets, device: see
+            `EncodingTask.from_arguments`; each of them may be held by `Shared`.
+        num_contexts: B.
+        samples_per_context: K.
+        decoder_optimizer: of the decoder's parameters. If given, each step also descends −mean log p(x|z) on the codes
+            it has just scored, by the same forward pass; the rewards are those before the update. Leave it out of an
+            environment for evaluation.
+        seed: as by `seed(...)`; drawn by the operating system if None.
+        render_mode: "rgb_array": originals beside their reconstructions, for images; or None.
+    Raises:
+        ValueError: data, sizes, beta, optimiser or render_mode make no sense, or both decoder and reward_fn are given.
+    """
+
+    def __init__(
+        self,
+        data: Data | None = None,
+        decoder: nn.Module | None = None,
+        *,
+        num_contexts: int = 1,
+        samples_per_context: int = 1,
+        decoder_optimizer: torch.optim.Optimizer | None = None,
+        seed: int | None = None,
+        render_mode: str | None = None,
+        **arguments: Unpack[TaskArguments],
+    ) -> None:
+        observation_space, action_space = self._hold(
+            data,
+            decoder,
+            arguments,
+            num_contexts=num_contexts,
+            samples_per_context=samples_per_context,
+            decoder_optimizer=decoder_optimizer,
+            render_mode=render_mode,
+        )
+        self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
+        super().__init__(num_contexts * samples_per_context, observation_space, action_space)
+        self._random, _ = seeding.np_random(seed)
+        self._actions: np.ndarray | None = None
+
+    def reset(self) -> np.ndarray:
+        """New data everywhere; a seed given before takes effect. See the class."""
+        for options in self._options:
+            check_options(options)
+        if self._seeds[0] is not None:
+            self._random, _ = seeding.np_random(self._seeds[0])
+        self._reset_seeds()
+        self._batch.draw(self._random)
+        self._batch.forget()
+        return self._batch.observation()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Takes the codes for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Scores the codes, ends every episode and draws the next data. See the class.
+
+        Raises:
+            ResetNeeded: before the first reset.
+            ValueError: the actions are no codes.
+        """
+        actions, self._actions = self._actions, None
+        reward, log_likelihood = self._batch.step(actions)
+        infos: list[dict[str, Any]] = [
+            {"terminal_observation": x, "TimeLimit.truncated": False, "log_likelihood": value}
+            for x, value in zip(self._batch.observation(), log_likelihood.tolist(), strict=True)
+        ]
+        self._batch.draw(self._random)
+        return self._batch.observation(), reward, np.ones(self.num_envs, dtype=bool), infos
+
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Of every environment the datum it has just encoded beside its reconstruction. [H, W, 3], uint8, each."""
-        if self.render_mode is None:
-            return [None] * self.num_envs
-        box = self.observation_space
-        return self._batch.frames(float(box.low.min()), float(box.high.max()))  # type: ignore[attr-defined]  # a Box
+        return [None] * self.num_envs if self.render_mode is None else self._batch.frames()

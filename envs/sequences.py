@@ -1,4 +1,4 @@
-"""Answers to prompts, paid by a checker: the shape of fine-tuning a language model by a verifiable reward."""
+"""Answers to prompts, rewarded by a checker: the shape of fine-tuning a language model by a verifiable reward."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PromptEncoder(nn.Module):
 
 
 class Answers(DiscreteProblem):
-    """A prompt has right answers, and a checker knows them; every token that is right is paid.
+    """A prompt has right answers, and a checker knows them; every token that is right counts.
 
     Observation:
         the prompt, tokens in floating point. [L].

@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, Data, find_data, principal_decoder
+from daps_rl.envs.processes import refuse_stale_copies, use_one_thread_after_fork
 from daps_rl.functional import decoder_loss, encoding_reward
+from daps_rl.functional.checks import check_beta
 from daps_rl.optim import descend
 from daps_rl.priors import UniformCodes
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 RewardFn = Callable[[Tensor, Tensor], Tensor]
-_IMPORTED_IN = os.getpid()
+
+
+class TaskOptions(TypedDict, total=False):
+    """What every encoding environment takes by name: see `EncodingTask`."""
+
+    beta: Tensor | float
+    prior: Distribution | None
+    reward_fn: RewardFn | None
+    targets: Tensor | np.ndarray | None
+    device: torch.device | str | None
+
+
+class TaskArguments(TaskOptions, total=False):
+    """The same, and sizes that may be left out: see `EncodingTask.from_arguments`."""
+
+    num_tokens: int | None
+    vocab_size: int | None
 
 
 class EncodingTask(nn.Module):
-    """Data to encode, and how a code of them is paid. Holds the decoder itself, never a copy.
+    """Data to encode, and what a code of them is worth. Holds the decoder itself, never a copy.
 
     The decoder scores in the mode it is in: one with batch statistics wants `decoder.eval()` where it is not to learn.
 
     Args:
         data: the data [N, ...], floating point; kept on `device`.
-        decoder: maps codes [..., T] to a distribution over x; its log_prob(x) is paid. Or None, with `reward_fn`.
+        decoder: maps codes [..., T] to a distribution over x, whose log_prob(x) is the score. Or None, with
+            `reward_fn`.
         num_tokens: T.
         vocab_size: V.
         beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
         prior: distribution over codes of event shape [T]; uniform if None.
-        reward_fn: in the decoder's place, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
-            differentiable.
-        targets: what is scored in the place of x, [N, *y], where the one who scores knows more than the one who encodes
+        reward_fn: instead of a decoder, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
+            differentiable. -inf is a score, NaN and +inf are errors.
+        targets: what is scored instead of x, [N, *y], where the one who scores knows more than the one who encodes
             (the right answer, say).
         device: of data and decoder; the data's own if None.
+        refuse_copies: False leaves a decoder that is a copy to the caller: see `refuse_stale_copies`.
     Raises:
         ValueError: data, sizes or beta make no sense, or not exactly one of decoder and reward_fn is given.
         RuntimeError: this is a worker process, and the decoder is a copy that would fall behind the one that learns.
@@ -53,6 +77,7 @@ class EncodingTask(nn.Module):
         reward_fn: RewardFn | None = None,
         targets: Tensor | np.ndarray | None = None,
         device: torch.device | str | None = None,
+        refuse_copies: bool = True,
     ) -> None:
         use_one_thread_after_fork()
         super().__init__()
@@ -66,10 +91,7 @@ class EncodingTask(nn.Module):
                 f"prior must be a distribution over codes, got {type(prior).__name__}; of a module that makes it, give "
                 "what it makes: prior=module()."
             )
-        if beta < 0.0:
-            raise ValueError(f"beta must be >= 0, got {float(beta)}; it weighs the KL to the prior.")
-        if isinstance(beta, Tensor) and beta.ndim:
-            raise ValueError(f"beta must be a number or a 0-dim tensor, got shape {tuple(beta.shape)}.")
+        check_beta(beta)
         device = torch.device(device) if device is not None else data.device
         self.data: Tensor
         self.beta: Tensor
@@ -81,7 +103,46 @@ class EncodingTask(nn.Module):
         self.reward_fn = reward_fn
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
         self.prior = prior or UniformCodes(num_tokens, vocab_size, device)
-        refuse_stale_copies(decoder, beta)
+        if refuse_copies:
+            refuse_stale_copies(decoder, beta)
+
+    @classmethod
+    def from_arguments(
+        cls,
+        data: Data | None = None,
+        decoder: nn.Module | None = None,
+        *,
+        refuse_copies: bool = True,
+        **arguments: Unpack[TaskArguments],
+    ) -> EncodingTask:
+        """A task with everything filled in that was left out; takes what `EncodingTask` takes.
+
+        Args:
+            data: a tensor or array [N, *x], a name or path for `daps_rl.data.load` (its training split), or None:
+                digits, flat. In float32.
+            decoder: or None: `reward_fn` if there is one, else the data's principal components, frozen.
+            refuse_copies: see `EncodingTask`.
+            arguments: sizes that are left out are the decoder's own; so is the device, or else the data's.
+        Raises:
+            ValueError: as `EncodingTask`; or T and V can be had from nowhere.
+        """
+        use_one_thread_after_fork()
+        tensor, filled = check_data(find_data(data)).float(), dict[str, Any](arguments)
+        sizes = {name: filled.get(name) for name in ("num_tokens", "vocab_size")}
+        if decoder is None and filled.get("reward_fn") is None:
+            decoder = principal_decoder(tensor, sizes["num_tokens"] or NUM_TOKENS, sizes["vocab_size"] or VOCAB_SIZE)
+        for name, size in sizes.items():
+            size = getattr(decoder, name, None) if size is None else size
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                scorer = "reward_fn" if decoder is None else f"the decoder {type(decoder).__name__}"
+                raise ValueError(
+                    f"{name} must be a positive integer, got {size}; {scorer} does not say it, so pass it."
+                )
+            filled[name] = size
+        if filled.get("device") is None:
+            parameter = None if decoder is None else next(decoder.parameters(), None)
+            filled["device"] = tensor.device if parameter is None else parameter.device
+        return cls(tensor, decoder, refuse_copies=refuse_copies, **filled)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
@@ -92,10 +153,9 @@ class EncodingTask(nn.Module):
         """Sets β, in place: whoever shares the tensor sees it.
 
         Raises:
-            ValueError: value is negative or not a number.
+            ValueError: value is negative, not finite, or no number.
         """
-        if not value >= 0.0:
-            raise ValueError(f"beta must be >= 0, got {float(value)}; it weighs the KL to the prior.")
+        check_beta(value)
         self.beta.fill_(value)
 
     @property
@@ -109,7 +169,11 @@ class EncodingTask(nn.Module):
 
     @torch.no_grad()
     def score(self, x: Tensor, codes: Tensor) -> Tensor:
-        """log p(x|z), or reward_fn's value, of each code. x [B, 1, *x], codes [B, K, T] → [B, K], float32."""
+        """log p(x|z), or reward_fn's value, of each code. x [B, 1, *x], codes [B, K, T] → [B, K], float32.
+
+        Raises:
+            ValueError: the shape is another, or reward_fn gives NaN or +inf.
+        """
         if self.reward_fn is not None:
             value = self.reward_fn(x, codes)
         else:
@@ -120,24 +184,26 @@ class EncodingTask(nn.Module):
                 f"{'the decoder' if self.reward_fn is None else 'reward_fn'} must score codes [B, K, T] as [B, K] = "
                 f"{tuple(codes.shape[:-1])}, got shape {tuple(value.shape)}; sum over the entries of x."
             )
+        if self.reward_fn is not None and not (value < math.inf).all():  # of a decoder, asking would wait for a GPU
+            raise ValueError("reward_fn gave NaN or +inf, which no code can be worth; give -inf to what must not be.")
         return value.float()
 
-    def pay(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """What a host is paid that does not see log q: log p(x|z) + β·log p(z), in nats.
+    def reward(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores codes and gives what they are worth to a host that does not see log q, log p(x|z) + β·log p(z).
 
         Args:
             x: data. [B, 1, *x].
             codes: [B, K, T].
         Returns:
-            reward [B, K] and log_likelihood [B, K], float32.
+            reward [B, K] and log_likelihood [B, K], float32, in nats.
         """
         log_likelihood = self.score(x, codes)
         return encoding_reward(log_likelihood, None, self.prior.log_prob(codes), self.beta), log_likelihood
 
-    def pay_and_learn(self, x: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
-        """As `pay`, by the same one forward pass, and then a step on the decoder's loss, −mean log p(x|z).
+    def reward_and_learn(self, x: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
+        """As `reward`, by the same one forward pass, and then a step on the decoder's loss, −mean log p(x|z).
 
-        What is paid is what the decoder said before the step. A loss or gradient that is not finite takes no step.
+        The rewards are those before the step. A loss or gradient that is not finite takes no step.
 
         Args:
             x: data. [B, 1, *x].
@@ -149,15 +215,35 @@ class EncodingTask(nn.Module):
             RuntimeError: there is no decoder.
         """
         if self.decoder is None:
-            raise RuntimeError("reward_fn stands in the decoder's place, and it does not learn; call pay.")
+            raise RuntimeError("there is a reward_fn instead of a decoder, and it does not learn; call reward.")
         with torch.enable_grad():
             log_likelihood = self.decoder(codes).log_prob(x)
-        paid = log_likelihood.detach().float()
-        reward = encoding_reward(paid, None, self.prior.log_prob(codes), self.beta)  # refuses any shape but [B, K]
+        scored = log_likelihood.detach().float()
+        reward = encoding_reward(scored, None, self.prior.log_prob(codes), self.beta)  # refuses any shape but [B, K]
         with torch.enable_grad():
             loss = decoder_loss(log_likelihood).mean()
             descend(optimizer, loss, max_grad_norm=None)
-        return reward, paid
+        return reward, scored
+
+
+class HoldsTask:
+    """Mixed into environments that hold an `EncodingTask`: its parts."""
+
+    task: EncodingTask
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        """The decoder itself, not a copy."""
+        return self.task.decoder
+
+    @property
+    def beta(self) -> Tensor:
+        """The one shared value of β, 0-dim. Assigning a number fills it in place."""
+        return self.task.beta
+
+    @beta.setter
+    def beta(self, value: Tensor | float) -> None:
+        self.task.fill_beta(value)
 
 
 def check_data(data: Tensor | np.ndarray) -> Tensor:
@@ -203,34 +289,3 @@ def check_decoder_sizes(
                 f"{name} must be the decoder's own, {own}, got {value}"
                 f"{' from the data' if name == 'observation_shape' else ''}; make the two fit."
             )
-
-
-def use_one_thread_after_fork() -> None:
-    """In a forked process, has torch compute on one thread: OpenMP's other threads do not survive a fork.
-
-    A process forked from one that has used them waits for them forever. (PyTorch's data loader does the same.)
-    """
-    if os.getpid() != _IMPORTED_IN:
-        torch.set_num_threads(1)
-
-
-def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None:
-    """Raises RuntimeError in a worker process whose decoder or β is a private copy that training would not reach.
-
-    Parameters in shared memory (`decoder.share_memory()` before the workers start) are the same numbers in every
-    process, and a decoder without trainable parameters cannot fall behind. What cannot be seen from here is a copy that
-    was made first and shared then.
-    """
-    if multiprocessing.parent_process() is None:
-        return
-    tensors: list[Tensor] = [] if decoder is None else [p for p in decoder.parameters() if p.requires_grad]
-    if isinstance(beta, Tensor):
-        tensors.append(beta)
-    if any(tensor.device.type == "cpu" and not tensor.is_shared() for tensor in tensors):
-        raise RuntimeError(
-            "this environment lives in a worker process and holds a copy of the decoder (or of beta) that training "
-            "would not reach; call decoder.share_memory() and beta.share_memory_() before the workers start and start "
-            "them through torch.multiprocessing or by fork (in Gymnasium: AsyncVectorEnv(..., context='fork'), in "
-            "TorchRL: EnvCreator(make_env, {'decoder': decoder, 'beta': beta})), freeze the decoder "
-            "(requires_grad_(False)), or use the batched environments, which need no workers."
-        )

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch import nn
 
-from daps_rl.envs.gymnasium_env import LogProb, check_has_beta
-from daps_rl.envs.host import (
-    Data,
-    EncodingBatch,
-    TaskHost,
-    check_options,
-    make_problem,
-    make_spaces,
-    possible_render_mode,
-    unwrap,
-)
-from daps_rl.envs.problem import DiscreteProblem, find_problem
-from daps_rl.envs.task import EncodingTask, RewardFn
+from daps_rl.envs.default import Data
+from daps_rl.envs.gymnasium_env import LogProb, completed_host
+from daps_rl.envs.host import TaskHost, check_options, unwrap
+from daps_rl.envs.problem import DiscreteProblem, problem_arguments
+from daps_rl.envs.task import TaskArguments
+from daps_rl.functional import complete_reward
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -50,21 +44,12 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
         Contexts are drawn uniformly from `np_random`, the one generator of all environments. There are no options.
 
     Args:
-        data: a tensor or array [N, *x], or a name or path for `daps_rl.data.load` (the training split); digits, flat,
-            if None.
-        decoder: maps codes [..., T] to a distribution over x; its log_prob(x) is paid. If None (and no `reward_fn`) the
-            data's principal components, frozen.
+        data, decoder, num_tokens, vocab_size, beta, prior, reward_fn, targets, device: see
+            `EncodingTask.from_arguments`; each of them may be held by `Shared`.
         num_envs: environments, all copies of a context counted.
         samples_per_context: K, which divides num_envs.
-        num_tokens: T; the decoder's own if None.
-        vocab_size: V; the decoder's own if None.
-        beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
-        prior: distribution over codes of event shape [T]; uniform if None.
-        reward_fn: in the decoder's place, any function of x [B, 1, *x] and z [B, K, T] that gives [B, K].
-        targets: what is scored in the place of x, [N, *y]: see `EncodingTask`.
         decoder_optimizer: of the decoder's parameters. If given, each step also descends −mean log p(x|z) on the codes
             it has just scored, by the same forward pass; the rewards are those before the update.
-        device: where codes are scored; the decoder's own if None.
         render_mode: "rgb_array": originals beside their reconstructions, for images; or None.
     Raises:
         ValueError: data, sizes, beta, optimiser or render_mode make no sense, or both decoder and reward_fn are given.
@@ -83,55 +68,29 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
         *,
         num_envs: int = 1,
         samples_per_context: int = 1,
-        num_tokens: int | None = None,
-        vocab_size: int | None = None,
-        beta: Tensor | float = 0.0,
-        prior: Distribution | None = None,
-        reward_fn: RewardFn | None = None,
-        targets: Tensor | np.ndarray | None = None,
         decoder_optimizer: torch.optim.Optimizer | None = None,
-        device: torch.device | str | None = None,
         render_mode: str | None = None,
+        **arguments: Unpack[TaskArguments],
     ) -> None:
         if samples_per_context < 1 or num_envs < 1 or num_envs % samples_per_context:
             raise ValueError(
                 f"num_envs must be a positive multiple of samples_per_context, got {num_envs} and "
                 f"{samples_per_context}; pass contexts times samples."
             )
-        reward_fn = unwrap(reward_fn)
-        problem = make_problem(
-            unwrap(data),
-            unwrap(decoder),
-            num_tokens=num_tokens,
-            vocab_size=vocab_size,
-            reward_fn=reward_fn,
-            device=device,
-        )
-        self.single_observation_space, self.single_action_space = make_spaces(problem)
-        render_mode = possible_render_mode(render_mode, tuple(problem.data.shape[1:]))
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
         self.num_envs, self.samples_per_context = num_envs, samples_per_context
         self.num_contexts = num_envs // samples_per_context
-        self.autoreset_mode = AutoresetMode.SAME_STEP
-        self.render_mode = render_mode
-        self.task = EncodingTask(
-            problem.data,
-            problem.decoder,
-            num_tokens=problem.num_tokens,
-            vocab_size=problem.vocab_size,
-            beta=unwrap(beta),
-            prior=unwrap(prior),
-            reward_fn=reward_fn,
-            targets=unwrap(targets),
-            device=problem.device,
+        self.single_observation_space, self.single_action_space = self._hold(
+            data,
+            decoder,
+            arguments,
+            num_contexts=self.num_contexts,
+            samples_per_context=samples_per_context,
+            decoder_optimizer=decoder_optimizer,
+            render_mode=render_mode,
         )
-        self._batch = EncodingBatch(self.task, self.num_contexts, samples_per_context, unwrap(decoder_optimizer))
-
-    @property
-    def decoder_optimizer(self) -> torch.optim.Optimizer | None:
-        """What the decoder learns by, within each step; None where it does not."""
-        return self._batch.optimizer
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.autoreset_mode = AutoresetMode.SAME_STEP
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -148,7 +107,7 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
         return self._batch.observation(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Pays the codes, ends every episode and draws the next data. See the class.
+        """Scores the codes, ends every episode and draws the next data. See the class.
 
         Raises:
             ResetNeeded: before the first reset.
@@ -179,20 +138,15 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Of every environment the datum it has just encoded beside its reconstruction. [H, W, 3], uint8, each."""
-        if self.render_mode is None:
-            gymnasium.logger.warn("render() needs render_mode='rgb_array'.")
-            return None
-        box = self.single_observation_space
-        return tuple(self._batch.frames(float(box.low.min()), float(box.high.max())))  # type: ignore[attr-defined]  # a Box
+        frames = self._frames()
+        return None if frames is None else tuple(frames)
 
 
 def make_problem_vector_env(
-    problem: str | DiscreteProblem, *, split: str = "train", **options: Any
+    problem: str | DiscreteProblem = "", *, split: str = "train", **options: Any
 ) -> EncodingVectorEnv:
     """`gymnasium.make_vec("daps_rl/Problem-v0", num_envs=..., problem="tsp20")`: see `make_problem_env`."""
-    problem = unwrap(problem)
-    found = find_problem(problem) if isinstance(problem, str) else problem
-    return EncodingVectorEnv(**found.env_options(split), **options)
+    return EncodingVectorEnv(**problem_arguments(unwrap(problem), split), **options)
 
 
 class VectorKLReward(VectorWrapper):
@@ -204,11 +158,12 @@ class VectorKLReward(VectorWrapper):
             policy that drew them, when the step is taken.
     Raises:
         TypeError: the environment has no β.
+        ValueError: another completes the environment's reward already.
     """
 
     def __init__(self, env: VectorEnv, log_prob: LogProb) -> None:
         super().__init__(env)
-        check_has_beta(env.unwrapped)
+        self._host = completed_host(env.unwrapped, "VectorKLReward")
         self._log_prob = log_prob
         self._observations: np.ndarray | None = None
 
@@ -227,9 +182,9 @@ class VectorKLReward(VectorWrapper):
         """
         if self._observations is None:
             raise ResetNeeded("call reset() of the wrapper first: it needs the observations.")
-        log_prob = torch.as_tensor(self._log_prob(self._observations, actions)).detach().cpu().double().numpy()
+        log_prob = torch.as_tensor(self._log_prob(self._observations, actions)).detach().cpu().double()
         if log_prob.shape != (self.num_envs,):
-            raise ValueError(f"log_prob must give [num_envs] = ({self.num_envs},), got shape {log_prob.shape}.")
+            raise ValueError(f"log_prob must give [num_envs] = ({self.num_envs},), got shape {tuple(log_prob.shape)}.")
         self._observations, reward, terminated, truncated, info = self.env.step(actions)
-        beta = self.env.unwrapped.beta.item()  # type: ignore[attr-defined]  # checked in the constructor
-        return self._observations, reward - beta * log_prob, terminated, truncated, info
+        complete = complete_reward(torch.from_numpy(reward), log_prob, self._host.beta.item())
+        return self._observations, complete.numpy(), terminated, truncated, info

@@ -44,7 +44,7 @@ class PrintReturn(BaseCallback):
 
 
 def mean_return_of_random_codes(env: EncodingVecEnv) -> float:
-    """What codes drawn uniformly are paid, over four batches of data."""
+    """What codes drawn uniformly are worth, over four batches of data."""
     env.reset()
     rng = np.random.default_rng(0)
     return float(np.mean([env.step(rng.integers(VOCAB, size=(env.num_envs, TOKENS)))[1] for _ in range(4)]))

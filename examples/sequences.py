@@ -1,4 +1,4 @@
-"""Answers to prompts, paid by a checker that only looks at them: reverse, sort, add, or close the brackets.
+"""Answers to prompts, rewarded by a checker that only looks at them: reverse, sort, add, or close the brackets.
 
 python examples/sequences.py [--problem add2] [--smoke]
 """
@@ -28,8 +28,8 @@ def main() -> None:
     answers = trainer.autoencoder.cpu().encode(splits.test, deterministic=True)
     reward = problem.reward(splits.test[:, None], answers[:, None])[:, 0]
     shown = zip(splits.test[:5].int().tolist(), answers.tolist(), reward.tolist(), strict=False)
-    for prompt, answer, paid in shown:
-        print(prompt, "->", answer, "right" if paid == 2.0 else f"{paid:.2f}")
+    for prompt, answer, worth in shown:
+        print(prompt, "->", answer, "right" if worth == 2.0 else f"{worth:.2f}")
     print(f"right answers to the test prompts: {(reward == 2.0).float().mean():.1%}")
 
 

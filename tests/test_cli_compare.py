@@ -105,6 +105,23 @@ def test_children_of_a_killed_comparison_end_by_themselves_checkpointed(data, tm
         assert (run / "checkpoint.safetensors").exists()
 
 
+def test_a_comparison_that_another_began_meanwhile_is_left_alone(data, tmp_path, capsys, monkeypatch):
+    from daps_rl.comparison.folder import ComparisonFolder
+    from daps_rl.comparison.plan import Plan
+
+    folder = ComparisonFolder(tmp_path / "cmp")
+    plan = Plan(agents={"ppo": "ppo"}, seeds=(0,), preset=None, options={"steps": 3}, own={})
+
+    def slow(config):
+        folder.path.mkdir()
+        folder.write_json(folder.settings, plan.to_json())
+
+    monkeypatch.setattr("daps_rl.training.load_data", slow)
+    assert main(["compare", "--agents", "daps", "--steps", "1", "--out", str(folder.path)]) == 2
+    assert "changed by another comparison meanwhile" in error_of(capsys)
+    assert folder.plan() == plan
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

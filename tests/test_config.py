@@ -13,7 +13,7 @@ import pytest
 from daps_rl.config import AgentConfig, DataConfig, ModelConfig, RunConfig, TrainConfig, config_from_dict, make_config
 from daps_rl.config.settings import declared_in
 from daps_rl.decoders import DECODERS
-from daps_rl.policies import POLICIES
+from daps_rl.kinds import POLICIES
 
 GROUPS = (DataConfig, ModelConfig, AgentConfig, RunConfig)
 SETTINGS = declared_in(TrainConfig)

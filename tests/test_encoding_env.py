@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import binary_data, skewed_prior, small_decoder
+from torch.distributions import Categorical, Independent
 from torchrl.envs import RewardSum, SerialEnv, StepCounter, TransformedEnv, check_env_specs
 
 from daps_rl.decoders import MLPDecoder
@@ -165,6 +166,12 @@ def test_beta_is_one_shared_value():
 # The log-probability of this very step
 
 
+def test_without_log_probability_a_code_of_no_prior_probability_has_its_score():
+    impossible = Categorical(torch.full((T, V), 1.0).index_fill(1, torch.tensor(0), 0.0))  # code 0 never
+    end = make_env(beta=0.0, prior=Independent(impossible, 1)).step(silent_policy(make_env().reset()))["next"]
+    torch.testing.assert_close(end["reward"], end["log_likelihood"])
+
+
 def test_without_log_probability_only_beta_zero_can_step():
     end = make_env(beta=0.0).step(silent_policy(make_env().reset()))["next"]
     torch.testing.assert_close(end["reward"], end["log_likelihood"])
@@ -236,7 +243,7 @@ def test_a_rollout_feeds_the_losses():
         ({"batch_size": [B, K, 1]}, r"batch_size must be \[B, K\]"),
         ({"data": torch.zeros(5)}, r"data must be floating-point \[N, \.\.\.\].*\(5,\)"),
         ({"data": torch.zeros(5, 2, dtype=torch.int64)}, "data must be floating-point.*torch.int64"),
-        ({"beta": -0.1}, r"beta must be >= 0, got -0\.1"),
+        ({"beta": -0.1}, r"beta must be >= 0 and finite, got -0\.1"),
         (
             {"num_tokens": 0, "decoder": None, "reward_fn": negative_distance},
             "num_tokens must be >= 1 and vocab_size >= 2, got 0",
@@ -257,6 +264,17 @@ def test_rewards_of_the_wrong_shape_are_refused(reward):
     env = make_env(decoder=None, reward_fn=reward)
     with pytest.raises(ValueError, match=r"reward_fn must score codes \[B, K, T\] as \[B, K\] = \(3, 4\), got shape"):
         env.rand_step(env.reset())
+
+
+@pytest.mark.parametrize(("worst", "fine"), [(-math.inf, True), (math.inf, False), (math.nan, False)])
+def test_a_reward_may_forbid_a_code_and_must_be_a_number(worst, fine):
+    env = make_env(decoder=None, reward_fn=lambda x, z: torch.full(z.shape[:-1], worst))
+    batch = env.rand_action(env.reset())
+    if fine:
+        assert (env.step(batch)["next", "reward"] == -math.inf).all()
+    else:
+        with pytest.raises(ValueError, match="reward_fn gave NaN or"):
+            env.step(batch)
 
 
 def test_log_probabilities_of_the_wrong_shape_are_refused():
@@ -298,15 +316,18 @@ def test_beta_is_filled_in_place_and_never_negative():
     env.beta = 0.25
     assert env.beta is shared
     assert shared.item() == 0.25
-    with pytest.raises(ValueError, match="beta must be >= 0"):
-        env.beta = -1.0
+    for value in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="beta must be >= 0"):
+            env.beta = value
+    with pytest.raises(ValueError, match=r"0-dim tensor, got shape \(2,\)"):
+        env.beta = torch.ones(2)
 
 
 @pytest.mark.parametrize("missing", ["action_log_prob", ("next", "reward")])
 def test_the_loss_names_what_a_batch_lacks(missing):
     actor = make_actor()
     batch = make_env().rollout(1, actor).exclude(missing)
-    with pytest.raises(KeyError, match="DAPSLoss reads"):
+    with pytest.raises(KeyError, match="DAPS reads"):
         DAPSLoss(actor, ess_fraction=0.5)(batch)
 
 
@@ -326,6 +347,6 @@ def test_a_gradient_that_is_not_finite_leaves_the_decoder_alone():
     decoder = Root()
     task = EncodingTask(torch.rand(N, 6), decoder, num_tokens=T, vocab_size=V)
     optimizer = torch.optim.SGD(decoder.parameters(), lr=1.0)
-    _, log_likelihood = task.pay_and_learn(task.data[:B, None], torch.zeros(B, K, T, dtype=torch.int64), optimizer)
+    _, log_likelihood = task.reward_and_learn(task.data[:B, None], torch.zeros(B, K, T, dtype=torch.int64), optimizer)
     assert log_likelihood.isfinite().all()
     assert decoder.weight.item() == 0.0

@@ -25,8 +25,7 @@ from gymnasium_envs import (
 )
 from torch.distributions import Bernoulli, Independent
 
-from daps_rl.envs import EncodingVectorEnv, GymnasiumEncodingEnv, KLReward, VectorKLReward
-from daps_rl.envs.host import make_problem
+from daps_rl.envs import EncodingTask, EncodingVectorEnv, GymnasiumEncodingEnv, KLReward, VectorKLReward
 
 # The vector environment
 
@@ -88,9 +87,8 @@ def test_vector_pays_by_hand_in_one_decoder_call(samples):
 
 
 def test_codes_are_scored_where_the_decoder_is():
-    options = {"num_tokens": T, "vocab_size": V, "reward_fn": None, "device": None}
-    assert make_problem(make_data(), make_decoder().to("meta"), **options).device.type == "meta"
-    assert make_problem(make_data(), None, **options).device.type == "cpu"
+    assert EncodingTask.from_arguments(make_data(), make_decoder().to("meta")).device.type == "meta"
+    assert EncodingTask.from_arguments(make_data(), num_tokens=T, vocab_size=V).device.type == "cpu"
 
 
 @pytest.mark.gpu
@@ -210,7 +208,11 @@ def test_wrappers_refuse_what_they_cannot_complete():
         VectorKLReward(sync, log_prob_of)
     with pytest.raises(TypeError, match="holds beta"):
         KLReward(gymnasium.make("CartPole-v1"), log_prob_of)
+    with pytest.raises(ValueError, match="completed already by KLReward, and KLReward would"):
+        KLReward(KLReward(gymnasium.make(ID, data=make_data(), decoder=make_decoder()), log_prob_of), log_prob_of)
     vector = VectorKLReward(make_vector(), lambda x, z: 0.0)
+    with pytest.raises(ValueError, match="completed already by VectorKLReward"):
+        VectorKLReward(vector, log_prob_of)
     vector.reset()
     with pytest.raises(ValueError, match="must give"):
         vector.step(np.zeros((B * K, T), np.int64))

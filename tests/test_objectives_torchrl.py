@@ -125,11 +125,11 @@ def test_decoder_loss_is_the_mean_negative_log_likelihood(time):
 
 def test_decoder_loss_of_some_of_the_codes():
     decoder, batch = MLPDecoder(T, V, (D,)).double(), make_batch(make_policy())
-    two = DecoderLoss(decoder, num_samples=2)(batch)["loss_decoder"]
+    two = DecoderLoss(decoder, decoder_samples=2)(batch)["loss_decoder"]
     log_likelihood = decoder(batch["action"]).log_prob(batch["observation"])  # [B, K]
     torch.testing.assert_close(two, -log_likelihood[:, :2].mean())
-    with pytest.raises(ValueError, match="num_samples must be >= 1"):
-        DecoderLoss(decoder, num_samples=0)
+    with pytest.raises(ValueError, match="decoder_samples must be >= 0"):
+        DecoderLoss(decoder, decoder_samples=-1)
 
 
 def test_decoder_loss_keys_and_keyword_tensors():

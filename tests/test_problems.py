@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import gymnasium
@@ -40,7 +41,7 @@ SMALL = (
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_torchrl_checks_the_env_and_random_actions_are_paid(name):
+def test_torchrl_checks_the_env_and_random_actions_have_rewards(name):
     env = find_problem(name).env([3, 2], seed=0)
     check_env_specs(env)
     assert env.rollout(1)["next", "reward"].isfinite().all()
@@ -58,6 +59,23 @@ def test_gymnasium_and_sb3_check_the_env(name):
     vector = gymnasium.make_vec("daps_rl/Problem-v0", num_envs=3, problem=name)
     vector.reset(seed=0)
     assert np.isfinite(vector.step(vector.action_space.sample())[1]).all()
+
+
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+def test_without_a_name_the_names_are_listed(make):
+    with pytest.raises(ValueError, match=r"problem must be one of tsp20, .*, nguyen1"):
+        make("daps_rl/Problem-v0")
+
+
+def test_a_pickled_environment_holds_its_data_once():
+    env = gymnasium.make_vec("daps_rl/Problem-v0", num_envs=2, problem="knapsack10")
+    env.reset(seed=0)
+    pickled = pickle.dumps(env.unwrapped)
+    assert len(pickled) < 1.1 * env.unwrapped.task.data.nbytes
+    back = pickle.loads(pickled)
+    codes = env.action_space.sample()
+    for theirs, ours in zip(back.step(codes)[:2], env.unwrapped.step(codes)[:2], strict=True):
+        np.testing.assert_array_equal(theirs, ours)
 
 
 def test_what_is_scored_may_be_hidden_from_the_policy():

@@ -37,14 +37,14 @@ def weights(module):
 
 
 class Rewards(BaseCallback):
-    """Keeps the rewards as the environment paid them, and the log-probabilities."""
+    """Keeps the rewards as the environment gave them, and the log-probabilities."""
 
     def __init__(self):
         super().__init__()
-        self.paid, self.log_probs = [], []
+        self.given, self.log_probs = [], []
 
     def _on_step(self):
-        self.paid.append(self.locals["rewards"].copy())
+        self.given.append(self.locals["rewards"].copy())
         self.log_probs.append(self.locals["log_probs"].numpy())
         return True
 
@@ -76,8 +76,8 @@ def test_the_very_decoder_of_the_environment_learns(kind, monitored, env_learns)
     assert callback.skipped == 0
 
 
-@pytest.mark.parametrize("num_samples", [None, 2])
-def test_one_update_is_the_decoders_loss_on_the_steps_codes(num_samples):
+@pytest.mark.parametrize("decoder_samples", [0, 2])
+def test_one_update_is_the_decoders_loss_on_the_steps_codes(decoder_samples):
     env = encoding_env()
     reference = copy.deepcopy(env.decoder)
     seen = {}
@@ -88,9 +88,9 @@ def test_one_update_is_the_decoders_loss_on_the_steps_codes(num_samples):
             return True
 
     optimizer = torch.optim.SGD(env.decoder.parameters(), lr=0.1)
-    make_model(DAPS, env).learn(1, [Keep(), DecoderCallback(optimizer=optimizer, num_samples=num_samples)])
+    make_model(DAPS, env).learn(1, [Keep(), DecoderCallback(optimizer=optimizer, decoder_samples=decoder_samples)])
     log_likelihood = reference(seen["z"].long()).log_prob(seen["x"]).view(-1, env.samples_per_context)  # [B, K]
-    loss = decoder_loss(log_likelihood[:, :num_samples]).mean()
+    loss = decoder_loss(log_likelihood[:, : decoder_samples or None]).mean()
     loss.backward()
     for ours, theirs in zip(env.decoder.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad, rtol=1e-5, atol=1e-6)
@@ -154,14 +154,14 @@ def test_learning_rate_schedule_of_the_decoder():
 
 
 @pytest.mark.parametrize("kind", [PPO, A2C])
-def test_stored_reward_is_the_paid_one_minus_beta_log_prob(kind):
+def test_stored_reward_is_the_given_one_minus_beta_log_prob(kind):
     env, rewards = encoding_env(beta=0.3), Rewards()
     model = make_model(kind, env, gamma=0.0, gae_lambda=0.0)
     model.train = lambda: None
     model.learn(48 * 2, [rewards, KLRewardCallback()])
-    expected = np.stack(rewards.paid) - 0.3 * np.stack(rewards.log_probs)
+    expected = np.stack(rewards.given) - 0.3 * np.stack(rewards.log_probs)
     np.testing.assert_allclose(model.rollout_buffer.rewards, expected, rtol=1e-5)
-    assert np.abs(expected - np.stack(rewards.paid)).min() > 0.1
+    assert np.abs(expected - np.stack(rewards.given)).min() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,12 @@ def test_environments_without_beta_get_an_entropy_reward():
     model.train = lambda: None
     model.learn(4, [rewards, KLRewardCallback(0.5)])
     np.testing.assert_allclose(
-        model.rollout_buffer.rewards, np.stack(rewards.paid) - 0.5 * np.stack(rewards.log_probs), rtol=1e-5
+        model.rollout_buffer.rewards, np.stack(rewards.given) - 0.5 * np.stack(rewards.log_probs), rtol=1e-5
     )
 
 
 def test_misuse_is_refused():
-    with pytest.raises(ValueError, match="DAPS subtracts"):
+    with pytest.raises(ValueError, match="completed already by KLRewardCallback, and DAPS"):
         make_model(DAPS, encoding_env()).learn(48, KLRewardCallback())
     with pytest.raises(ValueError, match="no beta of its own"):
         make_model(PPO, GroupBandit()).learn(48, KLRewardCallback())
@@ -316,7 +316,7 @@ class IntegerRewards(GroupBandit):
 
 
 def test_the_kl_is_never_rounded_away():
-    with pytest.raises(ValueError, match=r"int64.*pay floats"):
+    with pytest.raises(ValueError, match=r"int64.*give floats"):
         DAPS("MlpPolicy", IntegerRewards(), samples_per_context=6, beta=0.1, device="cpu").learn(24)
 
 
@@ -334,15 +334,27 @@ def test_a_decoder_is_never_trained_twice():
         model.learn(8, callback=[DecoderCallback(), DecoderCallback()])
 
 
-def test_the_kl_is_never_paid_twice():
-    paid = DummyVecEnv([lambda: KLReward(gym.make("daps_rl/Encoding-v0", beta=0.1), lambda x, z: 0.0)])
-    with pytest.raises(ValueError, match="KLReward"):
-        DAPS("MlpPolicy", paid, n_steps=8, device="cpu")
-    model = PPO("MlpPolicy", encoding_env(beta=0.1), n_steps=1, batch_size=8, device="cpu")
-    with pytest.raises(ValueError, match="two KLRewardCallbacks"):
-        model.learn(1, [KLRewardCallback(), KLRewardCallback()])
-    model.learn(1, KLRewardCallback())
-    model.learn(1, KLRewardCallback())  # one after the other is one at a time
+def test_the_reward_is_never_completed_twice():
+    def completed():
+        return DummyVecEnv([lambda: KLReward(gym.make("daps_rl/Encoding-v0", beta=0.1), lambda x, z: 0.0)])
+
+    with pytest.raises(ValueError, match="completed already by KLReward, and DAPS would"):
+        DAPS("MlpPolicy", completed(), n_steps=8, device="cpu")
+    model = PPO("MlpPolicy", completed(), n_steps=8, batch_size=8, device="cpu")
+    with pytest.raises(ValueError, match="completed already by KLReward, and KLRewardCallback would"):
+        model.learn(8, KLRewardCallback())
+
+
+@pytest.mark.parametrize("make", [lambda: encoding_env(beta=0.1), lambda: GroupBandit()], ids=["ours", "another"])
+def test_one_completes_the_reward_at_a_time(make):
+    env = make()
+    model = PPO("MlpPolicy", env, n_steps=1, batch_size=8, device="cpu")
+    with pytest.raises(ValueError, match="completed already by KLRewardCallback, and KLRewardCallback would"):
+        model.learn(1, [KLRewardCallback(0.1), KLRewardCallback(0.1)])
+    model.learn(1, KLRewardCallback(0.1))
+    model.learn(1, KLRewardCallback(0.1))
+    DAPS("MlpPolicy", env, samples_per_context=6, device="cpu").learn(1)
+    model.learn(1, KLRewardCallback(0.1))
 
 
 @pytest.mark.parametrize("algorithm", [DAPS, PPO])

@@ -15,15 +15,14 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_options
 from daps_rl.agents.critic import RewardScale
-from daps_rl.agents.sb3.callbacks import KLRewardCallback
 from daps_rl.agents.sb3.daps import DAPS
 from daps_rl.agents.sb3.policies import CodePolicy
 from daps_rl.agents.spec import AgentSpec
+from daps_rl.envs.sb3_vec_env import OneObjectVecEnv
 from daps_rl.functional import SAMPLES
 from daps_rl.optim import load_optimizer_tensors, optimizer_tensors
 
@@ -47,8 +46,8 @@ class SB3Agent(Agent):
     """An on-policy algorithm of SB3 that is fed the training loop's batches and takes its own gradient steps.
 
     Each batch is one rollout of one step by B·K environments. Its `collect_rollouts` and `train` are SB3's own, and so
-    are its optimiser and its gradient clipping; the learning rate follows the run's schedule. SB3's PPO and A2C are
-    paid −β·log q by `KLRewardCallback`, and their rewards are brought to unit size, as VecNormalize would.
+    are its optimiser and its gradient clipping; the learning rate follows the run's schedule. The rewards of SB3's PPO
+    and A2C are brought to unit size, as VecNormalize would.
 
     Args:
         policy: see `Agent`; needs `observation_shape`, `num_tokens` and `vocab_size`.
@@ -96,10 +95,10 @@ class SB3Agent(Agent):
         self.trust_region = getattr(self.algorithm, "_trust_region", None)
         self.scale = None if isinstance(self.algorithm, DAPS) else RewardScale()
         self.algorithm.set_logger(Logger(folder=None, output_formats=[]))
-        self.payment = PayScore(self.env)
-        callbacks: list[BaseCallback] = [self.payment]
+        self.rewards = ScoreRewards(self.env)
+        callbacks: list[BaseCallback] = [self.rewards]
         if self.scale is not None:
-            callbacks += [KLRewardCallback(), ScaleReward(self.scale)]
+            callbacks.append(ScaleReward(self.scale))
         self.callback = self.algorithm._setup_learn(0, CallbackList(callbacks))[1]
 
     @classmethod
@@ -131,7 +130,7 @@ class SB3Agent(Agent):
         np.random.seed(int(torch.randint(2**31 - 1, ())))
         env.beta.copy_(beta)
         env.set_batch(observation)
-        self.payment.score = score
+        self.rewards.score = score
         algorithm._last_obs = env.reset()
         algorithm._last_episode_starts = np.ones(env.num_envs, dtype=bool)
         algorithm.logger.name_to_value.clear()
@@ -139,8 +138,8 @@ class SB3Agent(Agent):
         algorithm.train()
         logged = algorithm.logger.name_to_value
         metrics = {ours: torch.tensor(float(logged[theirs])) for theirs, ours in METRICS.items() if theirs in logged}
-        assert self.payment.codes is not None  # `collect_rollouts` has called the callback
-        yield AgentLoss(None, self.payment.codes, {"entropy": self.payment.entropy, **metrics})
+        assert self.rewards.codes is not None  # `collect_rollouts` has called the callback
+        yield AgentLoss(None, self.rewards.codes, {"entropy": self.rewards.entropy, **metrics})
 
 
 def around(algorithm: type[OnPolicyAlgorithm], **attributes: Any) -> type[SB3Agent]:
@@ -186,11 +185,13 @@ def find_sb3_agent(name: str) -> AgentSpec:
     return one_process(name, around(algorithm), f"run {algorithm.__name__}")
 
 
-class BatchEnv(VecEnv):
+class BatchEnv(OneObjectVecEnv):
     """The training loop's batch as environments of one step: b·K + k is the k-th copy of context b.
 
-    They pay nothing themselves: `PayScore` writes the rewards, so that the decoder is evaluated once.
+    They give no reward themselves: `ScoreRewards` writes the complete one, so that the decoder is evaluated once.
     """
+
+    completion = None
 
     def __init__(
         self, observation_shape: tuple[int, ...], num_tokens: int, vocab_size: int, *, contexts: int, samples: int
@@ -215,24 +216,9 @@ class BatchEnv(VecEnv):
         n = self.num_envs
         return self.observations, np.zeros(n, np.float32), np.ones(n, bool), [{}] * n
 
-    def close(self) -> None:
-        pass
 
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        setattr(self, attr_name, value)
-
-    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        return [getattr(self, method_name)(*method_args, **method_kwargs)] * len(list(self._get_indices(indices)))
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        return [False] * len(list(self._get_indices(indices)))
-
-
-class PayScore(BaseCallback):
-    """Writes the step's rewards as an encoding environment pays them: log p(x|z) + β·log p(z)."""
+class ScoreRewards(BaseCallback):
+    """Writes the step's rewards, complete: log p(x|z) − β·(log q(z|x) − log p(z))."""
 
     def __init__(self, env: BatchEnv) -> None:
         super().__init__()
@@ -248,8 +234,7 @@ class PayScore(BaseCallback):
         codes = torch.as_tensor(self.locals["actions"], device=log_probs.device).long()
         self.codes = codes.view(-1, self.env.samples_per_context, codes.shape[-1])  # [B, K, T]
         log_prob = log_probs.view(self.codes.shape[:2])
-        reward = self.score(self.codes, log_prob) + self.env.beta.to(log_prob) * log_prob
-        self.locals["rewards"][:] = reward.flatten().cpu().numpy()
+        self.locals["rewards"][:] = self.score(self.codes, log_prob).flatten().cpu().numpy()
         self.entropy = -log_prob.mean()
         return True
 

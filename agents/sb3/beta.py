@@ -1,9 +1,10 @@
-"""β, the weight of the KL, as one value that an SB3 environment and whoever subtracts β·log q share."""
+"""β, the weight of the KL, as one value that an SB3 environment and whoever completes its reward share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -11,10 +12,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
-from daps_rl.envs import EncodingTask, KLReward
+from daps_rl.envs import Completion, EncodingTask
+from daps_rl.functional import complete_reward
+from daps_rl.functional.checks import check_beta
 
 BetaArgument = float | Tensor | Callable[[float], float] | None
 """A number, a 0-dim tensor (kept by reference), a schedule of the progress remaining (1 … 0); None: the env's own."""
+
+_OF_OTHERS: WeakKeyDictionary[VecEnv, Completion] = WeakKeyDictionary()
+"""Who completes the rewards of environments that have no `Completion` of their own: other people's."""
 
 
 def env_attribute(env: VecEnv | None, name: str) -> Any:
@@ -25,35 +31,54 @@ def env_attribute(env: VecEnv | None, name: str) -> Any:
 
 
 class SharedBeta:
-    """β as it is now.
+    """β as it is now, and the claim to complete the reward by −β·log q.
 
-    An environment that pays β·log p(z) has `beta`, a 0-dim tensor. Where it has one that tensor is the value, and a
-    number or schedule given here fills it in place, so that the reward, what is subtracted from it, and the floor of
-    the temperature never part. Where it has none, the value is kept here.
+    An encoding environment has `beta`, a 0-dim tensor. Where it has one that tensor is the value, and a number or
+    schedule given here fills it in place, so that the reward, what is subtracted from it, and the floor of the
+    temperature never part. Where it has none, the value is kept here.
 
     Args:
         beta: see `BetaArgument`.
         env: the environment that is trained in, or None.
+        by: who completes the reward, for the error.
+        during: see `claim`.
     Raises:
-        ValueError: beta is negative, or the environment normalises rewards while there is a KL to pay.
+        ValueError: beta is negative, another completes the reward, or the environment normalises rewards while there
+            is a KL to subtract.
         RuntimeError: the environments live in other processes, where their β cannot be filled.
     """
 
-    def __init__(self, beta: BetaArgument, env: VecEnv | None) -> None:
-        self.argument = beta
+    def __init__(self, beta: BetaArgument, env: VecEnv | None, by: str, during: Hashable) -> None:
+        self.argument, self.by, self._completions = beta, by, _completions(env)
+        self.claim(during)
         self.in_env = _env_betas(env)
         self.value = self.in_env[0] if self.in_env else torch.zeros(())
         if isinstance(beta, Tensor) and not self.in_env:
             self.value = beta
         self.update(1.0)
         self._check_shared(env)
-        _refuse_paid(env)
         normalize = None if env is None else unwrap_vec_normalize(env)
         if normalize is not None and normalize.norm_reward and (callable(beta) or self.value > 0):
             raise ValueError(
                 "β·log q is in the reward's own unit, and VecNormalize changes that unit; "
                 "use VecNormalize(env, norm_reward=False)."
             )
+
+    def claim(self, during: Hashable) -> None:
+        """Says that the reward is completed here from now on; see `daps_rl.envs.Completion`.
+
+        Args:
+            during: what the claim lasts for, such as the time at which `learn` was called.
+        Raises:
+            ValueError: another completes it during the same, or for good.
+        """
+        for completion in self._completions:
+            completion.claim(self.by, during)
+
+    @property
+    def completes(self) -> bool:
+        """Whether there is something left to complete: an environment may see log q, and complete its own reward."""
+        return bool(self._completions) and float(self.value) > 0.0
 
     def update(self, progress_remaining: float) -> None:
         """Moves β along its schedule; nothing where the env's own value stands."""
@@ -62,8 +87,7 @@ class SharedBeta:
 
     def fill(self, beta: float | Tensor) -> None:
         """Sets β, in the environment too."""
-        if not float(beta) >= 0.0:
-            raise ValueError(f"beta must be >= 0, got {float(beta)}; it weighs the KL to the prior.")
+        check_beta(beta)
         for value in self.in_env or [self.value]:
             if value is not beta:
                 value.fill_(float(beta))
@@ -77,7 +101,7 @@ class SharedBeta:
             )
 
 
-class PayKL(BaseCallback):
+class CompleteReward(BaseCallback):
     """Subtracts β·log q from the step's rewards, in place, before SB3 stores them."""
 
     def __init__(self, verbose: int = 0) -> None:
@@ -85,13 +109,12 @@ class PayKL(BaseCallback):
         self.beta: SharedBeta
 
     def _on_step(self) -> bool:
-        beta = float(self.beta.value)
-        if beta > 0.0:
+        if self.beta.completes:
             rewards = self.locals["rewards"]
             if rewards.dtype.kind != "f":
-                raise ValueError(f"β·log q cannot be subtracted from rewards of type {rewards.dtype}; pay floats.")
-            log_prob = self.locals["log_probs"].detach().flatten().cpu().numpy()
-            rewards -= (beta * log_prob).astype(rewards.dtype)
+                raise ValueError(f"β·log q cannot be subtracted from rewards of type {rewards.dtype}; give floats.")
+            log_prob = self.locals["log_probs"].detach().flatten().cpu()
+            rewards[:] = complete_reward(torch.from_numpy(rewards), log_prob, float(self.beta.value)).numpy()
         return True
 
 
@@ -104,11 +127,9 @@ def progress_remaining(model: BaseAlgorithm) -> float:
 
 def _env_betas(env: VecEnv | None) -> list[Tensor]:
     """The environments' own β, each once; empty where they have none that can be filled."""
-    if env is None or not env.has_attr("beta"):
-        return []
-    values = {id(beta): beta for beta in env.get_attr("beta")}
-    found = [beta for beta in values.values() if isinstance(beta, Tensor) and beta.ndim == 0]
-    if len(found) == len(values):
+    betas = _distinct(env, "beta")
+    found = [beta for beta in betas if isinstance(beta, Tensor) and beta.ndim == 0]
+    if len(found) == len(betas):
         return found
     if isinstance(env_attribute(env, "task"), EncodingTask):
         raise ValueError(
@@ -118,10 +139,17 @@ def _env_betas(env: VecEnv | None) -> list[Tensor]:
     return []
 
 
-def _refuse_paid(env: VecEnv | None) -> None:
-    """Raises ValueError where a wrapper subtracts β·log q already."""
-    if env is not None and any(env.env_is_wrapped(KLReward)):
-        raise ValueError(
-            "the environment is wrapped in KLReward, which subtracts β·log q already, and this would do it twice; "
-            "leave the wrapper out."
-        )
+def _completions(env: VecEnv | None) -> list[Completion]:
+    """Who completes the environments' rewards: their own, each once, none where they are complete; or one for all."""
+    if env is None:
+        return []
+    if env.has_attr("completion"):
+        return [own for own in _distinct(env, "completion") if own is not None]
+    return [_OF_OTHERS.setdefault(env, Completion())]
+
+
+def _distinct(env: VecEnv | None, name: str) -> list[Any]:
+    """The environments' attributes of that name, each once; empty where they have none."""
+    if env is None or not env.has_attr(name):
+        return []
+    return list({id(value): value for value in env.get_attr(name)}.values())

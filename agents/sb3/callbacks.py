@@ -15,8 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor, nn
 
-from daps_rl.agents.sb3.beta import BetaArgument, PayKL, SharedBeta, env_attribute, progress_remaining
-from daps_rl.agents.sb3.daps import DAPS
+from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, SharedBeta, env_attribute, progress_remaining
 from daps_rl.functional import decoder_loss, kl_estimate
 from daps_rl.optim import descend
 
@@ -71,7 +70,7 @@ def load_decoder(model: BaseAlgorithm, decoder: nn.Module) -> nn.Module:
 
 
 class DecoderCallback(BaseCallback):
-    """Trains the decoder beside the policy: after each step of the environments, one update on what they were paid for.
+    """Trains the decoder beside the policy: after each step of the environments, one update on the codes they scored.
 
     With an `EncodingVecEnv(decoder_optimizer=...)`, which learns by the very pass that scores the codes and so is
     faster, it makes no update of its own, and looks after logging, saving and restoring.
@@ -85,8 +84,8 @@ class DecoderCallback(BaseCallback):
         learning_rate: of AdamW; a number or a schedule of the progress remaining.
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm; None for no bound.
-        num_samples: how many of a context's K codes to learn from; None for all. One is nearly as good and cheaper.
-        optimizer: in AdamW's place, one over the decoder's parameters; its learning rate is left alone.
+        decoder_samples: how many of a context's K codes to learn from; 0 for all. One is nearly as good and cheaper.
+        optimizer: instead of AdamW, one over the decoder's parameters; its learning rate is left alone.
         verbose: as in SB3.
     Raises:
         ValueError: there is no decoder, it is a copy in another process, it has two optimisers, the saved one is of
@@ -100,14 +99,14 @@ class DecoderCallback(BaseCallback):
         learning_rate: Any = 1e-3,
         weight_decay: float = 1e-4,
         max_grad_norm: float | None = None,
-        num_samples: int | None = None,
+        decoder_samples: int = 0,
         optimizer: torch.optim.Optimizer | None = None,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        if num_samples is not None and num_samples < 1:
-            raise ValueError(f"num_samples must be >= 1, got {num_samples}; leave it out to learn from all codes.")
-        self.num_samples = num_samples
+        if decoder_samples < 0:
+            raise ValueError(f"decoder_samples must be >= 0, got {decoder_samples}; 0 learns from all codes.")
+        self.decoder_samples = decoder_samples
         self.learning_rate, self.weight_decay, self.max_grad_norm = learning_rate, weight_decay, max_grad_norm
         self.given_decoder, self.given_optimizer = decoder, optimizer
         self.decoder: nn.Module
@@ -147,7 +146,7 @@ class DecoderCallback(BaseCallback):
             self.optimizer = torch.optim.AdamW(parameters, lr=self.schedule(1.0), weight_decay=self.weight_decay)
         self.decoder = decoder
         saved = saved_state(model, "decoder")
-        if _attached_in_this_learn(model, saved):
+        if saved is not None and getattr(saved.callback, "learn_started", None) == model.start_time:
             raise ValueError("there are two DecoderCallbacks, and each would train the decoder; leave one out.")
         self.learn_started = model.start_time
         if saved is not None and saved.callback is not self:
@@ -217,7 +216,7 @@ class DecoderCallback(BaseCallback):
         device = next(self.decoder.parameters()).device
         k = self.samples
         actions = torch.as_tensor(self.locals["actions"], device=device).long()
-        codes = actions.reshape(-1, k, *(actions.shape[1:] or (1,)))[:, : self.num_samples]  # [B, n, T]
+        codes = actions.reshape(-1, k, *(actions.shape[1:] or (1,)))[:, : self.decoder_samples or k]  # [B, n, T]
         x = self.locals["obs_tensor"][::k].to(device)
         x = x.reshape(-1, 1, *(x.shape[1:] if self.data_shape is None else self.data_shape))  # [B, 1, *x]
         was_training = self.decoder.training
@@ -228,20 +227,20 @@ class DecoderCallback(BaseCallback):
         self.decoder.train(was_training)
 
 
-class KLRewardCallback(PayKL):
+class KLRewardCallback(CompleteReward):
     """Subtracts β·log π from the reward before it is stored, so that SB3's own PPO and A2C optimise the β-ELBO too.
 
     Their entropy bonus cannot do it: where a distribution has no closed-form entropy they fall back on −log π, whose
-    expected gradient on-policy is zero. An environment of ours pays log p(x|z) + β·log p(z); with any other reward this
-    is entropy regularisation, paid per step. Put it last in a list of callbacks: those before it see the reward as the
-    environment paid it. Logs `train/beta` and, where the environment has a prior, `rollout/kl` (nats).
+    expected gradient on-policy is zero. An environment of ours gives log p(x|z) + β·log p(z); with any other reward
+    this is entropy regularisation at each step. Put it last in a list of callbacks: those before it see the reward as
+    the environment gave it. Logs `train/beta` and, where the environment has a prior, `rollout/kl` (nats).
 
     Args:
         beta: a number, a 0-dim tensor, or a schedule of the progress remaining (1 … 0); it fills the environment's own
             `beta` where there is one. None for the environment's own.
         verbose: as in SB3.
     Raises:
-        ValueError: with whatever subtracts it already (our DAPS, `KLReward`, another of these); with
+        ValueError: another completes the reward already (our DAPS, `KLReward`, another of these); with
             VecNormalize(norm_reward=True); or there is no β.
     """
 
@@ -252,17 +251,10 @@ class KLRewardCallback(PayKL):
 
     def _init_callback(self) -> None:
         model, env = self.model, self.training_env
-        if isinstance(model, DAPS):
-            raise ValueError(
-                "DAPS subtracts β·log π itself, and this would do it twice; pass DAPS(..., beta=...) instead."
-            )
-        if self.argument is None and not SharedBeta(None, env).in_env:
+        self.beta = SharedBeta(self.argument, env, "KLRewardCallback", during=(id(model), model.start_time))
+        if self.argument is None and not self.beta.in_env:
             raise ValueError("the environment has no beta of its own; pass KLRewardCallback(beta).")
-        self.beta = SharedBeta(self.argument, env)
         saved = saved_state(model, "kl_reward")
-        if _attached_in_this_learn(model, saved):
-            raise ValueError("there are two KLRewardCallbacks, and β·log π would be subtracted twice; leave one out.")
-        self.learn_started = model.start_time
         if saved is not None and saved.callback is None and self.argument is None:
             self.beta.fill(saved.current()["beta"])
         self.prior = getattr(env_attribute(env, "task"), "prior", None)
@@ -283,11 +275,6 @@ class KLRewardCallback(PayKL):
             kl = kl_estimate(log_prob, self.prior.log_prob(codes).to(log_prob))
             self.logger.record_mean("rollout/kl", kl.mean().item())
         return super()._on_step()
-
-
-def _attached_in_this_learn(model: BaseAlgorithm, saved: SavedState | None) -> bool:
-    """Whether a callback of the same kind is at work in this very call of `learn`, be it the same object again."""
-    return saved is not None and getattr(saved.callback, "learn_started", None) == model.start_time
 
 
 def _register(model: BaseAlgorithm, name: str, callback: Stateful) -> None:

@@ -21,7 +21,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor, nn
 
-from daps_rl.agents.sb3.beta import BetaArgument, PayKL, SharedBeta, env_attribute, progress_remaining
+from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, SharedBeta, env_attribute, progress_remaining
 from daps_rl.agents.sb3.distributions import token_sizes
 from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch
 from daps_rl.functional import (
@@ -49,7 +49,7 @@ class DAPS(OnPolicyAlgorithm):
     fixed weights, and a critic.
 
     With β > 0 the reward that is stored is the environment's minus β·log π (with `daps_rl.envs.EncodingVecEnv`, which
-    pays log p(x|z) + β·log p(z), the one-sample β-ELBO), and β is the floor of the temperature.
+    gives log p(x|z) + β·log p(z), the one-sample β-ELBO), and β is the floor of the temperature.
 
     `save` writes SB3's own zip: policy, optimiser, trust region and temperature, β, and the decoder and optimiser of a
     `DecoderCallback`. Like every SB3 zip it holds pickles: load only files that you trust. A loaded model goes on with
@@ -140,12 +140,12 @@ class DAPS(OnPolicyAlgorithm):
         if samples_per_context is None:
             samples_per_context = env_attribute(self.env, "samples_per_context")
         self.samples_per_context: int | None = samples_per_context
-        given = {
-            "learning_rate": learning_rate, "n_steps": n_steps, "batch_size": batch_size, "n_epochs": n_epochs,
-            "centered": centered,
-        }  # fmt: skip
-        for name, value in given.items():
-            setattr(self, name, self._form.defaults[name] if value is None else value)
+        defaults = self._form.defaults
+        self.learning_rate = defaults["learning_rate"] if learning_rate is None else learning_rate
+        self.n_steps = defaults["n_steps"] if n_steps is None else n_steps
+        self.batch_size: int = defaults["batch_size"] if batch_size is None else batch_size
+        self.n_epochs: int = defaults["n_epochs"] if n_epochs is None else n_epochs
+        self.centered: bool = defaults["centered"] if centered is None else centered
         self.pooling, self.policy_samples = pooling, policy_samples
         self.ess_fraction, self.trust_region, self.beta = ess_fraction, trust_region, beta
         self.temperature = math.nan
@@ -196,8 +196,8 @@ class DAPS(OnPolicyAlgorithm):
 
     def _attach_beta(self) -> None:
         """Shares β with the environment; a loaded model's β goes on from where it was."""
-        self._pay = PayKL()
-        self._pay.beta = self._beta = SharedBeta(self.beta, self.env)
+        self._complete = CompleteReward()
+        self._complete.beta = self._beta = SharedBeta(self.beta, self.env, "DAPS", during=object())
         if self._beta_saved is not None and self.beta is None:
             self._beta.fill(self._beta_saved)
 
@@ -210,7 +210,7 @@ class DAPS(OnPolicyAlgorithm):
         self._attach_beta()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_beta", "_pay"]
+        return [*super()._excluded_save_params(), "_beta", "_complete"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "_trust_region"], []
@@ -240,7 +240,9 @@ class DAPS(OnPolicyAlgorithm):
         """As SB3's; the K environments of a context start from one seed, so that ordinary ones draw the same."""
         if self.samples_per_context is not None and env_attribute(self.env, "samples_per_context") is None:
             self._seed_groups(self.samples_per_context)
-        return super()._setup_learn(*args, **kwargs)
+        total_and_callback = super()._setup_learn(*args, **kwargs)
+        self._beta.claim((id(self), self.start_time))
+        return total_and_callback
 
     def _seed_groups(self, samples: int) -> None:
         env = self.env
@@ -258,8 +260,8 @@ class DAPS(OnPolicyAlgorithm):
     ) -> bool:
         """As in SB3, with β·log π subtracted from the rewards after the callbacks have seen them."""
         self._beta.update(progress_remaining(self))
-        callbacks = CallbackList([callback, self._pay])
-        callbacks.model = self._pay.model = self
+        callbacks = CallbackList([callback, self._complete])
+        callbacks.model = self._complete.model = self
         return self._form.collect(self, env, callbacks, rollout_buffer, n_rollout_steps)
 
     # Learning

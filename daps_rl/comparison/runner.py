@@ -1,4 +1,4 @@
-"""Runs trained side by side, one process each: one that dies takes no other with it."""
+"""Commands run and runs trained side by side, one process each: one that dies takes no other with it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import TypeVar
 
 LOOK_EVERY = 0.3  # seconds
 ERROR_LOG = "error.txt"
 TRAIN = (sys.executable, "-m", "daps_rl", "train", "--resume", "--out")
 
+Task = TypeVar("Task")
 Child = subprocess.Popen[str]
 Output = Future[tuple[str, str]]
 
@@ -31,36 +33,69 @@ def train_folders(
 ) -> None:
     """Trains the run in each folder with `daps-rl train --resume`, whose settings and checkpoint lie there.
 
-    Once `stop()` is true nothing more is started, and what runs is asked to save and end (SIGTERM). So it is on any
-    error here; a KeyboardInterrupt kills instead. A child whose parent was killed ends by itself, checkpointed: the
-    pipe that it writes its progress to is broken.
+    A child whose parent was killed ends by itself, checkpointed: the pipe that it writes its progress to is broken.
 
     Args:
         folders: of the runs, each with its config.json.
-        jobs: runs at once.
-        threads: of each.
-        stop: asked a few times a second.
-        on_start: told of each run that starts.
+        jobs, threads, stop, on_start, on_look: as of `run_commands`.
         on_end: told of each run that has ended of itself, and why it failed or None; not of runs that were stopped.
             What a failed run said is kept in its error.txt.
+    """
+
+    def started(folder: Path) -> None:
+        (folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
+        on_start(folder)
+
+    def ended(folder: Path, code: int, stderr: str) -> None:
+        reason = _outcome(folder, code, stderr)
+        if reason is not None and stop():
+            return
+        if reason is not None:
+            (folder / ERROR_LOG).write_text(stderr)
+        on_end(folder, reason)
+
+    commands = {folder: (*TRAIN, str(folder)) for folder in folders}
+    run_commands(commands, jobs=jobs, threads=threads, stop=stop, on_start=started, on_end=ended, on_look=on_look)
+
+
+def run_commands(
+    commands: Mapping[Task, Sequence[str]],
+    *,
+    jobs: int,
+    threads: int,
+    stdout: int | None = subprocess.DEVNULL,
+    stop: Callable[[], bool] = lambda: False,
+    on_start: Callable[[Task], None] = lambda task: None,
+    on_end: Callable[[Task, int, str], None],
+    on_look: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs commands side by side, a process each.
+
+    Once `stop()` is true nothing more is started, and what runs is asked to end (SIGTERM). So it is on any error
+    here; a KeyboardInterrupt kills instead.
+
+    Args:
+        commands: by task, in the order in which they start.
+        jobs: commands at once.
+        threads: of each.
+        stdout: where the children write what they print; None is where this process does.
+        stop: asked a few times a second.
+        on_start: told of each command that is about to start.
+        on_end: told of each command that has ended, its exit code and what it wrote to stderr.
         on_look: called a few times a second.
     """
-    waiting, running = deque(folders), dict[Child, tuple[Path, Output]]()
+    waiting, running = deque(commands), dict[Child, tuple[Task, Output]]()
     with ThreadPoolExecutor(jobs) as readers:
         try:
             while running or (waiting and not stop()):
                 while waiting and len(running) < jobs and not stop():
-                    child = _start(waiting[0], threads)
-                    running[child] = waiting.popleft(), readers.submit(child.communicate)
-                    on_start(running[child][0])
+                    task = waiting.popleft()
+                    on_start(task)
+                    child = _start(commands[task], threads, stdout)
+                    running[child] = task, readers.submit(child.communicate)
                 for child in [child for child, (_, output) in running.items() if output.done()]:
-                    folder, output = running.pop(child)
-                    reason = _outcome(folder, child.returncode, output.result()[1])
-                    if reason is not None and stop():
-                        continue
-                    if reason is not None:
-                        (folder / ERROR_LOG).write_text(output.result()[1])
-                    on_end(folder, reason)
+                    task, output = running.pop(child)
+                    on_end(task, child.returncode, output.result()[1])
                 if stop():
                     _end(running, kill=False)
                 on_look()
@@ -72,13 +107,12 @@ def train_folders(
             _end(running, kill=False)
 
 
-def _start(folder: Path, threads: int) -> Child:
-    (folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
+def _start(command: Sequence[str], threads: int, stdout: int | None) -> Child:
     return subprocess.Popen(
-        [*TRAIN, str(folder)],
+        command,
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
@@ -86,7 +120,7 @@ def _start(folder: Path, threads: int) -> Child:
     )
 
 
-def _end(running: dict[Child, tuple[Path, Output]], *, kill: bool) -> None:
+def _end(running: Iterable[Child], *, kill: bool) -> None:
     for child in running:
         child.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
 

@@ -159,7 +159,7 @@ def _table(finished: Mapping[str, Sequence[Row]], columns: Sequence[Column], see
             for numbers, column, top in zip(of_label, columns, best, strict=True)
         ]
         lines.append([label, f"{len(finished[label])} of {seeds}", *cells])
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:
@@ -188,7 +188,8 @@ def _cell(numbers: Sequence[float], column: Column, best: float | None, runs: in
     return text if len(numbers) == runs else f"{text} ({len(numbers)} of {runs} runs)"
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> list[str]:
+def markdown(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a table whose columns are aligned; the first line is its head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     head, *body = (
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines

@@ -11,7 +11,7 @@ from daps_rl.config.settings import Settings, documented, setting
 from daps_rl.decoders import DECODERS, LIKELIHOODS
 from daps_rl.decoders.likelihoods import MAX_VARIANCE, MIN_VARIANCE, VARIANCE
 from daps_rl.decoders.resampling import NORMS
-from daps_rl.policies import POLICIES
+from daps_rl.kinds import POLICIES
 
 LIKELIHOOD_NAMES = tuple(name for name, cls in LIKELIHOODS.items() if cls.model_settings is not None)
 TOKEN_VECTORS = ("lattice", "shared", "separate")

@@ -21,7 +21,7 @@ class DecoderLoss(LossModule):
 
     Args:
         decoder: maps codes [..., T] to a distribution over x.
-        num_samples: how many of a context's K codes to learn from; None for all. They are much alike, and one is
+        decoder_samples: how many of a context's K codes to learn from; 0 for all. They are much alike, and one is
             nearly as good as all, for a fraction of the time.
     Returns:
         a tensordict: `loss_decoder`, −log p(x|z) in nats, averaged over the batch.
@@ -38,11 +38,11 @@ class DecoderLoss(LossModule):
     default_keys = _AcceptedKeys
     out_keys = ["loss_decoder"]  # noqa: RUF012 (TorchRL's own form)
 
-    def __init__(self, decoder: nn.Module, *, num_samples: int | None = None) -> None:
+    def __init__(self, decoder: nn.Module, *, decoder_samples: int = 0) -> None:
         super().__init__()
-        if num_samples is not None and num_samples < 1:
-            raise ValueError(f"num_samples must be >= 1, got {num_samples}; leave it out to learn from all codes.")
-        self.decoder, self.num_samples = decoder, num_samples
+        if decoder_samples < 0:
+            raise ValueError(f"decoder_samples must be >= 0, got {decoder_samples}; 0 learns from all codes.")
+        self.decoder, self.decoder_samples = decoder, decoder_samples
 
     def _forward_value_estimator_keys(self, **kwargs: object) -> None:
         pass
@@ -60,7 +60,8 @@ class DecoderLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch; see the class."""
-        action = tensordict.get(self.tensor_keys.action)[:, : self.num_samples]
-        observation = tensordict.get(self.tensor_keys.observation)[:, : self.num_samples]
+        first = slice(self.decoder_samples or None)
+        action = tensordict.get(self.tensor_keys.action)[:, first]
+        observation = tensordict.get(self.tensor_keys.observation)[:, first]
         log_likelihood = self.decoder(action).log_prob(observation)
         return TensorDict({"loss_decoder": decoder_loss(log_likelihood.reshape(1, -1)).mean()}, batch_size=[])

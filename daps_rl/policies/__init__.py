@@ -9,7 +9,6 @@ from daps_rl.policies.causal_lm import CausalLMAnswers, CausalLMPolicy, Referenc
 from daps_rl.policies.distribution import CodePosterior, Drawn, draw, score_drawn
 from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
 from daps_rl.policies.items import ItemEncoder, PointerHead
-from daps_rl.policies.kinds import POLICIES, PolicyKind
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead, lattice_levels
 from daps_rl.policies.layers import EmbeddingHead
@@ -18,7 +17,6 @@ from daps_rl.policies.observation import ObservationEncoder, Patches, TokenEncod
 from daps_rl.policies.point import PointCodes
 
 __all__ = [
-    "POLICIES",
     "AutoregressiveCategorical",
     "AutoregressivePolicy",
     "CausalLMAnswers",
@@ -38,7 +36,6 @@ __all__ = [
     "Patches",
     "PointCodes",
     "PointerHead",
-    "PolicyKind",
     "QuantizerPolicy",
     "ReferenceReward",
     "TokenEncoder",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.functional import draw_categorical, encoding_reward
-from daps_rl.functional.checks import as_float
+from daps_rl.functional.checks import as_float, check_beta
 from daps_rl.policies.checks import check_code_sizes, check_codes
 from daps_rl.policies.distribution import DiscreteCodes, Drawn, SampleShape
 
@@ -196,6 +196,7 @@ class ReferenceReward:
     """
 
     def __init__(self, reward_fn: Any, reference: nn.Module, beta: Tensor | float) -> None:
+        check_beta(beta)
         self.reward_fn, self.beta = reward_fn, beta
         self.reference = reference.requires_grad_(False).eval()
 

@@ -52,10 +52,7 @@ class Learner:
                     f"CPU kernels are for float32; precision={config.precision!r} trains without.", stacklevel=3
                 )
         self.optimizer = GuardedAdamW(
-            [
-                {"params": agent.trained(), "lr": config.learning_rate},
-                {"params": list(autoencoder.decoder.parameters()), "lr": config.learning_rate},
-            ],
+            [{"params": [*agent.trained(), *autoencoder.decoder.parameters()], "lr": config.learning_rate}],
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,
             clip_at=config.clip_at,
@@ -122,7 +119,7 @@ class Learner:
         result: AgentLoss | None = None
         loss_decoder: Tensor | None = None
         for result in self._losses(x, scorer):
-            if not scorer.paid:
+            if not scorer.scored:
                 raise ValueError(f"agent {config.agent!r} yielded a loss before it called `score`; call it first.")
             loss = result.loss
             if loss_decoder is None:  # once per batch, beside the agent's first step

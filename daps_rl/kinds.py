@@ -1,4 +1,4 @@
-"""Policies by name: what a name stands for is a policy, and the embedding of its tokens in the decoder.
+"""Policies by name: what a name stands for is a policy, the embedding of its tokens in the decoder, and a prior.
 
 `settings` are those of a model, `daps_rl.config.ModelConfig`, which takes its choices from here.
 """
@@ -17,6 +17,7 @@ from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy, 
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead
 from daps_rl.policies.layers import EmbeddingHead
 from daps_rl.policies.observation import TokenEncoder
+from daps_rl.priors import NormalPrior, UniformPrior
 
 
 def _sizes(settings: Any) -> dict[str, Any]:
@@ -85,11 +86,13 @@ class PolicyKind(NamedTuple):
     Attributes:
         policy: (settings, decoder) → the policy.
         embedding: what the decoder reads tokens with; None for a table of its own.
+        prior: over what the policy gives.
         vocabulary: codes that a token can take; None for continuous latents.
     """
 
     policy: Callable[[Any, nn.Module], nn.Module]
     embedding: Callable[[Any], nn.Module | None] = _lattice
+    prior: Callable[[Any], nn.Module] = lambda settings: UniformPrior(settings.num_tokens, settings.vocab_size)
     vocabulary: Callable[[Any], int | None] = lambda settings: settings.vocab_size
 
 
@@ -105,6 +108,7 @@ POLICIES = {
     "gaussian": PolicyKind(
         _gaussian,
         embedding=lambda settings: nn.Identity(),  # its latents are vectors already
+        prior=lambda settings: NormalPrior(settings.num_tokens, settings.decoder_embed_dim),
         vocabulary=lambda settings: None,
     ),
 }
