@@ -39,5 +39,6 @@ class AgentSpec:
 
 def spec_of(name: str, cls: type[Agent]) -> AgentSpec:
     """The description of an agent that is not registered, from the attributes of its class."""
-    own = ("settings", "recipe", "several_processes", "scores_some")
-    return AgentSpec(name, cls, cls.__doc__ or name, **{key: getattr(cls, key) for key in own if hasattr(cls, key)})
+    names = ("settings", "recipe", "several_processes", "scores_some")
+    own = {key: getattr(cls, key) for key in names if hasattr(cls, key)}
+    return AgentSpec(name, cls, (cls.__doc__ or name).partition("\n")[0], **own)
