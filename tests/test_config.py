@@ -114,4 +114,4 @@ def test_settings_need_neither_agents_nor_environments():
         "above = [name for name in sys.modules if name.startswith(('daps_rl.agents', 'daps_rl.envs', 'torchrl'))]"
         "; assert not above, above"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

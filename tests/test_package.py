@@ -61,7 +61,7 @@ def test_import_is_light() -> None:
 
 def test_policies_know_of_no_kernels_and_no_priors() -> None:
     program = "import sys, daps_rl.policies; assert not {'daps_rl.kernels', 'daps_rl.priors'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True)
+    run_alone(program)
 
 
 def test_core_needs_torch_alone() -> None:
