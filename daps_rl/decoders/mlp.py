@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder
-from daps_rl.decoders.likelihoods import Likelihood
 
 
 class MLPDecoder(CodeDecoder):
     """p(x|z) by dense layers: codes [..., T] → a distribution over x, batch shape [...].
 
     Args:
-        num_tokens: T.
-        vocab_size: V.
-        observation_shape: shape of one datum.
-        likelihood: what the outputs mean; Bernoulli if None.
-        embed_dim: of a token.
+        num_tokens, vocab_size, observation_shape, embed_dim, and parts (likelihood, embed): see `CodeDecoder`.
         hidden: widths of the hidden layers; (64, 256) are the published ones.
         data_mean: mean of the training data [*observation_shape], where the reconstructions start.
-        embed: see `CodeDecoder`.
     Raises:
         ValueError: a size is not positive.
     """
@@ -37,15 +31,12 @@ class MLPDecoder(CodeDecoder):
         vocab_size: int,
         observation_shape: tuple[int, ...],
         *,
-        likelihood: Likelihood | None = None,
         embed_dim: int = 64,
         hidden: tuple[int, ...] = (64, 256),
         data_mean: Tensor | None = None,
-        embed: nn.Module | None = None,
+        **parts: Any,
     ) -> None:
-        super().__init__(
-            num_tokens, vocab_size, observation_shape, likelihood=likelihood, embed_dim=embed_dim, embed=embed
-        )
+        super().__init__(num_tokens, vocab_size, observation_shape, embed_dim=embed_dim, **parts)
         outputs = self.likelihood.outputs_per_entry * math.prod(self.observation_shape)
         widths = (num_tokens * embed_dim, *hidden, outputs)
         layers: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""A reward in the decoder's place: what is to be learnt is a decision, and nobody reconstructs anything."""
+"""A reward in the decoder's place: what is to be learned is a decision, and nobody reconstructs anything."""
 
 from __future__ import annotations
 
@@ -27,11 +27,7 @@ class RewardDistribution(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """There is none.
-
-        Raises:
-            NotImplementedError: always.
-        """
+        """Raises NotImplementedError: there is none."""
         raise NotImplementedError("a decision reconstructs nothing; this problem has a reward in the decoder's place.")
 
     @torch.no_grad()
