@@ -88,7 +88,7 @@ def expectation(log_prob: Tensor, values: Tensor) -> Tensor:
 
 
 def code_usage(counts: Tensor) -> Tensor:
-    """Share of the V codes that a position used at least once over a whole split, averaged over positions. [T, V] → []."""
+    """Share of the V codes that a position used at least once in a split, averaged over positions. [T, V] → []."""
     return (counts > 0).float().mean()
 
 

@@ -17,12 +17,8 @@ from daps_rl.policies.distribution import Drawn, SampleShape, draw
 class GroupDistribution(Distribution):
     """K codes per context as one distribution of batch shape [B, K, ...] and event shape [T].
 
-    The base distribution has batch shape [B·...] and holds each encoded context once.
-
-    Args:
-        base: distribution over codes, batch shape [B·...].
-        batch_shape: [B, K, ...].
-        sample_dim: the dimension of K in it.
+    The base distribution has batch shape [B·...] and holds each encoded context once. `sample_dim` is the dimension of
+    K in batch_shape.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -96,11 +92,8 @@ class GroupActor(TensorDictModuleBase):
     ) -> None:
         super().__init__()
         if sample_dim < 1:
-            raise ValueError(
-                f"sample_dim counts from the front, behind the contexts; it must be >= 1, got {sample_dim}."
-            )
-        self.sample_dim = sample_dim
-        self.policy = policy
+            raise ValueError(f"sample_dim counts from the front, behind the contexts, and is >= 1; got {sample_dim}.")
+        self.sample_dim, self.policy = sample_dim, policy
         self.in_keys, self.out_keys = [in_key], [action_key, log_prob_key]
         self.dist_sample_keys, self.log_prob_keys = [action_key], [log_prob_key]  # where TorchRL's losses look
 

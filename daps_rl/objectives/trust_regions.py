@@ -17,23 +17,12 @@ class TrustRegion(nn.Module):
     """Base of the trust regions."""
 
     def forward(self, reward: Tensor, floor: Tensor | float = 0.0) -> Tensor:
-        """The temperature for a batch of rewards.
-
-        Args:
-            reward: larger is better; no gradient flows. [B, K].
-            floor: the temperature never falls below it. In nats.
-        Returns:
-            0-dim, positive, in nats.
-        """
+        """The temperature for a batch of rewards [B, K], never below the floor. 0-dim, positive, in nats."""
         raise NotImplementedError
 
 
 class ESSTrustRegion(TrustRegion):
-    """The effective sample size of the weights is held at a fraction of K, exactly, at every batch.
-
-    Args:
-        ess_fraction: of K, in (1/K, 1].
-    """
+    """The effective sample size of the weights is held at a fraction of K in (1/K, 1], exactly, at every batch."""
 
     def __init__(self, ess_fraction: float = ESS_FRACTION) -> None:
         super().__init__()
@@ -45,11 +34,7 @@ class ESSTrustRegion(TrustRegion):
 
 
 class KLTrustRegion(TrustRegion):
-    """KL(q* ‖ q), as the samples tell it, is held at epsilon (the dual of REPS and MPO, solved exactly).
-
-    Args:
-        epsilon: nats per context, in (0, log K).
-    """
+    """KL(q* ‖ q), as the samples tell it, is held at epsilon in (0, log K) nats (the dual of REPS and MPO, exactly)."""
 
     def __init__(self, epsilon: float = 0.5) -> None:
         super().__init__()
@@ -61,11 +46,7 @@ class KLTrustRegion(TrustRegion):
 
 
 class FixedTemperature(TrustRegion):
-    """One temperature for the whole run (or the floor, where that is higher).
-
-    Args:
-        temperature: in nats.
-    """
+    """One temperature, in nats, for the whole run (or the floor, where that is higher)."""
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
@@ -122,15 +103,10 @@ class AdaptiveTemperature(TrustRegion):
         gradient = torch.where(gradient.isfinite(), gradient, 0.0)
         beta1, beta2, weight_decay, epsilon = 0.9, 0.999, 1e-4, 1e-8
         self.count += 1
-        self.moments.copy_(
-            torch.stack(
-                (
-                    beta1 * self.moments[0] + (1 - beta1) * gradient,
-                    beta2 * self.moments[1] + (1 - beta2) * gradient.square(),
-                )
-            )
-        )
-        mean, square = self.moments[0] / (1 - beta1**self.count), self.moments[1] / (1 - beta2**self.count)
+        mean = beta1 * self.moments[0] + (1 - beta1) * gradient
+        square = beta2 * self.moments[1] + (1 - beta2) * gradient.square()
+        self.moments.copy_(torch.stack((mean, square)))
+        mean, square = mean / (1 - beta1**self.count), square / (1 - beta2**self.count)
         self.log_eta -= self.learning_rate * (mean / (square.sqrt() + epsilon) + weight_decay * self.log_eta)
 
 
@@ -143,11 +119,7 @@ TRUST_REGIONS: dict[str, type[TrustRegion]] = {
 
 
 def make_trust_region(trust_region: str | nn.Module, ess_fraction: float) -> nn.Module:
-    """A trust region by name ("ess", "kl", "fixed", "adaptive"), or the module itself.
-
-    Raises:
-        ValueError: the name is not known.
-    """
+    """A trust region by its name in `TRUST_REGIONS`, or the module itself. A ValueError where there is none."""
     if isinstance(trust_region, nn.Module):
         return trust_region
     if trust_region not in TRUST_REGIONS:
