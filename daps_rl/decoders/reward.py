@@ -19,7 +19,6 @@ class RewardDistribution(Distribution):
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
 
     def __init__(self, reward_fn: RewardFn, codes: Tensor, event_shape: torch.Size) -> None:
         self.reward_fn, self.codes = reward_fn, codes

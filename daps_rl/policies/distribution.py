@@ -32,7 +32,6 @@ class DiscreteCodes(Distribution):
     """Base of the distributions over codes: event shape [T], tokens of 0 … V-1."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
 
     def __init__(self, batch_shape: torch.Size, num_tokens: int, vocab_size: int) -> None:
         self.vocab_size = vocab_size

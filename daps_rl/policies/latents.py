@@ -21,11 +21,7 @@ FSQ_LEVELS = {
 
 
 def fsq_levels(vocab_size: int) -> tuple[int, ...]:
-    """Levels of FSQ for a vocabulary: recommended ones, or those of 3 to 8 with the largest product of at most V.
-
-    Raises:
-        ValueError: V is under 3.
-    """
+    """Levels of FSQ for a vocabulary: recommended ones, or those of 3 to 8 with the largest product of at most V."""
     if vocab_size in FSQ_LEVELS:
         return FSQ_LEVELS[vocab_size]
     if vocab_size < 3:
@@ -52,9 +48,7 @@ class Codebook(nn.Module):
     The decoder reads codes through it, and a `QuantizerPolicy` writes them with it.
 
     Args:
-        kind: "vq" or "fsq".
-        vocab_size: V. FSQ has `fsq_levels(V)`, whose product is at most V.
-        embed_dim: E.
+        kind: "vq" or "fsq", which has `fsq_levels(V)`, whose product is at most V.
         options: of `VectorQuantize` or `FSQ`.
     Raises:
         ImportError: vector-quantize-pytorch is not installed.
@@ -96,8 +90,7 @@ class QuantizerPolicy(nn.Module):
     Args:
         encoder: gives each token's vector, [B, T, E]; a `TokenEncoder`, say.
         codebook: the decoder's; it stays the decoder's (it is held, not registered).
-        num_tokens: T.
-        vocab_size: V.
+        num_tokens, vocab_size: T and V.
     """
 
     def __init__(self, encoder: nn.Module, codebook: Codebook, num_tokens: int, vocab_size: int) -> None:
@@ -121,12 +114,8 @@ class QuantizerPolicy(nn.Module):
 class GaussianPolicy(nn.Module):
     """Continuous latents: called on observations [B, *x], gives a diagonal Gaussian of event shape [T, E].
 
-    No codes at all: the ceiling that codes of any size are held against.
-
-    Args:
-        encoder: gives means and log-variances, [B, T, 2E]; a `TokenEncoder`, say.
-        num_tokens: T.
-        vocab_size: V, for the record.
+    No codes at all: the ceiling that codes of any size are held against. The encoder gives means and log-variances,
+    [B, T, 2E]; num_tokens and vocab_size are T and V, for the record.
     """
 
     def __init__(self, encoder: nn.Module, num_tokens: int, vocab_size: int) -> None:

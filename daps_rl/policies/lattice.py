@@ -49,9 +49,7 @@ class LatticeEmbedding(nn.Module):
     Args:
         vocab_size: V.
         embed_dim: E.
-        levels: of each axis; their product is V. `lattice_levels(V)` if None.
-    Raises:
-        ValueError: the product of the levels is not V, or an axis has less than two.
+        levels: of each axis, at least two; their product is V. `lattice_levels(V)` if None.
     References:
         Mentzer et al. (2024), Finite scalar quantization: the lattice and the projection, without the rounding.
     """

@@ -38,7 +38,7 @@ class Patches(nn.Module):
             )
         if num_patches < 1:
             raise ValueError(f"num_patches must be >= 1, got {num_patches}; as many as tokens is the published choice.")
-        height, width = self._plane()
+        channels, height, width = self._plane(torch.empty(1, *self.observation_shape, device="meta")).shape[1:]
         rows = _grid_rows(num_patches, height, width)
         self.grid = (rows, num_patches // rows)
         if rows > height or self.grid[1] > width:
@@ -48,32 +48,17 @@ class Patches(nn.Module):
             )
         self.patch_shape = (math.ceil(height / self.grid[0]), math.ceil(width / self.grid[1]))
 
-    def _plane(self) -> tuple[int, int]:
-        """(height, width) of the plane that is cut: vectors and sequences are one row high."""
-        match self.observation_shape:
-            case (_, height, width):
-                return height, width
-            case (length, _):
-                return 1, length
-            case (length,):
-                return 1, length
-        raise AssertionError("checked in __init__")
+        self.patch_dim = channels * math.prod(self.patch_shape)  # entries of one patch
 
-    @property
-    def patch_dim(self) -> int:
-        """Entries of one patch."""
-        channels = {1: 1, 2: self.observation_shape[-1], 3: self.observation_shape[0]}[len(self.observation_shape)]
-        return channels * self.patch_shape[0] * self.patch_shape[1]
+    def _plane(self, observation: Tensor) -> Tensor:
+        """What is cut, [B, C, H, W]: vectors [B, 1, 1, D] and sequences [B, D, 1, L] are one row high."""
+        if len(self.observation_shape) == 3:
+            return observation
+        return (observation.transpose(1, 2) if observation.ndim == 3 else observation.unsqueeze(1)).unsqueeze(2)
 
     def forward(self, observation: Tensor) -> Tensor:
         """[B, *observation_shape] → [B, P, patch_dim]."""
-        match len(self.observation_shape):
-            case 1:
-                plane = observation[:, None, None, :]  # [B, 1, 1, D]
-            case 2:
-                plane = observation.transpose(1, 2)[:, :, None, :]  # [B, D, 1, L]
-            case _:
-                plane = observation
+        plane = self._plane(observation)
         (rows, columns), (height, width) = self.grid, self.patch_shape
         pad_height, pad_width = rows * height - plane.shape[-2], columns * width - plane.shape[-1]
         if pad_height or pad_width:
@@ -84,14 +69,7 @@ class Patches(nn.Module):
 
 
 class ObservationEncoder(nn.Module):
-    """Transformer over the patches of an observation. [B, *observation_shape] → [B, P, D].
-
-    Args:
-        observation_shape: shape of one observation.
-        num_patches: P.
-        embed_dim: D.
-        num_heads, num_layers, mlp_ratio: of the transformer.
-    """
+    """Transformer over num_patches = P patches of an observation. [B, *observation_shape] → [B, P, embed_dim]."""
 
     def __init__(
         self,
@@ -153,7 +131,7 @@ class TokenEncoder(nn.Module):
         mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the observation; T if None, as published.
         encoder: instead of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
-        head: instead of the linear layer, any module [B, T, embed_dim] → [B, T, outputs].
+        head: instead of the linear layer, any module [..., embed_dim] → [..., outputs], such as `EmbeddingHead`.
     Raises:
         ValueError: a size is not positive, or num_heads does not divide embed_dim.
     """
@@ -176,13 +154,9 @@ class TokenEncoder(nn.Module):
         check_transformer_sizes(embed_dim, num_heads, num_layers)
         self.observation_shape, self.num_tokens = tuple(observation_shape), num_tokens
         num_patches = num_tokens if num_patches is None else num_patches
+        sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "num_layers": num_layers}
         self.encoder = encoder or ObservationEncoder(
-            observation_shape,
-            num_patches=num_patches,
-            embed_dim=embed_dim,
-            num_heads=num_heads,
-            num_layers=num_layers,
-            mlp_ratio=mlp_ratio,
+            observation_shape, num_patches=num_patches, mlp_ratio=mlp_ratio, **sizes
         )
         self.readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=encoder is not None)
         self.head = head or nn.Linear(embed_dim, outputs)

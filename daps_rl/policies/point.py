@@ -15,16 +15,12 @@ class PointCodes(Distribution):
     """All mass on one code per datum: batch shape [B], event shape [T]. What quantisers (VQ, FSQ) give.
 
     It has no density to learn from, and against a prior over codes no ELBO worth the name: `log_prob` raises.
-
-    Args:
-        codes: int64. [B, T].
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
 
     def __init__(self, codes: Tensor) -> None:
-        self.codes = codes
+        self.codes = codes  # int64 [B, T]
         super().__init__(codes.shape[:-1], codes.shape[-1:], validate_args=False)
 
     def sample(self, sample_shape: SampleShape = ()) -> Tensor:
