@@ -14,13 +14,7 @@ from daps_rl.policies.factorized import FactorizedCategorical
 
 
 class UniformCodes(DiscreteCodes):
-    """Uniform over V^T codes: batch shape [], event shape [T].
-
-    Args:
-        num_tokens: T.
-        vocab_size: V.
-        device: of the samples.
-    """
+    """Uniform over V^T codes: batch shape [], event shape [T]; samples are made on the device."""
 
     def __init__(self, num_tokens: int, vocab_size: int, device: torch.device | str | None = None) -> None:
         check_code_sizes(num_tokens, vocab_size)
@@ -34,7 +28,7 @@ class UniformCodes(DiscreteCodes):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """−T log V for every code, in nats. [..., T] → [...]."""
-        return torch.full(value.shape[:-1], -self._nats, device=value.device)
+        return torch.full(value.shape[:-1], -self.event_shape[0] * math.log(self.vocab_size), device=value.device)
 
     @property
     def token_log_probs(self) -> Tensor:
@@ -43,11 +37,7 @@ class UniformCodes(DiscreteCodes):
 
     def entropy(self) -> Tensor:
         """T log V, in nats. 0-dim."""
-        return torch.full((), self._nats, device=self.device)
-
-    @property
-    def _nats(self) -> float:
-        return self.event_shape[0] * math.log(self.vocab_size)
+        return torch.full((), self.event_shape[0] * math.log(self.vocab_size), device=self.device)
 
 
 class UniformPrior(nn.Module):
@@ -74,12 +64,7 @@ def _kl_factorized_uniform(q: FactorizedCategorical, p: UniformCodes) -> Tensor:
 
 
 class NormalPrior(nn.Module):
-    """Standard normal prior of continuous latents [T, E]: called without arguments, gives the distribution.
-
-    Args:
-        num_tokens: T.
-        embed_dim: E.
-    """
+    """Standard normal prior of continuous latents [T, E]: called without arguments, gives the distribution."""
 
     def __init__(self, num_tokens: int, embed_dim: int) -> None:
         super().__init__()
