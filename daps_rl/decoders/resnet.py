@@ -98,11 +98,7 @@ class ResNetDecoder(CodeDecoder):
 
 
 def image_grid(num_tokens: int, observation_shape: tuple[int, ...]) -> tuple[int, int]:
-    """(rows, columns) of the tokens over an image, those of the encoder's patches.
-
-    Raises:
-        ValueError: the data are no images [C, H, W], or the grid is finer than the pixels.
-    """
+    """(rows, columns) of the tokens over an image, those of the encoder's patches."""
     if len(observation_shape) != 3:
         raise ValueError(
             f"observation_shape must be (C, H, W) for a ResNetDecoder, got {observation_shape}; give images without "
@@ -118,10 +114,7 @@ def image_grid(num_tokens: int, observation_shape: tuple[int, ...]) -> tuple[int
 
 
 def make_upsampling(channels: int, outputs: int, doublings: int, norm: str) -> nn.Sequential:
-    """Transposed convolutions, each twice as large with half the channels; the last one gives the outputs as they are.
-
-    Without doublings it is one 3x3 convolution.
-    """
+    """Transposed convolutions, each twice as large with half the channels; the last gives the outputs as they are."""
     if doublings == 0:
         return nn.Sequential(nn.Conv2d(channels, outputs, 3, padding=1))
     layers: list[nn.Module] = []

@@ -56,8 +56,7 @@ class RewardDecoder(nn.Module):
 
     Args:
         reward_fn: of contexts [B, 1, *y] and codes [B, K, T], gives [B, K].
-        num_tokens: T.
-        vocab_size: V.
+        num_tokens, vocab_size: T and V.
         target_shape: of one y: an observation, or what the reward knows in its place.
         on_device: the function reads no number of the host that changes and asks none of the device, so that a GPU may
             record a step with it.

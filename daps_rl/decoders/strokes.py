@@ -20,15 +20,11 @@ class StrokeRenderer(nn.Module):
 
     A stroke is a quadratic Bézier curve. Of its seven tokens six are the x and y of start, control point and end, in V
     even steps over the picture and a tenth beyond each edge; the last is its ink, from none to black in V even steps.
-    Strokes add up as transparent ink does. The pen is round, with an edge one pixel wide.
-
-    Args:
-        vocab_size: V.
-        image_shape: (H, W).
-        pen: its diameter, in pixels; a twelfth of the picture's side, and at least 1.2, if None.
+    Strokes add up as transparent ink does. The pen is round, with an edge one pixel wide; its diameter, in pixels, is a
+    twelfth of the picture's side, and at least 1.2, if None.
     """
 
-    def __init__(self, vocab_size: int, image_shape: tuple[int, int], pen: float | None = None) -> None:
+    def __init__(self, vocab_size: int, image_shape: tuple[int, ...], pen: float | None = None) -> None:
         super().__init__()
         self.vocab_size, self.image_shape = vocab_size, image_shape
         height, width = image_shape
@@ -112,8 +108,7 @@ class StrokeDecoder(nn.Module):
             )
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
         self.observation_shape = tuple(observation_shape)
-        _, height, width = self.observation_shape
-        self.render = StrokeRenderer(vocab_size, (height, width), pen)
+        self.render = StrokeRenderer(vocab_size, observation_shape[1:], pen)
 
     def forward(self, codes: Tensor) -> Distribution:
         if torch.is_floating_point(codes) or codes.shape[-1] != self.num_tokens:

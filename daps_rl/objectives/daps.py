@@ -46,9 +46,6 @@ class DAPSLoss(LossModule):
         a tensordict: `loss_actor`; detached `ESS` (fraction of K), `temperature` (nats), `kl_approx` (mean of old minus
         new log-probability, nats) and `entropy` (mean of −log q, nats), both estimated from the actions that were
         scored.
-    Raises:
-        ValueError: an option is out of range, pooling without centred weights, or the batch has no dimension
-            `sample_dim`.
     References:
         Drolet et al. (2026), arXiv 2509.24716.
     """
@@ -110,7 +107,7 @@ class DAPSLoss(LossModule):
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         else:
             self.actor_network = actor_network
-        self.target = target
+        self.target, self.sample_dim, self.temperature_floor = target, sample_dim, temperature_floor
         self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
         self._forward_value_estimator_keys()
 
@@ -118,16 +115,6 @@ class DAPSLoss(LossModule):
     def functional(self) -> bool:
         """Whether the parameters were taken out of the actor."""
         return self._functional
-
-    @property
-    def sample_dim(self) -> int | None:
-        """The dimension of the K actions of a context."""
-        return self.target.sample_dim
-
-    @property
-    def temperature_floor(self) -> Tensor | float:
-        """The floor of the temperature, in nats, as it is now."""
-        return self.target.temperature_floor
 
     def _forward_value_estimator_keys(self, **kwargs: object) -> None:
         self.target.set_keys(**{name: getattr(self.tensor_keys, name) for name in vars(TargetKeys())})

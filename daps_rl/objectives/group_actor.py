@@ -28,10 +28,6 @@ class GroupDistribution(Distribution):
         self.samples = batch_shape[sample_dim]  # K
         super().__init__(batch_shape, base.event_shape, validate_args=False)
 
-    def _ungroup(self, value: Tensor) -> Tensor:
-        """[B, K, ..., T] → [K, B·..., T]."""
-        return value.movedim(self.sample_dim, 0).flatten(1, -2)
-
     def _group(self, value: Tensor) -> Tensor:
         """[K, B·..., (T)] → [B, K, ..., (T)]."""
         contexts = [*self.batch_shape[: self.sample_dim], *self.batch_shape[self.sample_dim + 1 :]]
@@ -49,7 +45,7 @@ class GroupDistribution(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), in nats. [B, K, ..., T] → [B, K, ...]."""
-        return self._group(self.base.log_prob(self._ungroup(value)))
+        return self._group(self.base.log_prob(value.movedim(self.sample_dim, 0).flatten(1, -2)))
 
     def entropy(self) -> Tensor:
         """Entropy of each member, in nats. [B, K, ...]."""

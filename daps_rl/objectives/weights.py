@@ -74,15 +74,10 @@ class DAPSWeights(TensorDictModuleBase):
             raise ValueError(f"sample_dim counts from the front and must be >= 0, got {sample_dim}; 1 for [B, K, ...].")
         check_pooling(pooling, allowed=sample_dim is not None)
         self.trust_region = make_trust_region(trust_region, ess_fraction)
-        # Kept by reference, outside the module's own buffers: `.to(device)` would make a copy that no schedule reaches.
-        self._floor = (temperature_floor,)
+        # By reference and no buffer: `.to(device)` would make a copy that no schedule reaches.
+        self.temperature_floor = temperature_floor
         self.entropy_coeff, self.sample_dim, self.pooling, self.gather = entropy_coeff, sample_dim, pooling, gather
         self.set_keys()
-
-    @property
-    def temperature_floor(self) -> Tensor | float:
-        """The floor of the temperature, in nats, as it is now."""
-        return self._floor[0]
 
     def set_keys(self, **keys: Any) -> None:
         """Sets the keys that are read and written; those not given stay. See `TargetKeys`."""

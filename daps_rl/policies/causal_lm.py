@@ -21,11 +21,8 @@ class CausalLMAnswers(DiscreteCodes):
     """q(z|x) over answers of up to T tokens: batch shape [B], event shape [T].
 
     An answer ends with the end token; what stands behind it is padding, has probability exactly 1 there, and adds
-    nothing to `log_prob`. Anything else behind an end has probability exactly 0.
-
-    Args:
-        policy: of the model.
-        prompt: int64 [B, P], padded on the left.
+    nothing to `log_prob`. Anything else behind an end has probability exactly 0. Prompts, int64 [B, P], are padded on
+    the left.
     """
 
     def __init__(self, policy: CausalLMPolicy, prompt: Tensor) -> None:
@@ -81,7 +78,8 @@ class CausalLMAnswers(DiscreteCodes):
         prompt = self.prompt.repeat(len(codes) // len(self.prompt), 1)
         logits = policy.logits(torch.cat((prompt, codes[:, :-1]), dim=1), length)  # [N, T, V]
         picked = torch.log_softmax(logits, dim=-1).gather(-1, codes.unsqueeze(-1))[..., 0]  # [N, T]
-        ended = policy.ended_before(codes)
+        ends = codes == policy.end_token
+        ended = (ends.long().cumsum(-1) - ends.long()) > 0  # before each position
         padding = torch.where(codes == policy.pad_token, 0.0, -math.inf).to(picked.dtype)
         return torch.where(ended, padding, picked).sum(-1).view(value.shape[:-1])
 
@@ -108,8 +106,6 @@ class CausalLMPolicy(nn.Module):
         end_token: ends an answer.
         pad_token: stands behind the end, and before a short prompt; the end token if None.
         temperature: that logits are divided by, in drawing and in scoring.
-    Raises:
-        ValueError: a size is out of range.
     """
 
     def __init__(
@@ -150,11 +146,6 @@ class CausalLMPolicy(nn.Module):
         if prompt.ndim != 2:
             raise ValueError(f"prompts must be [B, P], got shape {tuple(prompt.shape)}; pad them on the left.")
         return CausalLMAnswers(self, prompt.long())
-
-    def ended_before(self, codes: Tensor) -> Tensor:
-        """Whether an answer has ended before each of its positions. [N, T], bool."""
-        ends = (codes == self.end_token).long().cumsum(-1)
-        return torch.cat((torch.zeros_like(ends[:, :1]), ends[:, :-1]), dim=-1) > 0
 
     def logits(self, ids: Tensor, prompt_length: int) -> Tensor:
         """Of each answer token, the first of which stands behind the prompt. [N, P + T - 1] → [N, T, V]."""

@@ -27,7 +27,10 @@ class ItemEncoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, items: Tensor) -> Tensor:
-        x = self.embed(items)
+        return self.mix(self.embed(items))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """The blocks, on embedded items. [B, N, D] → [B, N, D]."""
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

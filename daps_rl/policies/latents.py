@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution, Independent, Normal, constraints
 
-from daps_rl.policies.point import PointCodes
+from daps_rl.policies.distribution import SampleShape
 
 FSQ_LEVELS = {
     256: (8, 6, 5), 1024: (8, 5, 5, 5), 4096: (7, 5, 5, 5, 5), 16384: (8, 8, 8, 6, 5), 65536: (8, 8, 8, 5, 5, 5),
@@ -82,6 +83,36 @@ class Codebook(nn.Module):
         """The nearest codes of an encoder's outputs [B, T, E]."""
         embedded, codes, *loss = self.quantizer(features)
         return Quantized(embedded, codes.long(), loss[0].sum() if loss else features.new_zeros(()))
+
+
+class PointCodes(Distribution):
+    """All mass on one code per datum: batch shape [B], event shape [T]. What quantisers (VQ, FSQ) give.
+
+    It has no density to learn from, and against a prior over codes no ELBO worth the name: `log_prob` raises.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(self, codes: Tensor) -> None:
+        self.codes = codes  # int64 [B, T]
+        super().__init__(codes.shape[:-1], codes.shape[-1:], validate_args=False)
+
+    def sample(self, sample_shape: SampleShape = ()) -> Tensor:
+        """The code, as often as asked for. [*sample_shape, B, T]."""
+        return self.codes.expand(*sample_shape, *self.codes.shape)
+
+    @property
+    def mode(self) -> Tensor:
+        """The code. [B, T]."""
+        return self.codes
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Raises NotImplementedError: a point mass has no density."""
+        raise NotImplementedError("a deterministic encoder has no log-probability; its KL and ELBO are not defined.")
+
+    def entropy(self) -> Tensor:
+        """Zero. [B]."""
+        return torch.zeros(self.batch_shape, device=self.codes.device)
 
 
 class QuantizerPolicy(nn.Module):

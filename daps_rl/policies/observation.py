@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from daps_rl.functional.checks import in_full_precision
 from daps_rl.policies.checks import check_transformer_sizes
-from daps_rl.policies.layers import CrossAttention, EncoderBlock, sinusoidal_positions
+from daps_rl.policies.items import ItemEncoder
+from daps_rl.policies.layers import CrossAttention, sinusoidal_positions
 
 
 class Patches(nn.Module):
@@ -68,7 +69,7 @@ class Patches(nn.Module):
         return patches.reshape(b, self.num_patches, self.patch_dim)
 
 
-class ObservationEncoder(nn.Module):
+class ObservationEncoder(ItemEncoder):
     """Transformer over num_patches = P patches of an observation. [B, *observation_shape] → [B, P, embed_dim]."""
 
     def __init__(
@@ -81,19 +82,14 @@ class ObservationEncoder(nn.Module):
         num_layers: int,
         mlp_ratio: float,
     ) -> None:
-        super().__init__()
-        self.patches = Patches(observation_shape, num_patches)
-        self.embed = nn.Linear(self.patches.patch_dim, embed_dim)
+        patches, sizes = Patches(observation_shape, num_patches), {"num_heads": num_heads, "num_layers": num_layers}
+        super().__init__(patches.patch_dim, embed_dim, mlp_ratio=mlp_ratio, **sizes)
+        self.patches = patches
         self.register_buffer("positions", sinusoidal_positions(num_patches, embed_dim), persistent=False)
-        self.blocks = nn.ModuleList(EncoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, observation: Tensor) -> Tensor:
         check_observation(observation, self.patches.observation_shape)
-        x = self.embed(self.patches(observation)) + self.positions  # [B, P, D]
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.mix(self.embed(self.patches(observation)) + self.positions)
 
 
 class TokenQueries(nn.Module):
