@@ -48,12 +48,8 @@ class DiscreteAutoencoder(nn.Module):
     ) -> DiscreteAutoencoder:
         """Builds the parts that are not given; with a part of your own the config is not kept.
 
-        Args:
-            config: sizes.
-            policy, decoder, prior: parts of your own.
-            data_mean: mean of the training data, where a decoder that is built here starts.
-        Raises:
-            ValueError: the policy is a quantiser, and the decoder has no codebook; or there is no such problem.
+        A decoder that is built here starts at data_mean, the mean of the training data. Raises ValueError where the
+        policy is a quantiser and the decoder has no codebook, or where there is no such problem.
         """
         own_parts = any(part is not None for part in (policy, decoder, prior))
         kind, problem = POLICIES[config.policy], None
@@ -72,11 +68,10 @@ class DiscreteAutoencoder(nn.Module):
         They are drawn, or greedy where `deterministic`. Raises ValueError where x has not the shape the policy takes.
         """
         distribution = self.policy(x)
-        if deterministic:
-            codes = distribution.mode
-            return codes if num_samples is None else codes.unsqueeze(1).expand(-1, num_samples, -1)
         if num_samples is None:
-            return distribution.sample()
+            return distribution.mode if deterministic else distribution.sample()
+        if deterministic:
+            return distribution.mode.unsqueeze(1).expand(-1, num_samples, -1)
         return distribution.sample((num_samples,)).transpose(0, 1)
 
     @torch.no_grad()

@@ -129,8 +129,7 @@ class PolicyBottleneck(nn.Module):
         check_ess_fraction(ess_fraction, samples)
         self.dim, self.vocab_size, self.samples, self.num_tokens = dim, vocab_size, samples, num_tokens
         self.channel_first, self.centered = channel_first, centered
-        self.beta: Tensor
-        self.register_buffer("beta", torch.tensor(float(beta)))
+        self.beta = nn.Buffer(torch.tensor(float(beta)))
         self.trust_region = make_trust_region(trust_region, ess_fraction)
         self.embedding = nn.Embedding(vocab_size, dim)
         if policy == "factorized":

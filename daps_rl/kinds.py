@@ -65,10 +65,8 @@ def _gaussian(settings: Any, decoder: nn.Module) -> nn.Module:
 
 
 def _lattice(settings: Any) -> nn.Module | None:
-    """Points of a lattice, or None: the decoder then has a table of its own."""
-    if settings.token_vectors != "lattice":
-        return None
-    return LatticeEmbedding(settings.vocab_size, settings.decoder_embed_dim)
+    on_lattice = settings.token_vectors == "lattice"
+    return LatticeEmbedding(settings.vocab_size, settings.decoder_embed_dim) if on_lattice else None
 
 
 def _codebook(settings: Any) -> nn.Module:
@@ -76,16 +74,11 @@ def _codebook(settings: Any) -> nn.Module:
 
 
 class PolicyKind(NamedTuple):
-    """What the name of a policy stands for, as functions of a model's settings.
+    """What the name of a policy stands for, as functions of a model's settings."""
 
-    Attributes:
-        policy: (settings, decoder) → the policy.
-        embedding: what the decoder reads tokens with; None for a table of its own.
-        prior: over what the policy gives.
-        vocabulary: codes that a token can take; None for continuous latents.
-    """
-
-    policy: Callable[[Any, nn.Module], nn.Module]
+    policy: Callable[[Any, nn.Module], nn.Module]  # for a decoder
+    # What the decoder reads tokens with (None for a table of its own), a prior over what the policy gives, and how many
+    # codes a token can take (None for continuous latents).
     embedding: Callable[[Any], nn.Module | None] = _lattice
     prior: Callable[[Any], nn.Module] = lambda settings: UniformPrior(settings.num_tokens, settings.vocab_size)
     vocabulary: Callable[[Any], int | None] = lambda settings: settings.vocab_size

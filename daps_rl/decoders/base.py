@@ -65,8 +65,7 @@ class CodeDecoder(nn.Module):
         start = torch.zeros(self.likelihood.outputs_per_entry, *self.observation_shape)
         if data_mean is not None:
             start.copy_(self.likelihood.outputs_at(data_mean).detach())
-        self.outputs_at_start: Tensor
-        self.register_buffer("outputs_at_start", start)
+        self.outputs_at_start = nn.Buffer(start)
 
     def forward(self, codes: Tensor) -> Distribution:
         embedded = codes if torch.is_floating_point(codes) else self.embed(codes)  # [..., T, E]

@@ -26,9 +26,8 @@ class DiagonalGaussian(Distribution):
     So log_prob is to be part of a loss that is minimised, with a minus.
 
     Args:
-        outputs: mean and log-variance [..., 2, *event_shape].
+        outputs: mean and log-variance [..., 2, *event_shape]; an event has event_dims axes.
         bounds: (low, high) of the log-variance.
-        event_dims: axes of an event.
     References:
         Ballé et al. (2018), Variational image compression with a scale hyperprior: the bound's gradient, as in their
         code (`identity_if_towards`).

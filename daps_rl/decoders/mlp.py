@@ -19,8 +19,6 @@ class MLPDecoder(CodeDecoder):
         num_tokens, vocab_size, observation_shape, embed_dim, and parts (likelihood, embed): see `CodeDecoder`.
         hidden: widths of the hidden layers; (64, 256) are the published ones.
         data_mean: mean of the training data [*observation_shape], where the reconstructions start.
-    Raises:
-        ValueError: a size is not positive.
     """
 
     model_settings: ClassVar[dict[str, str]] = {"hidden": "decoder_hidden"}
@@ -43,18 +41,15 @@ class MLPDecoder(CodeDecoder):
         for fan_in, fan_out in itertools.pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
-        self._initialize(data_mean)
-
-    @torch.no_grad()
-    def _initialize(self, data_mean: Tensor | None) -> None:
-        *hidden, last = (layer for layer in self.layers if isinstance(layer, nn.Linear))
-        for layer in hidden:
+        *others, last = (layer for layer in layers if isinstance(layer, nn.Linear))
+        for layer in others:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        last.weight.mul_(LAST_LAYER_SCALE * self.likelihood.output_scale)
         nn.init.zeros_(last.bias)
-        if data_mean is not None:
-            last.bias.copy_(self.likelihood.outputs_at(data_mean).flatten())
+        with torch.no_grad():
+            last.weight.mul_(LAST_LAYER_SCALE * self.likelihood.output_scale)
+            if data_mean is not None:
+                last.bias.copy_(self.likelihood.outputs_at(data_mean).flatten())
 
     def outputs(self, embedded: Tensor) -> Tensor:
         return self.layers(embedded.flatten(1)).view(-1, self.likelihood.outputs_per_entry, *self.observation_shape)

@@ -60,8 +60,7 @@ class SequenceDecoder(CodeDecoder):
                 f"observation_shape must be (L, D) for a SequenceDecoder, got {self.observation_shape}; use a "
                 "ResNetDecoder for images (C, H, W) and an MLPDecoder for (D,)."
             )
-        self.positions: Tensor
-        self.register_buffer("positions", sinusoidal_positions(num_tokens, embed_dim), persistent=False)
+        self.positions = nn.Buffer(sinusoidal_positions(num_tokens, embed_dim), persistent=False)
         self.blocks = nn.Sequential(*(EncoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_blocks)))
         self.norm = nn.LayerNorm(embed_dim)
         doublings, self.start = plan_resampling((num_tokens,), self.observation_shape[:1])

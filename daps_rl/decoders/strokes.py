@@ -32,13 +32,12 @@ class StrokeRenderer(nn.Module):
         if not self.pen > 0.0:
             raise ValueError(f"pen must be positive, got {pen}; it is a diameter in pixels.")
         rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-        self.pixels: Tensor  # [H·W, 2], x and y of their centres
-        self.register_buffer("pixels", torch.stack((columns, rows), -1).view(-1, 2), persistent=False)
-        self.sizes: Tensor
-        self.register_buffer("sizes", torch.tensor([float(width), float(height)]), persistent=False)
+        # [H·W, 2], x and y of their centres.
+        self.pixels = nn.Buffer(torch.stack((columns, rows), -1).view(-1, 2), persistent=False)
+        self.sizes = nn.Buffer(torch.tensor([float(width), float(height)]), persistent=False)
         t = torch.linspace(0.0, 1.0, SEGMENTS + 1)
-        self.bernstein: Tensor  # [SEGMENTS + 1, 3], weights of start, control point and end
-        self.register_buffer("bernstein", torch.stack(((1 - t) ** 2, 2 * t * (1 - t), t**2), -1), persistent=False)
+        # [SEGMENTS + 1, 3], weights of start, control point and end.
+        self.bernstein = nn.Buffer(torch.stack(((1 - t) ** 2, 2 * t * (1 - t), t**2), -1), persistent=False)
 
     @torch.no_grad()
     def forward(self, codes: Tensor) -> Tensor:

@@ -79,8 +79,7 @@ def daps_loss(
         log_prob: log q(z|x) of each sampled code under the policy that drew it and is trained, in nats. [B, K].
         reward: of the same codes; no gradient flows. [B, K].
         temperature: positive, from a trust region. A number, or 0-dim.
-        centered: see `weighted_likelihood_loss`.
-        pooling: see `target_weights`; with centred weights.
+        centered, pooling: see `weighted_likelihood_loss` and `target_weights`; a pooling goes with centred weights.
     References:
         Drolet et al. (2026), arXiv 2509.24716, section 3. The paper's baseline is left out: constant within a
         context, it cancels in the softmax.

@@ -29,8 +29,6 @@ class DecoderLoss(LossModule):
 
     @dataclass
     class _AcceptedKeys:
-        """Keys that `set_keys` takes."""
-
         action: NestedKey = "action"
         observation: NestedKey = "observation"
 

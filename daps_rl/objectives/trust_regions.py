@@ -52,8 +52,7 @@ class FixedTemperature(TrustRegion):
         super().__init__()
         if not temperature > 0.0:
             raise ValueError(f"temperature must be positive, got {temperature}; 1.0 weighs by exp(reward).")
-        self.temperature: Tensor
-        self.register_buffer("temperature", torch.tensor(float(temperature)))
+        self.temperature = nn.Buffer(torch.tensor(float(temperature)))
 
     def forward(self, reward: Tensor, floor: Tensor | float = 0.0) -> Tensor:
         return self.temperature.clamp(min=floor)
@@ -80,12 +79,9 @@ class AdaptiveTemperature(TrustRegion):
         self.ess_fraction, self.learning_rate = ess_fraction, learning_rate
         # Buffers, not parameters: the state of this small AdamW is saved with the module and no optimiser of the
         # user's picks it up.
-        self.log_eta: Tensor
-        self.moments: Tensor
-        self.count: Tensor
-        self.register_buffer("log_eta", torch.tensor(float(init)).log())
-        self.register_buffer("moments", torch.zeros(2))
-        self.register_buffer("count", torch.zeros(()))
+        self.log_eta: Tensor = nn.Buffer(torch.tensor(float(init)).log())
+        self.moments = nn.Buffer(torch.zeros(2))
+        self.count: Tensor = nn.Buffer(torch.zeros(()))
 
     def forward(self, reward: Tensor, floor: Tensor | float = 0.0) -> Tensor:
         check_ess_fraction(self.ess_fraction, reward.shape[-1])

@@ -22,12 +22,9 @@ from daps_rl.policies.observation import ObservationEncoder, make_readout
 class AutoregressiveCategorical(DiscreteCodes):
     """q(z|x) = Π_t q(z_t | z_<t, x): batch shape [B], event shape [T].
 
-    Holds the encoded context: x is encoded once, however many codes are drawn or scored. `sample` draws token by
-    token with a key/value cache and no gradient; `log_prob` is one teacher-forced pass, with gradient.
-
-    Args:
-        transformer: gives the logits of the next token.
-        context: from `transformer.prepare`.
+    Holds the encoded context, from `transformer.prepare`: x is encoded once, however many codes are drawn or scored.
+    `sample` draws token by token with a key/value cache and no gradient; `log_prob` is one teacher-forced pass, with
+    gradient.
     """
 
     def __init__(self, transformer: CodeTransformer, context: Context) -> None:
@@ -202,8 +199,13 @@ class AutoregressivePolicy(nn.Module):
         check_code_sizes(num_tokens, vocab_size)
         if pointer and head is not None:
             raise ValueError("a pointer is a head; leave out head= or pointer=True.")
-        if token_sizes is not None:
-            check_token_sizes(token_sizes, num_tokens, vocab_size)
+        if token_sizes is not None and (
+            len(token_sizes) != num_tokens or not 1 <= min(token_sizes) <= max(token_sizes) <= vocab_size
+        ):
+            raise ValueError(
+                f"token_sizes must be {num_tokens} numbers in 1 … {vocab_size} (num_tokens and vocab_size), "
+                f"got {list(token_sizes)}; vocab_size is the largest of them."
+            )
         num_code_layers = num_layers if num_code_layers is None else num_code_layers
         check_transformer_sizes(embed_dim, num_heads, min(num_layers, num_code_layers))
         self.observation_shape = tuple(observation_shape)
@@ -230,12 +232,3 @@ class AutoregressivePolicy(nn.Module):
     def forward(self, observation: Tensor) -> AutoregressiveCategorical:
         context = self.transformer.prepare(self.encoder(observation), observation)
         return AutoregressiveCategorical(self.transformer, context)
-
-
-def check_token_sizes(token_sizes: Sequence[int], num_tokens: int, vocab_size: int) -> None:
-    """Raises ValueError unless there is a size for each position, in 1 … V."""
-    if len(token_sizes) != num_tokens or not all(1 <= size <= vocab_size for size in token_sizes):
-        raise ValueError(
-            f"token_sizes must be {num_tokens} numbers in 1 … {vocab_size} (num_tokens and vocab_size), "
-            f"got {list(token_sizes)}; vocab_size is the largest of them."
-        )

@@ -54,7 +54,7 @@ class CausalLMAnswers(DiscreteCodes):
         ids, cache = prompt, None
         answer = prompt.new_full((n, policy.num_tokens), policy.pad_token)
         ended = torch.zeros(n, dtype=torch.bool, device=prompt.device)
-        log_prob: Tensor | float = 0.0
+        log_prob = torch.zeros(n, device=prompt.device)
         for t in range(policy.num_tokens):
             logits, cache = policy.next_logits(ids, prompt.shape[1], cache)
             log_probs = torch.log_softmax(logits, dim=-1)  # [N, V]
@@ -67,7 +67,6 @@ class CausalLMAnswers(DiscreteCodes):
             answer[:, t] = torch.where(ended, policy.pad_token, token[:, 0])
             ended = ended | (token[:, 0] == policy.end_token)
             ids = torch.cat((ids, answer[:, t : t + 1]), dim=1)
-        assert isinstance(log_prob, Tensor)  # at least one token
         return answer, log_prob
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -101,8 +101,7 @@ class CodeTransformer(nn.Module):
         else:
             self.embed = nn.Embedding(vocab_size, embed_dim)
             nn.init.normal_(self.embed.weight, std=0.02)
-        self.positions: Tensor
-        self.register_buffer("positions", sinusoidal_positions(num_tokens, embed_dim), persistent=False)
+        self.positions = nn.Buffer(sinusoidal_positions(num_tokens, embed_dim), persistent=False)
         self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
         self.head = PointerHead(embed_dim) if pointer else head or nn.Linear(embed_dim, vocab_size)
@@ -157,10 +156,9 @@ class CodeTransformer(nn.Module):
     def log_prob(self, codes: Tensor, context: Context, known: Tensor | None = None) -> Tensor:
         """Teacher-forced log-probabilities, in nats, with gradient. codes [B, K, T] → [B, K].
 
-        Where their value is known [B, K], a backend need not compute it again.
-
-        On a CPU some contexts at a time, `CPU_TOKENS`. Logits of more than `LARGEST_LOGITS` entries are made, and in
-        the backward pass made again, for some contexts at a time.
+        Where their value is known [B, K], a backend need not compute it again. On a CPU some contexts at a time,
+        `CPU_TOKENS`. Logits of more than `LARGEST_LOGITS` entries are made, and in the backward pass made again, for
+        some contexts at a time.
         """
         if codes.shape[-1] == self.num_tokens and (backend := self.backend_for(context)):
             return backend.log_prob(self, context, codes, known)

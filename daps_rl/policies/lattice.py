@@ -63,8 +63,7 @@ class LatticeEmbedding(nn.Module):
                 f"out for {lattice_levels(vocab_size)}."
             )
         axes = [torch.linspace(-1.0, 1.0, count) for count in levels]
-        self.coordinates: Tensor  # [V, d]
-        self.register_buffer("coordinates", torch.cartesian_prod(*axes).view(vocab_size, -1), persistent=False)
+        self.coordinates = nn.Buffer(torch.cartesian_prod(*axes).view(vocab_size, -1), persistent=False)  # [V, d]
         self.project = nn.Linear(len(levels), embed_dim)
 
     @property
@@ -91,9 +90,8 @@ class LatticeHead(nn.Module):
         self.mean, self.log_precision = nn.Linear(dim, axes), nn.Linear(dim, axes)
         nn.init.zeros_(self.log_precision.weight)
         nn.init.constant_(self.log_precision.bias, -math.log(2.0 * deviation**2))
-        self.features: Tensor  # [V, 2d]
         points = embedding.coordinates
-        self.register_buffer("features", torch.cat((points, -points.square()), dim=-1), persistent=False)
+        self.features = nn.Buffer(torch.cat((points, -points.square()), dim=-1), persistent=False)  # [V, 2d]
 
     def forward(self, x: Tensor) -> Tensor:
         precision = self.log_precision(x).clamp(*LOG_PRECISIONS).exp()  # [..., d]

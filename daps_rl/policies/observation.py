@@ -18,20 +18,13 @@ from daps_rl.policies.layers import CrossAttention, sinusoidal_positions
 class Patches(nn.Module):
     """Cuts observations into P patches, padding with zeros where the sizes do not divide.
 
-    Images [B, C, H, W] are cut into the most nearly square grid of P patches; vectors [B, D] into P
-    pieces; sequences [B, L, D] into P stretches of time.
-
-    Args:
-        observation_shape: shape of one observation: (C, H, W), (D,) or (L, D).
-        num_patches: P.
-    Raises:
-        ValueError: the shape has no or more than three axes, or there are more patches than entries.
+    Images [B, C, H, W] are cut into the most nearly square grid of num_patches = P patches; vectors [B, D] into P
+    pieces; sequences [B, L, D] into P stretches of time. More patches than entries raise a ValueError.
     """
 
     def __init__(self, observation_shape: tuple[int, ...], num_patches: int) -> None:
         super().__init__()
-        self.observation_shape = tuple(observation_shape)
-        self.num_patches = num_patches
+        self.observation_shape, self.num_patches = tuple(observation_shape), num_patches
         if not 1 <= len(self.observation_shape) <= 3:
             raise ValueError(
                 f"observation_shape must be (C, H, W), (L, D) or (D,), got {self.observation_shape}; "
@@ -85,10 +78,15 @@ class ObservationEncoder(ItemEncoder):
         patches, sizes = Patches(observation_shape, num_patches), {"num_heads": num_heads, "num_layers": num_layers}
         super().__init__(patches.patch_dim, embed_dim, mlp_ratio=mlp_ratio, **sizes)
         self.patches = patches
-        self.register_buffer("positions", sinusoidal_positions(num_patches, embed_dim), persistent=False)
+        self.positions = nn.Buffer(sinusoidal_positions(num_patches, embed_dim), persistent=False)
 
     def forward(self, observation: Tensor) -> Tensor:
-        check_observation(observation, self.patches.observation_shape)
+        shape = self.patches.observation_shape
+        if tuple(observation.shape[1:]) != shape or not torch.is_floating_point(observation):
+            raise ValueError(
+                f"observation must be a floating-point batch of shape [B, {', '.join(map(str, shape))}], "
+                f"got {observation.dtype} of shape {tuple(observation.shape)}; reshape or convert it."
+            )
         return self.mix(self.embed(self.patches(observation)) + self.positions)
 
 
@@ -163,15 +161,6 @@ class TokenEncoder(nn.Module):
     def token_outputs(self, observation: Tensor) -> Tensor:
         """[B, *observation_shape] → [B, T, outputs]."""
         return in_full_precision(self.head, self.readout(self.encoder(observation)))
-
-
-def check_observation(observation: Tensor, shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless the observation is a floating batch [B, *shape]."""
-    if tuple(observation.shape[1:]) != tuple(shape) or not torch.is_floating_point(observation):
-        raise ValueError(
-            f"observation must be a floating-point batch of shape [B, {', '.join(map(str, shape))}], "
-            f"got {observation.dtype} of shape {tuple(observation.shape)}; reshape or convert it."
-        )
 
 
 def _grid_rows(num_patches: int, height: int, width: int) -> int:

@@ -50,8 +50,7 @@ class UniformPrior(nn.Module):
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
-        self._device: Tensor
-        self.register_buffer("_device", torch.empty(0), persistent=False)
+        self._device = nn.Buffer(torch.empty(0), persistent=False)
 
     def forward(self) -> UniformCodes:
         return UniformCodes(self.num_tokens, self.vocab_size, self._device.device)
@@ -68,8 +67,7 @@ class NormalPrior(nn.Module):
 
     def __init__(self, num_tokens: int, embed_dim: int) -> None:
         super().__init__()
-        self._zeros: Tensor
-        self.register_buffer("_zeros", torch.zeros(num_tokens, embed_dim), persistent=False)
+        self._zeros = nn.Buffer(torch.zeros(num_tokens, embed_dim), persistent=False)
 
     def forward(self) -> Distribution:
         return Independent(Normal(self._zeros, torch.ones_like(self._zeros), validate_args=False), 2)
