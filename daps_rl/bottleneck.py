@@ -98,8 +98,6 @@ class PolicyBottleneck(nn.Module):
         trust_region: see `objectives.DAPSLoss`.
         centered: centred weights, see `functional.weighted_likelihood_loss`.
         num_heads, num_layers, mlp_ratio: of the autoregressive policy's transformer; num_heads divides dim.
-    Raises:
-        ValueError: an option is out of range.
     References:
         Drolet et al. (2026), arXiv 2509.24716.
     """

@@ -25,8 +25,7 @@ class CodeDecoder(nn.Module):
     the mean, and to do so learns to ignore the codes: hundreds of steps are lost.
 
     Args:
-        num_tokens: T.
-        vocab_size: V.
+        num_tokens, vocab_size: T and V.
         observation_shape: shape of one datum.
         likelihood: what the outputs mean; Bernoulli if None.
         embed_dim: E, of a token.

@@ -72,8 +72,7 @@ class StrokeDecoder(nn.Module):
     It has no weights. Quantisers and relaxations cannot learn through it; agents that learn from rewards can.
 
     Args:
-        num_tokens: T, seven for each stroke.
-        vocab_size: V, steps of a coordinate.
+        num_tokens, vocab_size: T, seven for each stroke, and V, steps of a coordinate.
         observation_shape: (1, H, W), with values from 0 (paper) to 1 (ink).
         likelihood: a Gaussian of variance 0.02 if None. One with an output per entry, its mean.
         pen: see `StrokeRenderer`.

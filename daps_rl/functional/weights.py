@@ -1,4 +1,7 @@
-"""Self-normalised importance weights of sampled codes, and how concentrated they are."""
+"""Self-normalised importance weights of sampled codes, and how concentrated they are.
+
+A tensor that is not [B, K], and a number out of the range that is named, raise a ValueError.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,6 @@ def target_weights(
     Returns:
         [B, K], detached, each row sums to 1 (with pooling, to between 0 and 1 + c/K). float32 (float64 for float64
         input).
-    Raises:
-        ValueError: reward is not [B, K], a temperature given as a number is not positive, or pooling is negative.
     References:
         Drolet et al. (2026), arXiv 2509.24716, section 3. The pooling is ours.
     """

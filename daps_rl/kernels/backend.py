@@ -20,11 +20,7 @@ EPSILON = 1e-5  # of a norm
 
 
 class CpuKernels:
-    """A `Backend` whose passes on a CPU in float32 are compiled: the same, but for rounding, and faster.
-
-    Raises:
-        KernelsUnavailable: they cannot be compiled here.
-    """
+    """A `Backend` whose passes on a CPU in float32 are compiled; raises `KernelsUnavailable` where they cannot be."""
 
     def __init__(self) -> None:
         load()

@@ -70,11 +70,9 @@ class GroupActor(TensorDictModuleBase):
 
     Args:
         policy: maps observations [B, *x] to a distribution of batch shape [B] and event shape [T].
-        in_key, action_key, log_prob_key: keys of the tensordict.
         sample_dim: the dimension of the K codes of a context, counted from the front, as in `DAPSLoss`; 2 for the
-            batches [W, B, K] of a `ParallelEnv`.
-    Raises:
-        ValueError: (when called) the batch has no dimension `sample_dim`, or the entries along it are not one datum.
+            batches [W, B, K] of a `ParallelEnv`. When called, a batch without it, or whose entries along it are not one
+            datum, raises a ValueError.
     """
 
     def __init__(

@@ -65,8 +65,7 @@ class AdaptiveTemperature(TrustRegion):
 
     Args:
         ess_fraction: of K, in (1/K, 1].
-        init: first η, in nats.
-        learning_rate: of AdamW on log η.
+        init, learning_rate: first η, in nats, and the rate of AdamW on log η.
     References:
         Drolet et al. (2026), arXiv 2509.24716, appendix: init 100, learning rate 1e-3.
     """

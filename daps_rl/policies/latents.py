@@ -118,10 +118,7 @@ class PointCodes(Distribution):
 class QuantizerPolicy(nn.Module):
     """A deterministic encoder: called on observations [B, *x], gives `PointCodes` [B, T].
 
-    Args:
-        encoder: gives each token's vector, [B, T, E]; a `TokenEncoder`, say.
-        codebook: the decoder's; it stays the decoder's (it is held, not registered).
-        num_tokens, vocab_size: T and V.
+    The encoder gives each token's vector, [B, T, E]. The codebook stays the decoder's: it is held, not registered.
     """
 
     def __init__(self, encoder: nn.Module, codebook: Codebook, num_tokens: int, vocab_size: int) -> None:

@@ -78,10 +78,7 @@ class LatticeEmbedding(nn.Module):
 class LatticeHead(nn.Module):
     """Logits of a Gaussian on a lattice: −Σ_i p_i·(m_i − g_vi)², m and log p linear in h. [..., D] → [..., V].
 
-    Args:
-        dim: D.
-        embedding: the decoder's; only its lattice is read.
-        deviation: at the start, in each coordinate.
+    Of the decoder's embedding only the lattice is read. The deviation is that at the start, in each coordinate.
     """
 
     def __init__(self, dim: int, embedding: LatticeEmbedding, deviation: float = 0.25) -> None:

@@ -105,9 +105,8 @@ class TokenQueries(nn.Module):
 
 def make_readout(num_tokens: int, num_patches: int, dim: int, num_heads: int, *, own_encoder: bool) -> nn.Module:
     """Brings P encoded patches to T positions: as they are where P = T, else through learned queries."""
-    if num_patches == num_tokens and not own_encoder:
-        return nn.Identity()
-    return TokenQueries(num_tokens, dim, num_heads)
+    as_they_are = num_patches == num_tokens and not own_encoder
+    return nn.Identity() if as_they_are else TokenQueries(num_tokens, dim, num_heads)
 
 
 class TokenEncoder(nn.Module):
@@ -119,9 +118,7 @@ class TokenEncoder(nn.Module):
         observation_shape: shape of one observation: (C, H, W), (L, D) or (D,).
         num_tokens: T.
         outputs: size of a token's vector.
-        embed_dim: width D of the transformer.
-        num_heads: attention heads; divides embed_dim.
-        num_layers: blocks.
+        embed_dim, num_heads, num_layers: width D of the transformer, attention heads (they divide D), and blocks.
         mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the observation; T if None, as published.
         encoder: instead of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
