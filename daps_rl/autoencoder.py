@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from daps_rl.config import ModelConfig, config_from_dict
-from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder, Likelihood
+from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder
+from daps_rl.envs.problem import find_problem
 from daps_rl.files import write_atomically
 from daps_rl.kinds import POLICIES
 from daps_rl.priors import UniformPrior
-
-if TYPE_CHECKING:
-    from daps_rl.envs.problem import DiscreteProblem
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -50,39 +48,30 @@ class DiscreteAutoencoder(nn.Module):
     ) -> DiscreteAutoencoder:
         """Builds the parts that are not given; with a part of your own the config is not kept.
 
-        Args:
-            config: sizes.
-            policy, decoder, prior: parts of your own.
-            data_mean: mean of the training data, where a decoder that is built here starts.
+        A decoder that is built here starts at data_mean, the mean of the training data. Raises ValueError where the
+        policy is a quantiser and the decoder has no codebook, or where there is no such problem.
         """
         own_parts = any(part is not None for part in (policy, decoder, prior))
-        decoder = decoder or make_decoder(config, data_mean)
-        return cls(
-            policy or make_policy(config, decoder),
-            decoder,
-            prior or make_prior(config),
-            None if own_parts else config,
-        )
+        kind, problem = POLICIES[config.policy], None
+        if config.problem is not None and (policy is None or decoder is None):
+            problem = find_problem(config.problem)
+        if decoder is None:
+            decoder = problem.make_decoder(config.observation_shape) if problem else make_decoder(config, data_mean)
+        if policy is None:
+            policy = problem.make_policy(config) if problem else kind.policy(config, decoder)
+        return cls(policy, decoder, prior or kind.prior(config), None if own_parts else config)
 
     @torch.no_grad()
     def encode(self, x: Tensor, num_samples: int | None = None, deterministic: bool = False) -> Tensor:
-        """Codes of data.
+        """Codes of data: [B, *observation_shape] → int64 [B, T], or [B, K, T] with num_samples = K codes per datum.
 
-        Args:
-            x: data [B, *observation_shape].
-            num_samples: K codes per datum; one, without the axis, if None.
-            deterministic: the greedy code instead of a draw.
-        Returns:
-            int64 [B, T], or [B, K, T] with num_samples.
-        Raises:
-            ValueError: x has another shape than the policy takes.
+        They are drawn, or greedy where `deterministic`. Raises ValueError where x has not the shape the policy takes.
         """
         distribution = self.policy(x)
-        if deterministic:
-            codes = distribution.mode
-            return codes if num_samples is None else codes.unsqueeze(1).expand(-1, num_samples, -1)
         if num_samples is None:
-            return distribution.sample()
+            return distribution.mode if deterministic else distribution.sample()
+        if deterministic:
+            return distribution.mode.unsqueeze(1).expand(-1, num_samples, -1)
         return distribution.sample((num_samples,)).transpose(0, 1)
 
     @torch.no_grad()
@@ -125,9 +114,7 @@ class DiscreteAutoencoder(nn.Module):
         """Reads what `save_pretrained` wrote. Nothing is unpickled and no code is run from the folder.
 
         Args:
-            directory: the folder.
             policy, decoder, prior: parts of your own, built as they were when saved; their weights are loaded.
-            device: where the model goes.
             trust_problem: import the problem that the folder names, package.module:Class.
         Raises:
             ValueError: the folder is not a saved model, is damaged, does not fit the parts given, or names a problem
@@ -170,61 +157,25 @@ class DiscreteAutoencoder(nn.Module):
         return model.to(device).eval()
 
 
-def make_policy(config: ModelConfig, decoder: nn.Module) -> nn.Module:
-    """The policy that a config describes, for that decoder: it shares the vectors of its tokens, or its codebook.
-
-    Raises:
-        ValueError: the policy is a quantiser, and the decoder has no codebook.
-    """
-    if config.problem is not None:
-        return _problem(config.problem).make_policy(config)
-    return POLICIES[config.policy].policy(config, decoder)
-
-
-def make_prior(config: ModelConfig) -> nn.Module:
-    """The prior over what the policy gives: uniform over codes; standard normal over continuous latents."""
-    return POLICIES[config.policy].prior(config)
-
-
-def make_likelihood(config: ModelConfig) -> Likelihood:
-    """The likelihood that a config describes."""
-    cls = LIKELIHOODS[config.likelihood]
-    return cls(**{name: getattr(config, name) for name in cls.model_settings or ()})
-
-
 def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> nn.Module:
-    """The decoder that a config describes; for a problem, its reward in the decoder's place."""
-    if config.problem is not None:
-        return _problem(config.problem).make_decoder(config.observation_shape)
-    cls, own = DECODERS[config.decoder], {}
+    """The decoder of data that a config describes, with its likelihood."""
+    cls, likelihood = DECODERS[config.decoder], LIKELIHOODS[config.likelihood]
+    parts: dict[str, Any] = {
+        "likelihood": likelihood(**{name: getattr(config, name) for name in likelihood.model_settings or ()})
+    }
     if issubclass(cls, CodeDecoder):
-        own = {argument: getattr(config, name) for argument, name in cls.model_settings.items()}
-        own |= {
-            "embed": POLICIES[config.policy].embedding(config),
-            "embed_dim": config.decoder_embed_dim,
-            "data_mean": data_mean,
-        }
-    return cls(
-        config.num_tokens, config.vocab_size, config.observation_shape, likelihood=make_likelihood(config), **own
-    )
-
-
-def _problem(name: str) -> DiscreteProblem:
-    from daps_rl.envs.problem import find_problem  # environments bring TorchRL, which an autoencoder does without
-
-    return find_problem(name)
+        parts |= {argument: getattr(config, name) for argument, name in cls.model_settings.items()}
+        parts |= {"embed_dim": config.decoder_embed_dim, "data_mean": data_mean}
+        parts["embed"] = POLICIES[config.policy].embedding(config)
+    return cls(config.num_tokens, config.vocab_size, config.observation_shape, **parts)
 
 
 def code_sizes(policy: nn.Module) -> tuple[int, int]:
-    """(T, V) of a policy, which every policy carries as `num_tokens` and `vocab_size`.
-
-    Raises:
-        ValueError: the policy has no such attributes.
-    """
-    sizes = getattr(policy, "num_tokens", None), getattr(policy, "vocab_size", None)
-    if not (isinstance(sizes[0], int) and isinstance(sizes[1], int)):
-        raise ValueError(f"the policy {type(policy).__name__} needs integer attributes num_tokens and vocab_size.")
-    return sizes[0], sizes[1]
+    """(T, V) of a policy, which every policy carries as `num_tokens` and `vocab_size`; a ValueError without."""
+    match getattr(policy, "num_tokens", None), getattr(policy, "vocab_size", None):
+        case int(num_tokens), int(vocab_size):
+            return num_tokens, vocab_size
+    raise ValueError(f"the policy {type(policy).__name__} needs integer attributes num_tokens and vocab_size.")
 
 
 def _short(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,28 +17,19 @@ from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes
 from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.priors import UniformCodes
 
-POLICIES = ("factorized", "autoregressive")
-
 
 @dataclass(frozen=True, eq=False)
 class PolicyLoss:
     """The encoder's loss on the codes of one batch: called with their rewards, once these are known.
 
     A dataclass, so that DistributedDataParallel finds the graph behind `log_prob` among a model's outputs.
-
-    Args:
-        log_prob: log q(z|x) of each code, with gradient. [B, K].
-        prior_log_prob: log p(z). [B, K].
-        beta: weight of the KL to the prior. 0-dim.
-        trust_region: gives the temperature.
-        centered: see `functional.weighted_likelihood_loss`.
     """
 
-    log_prob: Tensor
-    prior_log_prob: Tensor
-    beta: Tensor
-    trust_region: nn.Module
-    centered: bool
+    log_prob: Tensor  # log q(z|x) of each code, with gradient. [B, K]
+    prior_log_prob: Tensor  # log p(z). [B, K]
+    beta: Tensor  # weight of the KL to the prior. 0-dim
+    trust_region: nn.Module  # gives the temperature
+    centered: bool  # see `functional.weighted_likelihood_loss`
 
     def __call__(self, reward: Tensor) -> Tensor:
         """`terms(reward).loss`, averaged over the data, 0-dim; 0 where each datum has one code only (in eval mode)."""
@@ -54,8 +45,6 @@ class PolicyLoss:
                 the order of the codes, or [B, K].
         Returns:
             DAPSTerms: loss [B]; weights [B, K] and effective_sample_size [B] (in samples), detached.
-        Raises:
-            ValueError: the reward has another shape.
         """
         groups = self.log_prob.shape
         if reward.shape not in (groups, (groups.numel(),)):
@@ -109,8 +98,6 @@ class PolicyBottleneck(nn.Module):
         trust_region: see `objectives.DAPSLoss`.
         centered: centred weights, see `functional.weighted_likelihood_loss`.
         num_heads, num_layers, mlp_ratio: of the autoregressive policy's transformer; num_heads divides dim.
-    Raises:
-        ValueError: an option is out of range.
     References:
         Drolet et al. (2026), arXiv 2509.24716.
     """
@@ -140,30 +127,23 @@ class PolicyBottleneck(nn.Module):
         check_ess_fraction(ess_fraction, samples)
         self.dim, self.vocab_size, self.samples, self.num_tokens = dim, vocab_size, samples, num_tokens
         self.channel_first, self.centered = channel_first, centered
-        self.beta: Tensor
-        self.register_buffer("beta", torch.tensor(float(beta)))
+        self.beta = nn.Buffer(torch.tensor(float(beta)))
         self.trust_region = make_trust_region(trust_region, ess_fraction)
         self.embedding = nn.Embedding(vocab_size, dim)
-        self.policy: nn.Module
-        if isinstance(policy, nn.Module):
-            self.policy = policy
-        elif policy == "factorized":
-            self.policy = FactorizedHead(dim, vocab_size)
-        elif policy == "autoregressive" and num_tokens is not None:
-            self.policy = AutoregressiveHead(dim, vocab_size, num_tokens, num_heads, num_layers, mlp_ratio)
+        if policy == "factorized":
+            policy = FactorizedHead(dim, vocab_size)
         elif policy == "autoregressive":
-            raise ValueError("an autoregressive policy needs num_tokens, got None; pass the number of feature vectors.")
-        else:
-            raise ValueError(f"policy must be one of {', '.join(POLICIES)} or a module, got {policy!r}.")
+            if num_tokens is None:
+                raise ValueError("an autoregressive policy needs num_tokens, got None; pass the number of features.")
+            policy = AutoregressiveHead(dim, vocab_size, num_tokens, num_heads, num_layers, mlp_ratio)
+        elif not isinstance(policy, nn.Module):
+            raise ValueError(f"policy must be one of factorized, autoregressive or a module, got {policy!r}.")
+        self.policy = policy
 
     def forward(self, features: Tensor, *, deterministic: bool | None = None) -> Bottlenecked:
-        """Codes for a batch of features.
+        """Codes for a batch of features [B, T, dim], or [B, dim, *grid] with `channel_first`.
 
-        Args:
-            features: [B, T, dim], or [B, dim, *grid] with `channel_first`.
-            deterministic: outside training mode, the greedy code of each datum (True or None) or a drawn one.
-        Raises:
-            ValueError: the features have another shape.
+        Outside training mode they are the greedy code of each datum, or with `deterministic=False` a drawn one.
         """
         tokens, grid = self._to_tokens(features)  # [B, T, dim]
         posterior = self.policy(tokens)
@@ -173,10 +153,8 @@ class PolicyBottleneck(nn.Module):
         else:
             codes = posterior.sample((1,)) if deterministic is False else posterior.mode[None]
             log_prob = posterior.log_prob(codes)
-        prior = UniformCodes(tokens.shape[1], self.vocab_size)
-        policy_loss = PolicyLoss(
-            log_prob.T, prior.log_prob(codes).T, self.beta.clone(), self.trust_region, self.centered
-        )
+        prior = UniformCodes(tokens.shape[1], self.vocab_size).log_prob(codes)
+        policy_loss = PolicyLoss(log_prob.T, prior.T, self.beta.clone(), self.trust_region, self.centered)
         codes = codes.transpose(0, 1).reshape(-1, *grid)  # [B·K, *grid]
         return Bottlenecked(self.embed(codes), codes, policy_loss)
 
@@ -224,15 +202,9 @@ class AutoregressiveHead(nn.Module):
         super().__init__()
         check_transformer_sizes(dim, num_heads, num_layers)
         self.norm = nn.LayerNorm(dim)
-        self.transformer = CodeTransformer(
-            num_tokens,
-            vocab_size,
-            embed_dim=dim,
-            num_heads=num_heads,
-            num_layers=num_layers,
-            mlp_ratio=mlp_ratio,
-            readout=nn.Identity(),  # each feature also stands at its own token
-        )
+        sizes: dict[str, Any] = {"embed_dim": dim, "num_heads": num_heads, "num_layers": num_layers}
+        readout = nn.Identity()  # each feature also stands at its own token
+        self.transformer = CodeTransformer(num_tokens, vocab_size, mlp_ratio=mlp_ratio, readout=readout, **sizes)
 
     def forward(self, features: Tensor) -> AutoregressiveCategorical:
         return AutoregressiveCategorical(self.transformer, self.transformer.prepare(self.norm(features)))

@@ -19,34 +19,33 @@ from daps_rl.policies.layers import EmbeddingHead
 from daps_rl.policies.observation import TokenEncoder
 from daps_rl.priors import NormalPrior, UniformPrior
 
-
-def _sizes(settings: Any) -> dict[str, Any]:
-    """The sizes of an encoder."""
-    names = ("embed_dim", "num_heads", "num_layers", "mlp_ratio")
-    return {**{name: getattr(settings, name) for name in names}, "num_patches": settings.num_patches or None}
+SIZES = ("observation_shape", "num_tokens", "embed_dim", "num_heads", "num_layers", "mlp_ratio")  # of an encoder
 
 
-def _codes(settings: Any, decoder: nn.Module) -> dict[str, Any]:
-    """What policies over codes take: sizes, and a head that shares the vectors of the decoder's tokens."""
+def _take(settings: Any, *names: str) -> dict[str, Any]:
+    """The sizes of an encoder, and further settings of those names."""
+    return {**{name: getattr(settings, name) for name in (*SIZES, *names)}, "num_patches": settings.num_patches or None}
+
+
+def _head(settings: Any, decoder: nn.Module) -> nn.Module | None:
+    """A head that shares the vectors of the decoder's tokens, where the settings ask for one."""
     embed = getattr(decoder, "embed", None)
-    head: nn.Module | None = None
     own_lattice = getattr(decoder, "token_lattice", None)
     lattice = embed if own_lattice is None else own_lattice()
     if settings.token_vectors == "lattice" and isinstance(lattice, LatticeEmbedding):
-        head = LatticeHead(settings.embed_dim, lattice)
-    elif settings.token_vectors == "shared" and isinstance(embed, nn.Embedding):
-        head = EmbeddingHead(settings.embed_dim, embed)
-    sizes = {name: getattr(settings, name) for name in ("observation_shape", "num_tokens", "vocab_size")}
-    return {**sizes, **_sizes(settings), "head": head}
+        return LatticeHead(settings.embed_dim, lattice)
+    if settings.token_vectors == "shared" and isinstance(embed, nn.Embedding):
+        return EmbeddingHead(settings.embed_dim, embed)
+    return None
 
 
 def _autoregressive(settings: Any, decoder: nn.Module) -> nn.Module:
-    own = {name: getattr(settings, name) for name in ("num_code_layers", "aligned_patches")}
-    return AutoregressivePolicy(**_codes(settings, decoder), **own)
+    taken = _take(settings, "vocab_size", "num_code_layers", "aligned_patches")
+    return AutoregressivePolicy(**taken, head=_head(settings, decoder))
 
 
 def _factorized(settings: Any, decoder: nn.Module) -> nn.Module:
-    return FactorizedPolicy(**_codes(settings, decoder))
+    return FactorizedPolicy(**_take(settings, "vocab_size"), head=_head(settings, decoder))
 
 
 def _quantizer(settings: Any, decoder: nn.Module) -> nn.Module:
@@ -56,24 +55,18 @@ def _quantizer(settings: Any, decoder: nn.Module) -> nn.Module:
             f"policy {settings.policy!r} quantises with the decoder's codebook, and {type(decoder).__name__} has none; "
             "build the decoder with embed=daps_rl.policies.Codebook(...)."
         )
-    encoder = TokenEncoder(
-        settings.observation_shape, settings.num_tokens, settings.decoder_embed_dim, **_sizes(settings)
-    )
+    encoder = TokenEncoder(outputs=settings.decoder_embed_dim, **_take(settings))
     return QuantizerPolicy(encoder, embed, settings.num_tokens, settings.vocab_size)
 
 
 def _gaussian(settings: Any, decoder: nn.Module) -> nn.Module:
-    encoder = TokenEncoder(
-        settings.observation_shape, settings.num_tokens, 2 * settings.decoder_embed_dim, **_sizes(settings)
-    )
+    encoder = TokenEncoder(outputs=2 * settings.decoder_embed_dim, **_take(settings))
     return GaussianPolicy(encoder, settings.num_tokens, settings.vocab_size)
 
 
 def _lattice(settings: Any) -> nn.Module | None:
-    """Points of a lattice, or None: the decoder then has a table of its own."""
-    if settings.token_vectors != "lattice":
-        return None
-    return LatticeEmbedding(settings.vocab_size, settings.decoder_embed_dim)
+    on_lattice = settings.token_vectors == "lattice"
+    return LatticeEmbedding(settings.vocab_size, settings.decoder_embed_dim) if on_lattice else None
 
 
 def _codebook(settings: Any) -> nn.Module:
@@ -81,16 +74,11 @@ def _codebook(settings: Any) -> nn.Module:
 
 
 class PolicyKind(NamedTuple):
-    """What the name of a policy stands for, as functions of a model's settings.
+    """What the name of a policy stands for, as functions of a model's settings."""
 
-    Attributes:
-        policy: (settings, decoder) → the policy.
-        embedding: what the decoder reads tokens with; None for a table of its own.
-        prior: over what the policy gives.
-        vocabulary: codes that a token can take; None for continuous latents.
-    """
-
-    policy: Callable[[Any, nn.Module], nn.Module]
+    policy: Callable[[Any, nn.Module], nn.Module]  # for a decoder
+    # What the decoder reads tokens with (None for a table of its own), a prior over what the policy gives, and how many
+    # codes a token can take (None for continuous latents).
     embedding: Callable[[Any], nn.Module | None] = _lattice
     prior: Callable[[Any], nn.Module] = lambda settings: UniformPrior(settings.num_tokens, settings.vocab_size)
     vocabulary: Callable[[Any], int | None] = lambda settings: settings.vocab_size

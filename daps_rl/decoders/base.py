@@ -25,8 +25,7 @@ class CodeDecoder(nn.Module):
     the mean, and to do so learns to ignore the codes: hundreds of steps are lost.
 
     Args:
-        num_tokens: T.
-        vocab_size: V.
+        num_tokens, vocab_size: T and V.
         observation_shape: shape of one datum.
         likelihood: what the outputs mean; Bernoulli if None.
         embed_dim: E, of a token.
@@ -61,16 +60,11 @@ class CodeDecoder(nn.Module):
         raise NotImplementedError
 
     def start_at(self, data_mean: Tensor | None) -> None:
-        """Makes the buffer that `around_start` adds: outputs [P, *x] for the data's mean [*x], or zeros."""
+        """Makes the buffer that outputs are to be added to: those [P, *x] for the data's mean [*x], or zeros."""
         start = torch.zeros(self.likelihood.outputs_per_entry, *self.observation_shape)
         if data_mean is not None:
             start.copy_(self.likelihood.outputs_at(data_mean).detach())
-        self.outputs_at_start: Tensor
-        self.register_buffer("outputs_at_start", start)
-
-    def around_start(self, outputs: Tensor) -> Tensor:
-        """A network's own outputs [N, P, *x], around those for the data's mean."""
-        return outputs + self.outputs_at_start
+        self.outputs_at_start = nn.Buffer(start)
 
     def forward(self, codes: Tensor) -> Distribution:
         embedded = codes if torch.is_floating_point(codes) else self.embed(codes)  # [..., T, E]

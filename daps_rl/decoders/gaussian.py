@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,13 +13,6 @@ from torch.distributions import Distribution
 from daps_rl.policies.distribution import SampleShape
 
 ENTRIES_AT_A_TIME = 2**20  # what the intermediate results of a log-density hold at most, or one row's
-
-
-class LogVarianceBounds(NamedTuple):
-    """Bounds of a log-variance."""
-
-    low: float
-    high: float
 
 
 class DiagonalGaussian(Distribution):
@@ -33,9 +26,8 @@ class DiagonalGaussian(Distribution):
     So log_prob is to be part of a loss that is minimised, with a minus.
 
     Args:
-        outputs: mean and log-variance [..., 2, *event_shape].
-        bounds: of the log-variance.
-        event_dims: axes of an event.
+        outputs: mean and log-variance [..., 2, *event_shape]; an event has event_dims axes.
+        bounds: (low, high) of the log-variance.
     References:
         Ballé et al. (2018), Variational image compression with a scale hyperprior: the bound's gradient, as in their
         code (`identity_if_towards`).
@@ -44,11 +36,10 @@ class DiagonalGaussian(Distribution):
     arg_constraints: ClassVar[dict] = {}
     has_rsample = True
 
-    def __init__(self, outputs: Tensor, bounds: LogVarianceBounds, event_dims: int) -> None:
+    def __init__(self, outputs: Tensor, bounds: tuple[float, float], event_dims: int) -> None:
         self.outputs, self.bounds = outputs, bounds
         batch_dims = outputs.ndim - event_dims - 1
-        event_shape = outputs.shape[batch_dims + 1 :]
-        super().__init__(outputs.shape[:batch_dims], event_shape, validate_args=False)
+        super().__init__(outputs.shape[:batch_dims], outputs.shape[batch_dims + 1 :], validate_args=False)
 
     @property
     def mean(self) -> Tensor:
@@ -93,7 +84,7 @@ class _LogDensity(torch.autograd.Function):
     """Outputs [N, ..., 2, *x] and values [N, ..., *x] → log-densities [N, ...], a few rows of N at a time."""
 
     @staticmethod
-    def forward(ctx: Any, outputs: Tensor, value: Tensor, bounds: LogVarianceBounds, batch_dims: int) -> Tensor:
+    def forward(ctx: Any, outputs: Tensor, value: Tensor, bounds: tuple[float, float], batch_dims: int) -> Tensor:
         ctx.save_for_backward(outputs, value)
         ctx.bounds, ctx.batch_dims = bounds, batch_dims
         rows, entries = _rows_at_a_time(value), math.prod(value.shape[batch_dims:])

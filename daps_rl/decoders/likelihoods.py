@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal
 from torch.nn import functional as F
 
-from daps_rl.decoders.gaussian import DiagonalGaussian, LogVarianceBounds
+from daps_rl.decoders.gaussian import DiagonalGaussian
 from daps_rl.functional.checks import as_float
 from daps_rl.policies.distribution import SampleShape
 
@@ -43,9 +43,7 @@ class Likelihood(nn.Module):
 class IndependentBits(Independent):
     """Independent Bernoulli variables by their logits, whose log_prob makes no tensor of the data's size but one.
 
-    Args:
-        logits: [*batch_shape, *event_shape].
-        event_dims: axes of an event.
+    Made from logits [*batch_shape, *event_shape] and the number of axes of an event.
     """
 
     def __init__(self, logits: Tensor, event_dims: int) -> None:
@@ -57,10 +55,7 @@ class IndependentBits(Independent):
         return IndependentBits(self.base_dist.logits.expand(torch.Size(batch_shape) + self.event_shape), dims)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Σ_i x_i·l_i − log(1 + exp l_i), in nats; value is broadcast against [*batch_shape, *event_shape].
-
-        Values between 0 and 1 are scored by the same formula.
-        """
+        """Σ_i x_i·l_i − log(1 + exp l_i), in nats; value is broadcast against [*batch_shape, *event_shape]."""
         dims, logits = self.reinterpreted_batch_ndims, as_float(self.base_dist.logits)
         if not dims or value.shape[-dims:] != self.event_shape:
             return super().log_prob(value)
@@ -86,11 +81,7 @@ class BernoulliLikelihood(Likelihood):
 class GaussianLikelihood(Likelihood):
     """Diagonal Gaussian with learned mean and log-variance; the variance is clamped, see `DiagonalGaussian`.
 
-    Args:
-        min_variance, max_variance: bounds of the variance; a tight lower one keeps the likelihood finite. An infinite
-            upper one is no bound.
-    Raises:
-        ValueError: unless 0 < min_variance < max_variance.
+    A tight lower bound keeps the likelihood finite, an infinite upper one is none; 0 < min_variance < max_variance.
     """
 
     outputs_per_entry = 2
@@ -106,9 +97,9 @@ class GaussianLikelihood(Likelihood):
         self.min_variance, self.max_variance = min_variance, max_variance
 
     @property
-    def bounds(self) -> LogVarianceBounds:
+    def bounds(self) -> tuple[float, float]:
         """Of the log-variance."""
-        return LogVarianceBounds(math.log(self.min_variance), math.log(self.max_variance))
+        return math.log(self.min_variance), math.log(self.max_variance)
 
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
         return DiagonalGaussian(outputs, self.bounds, event_dims)
@@ -118,13 +109,7 @@ class GaussianLikelihood(Likelihood):
 
 
 class FixedGaussianLikelihood(Likelihood):
-    """Gaussian with one fixed variance: squared error, in nats.
-
-    Args:
-        variance: of every entry.
-    Raises:
-        ValueError: the variance is not positive.
-    """
+    """Gaussian with one fixed, positive variance for every entry: squared error, in nats."""
 
     model_settings = ("variance",)
 
@@ -155,11 +140,7 @@ class _IntegerCategorical(Categorical):
 
 
 class CategoricalLikelihood(Likelihood):
-    """For integer data in 0 … C-1: C logits an entry.
-
-    Args:
-        num_classes: C.
-    """
+    """For integer data in 0 … C-1: num_classes = C logits an entry."""
 
     model_settings = None  # C is no setting of a run
 

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder
-from daps_rl.decoders.likelihoods import Likelihood
 
 
 class MLPDecoder(CodeDecoder):
     """p(x|z) by dense layers: codes [..., T] → a distribution over x, batch shape [...].
 
     Args:
-        num_tokens: T.
-        vocab_size: V.
-        observation_shape: shape of one datum.
-        likelihood: what the outputs mean; Bernoulli if None.
-        embed_dim: of a token.
+        num_tokens, vocab_size, observation_shape, embed_dim, and parts (likelihood, embed): see `CodeDecoder`.
         hidden: widths of the hidden layers; (64, 256) are the published ones.
         data_mean: mean of the training data [*observation_shape], where the reconstructions start.
-        embed: see `CodeDecoder`.
-    Raises:
-        ValueError: a size is not positive.
     """
 
     model_settings: ClassVar[dict[str, str]] = {"hidden": "decoder_hidden"}
@@ -37,33 +29,27 @@ class MLPDecoder(CodeDecoder):
         vocab_size: int,
         observation_shape: tuple[int, ...],
         *,
-        likelihood: Likelihood | None = None,
         embed_dim: int = 64,
         hidden: tuple[int, ...] = (64, 256),
         data_mean: Tensor | None = None,
-        embed: nn.Module | None = None,
+        **parts: Any,
     ) -> None:
-        super().__init__(
-            num_tokens, vocab_size, observation_shape, likelihood=likelihood, embed_dim=embed_dim, embed=embed
-        )
+        super().__init__(num_tokens, vocab_size, observation_shape, embed_dim=embed_dim, **parts)
         outputs = self.likelihood.outputs_per_entry * math.prod(self.observation_shape)
         widths = (num_tokens * embed_dim, *hidden, outputs)
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
-        self._initialize(data_mean)
-
-    @torch.no_grad()
-    def _initialize(self, data_mean: Tensor | None) -> None:
-        *hidden, last = (layer for layer in self.layers if isinstance(layer, nn.Linear))
-        for layer in hidden:
+        *others, last = (layer for layer in layers if isinstance(layer, nn.Linear))
+        for layer in others:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        last.weight.mul_(LAST_LAYER_SCALE * self.likelihood.output_scale)
         nn.init.zeros_(last.bias)
-        if data_mean is not None:
-            last.bias.copy_(self.likelihood.outputs_at(data_mean).flatten())
+        with torch.no_grad():
+            last.weight.mul_(LAST_LAYER_SCALE * self.likelihood.output_scale)
+            if data_mean is not None:
+                last.bias.copy_(self.likelihood.outputs_at(data_mean).flatten())
 
     def outputs(self, embedded: Tensor) -> Tensor:
         return self.layers(embedded.flatten(1)).view(-1, self.likelihood.outputs_per_entry, *self.observation_shape)

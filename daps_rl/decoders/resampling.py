@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +12,18 @@ NORMS = ("group", "batch", "none")
 GROUPS = 8  # of channels, in a group norm; fewer where 8 does not divide them
 
 
-class Resampling(NamedTuple):
-    """How a grid comes to a size: it is spread over `start` places, each of which then grows 2^doublings fold."""
+def plan_resampling(grid: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """The steps from a grid of tokens to (at least) the size of the data: doublings (negative: halvings), and a start.
 
-    doublings: int  # negative: halvings
-    start: tuple[int, ...]
-
-
-def plan_resampling(grid: tuple[int, ...], size: tuple[int, ...]) -> Resampling:
-    """The steps from a grid of tokens to (at least) the size of the data.
-
-    Where size is grid · 2^n, the start is the grid itself. Elsewhere the grid is stretched first, by less than a factor
-    of two where the tokens' patches are square, so that every token keeps a place inside the data: cropping a grid that
-    grew too large would cut tokens off.
-
-    Args:
-        grid: number of tokens along each axis.
-        size: of the data along each axis.
+    The grid is spread over `start` places, each of which then grows 2^doublings fold. Where size is grid · 2^n, the
+    start is the grid itself. Elsewhere the grid is stretched first, by less than a factor of two where the tokens'
+    patches are square, so that every token keeps a place inside the data: cropping a grid that grew too large would cut
+    tokens off.
     """
     growth = min(s // g for s, g in zip(size, grid, strict=True))
     shrinkage = min(g // s for s, g in zip(size, grid, strict=True))
     doublings = growth.bit_length() - 1 if growth else 1 - shrinkage.bit_length()
-    return Resampling(doublings, tuple(math.ceil(s / 2.0**doublings) for s in size))
+    return doublings, tuple(math.ceil(s / 2.0**doublings) for s in size)
 
 
 def spread(features: Tensor, start: tuple[int, ...]) -> Tensor:
@@ -50,11 +39,7 @@ def crop(features: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def make_norm(norm: str, channels: int, axes: int) -> nn.Module:
-    """The normalisation of that name, for features [N, channels, ...] with one or two further axes.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
+    """The normalisation of that name, for features [N, channels, ...] with one or two further axes."""
     if norm == "group":
         return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
     if norm == "batch":

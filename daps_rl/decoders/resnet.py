@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder, check_positive
-from daps_rl.decoders.likelihoods import Likelihood
 from daps_rl.decoders.resampling import crop, initialize, make_norm, plan_resampling, spread
 from daps_rl.policies.observation import Patches
 
@@ -44,16 +43,13 @@ class ResNetDecoder(CodeDecoder):
     number. Batch norm also counts a microbatch as the batch.
 
     Args:
-        num_tokens: T.
-        vocab_size: V.
+        num_tokens, vocab_size, and parts (likelihood, embed): see `CodeDecoder`.
         observation_shape: (C, H, W).
-        likelihood: what the outputs mean; Bernoulli if None.
         embed_dim: of a token; the published one is 128.
         channels: of the residual blocks.
         num_blocks: residual blocks.
         norm: "group", "batch" (published) or "none".
         data_mean: mean of the training data [C, H, W], where the reconstructions start.
-        embed: see `CodeDecoder`.
     Raises:
         ValueError: a size is not positive, the data are no images, or there are more tokens than pixels.
     References:
@@ -70,17 +66,14 @@ class ResNetDecoder(CodeDecoder):
         vocab_size: int,
         observation_shape: tuple[int, ...],
         *,
-        likelihood: Likelihood | None = None,
         embed_dim: int = 64,
         channels: int = 64,
         num_blocks: int = 2,
         norm: str = "group",
         data_mean: Tensor | None = None,
-        embed: nn.Module | None = None,
+        **parts: Any,
     ) -> None:
-        super().__init__(
-            num_tokens, vocab_size, observation_shape, likelihood=likelihood, embed_dim=embed_dim, embed=embed
-        )
+        super().__init__(num_tokens, vocab_size, observation_shape, embed_dim=embed_dim, **parts)
         check_positive(channels=channels, num_blocks=num_blocks)
         self.grid = image_grid(num_tokens, self.observation_shape)
         doublings, self.start = plan_resampling(self.grid, self.observation_shape[1:])
@@ -101,15 +94,11 @@ class ResNetDecoder(CodeDecoder):
         grid = embedded.transpose(1, 2).unflatten(2, self.grid)  # [N, E, rows, columns]
         features = self.residual(spread(grid.contiguous(), self.start))  # [N, channels, *start]
         image = crop(self.upsample(features), self.observation_shape[1:])  # [N, P·C, H, W]
-        return self.around_start(image.unflatten(1, (self.likelihood.outputs_per_entry, -1)))
+        return image.unflatten(1, (self.likelihood.outputs_per_entry, -1)) + self.outputs_at_start
 
 
 def image_grid(num_tokens: int, observation_shape: tuple[int, ...]) -> tuple[int, int]:
-    """(rows, columns) of the tokens over an image, those of the encoder's patches.
-
-    Raises:
-        ValueError: the data are no images [C, H, W], or the grid is finer than the pixels.
-    """
+    """(rows, columns) of the tokens over an image, those of the encoder's patches."""
     if len(observation_shape) != 3:
         raise ValueError(
             f"observation_shape must be (C, H, W) for a ResNetDecoder, got {observation_shape}; give images without "
@@ -125,10 +114,7 @@ def image_grid(num_tokens: int, observation_shape: tuple[int, ...]) -> tuple[int
 
 
 def make_upsampling(channels: int, outputs: int, doublings: int, norm: str) -> nn.Sequential:
-    """Transposed convolutions, each twice as large with half the channels; the last one gives the outputs as they are.
-
-    Without doublings it is one 3x3 convolution.
-    """
+    """Transposed convolutions, each twice as large with half the channels; the last gives the outputs as they are."""
     if doublings == 0:
         return nn.Sequential(nn.Conv2d(channels, outputs, 3, padding=1))
     layers: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""A reward in the decoder's place: what is to be learnt is a decision, and nobody reconstructs anything."""
+"""A reward in the decoder's place: what is to be learned is a decision, and nobody reconstructs anything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class RewardDistribution(Distribution):
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
 
     def __init__(self, reward_fn: RewardFn, codes: Tensor, event_shape: torch.Size) -> None:
         self.reward_fn, self.codes = reward_fn, codes
@@ -27,11 +26,7 @@ class RewardDistribution(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """There is none.
-
-        Raises:
-            NotImplementedError: always.
-        """
+        """Raises NotImplementedError: there is none."""
         raise NotImplementedError("a decision reconstructs nothing; this problem has a reward in the decoder's place.")
 
     @torch.no_grad()
@@ -61,8 +56,7 @@ class RewardDecoder(nn.Module):
 
     Args:
         reward_fn: of contexts [B, 1, *y] and codes [B, K, T], gives [B, K].
-        num_tokens: T.
-        vocab_size: V.
+        num_tokens, vocab_size: T and V.
         target_shape: of one y: an observation, or what the reward knows in its place.
         on_device: the function reads no number of the host that changes and asks none of the device, so that a GPU may
             record a step with it.

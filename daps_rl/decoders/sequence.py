@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
 from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder, check_positive
-from daps_rl.decoders.likelihoods import Likelihood
 from daps_rl.decoders.resampling import crop, initialize, make_norm, plan_resampling, spread
 from daps_rl.policies.checks import check_transformer_sizes
 from daps_rl.policies.layers import EncoderBlock, sinusoidal_positions
@@ -20,10 +20,9 @@ class SequenceDecoder(CodeDecoder):
     sequence, ordinary ones down to a shorter one. Lengths that are no T · 2^n: see `plan_resampling`.
 
     Args:
-        num_tokens: T.
-        vocab_size: V.
+        num_tokens, vocab_size, and parts (likelihood, embed): see `CodeDecoder`. The published likelihood for motion
+            has a fixed variance.
         observation_shape: (L, D).
-        likelihood: what the outputs mean; Bernoulli if None. The published one for motion has a fixed variance.
         embed_dim: of a token, and width of the transformer.
         channels: of the convolutions between the first and the last.
         num_blocks: of the transformer.
@@ -31,7 +30,6 @@ class SequenceDecoder(CodeDecoder):
         mlp_ratio: width of the feed-forward layers over embed_dim.
         norm: of the convolutions but the last: "group", "batch" or "none"; see `ResNetDecoder`.
         data_mean: mean of the training data [L, D], where the reconstructions start.
-        embed: see `CodeDecoder`.
     Raises:
         ValueError: a size is not positive, num_heads does not divide embed_dim, or the data are no sequences.
     References:
@@ -45,7 +43,6 @@ class SequenceDecoder(CodeDecoder):
         vocab_size: int,
         observation_shape: tuple[int, ...],
         *,
-        likelihood: Likelihood | None = None,
         embed_dim: int = 128,
         channels: int = 64,
         num_blocks: int = 2,
@@ -53,11 +50,9 @@ class SequenceDecoder(CodeDecoder):
         mlp_ratio: float = 4.0,
         norm: str = "group",
         data_mean: Tensor | None = None,
-        embed: nn.Module | None = None,
+        **parts: Any,
     ) -> None:
-        super().__init__(
-            num_tokens, vocab_size, observation_shape, likelihood=likelihood, embed_dim=embed_dim, embed=embed
-        )
+        super().__init__(num_tokens, vocab_size, observation_shape, embed_dim=embed_dim, **parts)
         check_positive(channels=channels)
         check_transformer_sizes(embed_dim, num_heads, num_blocks)
         if len(self.observation_shape) != 2:
@@ -65,8 +60,7 @@ class SequenceDecoder(CodeDecoder):
                 f"observation_shape must be (L, D) for a SequenceDecoder, got {self.observation_shape}; use a "
                 "ResNetDecoder for images (C, H, W) and an MLPDecoder for (D,)."
             )
-        self.positions: Tensor
-        self.register_buffer("positions", sinusoidal_positions(num_tokens, embed_dim), persistent=False)
+        self.positions = nn.Buffer(sinusoidal_positions(num_tokens, embed_dim), persistent=False)
         self.blocks = nn.Sequential(*(EncoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_blocks)))
         self.norm = nn.LayerNorm(embed_dim)
         doublings, self.start = plan_resampling((num_tokens,), self.observation_shape[:1])
@@ -79,7 +73,7 @@ class SequenceDecoder(CodeDecoder):
         tokens = self.norm(self.blocks(embedded + self.positions))  # [N, T, E]
         features = self.resample(spread(tokens.transpose(1, 2), self.start))  # [N, E, at least L]
         sequence = self.head(crop(features, self.observation_shape[:1]).transpose(1, 2))  # [N, L, P·D]
-        return self.around_start(sequence.unflatten(2, (self.likelihood.outputs_per_entry, -1)).transpose(1, 2))
+        return sequence.unflatten(2, (self.likelihood.outputs_per_entry, -1)).transpose(1, 2) + self.outputs_at_start
 
 
 def make_time_resampling(embed_dim: int, channels: int, doublings: int, norm: str) -> nn.Sequential:

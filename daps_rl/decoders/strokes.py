@@ -20,15 +20,11 @@ class StrokeRenderer(nn.Module):
 
     A stroke is a quadratic Bézier curve. Of its seven tokens six are the x and y of start, control point and end, in V
     even steps over the picture and a tenth beyond each edge; the last is its ink, from none to black in V even steps.
-    Strokes add up as transparent ink does. The pen is round, with an edge one pixel wide.
-
-    Args:
-        vocab_size: V.
-        image_shape: (H, W).
-        pen: its diameter, in pixels; a twelfth of the picture's side, and at least 1.2, if None.
+    Strokes add up as transparent ink does. The pen is round, with an edge one pixel wide; its diameter, in pixels, is a
+    twelfth of the picture's side, and at least 1.2, if None.
     """
 
-    def __init__(self, vocab_size: int, image_shape: tuple[int, int], pen: float | None = None) -> None:
+    def __init__(self, vocab_size: int, image_shape: tuple[int, ...], pen: float | None = None) -> None:
         super().__init__()
         self.vocab_size, self.image_shape = vocab_size, image_shape
         height, width = image_shape
@@ -36,13 +32,12 @@ class StrokeRenderer(nn.Module):
         if not self.pen > 0.0:
             raise ValueError(f"pen must be positive, got {pen}; it is a diameter in pixels.")
         rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-        self.pixels: Tensor  # [H·W, 2], x and y of their centres
-        self.register_buffer("pixels", torch.stack((columns, rows), -1).view(-1, 2), persistent=False)
-        self.sizes: Tensor
-        self.register_buffer("sizes", torch.tensor([float(width), float(height)]), persistent=False)
+        # [H·W, 2], x and y of their centres.
+        self.pixels = nn.Buffer(torch.stack((columns, rows), -1).view(-1, 2), persistent=False)
+        self.sizes = nn.Buffer(torch.tensor([float(width), float(height)]), persistent=False)
         t = torch.linspace(0.0, 1.0, SEGMENTS + 1)
-        self.bernstein: Tensor  # [SEGMENTS + 1, 3], weights of start, control point and end
-        self.register_buffer("bernstein", torch.stack(((1 - t) ** 2, 2 * t * (1 - t), t**2), -1), persistent=False)
+        # [SEGMENTS + 1, 3], weights of start, control point and end.
+        self.bernstein = nn.Buffer(torch.stack(((1 - t) ** 2, 2 * t * (1 - t), t**2), -1), persistent=False)
 
     @torch.no_grad()
     def forward(self, codes: Tensor) -> Tensor:
@@ -77,8 +72,7 @@ class StrokeDecoder(nn.Module):
     It has no weights. Quantisers and relaxations cannot learn through it; agents that learn from rewards can.
 
     Args:
-        num_tokens: T, seven for each stroke.
-        vocab_size: V, steps of a coordinate.
+        num_tokens, vocab_size: T, seven for each stroke, and V, steps of a coordinate.
         observation_shape: (1, H, W), with values from 0 (paper) to 1 (ink).
         likelihood: a Gaussian of variance 0.02 if None. One with an output per entry, its mean.
         pen: see `StrokeRenderer`.
@@ -112,8 +106,7 @@ class StrokeDecoder(nn.Module):
             )
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
         self.observation_shape = tuple(observation_shape)
-        _, height, width = self.observation_shape
-        self.render = StrokeRenderer(vocab_size, (height, width), pen)
+        self.render = StrokeRenderer(vocab_size, observation_shape[1:], pen)
 
     def forward(self, codes: Tensor) -> Distribution:
         if torch.is_floating_point(codes) or codes.shape[-1] != self.num_tokens:

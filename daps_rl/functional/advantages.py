@@ -21,8 +21,6 @@ def leave_one_out_advantage(reward: Tensor) -> Tensor:
         reward: larger is better; no gradient flows. [B, K], K >= 2.
     Returns:
         [B, K], each row sums to 0.
-    Raises:
-        ValueError: reward is not [B, K], or K is 1.
     References:
         Kool et al. (2019), Buy 4 REINFORCE samples, get a baseline for free.
     """
@@ -39,10 +37,6 @@ def standardized_reward(reward: Tensor) -> Tensor:
 
     Args:
         reward: larger is better; no gradient flows. [B, K], K >= 2.
-    Returns:
-        [B, K].
-    Raises:
-        ValueError: reward is not [B, K], or K is 1.
     References:
         Shao et al. (2024), DeepSeekMath (GRPO), section 4.1; arXiv 2604.06159 (TPO).
     """

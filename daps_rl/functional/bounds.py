@@ -1,4 +1,8 @@
-"""Rewards, bounds and how much of a code is used."""
+"""Rewards, bounds and how much of a code is used.
+
+Log-probabilities, rewards and KLs are in nats; what goes in together is of one shape, else a ValueError is raised, and
+the result has that shape where nothing else is said.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +15,13 @@ from daps_rl.functional.checks import check_matrix, check_same_shape
 
 
 def kl_estimate(action_log_prob: Tensor, prior_log_prob: Tensor) -> Tensor:
-    """One-sample estimate of KL(q(·|x) ‖ p): log q(z|x) − log p(z) of a code z drawn from q. Unbiased.
-
-    Args:
-        action_log_prob: log q(z|x) with which the code was drawn, in nats. Any shape.
-        prior_log_prob: log p(z), in nats. The same shape.
-    Returns:
-        The same shape, in nats.
-    Raises:
-        ValueError: shapes differ.
-    """
+    """One-sample estimate of KL(q(·|x) ‖ p): log q(z|x) − log p(z) of a code z drawn from q. Unbiased."""
     check_same_shape(action_log_prob=action_log_prob, prior_log_prob=prior_log_prob)
     return action_log_prob - prior_log_prob
 
 
 def beta_elbo(log_likelihood: Tensor, kl: Tensor, beta: Tensor | float) -> Tensor:
-    """log p(x|z) − β·KL, in nats: the β-ELBO's one-sample estimate, whose mean is the objective.
-
-    Args:
-        log_likelihood: log p(x|z), in nats. Any shape.
-        kl: KL(q(·|x) ‖ p) or its estimate, in nats. The same shape.
-        beta: weight of the KL.
-    Returns:
-        The same shape, in nats.
-    Raises:
-        ValueError: shapes differ.
-    """
+    """log p(x|z) − β·KL(q(·|x) ‖ p), exact or estimated: one sample of the β-ELBO, whose mean is the objective."""
     check_same_shape(log_likelihood=log_likelihood, kl=kl)
     return log_likelihood - beta * kl
 
@@ -51,13 +36,9 @@ def encoding_reward(
 
     Args:
         log_likelihood: log p(x|z), or any other score of the code, in nats. Any shape.
-        action_log_prob: log q(z|x) with which the code was drawn. The same shape; or None.
-        prior_log_prob: log p(z). The same shape.
+        action_log_prob: log q(z|x) with which the code was drawn; or None.
+        prior_log_prob: log p(z).
         beta: weight of the KL to the prior.
-    Returns:
-        The same shape, in nats.
-    Raises:
-        ValueError: shapes differ.
     """
     if action_log_prob is None:
         check_same_shape(log_likelihood=log_likelihood, prior_log_prob=prior_log_prob)
@@ -66,16 +47,9 @@ def encoding_reward(
 
 
 def complete_reward(reward: Tensor, action_log_prob: Tensor, beta: Tensor | float) -> Tensor:
-    """Completes a reward that an environment gave without seeing log q: reward − β·log q(z|x), in nats.
+    """Completes a reward that an environment gave without seeing log q, log p(x|z) + β·log p(z): minus β·log q(z|x).
 
-    Args:
-        reward: log p(x|z) + β·log p(z), in nats. Any shape.
-        action_log_prob: log q(z|x) with which the code was drawn. The same shape.
-        beta: weight of the KL, the environment's own at that step.
-    Returns:
-        `encoding_reward`, in nats. The same shape.
-    Raises:
-        ValueError: shapes differ.
+    The result is `encoding_reward`, where beta is the environment's own at that step.
     """
     check_same_shape(reward=reward, action_log_prob=action_log_prob)
     return reward - beta * action_log_prob
@@ -85,18 +59,8 @@ def importance_weighted_bound(log_likelihood: Tensor, action_log_prob: Tensor, p
     """Importance-weighted bound, log (1/K) Σ_k p(x|z_k) p(z_k) / q(z_k|x) with z_k drawn from q(·|x), in nats.
 
     In expectation between the ELBO (K = 1) and log p(x), which it reaches as K grows: the nearer, the better the codes
-    cover the posterior of the model.
-
-    Args:
-        log_likelihood: log p(x|z), in nats. [B, K].
-        action_log_prob: log q(z|x) with which the codes were drawn. [B, K].
-        prior_log_prob: log p(z). [B, K].
-    Returns:
-        [B], in nats.
-    Raises:
-        ValueError: shapes differ or are not [B, K].
-    References:
-        Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, eq. 8.
+    cover the posterior of the model. [B, K] each → [B] (Burda, Grosse, Salakhutdinov, 2016, Importance weighted
+    autoencoders, eq. 8).
     """
     check_matrix("log_likelihood", log_likelihood)
     log_weights = encoding_reward(log_likelihood, action_log_prob, prior_log_prob, 1.0)
@@ -104,16 +68,7 @@ def importance_weighted_bound(log_likelihood: Tensor, action_log_prob: Tensor, p
 
 
 def optimality_gap(reward: Tensor, best: Tensor) -> Tensor:
-    """(best − reward) / |best|: how far a decision is from the best one, 0 at the best.
-
-    Args:
-        reward: larger is better. Any shape.
-        best: the largest reward there is, not 0. The same shape.
-    Returns:
-        The same shape, a share.
-    Raises:
-        ValueError: shapes differ.
-    """
+    """(best − reward) / |best|: how far a decision is from the best one, as a share of its reward; 0 at the best."""
     check_same_shape(reward=reward, best=best)
     return (best - reward) / best.abs()
 
@@ -126,8 +81,6 @@ def expectation(log_prob: Tensor, values: Tensor) -> Tensor:
         values: f(z). The same shape.
     Returns:
         [...], in the unit of f.
-    Raises:
-        ValueError: shapes differ.
     """
     check_same_shape(log_prob=log_prob, values=values)
     prob = log_prob.exp()
@@ -135,23 +88,11 @@ def expectation(log_prob: Tensor, values: Tensor) -> Tensor:
 
 
 def code_usage(counts: Tensor) -> Tensor:
-    """Share of the V codes that a position used at least once, averaged over positions.
-
-    Args:
-        counts: how often each position used each code over a whole split. [T, V].
-    Returns:
-        0-dim, in (0, 1].
-    """
+    """Share of the V codes that a position used at least once in a split, averaged over positions. [T, V] → []."""
     return (counts > 0).float().mean()
 
 
 def code_perplexity(counts: Tensor) -> Tensor:
-    """exp of the entropy of each position's codes over a whole split: 1 (one code) … V (all alike).
-
-    Args:
-        counts: how often each position used each code. [T, V].
-    Returns:
-        [T], in codes.
-    """
+    """exp of the entropy of each position's codes over a whole split: 1 (one code) … V (all alike). [T, V] → [T]."""
     frequency = counts.double() / counts.sum(-1, keepdim=True)
     return torch.special.entr(frequency).sum(-1).exp()

@@ -47,8 +47,6 @@ def weighted_likelihood_loss(
         centered: see above.
     Returns:
         [B]; not finite where a ratio is too large for its type (e^88 in float32).
-    Raises:
-        ValueError: shapes differ or are not [B, K].
     References:
         Drolet et al. (2026), arXiv 2509.24716, section 3. The ratios, and the choice of some codes, are ours.
     """
@@ -81,12 +79,7 @@ def daps_loss(
         log_prob: log q(z|x) of each sampled code under the policy that drew it and is trained, in nats. [B, K].
         reward: of the same codes; no gradient flows. [B, K].
         temperature: positive, from a trust region. A number, or 0-dim.
-        centered: see `weighted_likelihood_loss`.
-        pooling: see `target_weights`; with centred weights.
-    Returns:
-        DAPSTerms: loss [B]; weights [B, K] and effective_sample_size [B] (in samples), detached.
-    Raises:
-        ValueError: shapes differ or are not [B, K].
+        centered, pooling: see `weighted_likelihood_loss` and `target_weights`; a pooling goes with centred weights.
     References:
         Drolet et al. (2026), arXiv 2509.24716, section 3. The paper's baseline is left out: constant within a
         context, it cancels in the softmax.
@@ -99,14 +92,6 @@ def daps_loss(
 
 
 def decoder_loss(log_likelihood: Tensor) -> Tensor:
-    """The decoder's loss, − (1/K) Σ_k log p(x|z_k): an unweighted mean over the codes that the policy drew.
-
-    Args:
-        log_likelihood: log p(x|z), in nats. [B, K].
-    Returns:
-        [B].
-    Raises:
-        ValueError: log_likelihood is not [B, K].
-    """
+    """The decoder's loss, − (1/K) Σ_k log p(x|z_k), in nats: unweighted over the codes drawn. [B, K] → [B]."""
     check_matrix("log_likelihood", log_likelihood)
     return -as_float(log_likelihood).mean(-1)

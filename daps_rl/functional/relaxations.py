@@ -1,6 +1,7 @@
 """Relaxations: gradients through the drawing of a token, for the estimators that DAPS is compared with.
 
-Each draws one-hot tokens whose backward pass is that of something soft. All are biased but for the forward pass.
+Each draws one-hot tokens [..., V] for logits [..., V] (unnormalised log-probabilities) at a temperature τ > 0. Their
+backward pass is that of something soft. All are biased but for the forward pass.
 """
 
 from __future__ import annotations
@@ -20,12 +21,6 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 def gumbel_softmax(logits: Tensor, temperature: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
     """Straight-through Gumbel-Softmax: one-hot(argmax(l + G)) forward, softmax((l + G) / τ) backward.
 
-    Args:
-        logits: unnormalised log-probabilities. [..., V].
-        temperature: τ > 0. A number, or 0-dim.
-        generator: source of randomness; torch's global one if None.
-    Returns:
-        one-hot tokens. [..., V].
     References:
         Jang et al. (2017), Categorical reparameterization with Gumbel-Softmax; Maddison et al. (2017).
     """
@@ -42,13 +37,6 @@ def gumbel_rao(
     The token D is drawn once. Given it, the perturbed logits are, with independent E_i ~ Exp(1) and Z = Σ exp(l),
     −log(E_D / Z) at D and −log(E_i / exp(l_i) + E_D / Z) elsewhere: num_samples draws of them are averaged.
 
-    Args:
-        logits: unnormalised log-probabilities. [..., V].
-        temperature: τ > 0. A number, or 0-dim.
-        num_samples: of the noise, per token.
-        generator: source of randomness; torch's global one if None.
-    Returns:
-        one-hot tokens. [..., V].
     References:
         Paulus, Maddison, Krause (2021), Rao-Blackwellizing the straight-through Gumbel-Softmax gradient estimator.
     """
@@ -69,14 +57,8 @@ def reinmax(logits: Tensor, temperature: Tensor | float = 1.0, generator: torch.
     """ReinMax: a straight-through estimator of second order (Heun's method in place of Euler's).
 
     With D ~ softmax(l), π₀ = softmax(l), π₁ = (D + softmax(l / τ)) / 2: the backward pass is that of
-    2·softmax(l + const) at π₁ minus π₀ / 2.
+    2·softmax(l + const) at π₁ minus π₀ / 2. The temperature is of the gradient alone.
 
-    Args:
-        logits: unnormalised log-probabilities. [..., V].
-        temperature: τ > 0, of the gradient alone. A number, or 0-dim.
-        generator: source of randomness; torch's global one if None.
-    Returns:
-        one-hot tokens. [..., V].
     References:
         Liu et al. (2023), Bridging discrete and backpropagation: straight-through and beyond, algorithm 2.
     """
@@ -89,9 +71,7 @@ def reinmax(logits: Tensor, temperature: Tensor | float = 1.0, generator: torch.
 
 def _exponential(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Exp(1) variables, never 0."""
-    return (
-        torch.empty(shape, device=like.device, dtype=like.dtype).exponential_(generator=generator).clamp_min(_SMALLEST)
-    )
+    return like.new_empty(shape).exponential_(generator=generator).clamp_min(_SMALLEST)
 
 
 def _draw(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -107,13 +87,7 @@ def tokenwise_kl(log_probs: Tensor, prior_log_probs: Tensor) -> Tensor:
     """Σ_t KL(q(· | z_<t, x) ‖ p_t), each term exact given the tokens before it, with gradient, in nats.
 
     Exact for a factorised posterior; for an autoregressive one its mean over drawn codes is KL(q ‖ p), with less
-    variance than log q − log p has. The prior's tokens are independent.
-
-    Args:
-        log_probs: of every token given those drawn before it. [..., T, V].
-        prior_log_probs: [T, V].
-    Returns:
-        [...].
+    variance than log q − log p has. The prior's tokens are independent. [..., T, V] and [T, V] → [...].
     """
     finite = torch.where(log_probs == -torch.inf, 0.0, log_probs)  # a token that may not stand here adds nothing
     return (log_probs.exp() * (finite - prior_log_probs)).sum((-2, -1))

@@ -10,12 +10,7 @@ def draw_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
     """Draws by inverting the cumulative distribution: the first token whose cumulative probability exceeds u.
 
     One uniform per draw in place of V Gumbel or exponential variables. A token of probability zero is never drawn.
-
-    Args:
-        probs: non-negative; need not be normalised. [..., V].
-        uniform: in [0, 1); n draws per distribution. [..., n].
-    Returns:
-        int64 tokens in 0 … V-1. [..., n].
+    probs [..., V] are not negative and need not be normalised, uniform [..., n] is in [0, 1) → int64 [..., n].
     """
     cumulative = probs.cumsum(-1)
     total = cumulative[..., -1:]

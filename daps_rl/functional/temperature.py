@@ -57,13 +57,8 @@ def solve_temperature_kl(reward: Tensor, epsilon: float, floor: Tensor | float =
     `solve_temperature`.
 
     Args:
-        reward: larger is better; -inf is allowed. No gradient flows. [B, K].
+        reward, floor, and what is returned: see `solve_temperature`.
         epsilon: bound on KL(q* ‖ q) per context, in nats, in (0, log K).
-        floor: the temperature never falls below it. In nats.
-    Returns:
-        0-dim, positive and finite, in nats.
-    Raises:
-        ValueError: reward is not [B, K], or epsilon is out of range.
     References:
         Peters, Mülling & Altün (2010), Relative entropy policy search; Abdolmaleki et al. (2018), MPO, eq. 9.
     """
@@ -73,12 +68,7 @@ def solve_temperature_kl(reward: Tensor, epsilon: float, floor: Tensor | float =
 
 
 def mean_effective_sample_size(reward: Tensor, temperature: Tensor) -> Tensor:
-    """Mean effective sample size of the target weights, in samples, with a gradient to the temperature. 0-dim.
-
-    Args:
-        reward: larger is better; no gradient flows. [B, K].
-        temperature: positive. 0-dim.
-    """
+    """Mean effective sample size of the target weights, in samples, with a gradient to the temperature alone. 0-dim."""
     return effective_sample_size(torch.softmax(shifted_reward(reward) / temperature, dim=-1)).mean()
 
 

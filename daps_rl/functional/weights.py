@@ -1,4 +1,7 @@
-"""Self-normalised importance weights of sampled codes, and how concentrated they are."""
+"""Self-normalised importance weights of sampled codes, and how concentrated they are.
+
+A tensor that is not [B, K], and a number out of the range that is named, raise a ValueError.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,7 @@ from daps_rl.functional.checks import as_float, check_kept, check_matrix, check_
 def shifted_reward(reward: Tensor) -> Tensor:
     """Reward minus the best reward of its context: <= 0, and 0 throughout a context whose rewards are all -inf.
 
-    Weights are invariant to a shift within a context, and this shift keeps rewards of any size finite.
-
-    Args:
-        reward: larger is better. [B, K].
-    Returns:
-        [B, K], float32 (float64 for float64 input), detached.
+    Weights are invariant to a shift within a context, and this shift keeps rewards of any size finite. Detached.
     """
     reward = as_float(reward.detach())
     best = reward.amax(dim=-1, keepdim=True)
@@ -50,8 +48,6 @@ def target_weights(
     Returns:
         [B, K], detached, each row sums to 1 (with pooling, to between 0 and 1 + c/K). float32 (float64 for float64
         input).
-    Raises:
-        ValueError: reward is not [B, K], a temperature given as a number is not positive, or pooling is negative.
     References:
         Drolet et al. (2026), arXiv 2509.24716, section 3. The pooling is ours.
     """
@@ -83,11 +79,9 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     """Kish's effective sample size (Σ_k w_k)² / Σ_k w_k², in samples: 1 (one weight has it all) … K (uniform).
 
     Args:
-        weights: non-negative; need not be normalised. [B, K].
+        weights: not negative; need not be normalised. [B, K].
     Returns:
         [B], in samples; 0 where all weights are 0.
-    Raises:
-        ValueError: weights is not [B, K].
     References:
         Kish (1965), Survey Sampling.
     """
@@ -98,15 +92,7 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 
 
 def weights_kl(weights: Tensor) -> Tensor:
-    """KL(q* ‖ q) as the samples tell it: Σ_k w_k log(K w_k), in nats, 0 (uniform) … log K.
-
-    Args:
-        weights: each row sums to 1. [B, K].
-    Returns:
-        [B], in nats.
-    Raises:
-        ValueError: weights is not [B, K].
-    """
+    """KL(q* ‖ q) as the samples tell it, by weights that sum to 1: Σ_k w_k log(K w_k), 0 … log K nats. [B, K] → [B]."""
     check_matrix("weights", weights)
     weights = as_float(weights)
     return torch.special.xlogy(weights, weights * weights.shape[-1]).sum(-1)
@@ -134,8 +120,6 @@ def keep_samples(
         generator: of the draw; torch's global one if None.
     Returns:
         KeptSamples, or None where all are kept.
-    Raises:
-        ValueError: weights is not [B, K], or keep is out of range.
     """
     check_matrix("weights", weights)
     samples = weights.shape[-1]
@@ -159,10 +143,6 @@ def threshold_sample(size: Tensor, keep: int, uniform: Tensor) -> KeptSamples:
         size: not negative. [B, K].
         keep: M, 1 … K.
         uniform: in [0, 1), one number per context. [B, 1].
-    Returns:
-        KeptSamples: indices and probabilities, [B, M] each.
-    Raises:
-        ValueError: size is not [B, K], uniform not [B, 1], or keep is out of range.
     References:
         Fearnhead, Clifford (2003), On-line inference for hidden Markov models via particle filters.
     """
@@ -188,12 +168,7 @@ def threshold_sample(size: Tensor, keep: int, uniform: Tensor) -> KeptSamples:
 
 
 def mean_of_kept(values: Tensor, kept: KeptSamples | None) -> Tensor:
-    """Estimates the mean over all B·K samples from those that were kept; the mean itself where all were. 0-dim.
-
-    Args:
-        values: of the samples kept. [B, M], or [B, K].
-        kept: which they are; None for all.
-    """
+    """Estimates the mean over all B·K samples from the values of those kept, [B, M]; None is all of them. 0-dim."""
     if kept is None:
         return values.mean()
     return (values / kept.probability).sum() / kept.probability.reciprocal().sum()

@@ -20,11 +20,7 @@ EPSILON = 1e-5  # of a norm
 
 
 class CpuKernels:
-    """A `Backend` whose passes on a CPU in float32 are compiled: the same, but for rounding, and faster.
-
-    Raises:
-        KernelsUnavailable: they cannot be compiled here.
-    """
+    """A `Backend` whose passes on a CPU in float32 are compiled; raises `KernelsUnavailable` where they cannot be."""
 
     def __init__(self) -> None:
         load()
@@ -91,8 +87,8 @@ def obstacle(net: CodeTransformer) -> str | None:
     parts = [net.embed, *net.blocks.modules(), net.norm, *net.head.modules()]
     if any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts):
         return "it has hooks"
-    dtypes = {tensor.dtype for tensor in (net.start, *net.embed.parameters(), *net.head.parameters())}
-    dtypes |= {layer.weight.dtype for layer in layers}
+    weights = [net.start, *net.embed.parameters(), *net.head.parameters(), *(layer.weight for layer in layers)]
+    dtypes = {tensor.dtype for tensor in weights}
     if dtypes != {torch.float32}:
         return f"its weights are {', '.join(sorted(map(str, dtypes)))}, not torch.float32"
     return None
@@ -101,12 +97,10 @@ def obstacle(net: CodeTransformer) -> str | None:
 def _is_plain(block: nn.Module) -> bool:
     if type(block) is not DecoderBlock:
         return False
-    own, cross, mlp = block.attention, block.cross, block.mlp
-    kinds = (SelfAttention, CrossAttention, FeedForward)
-    if any(type(part) is not kind for part, kind in zip((own, cross, mlp), kinds, strict=True)):
+    own, mlp = block.attention, block.mlp
+    if [type(part) for part in (own, block.cross, mlp)] != [SelfAttention, CrossAttention, FeedForward]:
         return False
-    gelu = mlp[1]
-    return len(mlp) == 3 and type(gelu) is nn.GELU and gelu.approximate == "none" and own.causal
+    return len(mlp) == 3 and type(mlp[1]) is nn.GELU and mlp[1].approximate == "none" and own.causal
 
 
 class _LogProb(torch.autograd.Function):
@@ -128,13 +122,10 @@ class _LogProb(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         codes, aligned, *rest = ctx.saved_tensors
         weights, keys_values = rest[ctx.split :], rest[: ctx.split]
-        *grads, flat = torch.ops.daps_rl.log_prob_backward(
-            weights, keys_values, aligned, codes, grad.contiguous(), ctx.gaussian
-        )
-        of_weights = [
-            part.view(weight.shape)
-            for part, weight in zip(flat.split([weight.numel() for weight in weights]), weights, strict=True)
-        ]
+        inputs = (weights, keys_values, aligned, codes, grad.contiguous(), ctx.gaussian)
+        *grads, flat = torch.ops.daps_rl.log_prob_backward(*inputs)
+        parts = flat.split([weight.numel() for weight in weights])
+        of_weights = [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
         of_aligned = None if aligned is None else grads.pop()
         return (None, None, None, None, of_aligned, *grads, *of_weights)
 

@@ -38,7 +38,8 @@ def load() -> Path:
     if compiler == [""]:
         raise KernelsUnavailable("there is no C++ compiler; install g++ or clang++, or name one in CXX.")
     try:
-        library = _cache_folder() / f"code_transformer-{_key(compiler)}.so"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daps-rl"
+        library = cache / f"code_transformer-{_key(compiler)}.so"
         if library.exists():
             try:
                 torch.ops.load_library(library)
@@ -47,19 +48,15 @@ def load() -> Path:
                 library.unlink()
         print(f"daps-rl: compiling CPU kernels, once, to {library}", file=sys.stderr)
         _compile(compiler, library)
+    except KernelsUnavailable:
+        raise
     except (OSError, RuntimeError) as error:  # no home, or none that can be written
-        if isinstance(error, KernelsUnavailable):
-            raise
         raise KernelsUnavailable(f"they cannot be kept ({error}); set XDG_CACHE_HOME.") from error
     try:
         torch.ops.load_library(library)
     except OSError as error:  # a PyTorch without a BLAS that can be called, say
         raise KernelsUnavailable(f"{library} cannot be loaded ({error.__cause__ or error}).") from error
     return library
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daps-rl"
 
 
 def _options() -> list[str]:

@@ -7,20 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModule, dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
-from daps_rl.functional import (
-    ESS_FRACTION,
-    effective_sample_size,
-    keep_samples,
-    mean_of_kept,
-    weighted_likelihood_loss,
-)
+from daps_rl.functional import ESS_FRACTION, effective_sample_size, keep_samples, mean_of_kept, weighted_likelihood_loss
 from daps_rl.functional.checks import check_pooling
 from daps_rl.objectives.group_actor import GroupActor
 from daps_rl.objectives.weights import DAPSWeights, TargetKeys
@@ -40,13 +33,12 @@ class DAPSLoss(LossModule):
 
     Args:
         actor_network: a probabilistic TensorDictModule, with `get_dist`: a `GroupActor`, or any of TorchRL's actors.
-        ess_fraction, temperature_floor, entropy_coeff, sample_dim, trust_region: see `DAPSWeights`.
+        ess_fraction, temperature_floor, entropy_coeff, sample_dim, trust_region, gather: see `DAPSWeights`.
         centered: centred weights, for a smaller variance and for any number of updates on a batch, see
             `functional.weighted_likelihood_loss`. None: with groups, not without.
         pooling: see `DAPSWeights`; with centred weights.
         policy_samples: how many of a group's K actions are scored with a gradient, at each use chosen anew by their
             weights without bias (`functional.keep_samples`); 0 for all.
-        gather: see `DAPSWeights`.
         functional: take the parameters out of the actor, as TorchRL's losses do. False leaves the actor as it is (for
             DistributedDataParallel).
         reduction: "mean", "sum" or "none", over groups.
@@ -54,17 +46,12 @@ class DAPSLoss(LossModule):
         a tensordict: `loss_actor`; detached `ESS` (fraction of K), `temperature` (nats), `kl_approx` (mean of old minus
         new log-probability, nats) and `entropy` (mean of −log q, nats), both estimated from the actions that were
         scored.
-    Raises:
-        ValueError: an option is out of range, pooling without centred weights, or the batch has no dimension
-            `sample_dim`.
     References:
         Drolet et al. (2026), arXiv 2509.24716.
     """
 
     @dataclass
     class _AcceptedKeys(TargetKeys):
-        """Keys that `set_keys` takes: those of `DAPSWeights`, and the action."""
-
         action: NestedKey = "action"
 
     tensor_keys: _AcceptedKeys
@@ -116,43 +103,22 @@ class DAPSLoss(LossModule):
             )
         self._functional = functional
         super().__init__()
-        self._in_keys: list[NestedKey] | None = None
         if functional:
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         else:
             self.actor_network = actor_network
-        self.target = target
+        self.target, self.sample_dim, self.temperature_floor = target, sample_dim, temperature_floor
         self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
+        self._forward_value_estimator_keys()
 
     @property
     def functional(self) -> bool:
         """Whether the parameters were taken out of the actor."""
         return self._functional
 
-    @property
-    def sample_dim(self) -> int | None:
-        """The dimension of the K actions of a context."""
-        return self.target.sample_dim
-
-    @property
-    def temperature_floor(self) -> Tensor | float:
-        """The floor of the temperature, in nats, as it is now."""
-        return self.target.temperature_floor
-
     def _forward_value_estimator_keys(self, **kwargs: object) -> None:
         self.target.set_keys(**{name: getattr(self.tensor_keys, name) for name in vars(TargetKeys())})
-        self.in_keys = None
-
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """Keys that the loss reads."""
-        if self._in_keys is None:
-            self._in_keys = [*self.actor_network.in_keys, self.tensor_keys.action, *self.target.in_keys]
-        return self._in_keys
-
-    @in_keys.setter
-    def in_keys(self, keys: list[NestedKey] | None) -> None:
-        self._in_keys = keys
+        self.in_keys = [*self.actor_network.in_keys, self.tensor_keys.action, *self.target.in_keys]
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -166,7 +132,7 @@ class DAPSLoss(LossModule):
         over = weights.t() if self.sample_dim is None else weights  # what one effective sample size is of
         return TensorDict(
             {
-                "loss_actor": self._reduce(loss),
+                "loss_actor": loss if self.reduction == "none" else getattr(loss, self.reduction)(),
                 "ESS": effective_sample_size(over).mean() / over.shape[-1],
                 "temperature": temperature,
                 "kl_approx": mean_of_kept(old - log_prob, kept),
@@ -186,11 +152,8 @@ class DAPSLoss(LossModule):
 
     def _log_prob(self, tensordict: TensorDictBase) -> Tensor:
         """Of the actions, under the actor as it is now, in nats. [B, K, ...] → [B·..., K]."""
-        parameters = (
-            self.actor_network_params.to_module(self.actor_network) if self.functional else contextlib.nullcontext()
-        )
-        # A distribution may call its network as late as log_prob: that too must see the parameters.
-        with parameters:
+        own = self.actor_network_params.to_module(self.actor_network) if self.functional else contextlib.nullcontext()
+        with own:  # a distribution may call its network as late as log_prob: that too must see the parameters
             log_prob = self.actor_network.get_dist(tensordict).log_prob(tensordict.get(self.tensor_keys.action))
         return self.target.group(log_prob)
 
@@ -210,6 +173,3 @@ class DAPSLoss(LossModule):
         members = tensordict.select(*self.actor_network.in_keys)[(slice(None),) * dim + (slice(indices.shape[-1]),)]
         actions = tensordict.select(self.tensor_keys.action).gather(dim, where)
         return members.set(self.tensor_keys.action, actions.get(self.tensor_keys.action))
-
-    def _reduce(self, loss: Tensor) -> Tensor:
-        return loss if self.reduction == "none" else getattr(torch, self.reduction)(loss)

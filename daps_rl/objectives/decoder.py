@@ -29,8 +29,6 @@ class DecoderLoss(LossModule):
 
     @dataclass
     class _AcceptedKeys:
-        """Keys that `set_keys` takes."""
-
         action: NestedKey = "action"
         observation: NestedKey = "observation"
 
@@ -43,19 +41,10 @@ class DecoderLoss(LossModule):
         if decoder_samples < 0:
             raise ValueError(f"decoder_samples must be >= 0, got {decoder_samples}; 0 learns from all codes.")
         self.decoder, self.decoder_samples = decoder, decoder_samples
+        self._forward_value_estimator_keys()
 
     def _forward_value_estimator_keys(self, **kwargs: object) -> None:
-        pass
-
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """Keys that the loss reads."""
-        return [self.tensor_keys.observation, self.tensor_keys.action]
-
-    @in_keys.setter
-    def in_keys(self, keys: list[NestedKey] | None) -> None:
-        if keys is not None:
-            raise ValueError("in_keys of DecoderLoss follow from set_keys(action=..., observation=...).")
+        self.in_keys = [self.tensor_keys.observation, self.tensor_keys.action]
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

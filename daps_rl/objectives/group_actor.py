@@ -17,12 +17,8 @@ from daps_rl.policies.distribution import Drawn, SampleShape, draw
 class GroupDistribution(Distribution):
     """K codes per context as one distribution of batch shape [B, K, ...] and event shape [T].
 
-    The base distribution has batch shape [B·...] and holds each encoded context once.
-
-    Args:
-        base: distribution over codes, batch shape [B·...].
-        batch_shape: [B, K, ...].
-        sample_dim: the dimension of K in it.
+    The base distribution has batch shape [B·...] and holds each encoded context once. `sample_dim` is the dimension of
+    K in batch_shape.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -31,10 +27,6 @@ class GroupDistribution(Distribution):
         self.base, self.sample_dim = base, sample_dim
         self.samples = batch_shape[sample_dim]  # K
         super().__init__(batch_shape, base.event_shape, validate_args=False)
-
-    def _ungroup(self, value: Tensor) -> Tensor:
-        """[B, K, ..., T] → [K, B·..., T]."""
-        return value.movedim(self.sample_dim, 0).flatten(1, -2)
 
     def _group(self, value: Tensor) -> Tensor:
         """[K, B·..., (T)] → [B, K, ..., (T)]."""
@@ -53,7 +45,7 @@ class GroupDistribution(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), in nats. [B, K, ..., T] → [B, K, ...]."""
-        return self._group(self.base.log_prob(self._ungroup(value)))
+        return self._group(self.base.log_prob(value.movedim(self.sample_dim, 0).flatten(1, -2)))
 
     def entropy(self) -> Tensor:
         """Entropy of each member, in nats. [B, K, ...]."""
@@ -78,11 +70,9 @@ class GroupActor(TensorDictModuleBase):
 
     Args:
         policy: maps observations [B, *x] to a distribution of batch shape [B] and event shape [T].
-        in_key, action_key, log_prob_key: keys of the tensordict.
         sample_dim: the dimension of the K codes of a context, counted from the front, as in `DAPSLoss`; 2 for the
-            batches [W, B, K] of a `ParallelEnv`.
-    Raises:
-        ValueError: (when called) the batch has no dimension `sample_dim`, or the entries along it are not one datum.
+            batches [W, B, K] of a `ParallelEnv`. When called, a batch without it, or whose entries along it are not one
+            datum, raises a ValueError.
     """
 
     def __init__(
@@ -96,11 +86,8 @@ class GroupActor(TensorDictModuleBase):
     ) -> None:
         super().__init__()
         if sample_dim < 1:
-            raise ValueError(
-                f"sample_dim counts from the front, behind the contexts; it must be >= 1, got {sample_dim}."
-            )
-        self.sample_dim = sample_dim
-        self.policy = policy
+            raise ValueError(f"sample_dim counts from the front, behind the contexts, and is >= 1; got {sample_dim}.")
+        self.sample_dim, self.policy = sample_dim, policy
         self.in_keys, self.out_keys = [in_key], [action_key, log_prob_key]
         self.dist_sample_keys, self.log_prob_keys = [action_key], [log_prob_key]  # where TorchRL's losses look
 

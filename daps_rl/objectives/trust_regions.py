@@ -17,23 +17,12 @@ class TrustRegion(nn.Module):
     """Base of the trust regions."""
 
     def forward(self, reward: Tensor, floor: Tensor | float = 0.0) -> Tensor:
-        """The temperature for a batch of rewards.
-
-        Args:
-            reward: larger is better; no gradient flows. [B, K].
-            floor: the temperature never falls below it. In nats.
-        Returns:
-            0-dim, positive, in nats.
-        """
+        """The temperature for a batch of rewards [B, K], never below the floor. 0-dim, positive, in nats."""
         raise NotImplementedError
 
 
 class ESSTrustRegion(TrustRegion):
-    """The effective sample size of the weights is held at a fraction of K, exactly, at every batch.
-
-    Args:
-        ess_fraction: of K, in (1/K, 1].
-    """
+    """The effective sample size of the weights is held at a fraction of K in (1/K, 1], exactly, at every batch."""
 
     def __init__(self, ess_fraction: float = ESS_FRACTION) -> None:
         super().__init__()
@@ -45,11 +34,7 @@ class ESSTrustRegion(TrustRegion):
 
 
 class KLTrustRegion(TrustRegion):
-    """KL(q* ‖ q), as the samples tell it, is held at epsilon (the dual of REPS and MPO, solved exactly).
-
-    Args:
-        epsilon: nats per context, in (0, log K).
-    """
+    """KL(q* ‖ q), as the samples tell it, is held at epsilon in (0, log K) nats (the dual of REPS and MPO, exactly)."""
 
     def __init__(self, epsilon: float = 0.5) -> None:
         super().__init__()
@@ -61,18 +46,13 @@ class KLTrustRegion(TrustRegion):
 
 
 class FixedTemperature(TrustRegion):
-    """One temperature for the whole run (or the floor, where that is higher).
-
-    Args:
-        temperature: in nats.
-    """
+    """One temperature, in nats, for the whole run (or the floor, where that is higher)."""
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
         if not temperature > 0.0:
             raise ValueError(f"temperature must be positive, got {temperature}; 1.0 weighs by exp(reward).")
-        self.temperature: Tensor
-        self.register_buffer("temperature", torch.tensor(float(temperature)))
+        self.temperature = nn.Buffer(torch.tensor(float(temperature)))
 
     def forward(self, reward: Tensor, floor: Tensor | float = 0.0) -> Tensor:
         return self.temperature.clamp(min=floor)
@@ -85,8 +65,7 @@ class AdaptiveTemperature(TrustRegion):
 
     Args:
         ess_fraction: of K, in (1/K, 1].
-        init: first η, in nats.
-        learning_rate: of AdamW on log η.
+        init, learning_rate: first η, in nats, and the rate of AdamW on log η.
     References:
         Drolet et al. (2026), arXiv 2509.24716, appendix: init 100, learning rate 1e-3.
     """
@@ -99,12 +78,9 @@ class AdaptiveTemperature(TrustRegion):
         self.ess_fraction, self.learning_rate = ess_fraction, learning_rate
         # Buffers, not parameters: the state of this small AdamW is saved with the module and no optimiser of the
         # user's picks it up.
-        self.log_eta: Tensor
-        self.moments: Tensor
-        self.count: Tensor
-        self.register_buffer("log_eta", torch.tensor(float(init)).log())
-        self.register_buffer("moments", torch.zeros(2))
-        self.register_buffer("count", torch.zeros(()))
+        self.log_eta: Tensor = nn.Buffer(torch.tensor(float(init)).log())
+        self.moments = nn.Buffer(torch.zeros(2))
+        self.count: Tensor = nn.Buffer(torch.zeros(()))
 
     def forward(self, reward: Tensor, floor: Tensor | float = 0.0) -> Tensor:
         check_ess_fraction(self.ess_fraction, reward.shape[-1])
@@ -122,15 +98,10 @@ class AdaptiveTemperature(TrustRegion):
         gradient = torch.where(gradient.isfinite(), gradient, 0.0)
         beta1, beta2, weight_decay, epsilon = 0.9, 0.999, 1e-4, 1e-8
         self.count += 1
-        self.moments.copy_(
-            torch.stack(
-                (
-                    beta1 * self.moments[0] + (1 - beta1) * gradient,
-                    beta2 * self.moments[1] + (1 - beta2) * gradient.square(),
-                )
-            )
-        )
-        mean, square = self.moments[0] / (1 - beta1**self.count), self.moments[1] / (1 - beta2**self.count)
+        mean = beta1 * self.moments[0] + (1 - beta1) * gradient
+        square = beta2 * self.moments[1] + (1 - beta2) * gradient.square()
+        self.moments.copy_(torch.stack((mean, square)))
+        mean, square = mean / (1 - beta1**self.count), square / (1 - beta2**self.count)
         self.log_eta -= self.learning_rate * (mean / (square.sqrt() + epsilon) + weight_decay * self.log_eta)
 
 
@@ -143,11 +114,7 @@ TRUST_REGIONS: dict[str, type[TrustRegion]] = {
 
 
 def make_trust_region(trust_region: str | nn.Module, ess_fraction: float) -> nn.Module:
-    """A trust region by name ("ess", "kl", "fixed", "adaptive"), or the module itself.
-
-    Raises:
-        ValueError: the name is not known.
-    """
+    """A trust region by its name in `TRUST_REGIONS`, or the module itself. A ValueError where there is none."""
     if isinstance(trust_region, nn.Module):
         return trust_region
     if trust_region not in TRUST_REGIONS:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from tensordict.utils import NestedKey
+from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
 from daps_rl.functional import ESS_FRACTION, one_sample_groups, target_weights
@@ -74,38 +74,26 @@ class DAPSWeights(TensorDictModuleBase):
             raise ValueError(f"sample_dim counts from the front and must be >= 0, got {sample_dim}; 1 for [B, K, ...].")
         check_pooling(pooling, allowed=sample_dim is not None)
         self.trust_region = make_trust_region(trust_region, ess_fraction)
-        # Kept by reference, outside the module's own buffers: `.to(device)` would make a copy that no schedule reaches.
-        self._floor = (temperature_floor,)
+        # By reference and no buffer: `.to(device)` would make a copy that no schedule reaches.
+        self.temperature_floor = temperature_floor
         self.entropy_coeff, self.sample_dim, self.pooling, self.gather = entropy_coeff, sample_dim, pooling, gather
         self.set_keys()
-
-    @property
-    def temperature_floor(self) -> Tensor | float:
-        """The floor of the temperature, in nats, as it is now."""
-        return self._floor[0]
 
     def set_keys(self, **keys: Any) -> None:
         """Sets the keys that are read and written; those not given stay. See `TargetKeys`."""
         self.tensor_keys = TargetKeys(**{**vars(getattr(self, "tensor_keys", TargetKeys())), **keys})
-        self.in_keys = [self.tensor_keys.sample_log_prob, self.score_key]
+        reward = unravel_key(("next", self.tensor_keys.reward))
+        self.reward_key = reward[1:] if reward[:2] == ("next", "next") else reward  # one with "next" is taken as it is
+        # What is weighed is the reward of groups; of a whole batch its advantage.
+        score = self.reward_key if self.sample_dim is not None else self.tensor_keys.advantage
+        self.in_keys = [self.tensor_keys.sample_log_prob, score]
         self.out_keys = [self.tensor_keys.weights, self.tensor_keys.temperature]
-
-    @property
-    def reward_key(self) -> NestedKey:
-        """("next", reward); a reward key that starts with "next" already is taken as it is."""
-        key = self.tensor_keys.reward
-        key = (key,) if isinstance(key, str) else tuple(key)
-        return key if key[0] == "next" else ("next", *key)
-
-    @property
-    def score_key(self) -> NestedKey:
-        """What is weighed: the reward of groups; of a whole batch its advantage."""
-        return self.reward_key if self.sample_dim is not None else self.tensor_keys.advantage
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes weights and temperature into the batch; see the class."""
         weights, temperature = self.target(tensordict)
-        weights = self.ungroup(weights, tensordict.get(self.tensor_keys.sample_log_prob))
+        dim, like = -1 if self.sample_dim is None else self.sample_dim, tensordict.get(self.tensor_keys.sample_log_prob)
+        weights = weights.reshape(like.movedim(dim, -1).shape).movedim(-1, dim)  # as the batch is
         tensordict.set(self.tensor_keys.temperature, temperature.detach().expand(weights.shape))
         return tensordict.set(self.tensor_keys.weights, weights)
 
@@ -130,11 +118,8 @@ class DAPSWeights(TensorDictModuleBase):
 
     def _score(self, tensordict: TensorDictBase) -> Tensor:
         score = None if self.sample_dim is not None else tensordict.get(self.tensor_keys.advantage, None)
-        if score is None:
-            score = self.read(
-                tensordict, self.reward_key, "step an environment, or name the key with set_keys(reward=...)"
-            )
-        return score
+        remedy = "step an environment, or name the key with set_keys(reward=...)"
+        return self.read(tensordict, self.reward_key, remedy) if score is None else score
 
     @staticmethod
     def read(tensordict: TensorDictBase, key: NestedKey, remedy: str) -> Tensor:
@@ -154,10 +139,3 @@ class DAPSWeights(TensorDictModuleBase):
                 f"{tuple(value.shape)}; reshape it to [B, K], or pass sample_dim=None to weigh the whole batch."
             )
         return value.movedim(self.sample_dim, -1).flatten(0, -2)
-
-    def ungroup(self, value: Tensor, like: Tensor) -> Tensor:
-        """Brings [B·..., K] back to the shape of a value that `group` took."""
-        if self.sample_dim is None:
-            return value.reshape(like.shape)
-        shape = like.movedim(self.sample_dim, -1).shape
-        return value.reshape(shape).movedim(-1, self.sample_dim)

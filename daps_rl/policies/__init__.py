@@ -9,12 +9,11 @@ from daps_rl.policies.causal_lm import CausalLMAnswers, CausalLMPolicy, Referenc
 from daps_rl.policies.distribution import CodePosterior, Drawn, draw, score_drawn
 from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
 from daps_rl.policies.items import ItemEncoder, PointerHead
-from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy
+from daps_rl.policies.latents import Codebook, GaussianPolicy, PointCodes, QuantizerPolicy
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead, lattice_levels
 from daps_rl.policies.layers import EmbeddingHead
 from daps_rl.policies.masks import CodeMask, VisitOnce, WithinCapacity
 from daps_rl.policies.observation import ObservationEncoder, Patches, TokenEncoder
-from daps_rl.policies.point import PointCodes
 
 __all__ = [
     "AutoregressiveCategorical",

@@ -22,12 +22,9 @@ from daps_rl.policies.observation import ObservationEncoder, make_readout
 class AutoregressiveCategorical(DiscreteCodes):
     """q(z|x) = Π_t q(z_t | z_<t, x): batch shape [B], event shape [T].
 
-    Holds the encoded context: x is encoded once, however many codes are drawn or scored. `sample` draws token by
-    token with a key/value cache and no gradient; `log_prob` is one teacher-forced pass, with gradient.
-
-    Args:
-        transformer: gives the logits of the next token.
-        context: from `transformer.prepare`.
+    Holds the encoded context, from `transformer.prepare`: x is encoded once, however many codes are drawn or scored.
+    `sample` draws token by token with a key/value cache and no gradient; `log_prob` is one teacher-forced pass, with
+    gradient.
     """
 
     def __init__(self, transformer: CodeTransformer, context: Context) -> None:
@@ -119,34 +116,29 @@ class AutoregressiveCategorical(DiscreteCodes):
 
     def token_logits(self, value: Tensor) -> Tensor:
         """Logits of every token given those before it. [*S, B, T] → [*S, B, T, V], with gradient."""
-        check_codes(value, self.event_shape[0], self.batch_shape)
-        flat = value.reshape(-1, *self.batch_shape, *self.event_shape).transpose(0, 1)  # [B, K, T]
-        logits = self.transformer(flat, self.context)
-        return logits.transpose(0, 1).reshape(*value.shape, self.transformer.vocab_size)
+        logits = self.transformer(self._per_context(value), self.context)
+        return logits.transpose(0, 1).reshape(*value.shape, self.vocab_size)
+
+    def _per_context(self, codes: Tensor) -> Tensor:
+        """[*S, B, T] → [B, K, T]."""
+        check_codes(codes, self.event_shape[0], self.batch_shape)
+        return codes.reshape(-1, *self.batch_shape, *self.event_shape).transpose(0, 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), in nats: one teacher-forced pass. value [*S, B, T] → [*S, B], with gradient."""
-        return self._score(value, None)
+        return self.score_drawn(value, None)
 
-    def score_drawn(self, codes: Tensor, log_prob: Tensor) -> Tensor:
+    def score_drawn(self, codes: Tensor, log_prob: Tensor | None) -> Tensor:
         """The same as `log_prob(codes)`, which a backend need not compute again; see `CodePosterior`."""
-        return self._score(codes, log_prob)
-
-    def _score(self, value: Tensor, log_prob: Tensor | None) -> Tensor:
-        check_codes(value, self.event_shape[0], self.batch_shape)
-        flat = value.reshape(-1, *self.batch_shape, *self.event_shape).transpose(0, 1)  # [B, K, T]
         known = None if log_prob is None else log_prob.reshape(-1, *self.batch_shape).transpose(0, 1)
-        return self.transformer.log_prob(flat, self.context, known).transpose(0, 1).reshape(value.shape[:-1])
+        scores = self.transformer.log_prob(self._per_context(codes), self.context, known)
+        return scores.transpose(0, 1).reshape(codes.shape[:-1])
 
     def entropy(self, num_samples: int = 16, generator: torch.Generator | None = None) -> Tensor:
-        """Estimate of the entropy, in nats. [B].
+        """Unbiased estimate of the entropy, in nats, from num_samples codes per context. [B].
 
-        Unbiased: the mean over sampled codes of Σ_t H(q(· | z_<t, x)), each term exact given its prefix. The
-        gradient flows through the conditional entropies only, not through the choice of prefixes, and so is biased.
-
-        Args:
-            num_samples: codes drawn per context.
-            generator: source of randomness.
+        The mean over sampled codes of Σ_t H(q(· | z_<t, x)), each term exact given its prefix. The gradient flows
+        through the conditional entropies only, not through the choice of prefixes, and so is biased.
         """
         logits = self.token_logits(self.sample((num_samples,), generator))  # [N, B, T, V]
         log_probs = torch.log_softmax(as_float(logits), dim=-1)
@@ -161,23 +153,17 @@ class AutoregressivePolicy(nn.Module):
     shape [T].
 
     Args:
-        observation_shape: shape of one observation: (C, H, W), (L, D) or (D,).
-        num_tokens: T.
+        observation_shape, num_tokens, embed_dim, num_heads, mlp_ratio: see `TokenEncoder`; of both transformers.
         vocab_size: V.
-        embed_dim: width D of both transformers.
-        num_heads: attention heads; divides embed_dim.
         num_layers: blocks on the x-side.
         num_code_layers: blocks on the code's side; as many as num_layers if None.
-        mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the observation; T if None, as published. With an encoder of one's own, how many it
             gives, where that is T, in the order of the tokens.
         aligned_patches: also add the encoded patches to the code's positions (through learned queries where there are
             not as many patches as tokens). Not published; learns faster.
         token_sizes: how many tokens each of the T positions may take, each at most V: the others have probability 0
             there. All V if None.
-        encoder: instead of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
-        head: instead of a linear layer to the logits, any module [..., embed_dim] → [..., V], such as
-            `EmbeddingHead`.
+        encoder, head: see `TokenEncoder`.
         pointer: the tokens are the V items that the encoder gives (`ItemEncoder`, say): a pointer over them is
             the head, and their encodings as the tokens' embeddings.
         mask: which tokens may come next, by the datum and the tokens before; the others have probability exactly 0, in
@@ -213,8 +199,13 @@ class AutoregressivePolicy(nn.Module):
         check_code_sizes(num_tokens, vocab_size)
         if pointer and head is not None:
             raise ValueError("a pointer is a head; leave out head= or pointer=True.")
-        if token_sizes is not None:
-            check_token_sizes(token_sizes, num_tokens, vocab_size)
+        if token_sizes is not None and (
+            len(token_sizes) != num_tokens or not 1 <= min(token_sizes) <= max(token_sizes) <= vocab_size
+        ):
+            raise ValueError(
+                f"token_sizes must be {num_tokens} numbers in 1 … {vocab_size} (num_tokens and vocab_size), "
+                f"got {list(token_sizes)}; vocab_size is the largest of them."
+            )
         num_code_layers = num_layers if num_code_layers is None else num_code_layers
         check_transformer_sizes(embed_dim, num_heads, min(num_layers, num_code_layers))
         self.observation_shape = tuple(observation_shape)
@@ -222,21 +213,15 @@ class AutoregressivePolicy(nn.Module):
         unknown = encoder is not None and num_patches is None  # how many an encoder of one's own gives
         num_patches = num_tokens if num_patches is None else num_patches
         readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=unknown)
+        sizes: dict[str, Any] = {"embed_dim": embed_dim, "num_heads": num_heads, "mlp_ratio": mlp_ratio}
         self.encoder = encoder or ObservationEncoder(
-            observation_shape,
-            num_patches=num_patches,
-            embed_dim=embed_dim,
-            num_heads=num_heads,
-            num_layers=num_layers,
-            mlp_ratio=mlp_ratio,
+            observation_shape, num_patches=num_patches, num_layers=num_layers, **sizes
         )
         self.transformer = CodeTransformer(
             num_tokens,
             vocab_size,
-            embed_dim=embed_dim,
-            num_heads=num_heads,
+            **sizes,
             num_layers=num_code_layers,
-            mlp_ratio=mlp_ratio,
             readout=readout if aligned_patches else None,
             token_sizes=token_sizes,
             head=head,
@@ -247,12 +232,3 @@ class AutoregressivePolicy(nn.Module):
     def forward(self, observation: Tensor) -> AutoregressiveCategorical:
         context = self.transformer.prepare(self.encoder(observation), observation)
         return AutoregressiveCategorical(self.transformer, context)
-
-
-def check_token_sizes(token_sizes: Sequence[int], num_tokens: int, vocab_size: int) -> None:
-    """Raises ValueError unless there is a size for each position, in 1 … V."""
-    if len(token_sizes) != num_tokens or not all(1 <= size <= vocab_size for size in token_sizes):
-        raise ValueError(
-            f"token_sizes must be {num_tokens} numbers in 1 … {vocab_size} (num_tokens and vocab_size), "
-            f"got {list(token_sizes)}; vocab_size is the largest of them."
-        )

@@ -21,11 +21,8 @@ class CausalLMAnswers(DiscreteCodes):
     """q(z|x) over answers of up to T tokens: batch shape [B], event shape [T].
 
     An answer ends with the end token; what stands behind it is padding, has probability exactly 1 there, and adds
-    nothing to `log_prob`. Anything else behind an end has probability exactly 0.
-
-    Args:
-        policy: of the model.
-        prompt: int64 [B, P], padded on the left.
+    nothing to `log_prob`. Anything else behind an end has probability exactly 0. Prompts, int64 [B, P], are padded on
+    the left.
     """
 
     def __init__(self, policy: CausalLMPolicy, prompt: Tensor) -> None:
@@ -57,7 +54,7 @@ class CausalLMAnswers(DiscreteCodes):
         ids, cache = prompt, None
         answer = prompt.new_full((n, policy.num_tokens), policy.pad_token)
         ended = torch.zeros(n, dtype=torch.bool, device=prompt.device)
-        log_prob: Tensor | float = 0.0
+        log_prob = torch.zeros(n, device=prompt.device)
         for t in range(policy.num_tokens):
             logits, cache = policy.next_logits(ids, prompt.shape[1], cache)
             log_probs = torch.log_softmax(logits, dim=-1)  # [N, V]
@@ -70,7 +67,6 @@ class CausalLMAnswers(DiscreteCodes):
             answer[:, t] = torch.where(ended, policy.pad_token, token[:, 0])
             ended = ended | (token[:, 0] == policy.end_token)
             ids = torch.cat((ids, answer[:, t : t + 1]), dim=1)
-        assert isinstance(log_prob, Tensor)  # at least one token
         return answer, log_prob
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -81,7 +77,8 @@ class CausalLMAnswers(DiscreteCodes):
         prompt = self.prompt.repeat(len(codes) // len(self.prompt), 1)
         logits = policy.logits(torch.cat((prompt, codes[:, :-1]), dim=1), length)  # [N, T, V]
         picked = torch.log_softmax(logits, dim=-1).gather(-1, codes.unsqueeze(-1))[..., 0]  # [N, T]
-        ended = policy.ended_before(codes)
+        ends = codes == policy.end_token
+        ended = (ends.long().cumsum(-1) - ends.long()) > 0  # before each position
         padding = torch.where(codes == policy.pad_token, 0.0, -math.inf).to(picked.dtype)
         return torch.where(ended, padding, picked).sum(-1).view(value.shape[:-1])
 
@@ -108,8 +105,6 @@ class CausalLMPolicy(nn.Module):
         end_token: ends an answer.
         pad_token: stands behind the end, and before a short prompt; the end token if None.
         temperature: that logits are divided by, in drawing and in scoring.
-    Raises:
-        ValueError: a size is out of range.
     """
 
     def __init__(
@@ -150,11 +145,6 @@ class CausalLMPolicy(nn.Module):
         if prompt.ndim != 2:
             raise ValueError(f"prompts must be [B, P], got shape {tuple(prompt.shape)}; pad them on the left.")
         return CausalLMAnswers(self, prompt.long())
-
-    def ended_before(self, codes: Tensor) -> Tensor:
-        """Whether an answer has ended before each of its positions. [N, T], bool."""
-        ends = (codes == self.end_token).long().cumsum(-1)
-        return torch.cat((torch.zeros_like(ends[:, :1]), ends[:, :-1]), dim=-1) > 0
 
     def logits(self, ids: Tensor, prompt_length: int) -> Tensor:
         """Of each answer token, the first of which stands behind the prompt. [N, P + T - 1] → [N, T, V]."""

@@ -27,7 +27,7 @@ class Context(NamedTuple):
     aligned: Tensor | None  # [B, 1, T, D], added to the tokens' embeddings; None for cross-attention alone
     items: Tensor | None = None  # [B, V, D], embeddings of tokens that are the context's items
     keys: Tensor | None = None  # [B, V, D], of a pointer to them
-    observation: Tensor | None = None  # [B, *x], where a mask reads it
+    observation: Any = None  # [B, *x], where a mask reads it
 
     def split(self, size: int) -> list[Context]:
         """Cuts it into parts of so many contexts each; the last has those that are left."""
@@ -44,21 +44,16 @@ class Backend(Protocol):
         """Whether it can make passes over this context, as the transformer is now."""
 
     def draw(self, net: CodeTransformer, context: Context, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Draws a code by each row of numbers in [0, 1); the likeliest tokens with None. No gradient.
+        """Draws a code by each row of numbers [B, K, T] in [0, 1); the likeliest tokens, K = 1, with None. No gradient.
 
-        Args:
-            uniform: [B, K, T].
         Returns:
-            codes [B, K, T], int64, with K = 1 for None; their log-probabilities [B, K], in nats.
+            codes [B, K, T], int64; their log-probabilities [B, K], in nats.
         """
 
     def log_prob(self, net: CodeTransformer, context: Context, codes: Tensor, known: Tensor | None) -> Tensor:
-        """log q(z|x), in nats, with gradient. Codes [B, K, T] → [B, K].
+        """log q(z|x), in nats, with gradient; `known` is its value where that is known. Codes [B, K, T] → [B, K].
 
-        Args:
-            known: its value where that is known. [B, K].
-        Raises:
-            IndexError: a token lies outside the vocabulary.
+        A token outside the vocabulary raises an IndexError.
         """
 
 
@@ -106,8 +101,7 @@ class CodeTransformer(nn.Module):
         else:
             self.embed = nn.Embedding(vocab_size, embed_dim)
             nn.init.normal_(self.embed.weight, std=0.02)
-        self.positions: Tensor
-        self.register_buffer("positions", sinusoidal_positions(num_tokens, embed_dim), persistent=False)
+        self.positions = nn.Buffer(sinusoidal_positions(num_tokens, embed_dim), persistent=False)
         self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
         self.head = PointerHead(embed_dim) if pointer else head or nn.Linear(embed_dim, vocab_size)
@@ -162,10 +156,9 @@ class CodeTransformer(nn.Module):
     def log_prob(self, codes: Tensor, context: Context, known: Tensor | None = None) -> Tensor:
         """Teacher-forced log-probabilities, in nats, with gradient. codes [B, K, T] → [B, K].
 
-        Where their value is known [B, K], a backend need not compute it again.
-
-        On a CPU some contexts at a time, `CPU_TOKENS`. Logits of more than `LARGEST_LOGITS` entries are made, and in
-        the backward pass made again, for some contexts at a time.
+        Where their value is known [B, K], a backend need not compute it again. On a CPU some contexts at a time,
+        `CPU_TOKENS`. Logits of more than `LARGEST_LOGITS` entries are made, and in the backward pass made again, for
+        some contexts at a time.
         """
         if codes.shape[-1] == self.num_tokens and (backend := self.backend_for(context)):
             return backend.log_prob(self, context, codes, known)
@@ -193,9 +186,8 @@ class CodeTransformer(nn.Module):
         start = self.start.expand(b, k, 1, -1)
         x = self.input_at(torch.cat((start, self.embed_tokens(codes[..., :-1], context)), dim=2), context, 0)
         if self.embed_features is not None:
-            assert self.mask is not None
-            assert context.observation is not None  # a policy with a mask passes it on
-            x = x + self.embed_features(self.mask.features_of(context.observation, codes).to(x.dtype))
+            features = cast(CodeMask, self.mask).features_of(context.observation, codes)
+            x = x + self.embed_features(features.to(x.dtype))
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             x = block(x, keys_values)
         return x
@@ -205,7 +197,6 @@ class CodeTransformer(nn.Module):
         logits = self.masked(self.logits(hidden, context), slice(None))
         if self.mask is None:
             return logits
-        assert context.observation is not None  # a policy with a mask passes it on
         return torch.where(self.mask.of(context.observation, codes), logits, -math.inf)
 
     def masked(self, logits: Tensor, position: slice | int) -> Tensor:
@@ -215,15 +206,11 @@ class CodeTransformer(nn.Module):
     def step(
         self, embedded: Tensor, context: Context, caches: Sequence[Cache], features: Tensor | None = None
     ) -> Tensor:
-        """Logits of the next token from the embedding of the last. [B, K, 1, D] → [B, K, V].
-
-        features [B, K, F] are the mask's before the next token.
-        """
+        """Logits of the next token from the embedding of the last, and the mask's features [B, K, F]. → [B, K, V]."""
         position = caches[0].length
         x = self.input_at(embedded, context, position)
         if self.embed_features is not None:
-            assert features is not None  # `MaskedSteps` has them
-            x = x + self.embed_features(features.to(x.dtype)).unsqueeze(2)
+            x = x + self.embed_features(cast(Tensor, features).to(x.dtype)).unsqueeze(2)
         for block, keys_values, cache in zip(self.blocks, context.keys_values, caches, strict=True):
             x = block(x, keys_values, cache)
         return self.masked(self.logits(x[:, :, 0], context), position)
@@ -235,7 +222,6 @@ class MaskedSteps:
     def __init__(self, net: CodeTransformer, context: Context, samples: int) -> None:
         self.mask, self.position = net.mask, 0
         if self.mask is not None:
-            assert context.observation is not None  # a policy with a mask passes it on
             self.state = self.mask.start(context.observation, samples)
 
     def features(self) -> Tensor | None:

@@ -32,7 +32,6 @@ class DiscreteCodes(Distribution):
     """Base of the distributions over codes: event shape [T], tokens of 0 … V-1."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = False
 
     def __init__(self, batch_shape: torch.Size, num_tokens: int, vocab_size: int) -> None:
         self.vocab_size = vocab_size
@@ -53,19 +52,12 @@ class CodePosterior(Protocol):
     """
 
     def draw(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Drawn:
-        """Draws codes and scores them in the same pass, without gradient.
-
-        Args:
-            sample_shape: (K,) draws K codes per context.
-            generator: source of randomness; torch's global one if None.
-        """
+        """Draws codes, K per context for (K,), and scores them in the same pass, without gradient."""
 
     def score_drawn(self, codes: Tensor, log_prob: Tensor) -> Tensor:
-        """log q(z|x), in nats, with gradient, of codes that this object drew. [*S, B].
+        """log q(z|x), in nats, with gradient, of all or some of the codes [*S, B, T] that this object drew. [*S, B].
 
-        Args:
-            codes: all or some of those drawn. [*S, B, T].
-            log_prob: what `draw` gave for them; its value may be used instead of another pass. [*S, B].
+        log_prob is what `draw` gave for them; its value may be used instead of another pass. [*S, B].
         """
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from daps_rl.functional import draw_categorical
+from daps_rl.functional.checks import as_float
 from daps_rl.policies.checks import check_code_sizes, check_codes
 from daps_rl.policies.distribution import DiscreteCodes, RelaxedCodes, RelaxTokens, SampleShape
 from daps_rl.policies.observation import TokenEncoder
@@ -19,17 +22,15 @@ class FactorizedCategorical(DiscreteCodes):
     """
 
     def __init__(self, logits: Tensor) -> None:
-        self.log_probs = torch.log_softmax(logits.float() if logits.dtype != torch.float64 else logits, dim=-1)
+        self.log_probs = torch.log_softmax(as_float(logits), dim=-1)
         super().__init__(logits.shape[:-2], *logits.shape[-2:])
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
         """Draws codes. [*sample_shape, B, T], int64, without gradient."""
-        num_samples = torch.Size(sample_shape).numel()
         probs = self.log_probs.exp()  # [B, T, V]
-        uniform = torch.rand(
-            *probs.shape[:-1], num_samples, generator=generator, device=probs.device, dtype=probs.dtype
-        )
+        shape = (*probs.shape[:-1], torch.Size(sample_shape).numel())
+        uniform = torch.rand(shape, generator=generator, device=probs.device, dtype=probs.dtype)
         tokens = draw_categorical(probs, uniform)  # [B, T, K]
         return tokens.movedim(-1, 0).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
@@ -63,50 +64,17 @@ class FactorizedPolicy(TokenEncoder):
     [B, *observation_shape], gives a `FactorizedCategorical` of batch shape [B] and event shape [T].
 
     Args:
-        observation_shape: shape of one observation: (C, H, W), (L, D) or (D,).
-        num_tokens: T.
+        observation_shape, num_tokens, options: see `TokenEncoder`, whose outputs are the logits.
         vocab_size: V.
-        embed_dim: width D of the transformer.
-        num_heads: attention heads; divides embed_dim.
-        num_layers: blocks.
-        mlp_ratio: width of the feed-forward layers over embed_dim.
-        num_patches: patches of the observation; T if None, as published.
-        encoder: instead of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
-        head: instead of a linear layer to the logits, any module [..., embed_dim] → [..., V], such as
-            `EmbeddingHead`.
     Raises:
         ValueError: a size is not positive, or num_heads does not divide embed_dim.
     References:
         Drolet et al. (2026), arXiv 2509.24716, appendix.
     """
 
-    def __init__(
-        self,
-        observation_shape: tuple[int, ...],
-        num_tokens: int,
-        vocab_size: int,
-        *,
-        embed_dim: int = 64,
-        num_heads: int = 4,
-        num_layers: int = 2,
-        mlp_ratio: float = 6.0,
-        num_patches: int | None = None,
-        encoder: nn.Module | None = None,
-        head: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, observation_shape: tuple[int, ...], num_tokens: int, vocab_size: int, **options: Any) -> None:
         check_code_sizes(num_tokens, vocab_size)
-        super().__init__(
-            observation_shape,
-            num_tokens,
-            vocab_size,
-            embed_dim=embed_dim,
-            num_heads=num_heads,
-            num_layers=num_layers,
-            mlp_ratio=mlp_ratio,
-            num_patches=num_patches,
-            encoder=encoder,
-            head=head,
-        )
+        super().__init__(observation_shape, num_tokens, vocab_size, **options)
         self.vocab_size = vocab_size
 
     def forward(self, observation: Tensor) -> FactorizedCategorical:

@@ -14,12 +14,7 @@ from daps_rl.policies.layers import EncoderBlock
 class ItemEncoder(nn.Module):
     """Transformer over a set of items: permuting them permutes what comes out. [B, N, F] → [B, N, D].
 
-    Instead of the patch transformer: `AutoregressivePolicy(..., encoder=ItemEncoder(2, 64))`.
-
-    Args:
-        features: F, of an item.
-        embed_dim: D.
-        num_heads, num_layers, mlp_ratio: of the transformer.
+    Instead of the patch transformer: `AutoregressivePolicy(..., encoder=ItemEncoder(2, 64))` for two features an item.
     """
 
     def __init__(
@@ -32,7 +27,10 @@ class ItemEncoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, items: Tensor) -> Tensor:
-        x = self.embed(items)
+        return self.mix(self.embed(items))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """The blocks, on embedded items. [B, N, D] → [B, N, D]."""
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -41,9 +39,8 @@ class ItemEncoder(nn.Module):
 class PointerHead(nn.Module):
     """Logits that point at items: c·tanh(q·k_v / √D), the keys made from the encoded items. [..., D] → [..., V].
 
-    Args:
-        dim: D.
-        clip: c, in nats; keeps the policy from being certain too early.
+    The clip c, in nats, keeps the policy from being certain too early.
+
     References:
         Bello et al. (2017), Neural combinatorial optimization, eq. 16. Kool et al. (2019), Attention, learn to solve
         routing problems!

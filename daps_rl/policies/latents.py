@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution, Independent, Normal, constraints
 
-from daps_rl.policies.point import PointCodes
+from daps_rl.policies.distribution import SampleShape
 
 FSQ_LEVELS = {
     256: (8, 6, 5), 1024: (8, 5, 5, 5), 4096: (7, 5, 5, 5, 5), 16384: (8, 8, 8, 6, 5), 65536: (8, 8, 8, 5, 5, 5),
@@ -21,11 +22,7 @@ FSQ_LEVELS = {
 
 
 def fsq_levels(vocab_size: int) -> tuple[int, ...]:
-    """Levels of FSQ for a vocabulary: recommended ones, or those of 3 to 8 with the largest product of at most V.
-
-    Raises:
-        ValueError: V is under 3.
-    """
+    """Levels of FSQ for a vocabulary: recommended ones, or those of 3 to 8 with the largest product of at most V."""
     if vocab_size in FSQ_LEVELS:
         return FSQ_LEVELS[vocab_size]
     if vocab_size < 3:
@@ -52,9 +49,7 @@ class Codebook(nn.Module):
     The decoder reads codes through it, and a `QuantizerPolicy` writes them with it.
 
     Args:
-        kind: "vq" or "fsq".
-        vocab_size: V. FSQ has `fsq_levels(V)`, whose product is at most V.
-        embed_dim: E.
+        kind: "vq" or "fsq", which has `fsq_levels(V)`, whose product is at most V.
         options: of `VectorQuantize` or `FSQ`.
     Raises:
         ImportError: vector-quantize-pytorch is not installed.
@@ -90,14 +85,40 @@ class Codebook(nn.Module):
         return Quantized(embedded, codes.long(), loss[0].sum() if loss else features.new_zeros(()))
 
 
+class PointCodes(Distribution):
+    """All mass on one code per datum: batch shape [B], event shape [T]. What quantisers (VQ, FSQ) give.
+
+    It has no density to learn from, and against a prior over codes no ELBO worth the name: `log_prob` raises.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(self, codes: Tensor) -> None:
+        self.codes = codes  # int64 [B, T]
+        super().__init__(codes.shape[:-1], codes.shape[-1:], validate_args=False)
+
+    def sample(self, sample_shape: SampleShape = ()) -> Tensor:
+        """The code, as often as asked for. [*sample_shape, B, T]."""
+        return self.codes.expand(*sample_shape, *self.codes.shape)
+
+    @property
+    def mode(self) -> Tensor:
+        """The code. [B, T]."""
+        return self.codes
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Raises NotImplementedError: a point mass has no density."""
+        raise NotImplementedError("a deterministic encoder has no log-probability; its KL and ELBO are not defined.")
+
+    def entropy(self) -> Tensor:
+        """Zero. [B]."""
+        return torch.zeros(self.batch_shape, device=self.codes.device)
+
+
 class QuantizerPolicy(nn.Module):
     """A deterministic encoder: called on observations [B, *x], gives `PointCodes` [B, T].
 
-    Args:
-        encoder: gives each token's vector, [B, T, E]; a `TokenEncoder`, say.
-        codebook: the decoder's; it stays the decoder's (it is held, not registered).
-        num_tokens: T.
-        vocab_size: V.
+    The encoder gives each token's vector, [B, T, E]. The codebook stays the decoder's: it is held, not registered.
     """
 
     def __init__(self, encoder: nn.Module, codebook: Codebook, num_tokens: int, vocab_size: int) -> None:
@@ -121,12 +142,8 @@ class QuantizerPolicy(nn.Module):
 class GaussianPolicy(nn.Module):
     """Continuous latents: called on observations [B, *x], gives a diagonal Gaussian of event shape [T, E].
 
-    No codes at all: the ceiling that codes of any size are held against.
-
-    Args:
-        encoder: gives means and log-variances, [B, T, 2E]; a `TokenEncoder`, say.
-        num_tokens: T.
-        vocab_size: V, for the record.
+    No codes at all: the ceiling that codes of any size are held against. The encoder gives means and log-variances,
+    [B, T, 2E]; num_tokens and vocab_size are T and V, for the record.
     """
 
     def __init__(self, encoder: nn.Module, num_tokens: int, vocab_size: int) -> None:

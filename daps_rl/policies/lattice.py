@@ -49,9 +49,7 @@ class LatticeEmbedding(nn.Module):
     Args:
         vocab_size: V.
         embed_dim: E.
-        levels: of each axis; their product is V. `lattice_levels(V)` if None.
-    Raises:
-        ValueError: the product of the levels is not V, or an axis has less than two.
+        levels: of each axis, at least two; their product is V. `lattice_levels(V)` if None.
     References:
         Mentzer et al. (2024), Finite scalar quantization: the lattice and the projection, without the rounding.
     """
@@ -65,8 +63,7 @@ class LatticeEmbedding(nn.Module):
                 f"out for {lattice_levels(vocab_size)}."
             )
         axes = [torch.linspace(-1.0, 1.0, count) for count in levels]
-        self.coordinates: Tensor  # [V, d]
-        self.register_buffer("coordinates", torch.cartesian_prod(*axes).view(vocab_size, -1), persistent=False)
+        self.coordinates = nn.Buffer(torch.cartesian_prod(*axes).view(vocab_size, -1), persistent=False)  # [V, d]
         self.project = nn.Linear(len(levels), embed_dim)
 
     @property
@@ -81,10 +78,7 @@ class LatticeEmbedding(nn.Module):
 class LatticeHead(nn.Module):
     """Logits of a Gaussian on a lattice: −Σ_i p_i·(m_i − g_vi)², m and log p linear in h. [..., D] → [..., V].
 
-    Args:
-        dim: D.
-        embedding: the decoder's; only its lattice is read.
-        deviation: at the start, in each coordinate.
+    Of the decoder's embedding only the lattice is read. The deviation is that at the start, in each coordinate.
     """
 
     def __init__(self, dim: int, embedding: LatticeEmbedding, deviation: float = 0.25) -> None:
@@ -93,9 +87,8 @@ class LatticeHead(nn.Module):
         self.mean, self.log_precision = nn.Linear(dim, axes), nn.Linear(dim, axes)
         nn.init.zeros_(self.log_precision.weight)
         nn.init.constant_(self.log_precision.bias, -math.log(2.0 * deviation**2))
-        self.features: Tensor  # [V, 2d]
         points = embedding.coordinates
-        self.register_buffer("features", torch.cat((points, -points.square()), dim=-1), persistent=False)
+        self.features = nn.Buffer(torch.cat((points, -points.square()), dim=-1), persistent=False)  # [V, 2d]
 
     def forward(self, x: Tensor) -> Tensor:
         precision = self.log_precision(x).clamp(*LOG_PRECISIONS).exp()  # [..., d]

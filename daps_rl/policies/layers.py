@@ -180,11 +180,7 @@ class EmbeddingHead(nn.Module):
     """Logits by similarity to the decoder's vectors of the tokens: (W h) · e_v + b_v. [..., D] → [..., V].
 
     Tokens that the decoder reads alike then have like logits, so that what is learned of one is learned of its kin. The
-    vectors stay the decoder's: they are held, not registered, and no gradient reaches them from here.
-
-    Args:
-        dim: D.
-        embedding: the decoder's table of V vectors.
+    vectors, the decoder's table, stay the decoder's: they are held, not registered, and no gradient reaches them here.
     """
 
     def __init__(self, dim: int, embedding: nn.Embedding) -> None:

@@ -66,9 +66,7 @@ class CodeMask:
 class VisitOnce(CodeMask):
     """Codes that are permutations: every token once. The state is what was visited, bool [B, K, V].
 
-    Args:
-        vocab_size: V, the number of items.
-        first: the item that comes first, where the order has no beginning of its own (a round trip); None for any.
+    `first` comes first, where the order has no beginning of its own (a round trip); None for any.
     """
 
     def __init__(self, vocab_size: int, first: int | None = None) -> None:
@@ -79,8 +77,7 @@ class VisitOnce(CodeMask):
 
     def allowed(self, state: Tensor, position: int) -> Tensor:
         if position == 0 and self.first is not None:
-            only = torch.arange(self.vocab_size, device=state.device) == self.first
-            return only.expand_as(state)
+            return (torch.arange(self.vocab_size, device=state.device) == self.first).expand_as(state)
         return ~state
 
     def advance(self, state: Tensor, position: int, token: Tensor) -> Tensor:
@@ -91,14 +88,8 @@ class WithinCapacity(CodeMask):
     """Codes of 0 and 1, item by item: an item is taken (1) only if what is left of the capacity holds it.
 
     The observation has an item per row. The state is (weights [B, 1, T], what is left [B, K]). The policy sees what
-    is left, and what would be if it took the next item, over the capacity.
-
-    Args:
-        capacity: of every context.
-        column: of an item's features, where its weight stands. Weights that are sums of a few powers of two add up
-            exactly.
-    Raises:
-        ValueError: the capacity is not positive.
+    is left, and what would be if it took the next item, over the capacity, which every context has. An item's weight
+    stands in a column of its features; weights that are sums of a few powers of two add up exactly.
     """
 
     num_features = 2

@@ -11,26 +11,20 @@ from torch.nn import functional as F
 
 from daps_rl.functional.checks import in_full_precision
 from daps_rl.policies.checks import check_transformer_sizes
-from daps_rl.policies.layers import CrossAttention, EncoderBlock, sinusoidal_positions
+from daps_rl.policies.items import ItemEncoder
+from daps_rl.policies.layers import CrossAttention, sinusoidal_positions
 
 
 class Patches(nn.Module):
     """Cuts observations into P patches, padding with zeros where the sizes do not divide.
 
-    Images [B, C, H, W] are cut into the most nearly square grid of P patches; vectors [B, D] into P
-    pieces; sequences [B, L, D] into P stretches of time.
-
-    Args:
-        observation_shape: shape of one observation: (C, H, W), (D,) or (L, D).
-        num_patches: P.
-    Raises:
-        ValueError: the shape has no or more than three axes, or there are more patches than entries.
+    Images [B, C, H, W] are cut into the most nearly square grid of num_patches = P patches; vectors [B, D] into P
+    pieces; sequences [B, L, D] into P stretches of time. More patches than entries raise a ValueError.
     """
 
     def __init__(self, observation_shape: tuple[int, ...], num_patches: int) -> None:
         super().__init__()
-        self.observation_shape = tuple(observation_shape)
-        self.num_patches = num_patches
+        self.observation_shape, self.num_patches = tuple(observation_shape), num_patches
         if not 1 <= len(self.observation_shape) <= 3:
             raise ValueError(
                 f"observation_shape must be (C, H, W), (L, D) or (D,), got {self.observation_shape}; "
@@ -38,7 +32,7 @@ class Patches(nn.Module):
             )
         if num_patches < 1:
             raise ValueError(f"num_patches must be >= 1, got {num_patches}; as many as tokens is the published choice.")
-        height, width = self._plane()
+        channels, height, width = self._plane(torch.empty(1, *self.observation_shape, device="meta")).shape[1:]
         rows = _grid_rows(num_patches, height, width)
         self.grid = (rows, num_patches // rows)
         if rows > height or self.grid[1] > width:
@@ -48,32 +42,17 @@ class Patches(nn.Module):
             )
         self.patch_shape = (math.ceil(height / self.grid[0]), math.ceil(width / self.grid[1]))
 
-    def _plane(self) -> tuple[int, int]:
-        """(height, width) of the plane that is cut: vectors and sequences are one row high."""
-        match self.observation_shape:
-            case (_, height, width):
-                return height, width
-            case (length, _):
-                return 1, length
-            case (length,):
-                return 1, length
-        raise AssertionError("checked in __init__")
+        self.patch_dim = channels * math.prod(self.patch_shape)  # entries of one patch
 
-    @property
-    def patch_dim(self) -> int:
-        """Entries of one patch."""
-        channels = {1: 1, 2: self.observation_shape[-1], 3: self.observation_shape[0]}[len(self.observation_shape)]
-        return channels * self.patch_shape[0] * self.patch_shape[1]
+    def _plane(self, observation: Tensor) -> Tensor:
+        """What is cut, [B, C, H, W]: vectors [B, 1, 1, D] and sequences [B, D, 1, L] are one row high."""
+        if len(self.observation_shape) == 3:
+            return observation
+        return (observation.transpose(1, 2) if observation.ndim == 3 else observation.unsqueeze(1)).unsqueeze(2)
 
     def forward(self, observation: Tensor) -> Tensor:
         """[B, *observation_shape] → [B, P, patch_dim]."""
-        match len(self.observation_shape):
-            case 1:
-                plane = observation[:, None, None, :]  # [B, 1, 1, D]
-            case 2:
-                plane = observation.transpose(1, 2)[:, :, None, :]  # [B, D, 1, L]
-            case _:
-                plane = observation
+        plane = self._plane(observation)
         (rows, columns), (height, width) = self.grid, self.patch_shape
         pad_height, pad_width = rows * height - plane.shape[-2], columns * width - plane.shape[-1]
         if pad_height or pad_width:
@@ -83,15 +62,8 @@ class Patches(nn.Module):
         return patches.reshape(b, self.num_patches, self.patch_dim)
 
 
-class ObservationEncoder(nn.Module):
-    """Transformer over the patches of an observation. [B, *observation_shape] → [B, P, D].
-
-    Args:
-        observation_shape: shape of one observation.
-        num_patches: P.
-        embed_dim: D.
-        num_heads, num_layers, mlp_ratio: of the transformer.
-    """
+class ObservationEncoder(ItemEncoder):
+    """Transformer over num_patches = P patches of an observation. [B, *observation_shape] → [B, P, embed_dim]."""
 
     def __init__(
         self,
@@ -103,19 +75,19 @@ class ObservationEncoder(nn.Module):
         num_layers: int,
         mlp_ratio: float,
     ) -> None:
-        super().__init__()
-        self.patches = Patches(observation_shape, num_patches)
-        self.embed = nn.Linear(self.patches.patch_dim, embed_dim)
-        self.register_buffer("positions", sinusoidal_positions(num_patches, embed_dim), persistent=False)
-        self.blocks = nn.ModuleList(EncoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(embed_dim)
+        patches, sizes = Patches(observation_shape, num_patches), {"num_heads": num_heads, "num_layers": num_layers}
+        super().__init__(patches.patch_dim, embed_dim, mlp_ratio=mlp_ratio, **sizes)
+        self.patches = patches
+        self.positions = nn.Buffer(sinusoidal_positions(num_patches, embed_dim), persistent=False)
 
     def forward(self, observation: Tensor) -> Tensor:
-        check_observation(observation, self.patches.observation_shape)
-        x = self.embed(self.patches(observation)) + self.positions  # [B, P, D]
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        shape = self.patches.observation_shape
+        if tuple(observation.shape[1:]) != shape or not torch.is_floating_point(observation):
+            raise ValueError(
+                f"observation must be a floating-point batch of shape [B, {', '.join(map(str, shape))}], "
+                f"got {observation.dtype} of shape {tuple(observation.shape)}; reshape or convert it."
+            )
+        return self.mix(self.embed(self.patches(observation)) + self.positions)
 
 
 class TokenQueries(nn.Module):
@@ -133,9 +105,8 @@ class TokenQueries(nn.Module):
 
 def make_readout(num_tokens: int, num_patches: int, dim: int, num_heads: int, *, own_encoder: bool) -> nn.Module:
     """Brings P encoded patches to T positions: as they are where P = T, else through learned queries."""
-    if num_patches == num_tokens and not own_encoder:
-        return nn.Identity()
-    return TokenQueries(num_tokens, dim, num_heads)
+    as_they_are = num_patches == num_tokens and not own_encoder
+    return nn.Identity() if as_they_are else TokenQueries(num_tokens, dim, num_heads)
 
 
 class TokenEncoder(nn.Module):
@@ -147,13 +118,11 @@ class TokenEncoder(nn.Module):
         observation_shape: shape of one observation: (C, H, W), (L, D) or (D,).
         num_tokens: T.
         outputs: size of a token's vector.
-        embed_dim: width D of the transformer.
-        num_heads: attention heads; divides embed_dim.
-        num_layers: blocks.
+        embed_dim, num_heads, num_layers: width D of the transformer, attention heads (they divide D), and blocks.
         mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the observation; T if None, as published.
         encoder: instead of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
-        head: instead of the linear layer, any module [B, T, embed_dim] → [B, T, outputs].
+        head: instead of the linear layer, any module [..., embed_dim] → [..., outputs], such as `EmbeddingHead`.
     Raises:
         ValueError: a size is not positive, or num_heads does not divide embed_dim.
     """
@@ -176,13 +145,9 @@ class TokenEncoder(nn.Module):
         check_transformer_sizes(embed_dim, num_heads, num_layers)
         self.observation_shape, self.num_tokens = tuple(observation_shape), num_tokens
         num_patches = num_tokens if num_patches is None else num_patches
+        sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "num_layers": num_layers}
         self.encoder = encoder or ObservationEncoder(
-            observation_shape,
-            num_patches=num_patches,
-            embed_dim=embed_dim,
-            num_heads=num_heads,
-            num_layers=num_layers,
-            mlp_ratio=mlp_ratio,
+            observation_shape, num_patches=num_patches, mlp_ratio=mlp_ratio, **sizes
         )
         self.readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=encoder is not None)
         self.head = head or nn.Linear(embed_dim, outputs)
@@ -193,15 +158,6 @@ class TokenEncoder(nn.Module):
     def token_outputs(self, observation: Tensor) -> Tensor:
         """[B, *observation_shape] → [B, T, outputs]."""
         return in_full_precision(self.head, self.readout(self.encoder(observation)))
-
-
-def check_observation(observation: Tensor, shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless the observation is a floating batch [B, *shape]."""
-    if tuple(observation.shape[1:]) != tuple(shape) or not torch.is_floating_point(observation):
-        raise ValueError(
-            f"observation must be a floating-point batch of shape [B, {', '.join(map(str, shape))}], "
-            f"got {observation.dtype} of shape {tuple(observation.shape)}; reshape or convert it."
-        )
 
 
 def _grid_rows(num_patches: int, height: int, width: int) -> int:

@@ -14,13 +14,7 @@ from daps_rl.policies.factorized import FactorizedCategorical
 
 
 class UniformCodes(DiscreteCodes):
-    """Uniform over V^T codes: batch shape [], event shape [T].
-
-    Args:
-        num_tokens: T.
-        vocab_size: V.
-        device: of the samples.
-    """
+    """Uniform over V^T codes: batch shape [], event shape [T]; samples are made on the device."""
 
     def __init__(self, num_tokens: int, vocab_size: int, device: torch.device | str | None = None) -> None:
         check_code_sizes(num_tokens, vocab_size)
@@ -34,7 +28,7 @@ class UniformCodes(DiscreteCodes):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """−T log V for every code, in nats. [..., T] → [...]."""
-        return torch.full(value.shape[:-1], -self._nats, device=value.device)
+        return torch.full(value.shape[:-1], -self.event_shape[0] * math.log(self.vocab_size), device=value.device)
 
     @property
     def token_log_probs(self) -> Tensor:
@@ -43,11 +37,7 @@ class UniformCodes(DiscreteCodes):
 
     def entropy(self) -> Tensor:
         """T log V, in nats. 0-dim."""
-        return torch.full((), self._nats, device=self.device)
-
-    @property
-    def _nats(self) -> float:
-        return self.event_shape[0] * math.log(self.vocab_size)
+        return torch.full((), self.event_shape[0] * math.log(self.vocab_size), device=self.device)
 
 
 class UniformPrior(nn.Module):
@@ -60,8 +50,7 @@ class UniformPrior(nn.Module):
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
-        self._device: Tensor
-        self.register_buffer("_device", torch.empty(0), persistent=False)
+        self._device = nn.Buffer(torch.empty(0), persistent=False)
 
     def forward(self) -> UniformCodes:
         return UniformCodes(self.num_tokens, self.vocab_size, self._device.device)
@@ -74,17 +63,11 @@ def _kl_factorized_uniform(q: FactorizedCategorical, p: UniformCodes) -> Tensor:
 
 
 class NormalPrior(nn.Module):
-    """Standard normal prior of continuous latents [T, E]: called without arguments, gives the distribution.
-
-    Args:
-        num_tokens: T.
-        embed_dim: E.
-    """
+    """Standard normal prior of continuous latents [T, E]: called without arguments, gives the distribution."""
 
     def __init__(self, num_tokens: int, embed_dim: int) -> None:
         super().__init__()
-        self._zeros: Tensor
-        self.register_buffer("_zeros", torch.zeros(num_tokens, embed_dim), persistent=False)
+        self._zeros = nn.Buffer(torch.zeros(num_tokens, embed_dim), persistent=False)
 
     def forward(self) -> Distribution:
         return Independent(Normal(self._zeros, torch.ones_like(self._zeros), validate_args=False), 2)
