@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +15,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from daps_rl.data.corrupt import CorruptFiles
 from daps_rl.data.errors import DataError, one_line
-from daps_rl.data.hub import Explain, cell_file, find_image_column, find_splits, open_hub, undecoded
+from daps_rl.data.hub import cell_file, undecoded
 from daps_rl.data.images import all_grey
 from daps_rl.data.order import EPOCH_STRIDE
-from daps_rl.data.picture import File, Picture
+from daps_rl.data.picture import Picture
 from daps_rl.data.splits import Splits
 from daps_rl.data.standard import Standard
 from daps_rl.data.stream import SAMPLE, SAMPLE_SEED, Batch, ImageStream, Stream, check_mean_dim, load_ahead
@@ -27,32 +27,20 @@ HELD_OUT = 1000  # images of validation and of test, kept in memory
 SHUFFLE_BUFFER = 1000  # images; encoded, so some hundred megabytes at most
 
 
-@dataclass(frozen=True)
-class HeldFiles:
-    """Encoded images kept in memory, by number.
+class HeldFiles(list[tuple[str, bytes]]):
+    """Encoded images kept in memory, each with its name, which holds a checksum."""
 
-    Args:
-        files: content of each.
-        names: what messages call them.
-    """
-
-    files: Sequence[File]
-    names: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def file(self, index: int) -> File:
+    def file(self, index: int) -> bytes:
         """Content of one image."""
-        return self.files[index]
+        return self[index][1]
 
     def label(self, index: int) -> str:
         """Its name."""
-        return self.names[index]
+        return self[index][0]
 
     def identity(self) -> Iterator[str]:
-        """Names, which hold checksums."""
-        yield from self.names
+        """All names."""
+        return (name for name, _ in self)
 
 
 @dataclass(frozen=True)
@@ -158,34 +146,18 @@ class IterableStream(Stream):
         return self._mean.clone()
 
     def identity(self) -> Iterator[str]:
-        """What a fingerprint is made of: the name, how many, and what is done to them."""
+        """See `Stream.identity`: the name, how many, and what is done to them."""
         yield f"{self.cells.where} {self.cells.column} {list(self.shape)} {self.picture}"
 
 
-def load_hub_streaming(
-    hub_id: str,
-    *,
-    image_size: int,
-    image_column: str | None,
-    max_corrupt: int,
-    explain: Explain,
-    hub_config: str | None = None,
-) -> Splits:
-    """Splits of an image data set of the hub that is never downloaded as a whole.
+def stream_hub(hub_id: str, column: str, found: Mapping[str, Any], *, image_size: int, max_corrupt: int) -> Splits:
+    """Splits of an image data set of the hub that is never downloaded as a whole; arguments as for `load_hub`.
 
     Validation and test are the first 1,000 images of the hub's own, or else the first thousands of its training part,
     which training then leaves out; they stay in memory, encoded. There are no labels. Mean, deviation and colour are
     those of 1,000 images drawn through the shuffle buffer.
-
-    Args:
-        hub_id, image_size, image_column, max_corrupt, explain, hub_config: as for `load_hub`.
-    Raises:
-        MissingDataError: there is no answer from the hub.
-        DataError: as for `load_hub`, or there are too few images.
     """
-    found = find_splits(hub_id, open_hub(hub_id, explain, name=hub_config, streaming=True))
     count = _count(found["train"])
-    column = find_image_column(hub_id, found["train"].features, image_column)
     train, held, taken = undecoded(found["train"], column), {}, 0
     for split in ("validation", "test"):
         own = split in found
@@ -227,13 +199,12 @@ def _forget_the_parents_connections() -> None:
 
 
 def _hold(part: Any, column: str, where: str) -> HeldFiles:
-    pairs = [named_file(where, example[column]) for example in part]
-    if not pairs:
+    held = HeldFiles(named_file(where, example[column]) for example in part)
+    if not held:
         raise DataError(
             f"{where} must hold more images than are held out ({HELD_OUT} each), got none; leave streaming out"
         )
-    names, files = zip(*pairs, strict=True)
-    return HeldFiles(files, names)
+    return held
 
 
 def _count(part: Any) -> int | None:

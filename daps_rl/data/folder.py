@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError, MissingDataError
-from daps_rl.data.held_out import held_out, split_of
+from daps_rl.data.held_out import cut_missing, split_of
 from daps_rl.data.images import stream_splits
 from daps_rl.data.picture import SUFFIXES
-from daps_rl.data.splits import SPLITS, Splits
+from daps_rl.data.splits import Splits
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class FolderImages:
 
     Args:
         root: the folder.
-        paths: relative to it. [N], bytes.
+        paths: relative to it, bytes. [N].
     """
 
     root: str
@@ -50,7 +50,7 @@ class FolderImages:
                 size = -1
             yield f"{self.label(index)} {size}"
 
-    def select(self, rows: Tensor) -> FolderImages:
+    def __getitem__(self, rows: Tensor) -> FolderImages:
         """The files of these numbers."""
         return FolderImages(self.root, self.paths[rows.numpy()])
 
@@ -63,10 +63,6 @@ def load_image_folder(folder: Path, *, image_size: int, max_corrupt: int) -> Spl
     Hidden files and files of other suffixes than `picture.SUFFIXES` are passed over. Grey if the images of the sample
     are all grey, else RGB.
 
-    Args:
-        folder: the folder.
-        image_size: height and width that every image is brought to, in pixels.
-        max_corrupt: how many unreadable files may be skipped.
     Raises:
         MissingDataError: the folder holds no images.
         DataError: it holds too few, classes that training lacks, or too many unreadable files.
@@ -79,14 +75,11 @@ def load_image_folder(folder: Path, *, image_size: int, max_corrupt: int) -> Spl
         )
     classes = sorted({name for _, name in files["train"] if name is not None})
     labelled = all(name is not None for _, name in files["train"])
-    sources = {split: FolderImages(str(folder), _as_array(names)) for split, names in files.items()}
-    labels = {split: _labels(folder, names, classes) if labelled else None for split, names in files.items()}
-    missing = [split for split in SPLITS if split not in sources]
-    if missing:
-        source, label = sources["train"], labels["train"]
-        for split, rows in held_out(len(source), missing, str(folder)).items():
-            sources[split] = source.select(rows)
-            labels[split] = None if label is None else label[rows]
+    sources, labels = {}, {}
+    for split, names in files.items():
+        sources[split] = FolderImages(str(folder), np.array([os.fsencode(path) for path, _ in names]))
+        labels[f"{split}_labels"] = _labels(folder, names, classes) if labelled else None
+    cut_missing(sources, labels, str(folder))
     return stream_splits(str(folder), sources, labels, size=image_size, max_corrupt=max_corrupt)
 
 
@@ -130,10 +123,6 @@ def _list_images(folder: Path, below: str) -> list[tuple[str, str | None]]:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
-
-
-def _as_array(names: list[tuple[str, str | None]]) -> np.ndarray:
-    return np.array([os.fsencode(path) for path, _ in names])
 
 
 def _labels(folder: Path, names: list[tuple[str, str | None]], classes: list[str]) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError, MissingDataError, one_line
-from daps_rl.data.held_out import held_out, split_of
+from daps_rl.data.held_out import cut_missing, split_of
 from daps_rl.data.images import stream_splits
-from daps_rl.data.splits import SPLITS, Splits
+from daps_rl.data.splits import Splits
 
 Explain = Callable[[str], str]  # from the reason of a failure to a message with what can be done
 
@@ -39,12 +39,8 @@ def open_hub(hub_id: str, explain: Explain, **options: Any) -> Any:
 def read_hub_arrays(name: str, hub_id: str, column: str, channels: int, explain: Explain) -> dict[str, np.ndarray]:
     """All training and test images of a small data set, and its labels.
 
-    Args:
-        name: of the data set.
-        hub_id: on the hub.
-        column: of the images; that of the classes is "label".
-        channels: 1 for images [H, W], 3 for [H, W, 3].
-        explain: makes the message of a failure.
+    `column` holds the images, [H, W] for 1 channel and [H, W, 3] for 3; "label" holds the classes.
+
     Returns:
         train and test: uint8 [N, H, W] or [N, H, W, 3]; train_labels and test_labels: int64 [N].
     Raises:
@@ -95,6 +91,10 @@ class HubImages:
         """The data set's name and the row."""
         return f"{self.where}[{self.rows[index]}]"
 
+    def __getitem__(self, rows: Tensor) -> HubImages:
+        """The images of these numbers."""
+        return replace(self, rows=self.rows[rows.numpy()])
+
     def identity(self) -> Iterator[str]:
         """Name, number of rows, version and size, and a checksum of the rows that are taken."""
         info = self.dataset.info
@@ -102,51 +102,39 @@ class HubImages:
         yield f"{len(self)} {zlib.crc32(self.rows.astype(np.int64).tobytes())}"
 
 
-def load_hub(
-    hub_id: str,
-    *,
-    image_size: int,
-    image_column: str | None,
-    max_corrupt: int,
-    explain: Explain,
-    hub_config: str | None = None,
-) -> Splits:
+def load_hub(hub_id: str, column: str, found: Mapping[str, Any], *, image_size: int, max_corrupt: int) -> Splits:
     """Splits of an image data set of the hub, as streams; the files are in the hub client's cache.
 
     Args:
         hub_id: its name there, "owner/name".
+        column: of the images.
+        found: its splits; see `open_images`.
         image_size: height and width that every image is brought to, in pixels.
-        image_column: of the images; None for the only column that holds any.
         max_corrupt: how many unreadable images may be skipped.
-        explain: makes the message of a failure.
-        hub_config: which of the data set's configurations, where it has several.
     Raises:
-        MissingDataError: there is no answer from the hub.
-        DataError: there is no column of images or more than one, no training split, or too many unreadable images.
+        DataError: there are too few images, or too many unreadable ones.
     """
-    found = find_splits(hub_id, open_hub(hub_id, explain, name=hub_config))
-    column = find_image_column(hub_id, found["train"].features, image_column)
-    names = {split: f"{hub_id} {split}" for split in found}
-    sources = {
-        split: HubImages(undecoded(part, column), column, names[split], np.arange(part.num_rows))
-        for split, part in found.items()
-    }
-    labels = {split: _labels(part) for split, part in found.items()}
-    missing = [split for split in SPLITS if split not in sources]
-    if missing:
-        source, label = sources["train"], labels["train"]
-        for split, rows in held_out(len(source), missing, hub_id).items():
-            sources[split] = HubImages(source.dataset, column, source.where, rows.numpy())
-            labels[split] = None if label is None else label[rows]
+    sources, labels = {}, {}
+    for split, part in found.items():
+        sources[split] = HubImages(undecoded(part, column), column, f"{hub_id} {split}", np.arange(part.num_rows))
+        labels[f"{split}_labels"] = _labels(part)
+    cut_missing(sources, labels, hub_id)
     return stream_splits(hub_id, sources, labels, size=image_size, max_corrupt=max_corrupt)
 
 
-def find_splits(hub_id: str, hub: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a hub data set that are train, validation and test; the only part is train, whatever its name.
+def open_images(hub_id: str, image_column: str | None, explain: Explain, **options: Any) -> tuple[str, dict[str, Any]]:
+    """The column of images of a hub data set, and its splits; options are those of `datasets.load_dataset`.
 
     Raises:
-        DataError: none is train, or two are one split.
+        MissingDataError: there is no answer from the hub.
+        DataError: there is no column of images or more than one, no training split, or two of one split.
     """
+    found = _find_splits(hub_id, open_hub(hub_id, explain, **options))
+    return _find_image_column(hub_id, found["train"].features, image_column), found
+
+
+def _find_splits(hub_id: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a hub data set that are train, validation and test; the only part is train, whatever its name."""
     if len(hub) == 1:
         return {"train": next(iter(hub.values()))}
     found: dict[str, Any] = {}
@@ -163,12 +151,8 @@ def find_splits(hub_id: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def find_image_column(hub_id: str, features: Mapping[str, Any] | None, given: str | None) -> str:
-    """The column of images: the one that is named, else the only one of that type.
-
-    Raises:
-        DataError: there is none, there are several, or the named one is no column of images.
-    """
+def _find_image_column(hub_id: str, features: Mapping[str, Any] | None, given: str | None) -> str:
+    """The column of images: the one that is named, else the only one of that type."""
     import datasets
 
     columns = [name for name, feature in (features or {}).items() if isinstance(feature, datasets.Image)]

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from daps_rl.data.cifar import load_cifar10
 from daps_rl.data.corrupt import MAX_CORRUPT
 from daps_rl.data.digits import load_digits
-from daps_rl.data.endless import load_hub_streaming
+from daps_rl.data.endless import stream_hub
 from daps_rl.data.errors import DataError, MissingDataError
 from daps_rl.data.files import SUFFIXES, load_file
 from daps_rl.data.folder import holds_images, load_image_folder
-from daps_rl.data.hub import load_hub
+from daps_rl.data.hub import load_hub, open_images
 from daps_rl.data.idx import IDX_FILES, find_idx_files
 from daps_rl.data.mnist import FASHION_MNIST, MNIST, load_idx_folder, load_image_source
 from daps_rl.data.photographs import IMAGE_SIZE, load_photographs
@@ -143,15 +143,11 @@ def _load_folder(path: Path, options: dict[str, Any]) -> Splits:
 
 def _load_hub(hub_id: str, options: dict[str, Any]) -> Splits:
     _take_only(hub_id, options, "image_size", "image_column", "hub_config", "streaming", "max_corrupt")
-    read: Callable[..., Splits] = load_hub_streaming if options["streaming"] else load_hub
-    return read(
-        hub_id,
-        image_size=_size(options["image_size"], STREAM_SIZE),
-        image_column=options["image_column"],
-        hub_config=options["hub_config"],
-        max_corrupt=options["max_corrupt"],
-        explain=lambda reason: str(_unknown(hub_id, reason)),
-    )
+    size = _size(options["image_size"], STREAM_SIZE)
+    how = {"name": options["hub_config"], "streaming": options["streaming"] or None}
+    column, found = open_images(hub_id, options["image_column"], lambda why: str(_unknown(hub_id, why)), **how)
+    read = stream_hub if options["streaming"] else load_hub
+    return read(hub_id, column, found, image_size=size, max_corrupt=options["max_corrupt"])
 
 
 def _take_only(name: str, options: dict[str, Any], *taken: str) -> None:

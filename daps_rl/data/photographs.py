@@ -43,7 +43,7 @@ def load_photographs(image_size: int = IMAGE_SIZE) -> Splits:
     pixels = {
         split: _cut(split, [_photograph(name) for name in names], image_size) for split, names in PHOTOGRAPHS.items()
     }
-    return colour_splits("photographs", pixels)
+    return colour_splits("photographs", pixels, {})
 
 
 def _photograph(name: str) -> Image.Image:

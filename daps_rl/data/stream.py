@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 from abc import ABC, abstractmethod
@@ -148,7 +149,7 @@ class ImageStream(Stream):
 
     def batches(self, batch_size: int, seed: int, start: int = 0, workers: int = 2) -> Iterator[Tensor]:
         """The batches of training steps `start`, `start` + 1, ... in the order of `DataOrder`. See `Stream.batches`."""
-        steps = _Steps(DataOrder(len(self), batch_size, seed), start)
+        steps = map(DataOrder(len(self), batch_size, seed).indices, itertools.count(start))
         return self._values(load_ahead(self._reader, workers, steps))
 
     def mean(self, dim: int = 0) -> Tensor:
@@ -211,21 +212,7 @@ class _Reader(Dataset[Batch]):
         return None
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """The numbers of the data of each training step, from one step on, without end."""
-
-    order: DataOrder
-    start: int
-
-    def __iter__(self) -> Iterator[Tensor]:
-        step = self.start
-        while True:
-            yield self.order.indices(step)
-            step += 1
-
-
-def load_ahead(dataset: Dataset[Batch], workers: int, steps: _Steps | None = None) -> Iterator[Batch]:
+def load_ahead(dataset: Dataset[Batch], workers: int, steps: Iterator[Tensor] | None = None) -> Iterator[Batch]:
     """torch's DataLoader over batches that the data set makes itself.
 
     Raises:
