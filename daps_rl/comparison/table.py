@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from daps_rl.comparison.curves import (
@@ -13,6 +15,7 @@ from daps_rl.comparison.curves import (
     Curve,
     common_point,
     heading,
+    of_labels,
     of_rewards,
     read_at,
     validation,
@@ -44,10 +47,6 @@ class Column(NamedTuple):
 
 def _test(name: str) -> Callable[[Row], Any]:
     return lambda row: row["test"].get(name)
-
-
-def _validation(name: str) -> Callable[[Row], Any]:
-    return lambda row: validation(row, name)
 
 
 def _peak_memory(row: Row) -> Any:
@@ -101,18 +100,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
 def comparison_text(
     plan: Plan, rows: Mapping[tuple[str, int], Row], curves: Mapping[tuple[str, int], Curve], reference: str
 ) -> str:
-    """The whole of comparison.md but its pictures.
-
-    Args:
-        plan: of the comparison.
-        rows: of the runs that have ended, by label and seed.
-        curves: of the finished runs.
-        reference: label that the others are tested against.
-    """
-    finished = {
-        label: [row for (of, _), row in rows.items() if of == label and row["status"] == "finished"]
-        for label in plan.agents
-    }
+    """The whole of comparison.md but its pictures: rows of runs that have ended, curves of finished ones."""
+    finished = of_labels({key: row for key, row in rows.items() if row["status"] == "finished"}, plan.agents)
     lines = [f"# {', '.join(plan.agents)} on {plan.config(next(iter(plan.agents)), plan.seeds[0]).data}", ""]
     lines += [*_settings(plan), "", "## Test split, at the end of each run", ""]
     tables = TABLES if plan.problem is None else {"Reward": REWARDS, "Cost": _of_rewards(TABLES["Cost"])}
@@ -166,13 +155,9 @@ def _numbers(values: Sequence[Any]) -> list[float]:
     return [float(value) for value in values if value is not None and math.isfinite(value)]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def _best(values: Sequence[Sequence[float]], column: Column) -> float | None:
     """The best mean, where there is anything to choose from."""
-    means = [_mean(numbers) for numbers in values if numbers]
+    means = [fmean(numbers) for numbers in values if numbers]
     chosen = bool(column.better) and len(set(means)) > 1
     return max(means, key=lambda mean: column.better * mean) if chosen else None
 
@@ -180,8 +165,8 @@ def _best(values: Sequence[Sequence[float]], column: Column) -> float | None:
 def _cell(numbers: Sequence[float], column: Column, best: float | None, runs: int) -> str:
     if not numbers:
         return "not defined"
-    text = f"{_mean(numbers):{column.form}}"
-    text = f"**{text}**" if _mean(numbers) == best else text
+    text = f"{fmean(numbers):{column.form}}"
+    text = f"**{text}**" if fmean(numbers) == best else text
     if column.interval:
         interval = bootstrap_interval(numbers)
         text += " (no interval)" if interval is None else " [{:{form}}, {:{form}}]".format(*interval, form=column.form)
@@ -221,7 +206,7 @@ def _differences(
     """Paired t-tests in plain words, a list for each metric."""
     if len(finished) < 2:
         return ["There is no other agent to compare with."]
-    lines, warnings = [], []
+    lines, warning = [], None
     for metric, name in names.items():
         values = {
             label: {row["seed"]: row["test"][metric] for row in rows if _numbers([row["test"].get(metric)])}
@@ -229,25 +214,24 @@ def _differences(
         }
         differences = paired_differences(values, reference)
         lines += [f"- {sentence(difference, reference, *name)}" for difference in differences]
-        warnings += [warning for warning in [power_warning(differences)] if warning is not None]
+        warning = warning or power_warning(differences)
     explained = (
         "Paired t-tests over the seeds that both have finished, test split; p after Holm's correction over the "
         "agents within a metric; intervals uncorrected."
     )
-    return [explained, "", *lines, *(["", warnings[0]] if warnings else [])]
+    return [explained, "", *lines, *(["", warning] if warning else [])]
 
 
 def _at_equal(axis: str, plan: Plan, curves: Mapping[tuple[str, int], Curve]) -> list[str]:
     """The validation curves read at one point that all finished runs reach."""
     name = AXES[axis] if plan.problem is None else of_rewards(AXES[axis])
     lines = [f"## Validation split, at equal {name}", ""]
-    by_label = {label: [curve for (of, _), curve in curves.items() if of == label] for label in plan.agents}
-    by_label = {label: of_label for label, of_label in by_label.items() if of_label}
+    by_label = {label: of_label for label, of_label in of_labels(curves, plan.agents).items() if of_label}
     point = common_point(by_label, axis)
     if point is None:
         return [*lines, f"No such table: some finished run has no validation with its {name}."]
     names, form = (NAMES, ".2f") if plan.problem is None else (PROBLEM_NAMES, ".4f")
-    columns = [Column(heading(*name), _validation(metric), form, 1) for metric, name in names.items()]
+    columns = [Column(heading(*name), partial(validation, metric=metric), form, 1) for metric, name in names.items()]
     columns += [Column("read at step", lambda row: row["step"], ",.0f", 0, False)]
     columns += [Column("seconds", lambda row: row["seconds"], ",.1f", 0, False)]
     read = {label: [read_at(curve, axis, point) for curve in of_label] for label, of_label in by_label.items()}
