@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from daps_rl.data.corrupt import CorruptFiles
 from daps_rl.data.errors import DataError, one_line
 from daps_rl.data.hub import cell_file, undecoded
-from daps_rl.data.images import all_grey
+from daps_rl.data.images import stream_splits
 from daps_rl.data.order import EPOCH_STRIDE
 from daps_rl.data.picture import Picture
 from daps_rl.data.splits import Splits
-from daps_rl.data.standard import Standard
-from daps_rl.data.stream import SAMPLE, SAMPLE_SEED, Batch, ImageStream, Stream, check_mean_dim, load_ahead
+from daps_rl.data.stream import SAMPLE, SAMPLE_SEED, Batch, ImageStream, Stream, load_ahead
 
 HELD_OUT = 1000  # images of validation and of test, kept in memory
 SHUFFLE_BUFFER = 1000  # images; encoded, so some hundred megabytes at most
@@ -45,27 +43,16 @@ class HeldFiles(list[tuple[str, bytes]]):
 
 @dataclass(frozen=True)
 class Cells(IterableDataset[Batch]):
-    """The training images of a hub data set in batches without end; lives in the worker.
+    """The training images of a hub data set in batches without end; lives in the worker."""
 
-    Args:
-        part: what `datasets` streams, with one column of images that are not decoded.
-        column: its name.
-        where: what messages call the data set.
-        picture: how a file becomes pixels.
-        attempts: as many unreadable images in a row end the stream.
-        batch_size: B.
-        seed: of the order.
-        skipped: images to leave out at the start, undecoded.
-    """
-
-    part: Any
+    part: Any  # what `datasets` streams, with one column of images that are not decoded
     column: str
-    where: str
+    where: str  # what messages call the data set
     picture: Picture
-    attempts: int
+    attempts: int  # as many unreadable images in a row end the stream
     batch_size: int = 1
     seed: int = 0
-    skipped: int = 0
+    skipped: int = 0  # images to leave out at the start, undecoded
 
     def __iter__(self) -> Iterator[Batch]:
         _forget_the_parents_connections()
@@ -115,38 +102,23 @@ class IterableStream(Stream):
 
     Args:
         cells: what to read.
-        corrupt: where unreadable images are noted.
-        standard: how pixels become values.
-        mean_image: an estimate, as a value and not pixels. [C, H, W].
+        sample: images of it, which say how pixels become values, and the mean.
         count: N, or None where nobody knows it.
     """
 
-    def __init__(
-        self, cells: Cells, corrupt: CorruptFiles, standard: Standard, mean_image: Tensor, count: int | None = None
-    ) -> None:
-        self.cells, self.picture, self.corrupt, self.standard = cells, cells.picture, corrupt, standard
-        self.count, self._mean = count, mean_image
-
-    @property
-    def shape(self) -> torch.Size:
-        """[N, C, H, W]; N is -1 where the hub does not say it."""
-        count = -1 if self.count is None else self.count
-        return torch.Size([count, self.picture.channels, self.picture.size, self.picture.size])
+    def __init__(self, cells: Cells, sample: ImageStream, count: int | None = None) -> None:
+        self.cells, self.picture, self.corrupt, self.standard = cells, cells.picture, sample.corrupt, sample.standard
+        self.count, self._mean = count, sample.mean()
 
     def batches(self, batch_size: int, seed: int, start: int = 0, workers: int = 2) -> Iterator[Tensor]:
-        """The batches of training steps `start`, `start` + 1, ... See `Stream.batches`; one worker at most reads."""
+        """See `Stream.batches`; one worker at most reads."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}; give at least one datum per batch.")
         reader = replace(self.cells, seed=seed, batch_size=batch_size, skipped=start * batch_size)
         return self._values(load_ahead(reader, min(workers, 1)))
 
-    def mean(self, dim: int = 0) -> Tensor:
-        """The mean image, estimated from at most 1,000. [C, H, W]."""
-        check_mean_dim(dim)
-        return self._mean.clone()
-
     def identity(self) -> Iterator[str]:
-        """See `Stream.identity`: the name, how many, and what is done to them."""
+        """See `Stream.identity`."""
         yield f"{self.cells.where} {self.cells.column} {list(self.shape)} {self.picture}"
 
 
@@ -166,19 +138,10 @@ def stream_hub(hub_id: str, column: str, found: Mapping[str, Any], *, image_size
         taken += 0 if own else HELD_OUT
     rest = train.skip(taken) if taken else train
     sample = _hold(rest.shuffle(seed=SAMPLE_SEED, buffer_size=SHUFFLE_BUFFER).take(SAMPLE), column, hub_id)
-    corrupt = CorruptFiles(hub_id, max_corrupt)
-    picture = Picture(image_size, 1 if all_grey(sample) else 3)
-    looked_at = ImageStream(sample, picture, corrupt)
-    standard = looked_at.standard
-    cells = Cells(rest, column, hub_id, picture, max_corrupt + 1)
-    return Splits(
-        name=hub_id,
-        train=IterableStream(cells, corrupt, standard, looked_at.mean(0), None if count is None else count - taken),
-        validation=ImageStream(held["validation"], picture, corrupt, standard),
-        test=ImageStream(held["test"], picture, corrupt, standard),
-        likelihood="gaussian",
-        value_range=standard.value_range,
-    )
+    splits = stream_splits(hub_id, {"train": sample, **held}, {}, size=image_size, max_corrupt=max_corrupt)
+    assert isinstance(splits.train, ImageStream)  # of the sample
+    cells = Cells(rest, column, hub_id, splits.train.picture, max_corrupt + 1)
+    return replace(splits, train=IterableStream(cells, splits.train, None if count is None else count - taken))
 
 
 def named_file(where: str, cell: Mapping[str, Any]) -> tuple[str, bytes]:

@@ -20,15 +20,10 @@ from daps_rl.data.splits import Splits
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Image files by number. Paths are bytes in one array: a million of them cost no worker a copy.
+    """Image files by number. Paths are bytes in one array: a million of them cost no worker a copy."""
 
-    Args:
-        root: the folder.
-        paths: relative to it, bytes. [N].
-    """
-
-    root: str
-    paths: np.ndarray
+    root: str  # the folder
+    paths: np.ndarray  # relative to it, bytes. [N]
 
     def __len__(self) -> int:
         return len(self.paths)

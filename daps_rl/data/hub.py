@@ -20,11 +20,7 @@ Explain = Callable[[str], str]  # from the reason of a failure to a message with
 
 
 def open_hub(hub_id: str, explain: Explain, **options: Any) -> Any:
-    """What `datasets.load_dataset` gives for that name.
-
-    Raises:
-        MissingDataError: there is no such package, or no answer.
-    """
+    """What `datasets.load_dataset` gives for that name; MissingDataError without the package, or an answer."""
     try:
         import datasets
     except ImportError as error:
@@ -37,15 +33,10 @@ def open_hub(hub_id: str, explain: Explain, **options: Any) -> Any:
 
 
 def read_hub_arrays(name: str, hub_id: str, column: str, channels: int, explain: Explain) -> dict[str, np.ndarray]:
-    """All training and test images of a small data set, and its labels.
-
-    `column` holds the images, [H, W] for 1 channel and [H, W, 3] for 3; "label" holds the classes.
+    """All training and test images of a small data set, in `column`, and its labels, in "label".
 
     Returns:
-        train and test: uint8 [N, H, W] or [N, H, W, 3]; train_labels and test_labels: int64 [N].
-    Raises:
-        MissingDataError: there is no answer from the hub.
-        DataError: the images are not uint8, not all of one size, or have other channels.
+        train and test: uint8 [N, H, W], or [N, H, W, 3] of 3 channels; train_labels and test_labels: int64 [N].
     """
     hub = open_hub(hub_id, explain)
     arrays = {}
@@ -66,19 +57,12 @@ def read_hub_arrays(name: str, hub_id: str, column: str, channels: int, explain:
 
 @dataclass(frozen=True)
 class HubImages:
-    """Images of an Arrow data set by number, decoded by us and not by it.
+    """Images of an Arrow data set by number, decoded by us and not by it."""
 
-    Args:
-        dataset: with one column, of images that are not decoded.
-        column: its name.
-        where: what messages call the data set.
-        rows: which of its rows. [N].
-    """
-
-    dataset: Any
+    dataset: Any  # with one column, of images that are not decoded
     column: str
-    where: str
-    rows: np.ndarray
+    where: str  # what messages call the data set
+    rows: np.ndarray  # which of its rows. [N]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -107,12 +91,8 @@ def load_hub(hub_id: str, column: str, found: Mapping[str, Any], *, image_size: 
 
     Args:
         hub_id: its name there, "owner/name".
-        column: of the images.
-        found: its splits; see `open_images`.
-        image_size: height and width that every image is brought to, in pixels.
-        max_corrupt: how many unreadable images may be skipped.
-    Raises:
-        DataError: there are too few images, or too many unreadable ones.
+        column, found: of the images, and its splits; see `open_images`.
+        image_size, max_corrupt: see `daps_rl.data.load`.
     """
     sources, labels = {}, {}
     for split, part in found.items():

@@ -19,8 +19,6 @@ def colour_splits(name: str, pixels: Mapping[str, Tensor], labels: Mapping[str, 
         name: of the data set.
         pixels: of each split, uint8. [N, C, H, W].
         labels: by "train_labels" and so on, int64. [N].
-    Raises:
-        DataError: all training pixels are the same.
     """
     standard = Standard.of([pixels["train"]], f"{name}: train")
     images: dict[str, Any] = {split: standard(pixels[split]) for split in pixels}
@@ -36,10 +34,7 @@ def stream_splits(
         name: of the data set.
         sources: the files of each split.
         labels: by "train_labels" and so on, int64, or None. [N].
-        size: height and width that every image is brought to, in pixels.
-        max_corrupt: how many unreadable files may be skipped.
-    Raises:
-        DataError: too many files are unreadable, or the sample is all one value.
+        size, max_corrupt: see `daps_rl.data.load`.
     """
     corrupt = CorruptFiles(name, max_corrupt)
     picture = Picture(size, 1 if all_grey(sources["train"]) else 3)

@@ -45,10 +45,8 @@ class DataOrder:
     def _order(self, epoch: int) -> Tensor:
         if self._held is None or self._held[0] != epoch:
             generator = torch.Generator().manual_seed(self.seed * EPOCH_STRIDE + epoch)
-            self._held = epoch, self._to_device(torch.randperm(self.count, generator=generator))
+            order = torch.randperm(self.count, generator=generator)
+            if torch.device(self.device).type == "cuda":  # so that nothing waits for the copy
+                order = order.pin_memory()
+            self._held = epoch, order.to(self.device, non_blocking=True)
         return self._held[1]
-
-    def _to_device(self, order: Tensor) -> Tensor:
-        if torch.device(self.device).type == "cuda":  # without waiting for it
-            return order.pin_memory().to(self.device, non_blocking=True)
-        return order.to(self.device)

@@ -24,9 +24,6 @@ def read_plain_pickle(raw: bytes, where: str) -> Any:
 
     A pickle is a program that names functions and calls them. This reader knows the five above and no others.
 
-    Args:
-        raw: the file's content.
-        where: what messages start with.
     Raises:
         DataError: the pickle is damaged, or names anything else.
     """

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from daps_rl.autoencoder import DiscreteAutoencoder, code_sizes
+from daps_rl.data import ImageStream
 from daps_rl.decoders import RewardDistribution
 from daps_rl.evaluation.codes import (
     ACTIVE,
@@ -36,14 +36,6 @@ PER_DATUM = (
 )  # fmt: skip
 
 
-class Data(Protocol):
-    """A tensor, or a stream of data that memory may not hold."""
-
-    def __len__(self) -> int: ...
-
-    def split(self, size: int, /) -> Iterable[Tensor]: ...
-
-
 class Evaluation(NamedTuple):
     """Metrics per datum, means over the split; how often each position used each code; and what the means are of."""
 
@@ -54,7 +46,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     autoencoder: DiscreteAutoencoder,
-    data: Tensor | Data,
+    data: Tensor | ImageStream,
     *,
     beta: float,
     value_range: tuple[float, float] = (0.0, 1.0),
