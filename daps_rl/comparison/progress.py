@@ -21,12 +21,7 @@ _TAIL = 2**16  # bytes of a log, more than a row
 
 
 class ComparisonProgress:
-    """Shows which runs are in work, how far they are, and the time left; inside its `with` block.
-
-    Args:
-        runs: what is still to train, by folder.
-        ended: how many runs of the comparison have ended before.
-    """
+    """Shows which of the runs, by folder, are in work, how far, and the time left; `ended` have ended before."""
 
     def __init__(self, runs: Mapping[Path, PlannedRun], ended: int) -> None:
         self._runs, self._ended, self._total = runs, ended, ended + len(runs)

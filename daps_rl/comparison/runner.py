@@ -39,13 +39,11 @@ def run_commands(
 
     Args:
         commands: by task, in the order in which they start.
-        jobs: commands at once.
-        threads: of each.
+        jobs, threads: commands at once, and threads of each.
         stdout: where the children write what they print; None is where this process does.
-        stop: asked a few times a second.
+        stop, on_look: called a few times a second.
         on_start: told of each command that is about to start.
         on_end: told of each command that has ended, its exit code and what it wrote to stderr.
-        on_look: called a few times a second.
     """
     waiting, running = deque(commands), dict[Child, tuple[Task, Output]]()
     with ThreadPoolExecutor(jobs) as readers:

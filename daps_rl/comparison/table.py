@@ -63,7 +63,7 @@ REWARDS = (
     Column("entropy (nats)", _test("entropy"), ".2f"),
 )
 """Of decisions, in another problem than encoding."""
-TABLES: dict[str, tuple[Column, ...]] = {
+TABLES: dict[str, Sequence[Column]] = {
     "Likelihood": (
         Column("β-ELBO (nats)", _test("beta_elbo"), ".2f", 1),
         Column("log-likelihood (nats)", _test("log_likelihood"), ".2f", 1),
@@ -104,7 +104,8 @@ def comparison_text(
     finished = of_labels({key: row for key, row in rows.items() if row["status"] == "finished"}, plan.agents)
     lines = [f"# {', '.join(plan.agents)} on {plan.config(next(iter(plan.agents)), plan.seeds[0]).data}", ""]
     lines += [*_settings(plan), "", "## Test split, at the end of each run", ""]
-    tables = TABLES if plan.problem is None else {"Reward": REWARDS, "Cost": _of_rewards(TABLES["Cost"])}
+    cost = [column._replace(heading=of_rewards(column.heading)) for column in TABLES["Cost"]]
+    tables = TABLES if plan.problem is None else {"Reward": REWARDS, "Cost": cost}
     for title, columns in tables.items():
         lines += [f"### {title}", "", *_table(finished, columns, len(plan.seeds)), ""]
     lines += [*_reading_notes(finished), "", f"## Differences from {reference}", ""]
@@ -113,10 +114,6 @@ def comparison_text(
         lines += [*_at_equal(axis, plan, curves), ""]
     lines += _not_finished(plan, rows)
     return "\n".join(lines).strip() + "\n"
-
-
-def _of_rewards(columns: Sequence[Column]) -> list[Column]:
-    return [column._replace(heading=of_rewards(column.heading)) for column in columns]
 
 
 def _settings(plan: Plan) -> list[str]:
@@ -137,34 +134,24 @@ def _table(finished: Mapping[str, Sequence[Row]], columns: Sequence[Column], see
     """One line per agent; the best mean of a column in bold."""
     measured = [row for rows in finished.values() for row in rows]
     columns = [c for c in columns if not c.optional or any(c.value(row) is not None for row in measured)]
-    values = {
-        label: [_numbers([column.value(row) for row in rows]) for column in columns] for label, rows in finished.items()
-    }
-    best = [_best([of_label[index] for of_label in values.values()], column) for index, column in enumerate(columns)]
-    lines = [["agent", "seeds", *(column.heading for column in columns)]]
-    for label, of_label in values.items():
-        cells = [
-            "" if not finished[label] else _cell(numbers, column, top, len(finished[label]))
-            for numbers, column, top in zip(of_label, columns, best, strict=True)
-        ]
-        lines.append([label, f"{len(finished[label])} of {seeds}", *cells])
-    return markdown(lines)
+    lines = [["agent", *finished], ["seeds", *(f"{len(rows)} of {seeds}" for rows in finished.values())]]
+    for column in columns:
+        values = [_numbers([column.value(row) for row in rows]) for rows in finished.values()]
+        means = [fmean(numbers) for numbers in values if numbers]
+        chosen = bool(column.better) and len(set(means)) > 1  # where there is anything to choose from
+        best = max(means, key=lambda mean: column.better * mean) if chosen else None
+        cells = zip(values, finished.values(), strict=True)
+        lines.append([column.heading, *(_cell(numbers, column, best, len(rows)) for numbers, rows in cells)])
+    return markdown(list(zip(*lines, strict=True)))
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:
     return [float(value) for value in values if value is not None and math.isfinite(value)]
 
 
-def _best(values: Sequence[Sequence[float]], column: Column) -> float | None:
-    """The best mean, where there is anything to choose from."""
-    means = [fmean(numbers) for numbers in values if numbers]
-    chosen = bool(column.better) and len(set(means)) > 1
-    return max(means, key=lambda mean: column.better * mean) if chosen else None
-
-
 def _cell(numbers: Sequence[float], column: Column, best: float | None, runs: int) -> str:
     if not numbers:
-        return "not defined"
+        return "not defined" if runs else ""
     text = f"{fmean(numbers):{column.form}}"
     text = f"**{text}**" if fmean(numbers) == best else text
     if column.interval:
@@ -244,9 +231,9 @@ def _at_equal(axis: str, plan: Plan, curves: Mapping[tuple[str, int], Curve]) ->
 
 
 def _not_finished(plan: Plan, rows: Mapping[tuple[str, int], Row]) -> list[str]:
-    missing = [f"{run.label}, seed {run.seed}" for run in plan.runs() if (run.label, run.seed) not in rows]
+    missing = [f"- {run.label}, seed {run.seed}" for run in plan.runs() if run.key not in rows]
     failed = [
         f"- {label}, seed {seed}: {row['reason']}" for (label, seed), row in rows.items() if row["status"] == "failed"
     ]
     lines = ["## Runs that failed", "", *failed, ""] if failed else []
-    return lines + (["## Runs still to do", "", *(f"- {name}" for name in missing), ""] if missing else [])
+    return lines + (["## Runs still to do", "", *missing, ""] if missing else [])

@@ -1,5 +1,6 @@
 """CIFAR-10: 60,000 colour photographs of 32 x 32 in ten classes, from its official files or the hub."""
 
+import math
 import os
 import tarfile
 import zlib
@@ -24,7 +25,7 @@ NAMES = tuple(name for names in BATCHES.values() for name in names)
 IMAGES_PER_FILE = 10_000
 SHAPE = (3, 32, 32)
 CLASSES = 10
-PIXELS = 3 * 32 * 32
+PIXELS = math.prod(SHAPE)
 PICKLE_OVERHEAD = 4_000_000  # bytes of labels and file names in a file of the Python version, at most
 
 Batch = tuple[np.ndarray, np.ndarray]  # uint8 [N, 3072], int64 [N]
@@ -75,7 +76,12 @@ def _read_place(place: Path) -> dict[str, np.ndarray]:
         name, binary = file.removesuffix(".bin"), file.endswith(".bin")
         if name not in batches or binary:  # the binary version comes first where a folder holds both
             pixels, labels = (_read_binary if binary else _read_pickle)(raw, f"{place}: {file}")
-            batches[name] = pixels.reshape(-1, *SHAPE), _checked_labels(labels, f"{place}: {file}")
+            if len(labels) != IMAGES_PER_FILE or labels.min() < 0 or labels.max() >= CLASSES:
+                raise DataError(
+                    f"{place}: {file} must have {IMAGES_PER_FILE} labels of 0 to {CLASSES - 1}, got {len(labels)}, or "
+                    "others; fetch the file again"
+                )
+            batches[name] = pixels.reshape(-1, *SHAPE), labels
     missing = [name for name in NAMES if name not in batches]
     if missing:
         raise MissingDataError(f"{place} must hold {', '.join(NAMES)}, but lacks {', '.join(missing)}; fetch it again")
@@ -139,12 +145,3 @@ def _read_pickle(raw: bytes, where: str) -> Batch:
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{where}: labels must be a list of whole numbers, got another thing; fetch the file again")
     return data, np.array(labels, dtype=np.int64)
-
-
-def _checked_labels(labels: np.ndarray, where: str) -> np.ndarray:
-    if len(labels) != IMAGES_PER_FILE or labels.min() < 0 or labels.max() >= CLASSES:
-        raise DataError(
-            f"{where} must have {IMAGES_PER_FILE} labels of 0 to {CLASSES - 1}, got {len(labels)}, or others; "
-            "fetch the file again"
-        )
-    return labels

@@ -26,18 +26,15 @@ SHUFFLE_BUFFER = 1000  # images; encoded, so some hundred megabytes at most
 
 
 class HeldFiles(list[tuple[str, bytes]]):
-    """Encoded images kept in memory, each with its name, which holds a checksum."""
+    """A `Source`: encoded images kept in memory, each with its name, which holds a checksum."""
 
     def file(self, index: int) -> bytes:
-        """Content of one image."""
         return self[index][1]
 
     def label(self, index: int) -> str:
-        """Its name."""
         return self[index][0]
 
     def identity(self) -> Iterator[str]:
-        """All names."""
         return (name for name, _ in self)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError, MissingDataError
-from daps_rl.data.held_out import cut_missing, split_of
+from daps_rl.data.held_out import cut_missing, find_splits
 from daps_rl.data.images import stream_splits
 from daps_rl.data.picture import SUFFIXES
 from daps_rl.data.splits import Splits
@@ -20,7 +20,7 @@ from daps_rl.data.splits import Splits
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Image files by number. Paths are bytes in one array: a million of them cost no worker a copy."""
+    """A `Source`: image files. Paths are bytes in one array: a million of them cost no worker a copy."""
 
     root: str  # the folder
     paths: np.ndarray  # relative to it, bytes. [N]
@@ -29,11 +29,9 @@ class FolderImages:
         return len(self.paths)
 
     def file(self, index: int) -> str:
-        """Path of one file."""
         return os.path.join(self.root, self.label(index))
 
     def label(self, index: int) -> str:
-        """Its path below the folder."""
         return os.fsdecode(self.paths[index])
 
     def identity(self) -> Iterator[str]:
@@ -46,7 +44,6 @@ class FolderImages:
             yield f"{self.label(index)} {size}"
 
     def __getitem__(self, rows: Tensor) -> FolderImages:
-        """The files of these numbers."""
         return FolderImages(self.root, self.paths[rows.numpy()])
 
 
@@ -85,16 +82,8 @@ def holds_images(folder: Path) -> bool:
 
 def _split_folders(folder: Path) -> dict[str, str]:
     """Where each split lies below the folder; all of it is for training if it has no folder `train`."""
-    found: dict[str, str] = {}
     with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            split = split_of(entry.name) if entry.is_dir() else None
-            if split in found:
-                raise DataError(
-                    f"{folder} must have one folder for {split}, got {found[split]} and {entry.name}; join them"
-                )
-            if split is not None:
-                found[split] = entry.name
+        found = find_splits(sorted(entry.name for entry in entries if entry.is_dir()), str(folder), "folder")
     return found if "train" in found else {"train": ""}
 
 

@@ -1,5 +1,6 @@
 """Splits that a data set lacks, cut from its training data by a fixed seed."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,14 @@ def cut_missing(data: dict[str, Any], labels: dict[str, Tensor | None], name: st
         labels[f"{split}_labels"] = None if train_labels is None else train_labels[rows]
 
 
-def split_of(name: str) -> str | None:
-    """The split that a folder or a hub data set calls by that name; None if it names none."""
-    return SPELLINGS.get(name.lower())
+def find_splits(names: Iterable[str], where: str, kind: str) -> dict[str, str]:
+    """Which of these names, of folders or of a hub data set's parts, stands for which split; others stand for none."""
+    found: dict[str, str] = {}
+    for name in names:
+        split = SPELLINGS.get(name.lower())
+        if split in found:
+            got = f"{found[split]} and {name}"
+            raise DataError(f"{where} must have one {kind} for {split}, got {got}; join them, or leave one out")
+        if split is not None:
+            found[split] = name
+    return found

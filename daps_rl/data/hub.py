@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError, MissingDataError, one_line
-from daps_rl.data.held_out import cut_missing, split_of
+from daps_rl.data.held_out import cut_missing, find_splits
 from daps_rl.data.images import stream_splits
 from daps_rl.data.splits import Splits
 
@@ -57,7 +57,7 @@ def read_hub_arrays(name: str, hub_id: str, column: str, channels: int, explain:
 
 @dataclass(frozen=True)
 class HubImages:
-    """Images of an Arrow data set by number, decoded by us and not by it."""
+    """A `Source`: images of an Arrow data set, decoded by us and not by it."""
 
     dataset: Any  # with one column, of images that are not decoded
     column: str
@@ -68,15 +68,12 @@ class HubImages:
         return len(self.rows)
 
     def file(self, index: int) -> bytes:
-        """Content of one image."""
         return cell_file(self.dataset[int(self.rows[index])][self.column])
 
     def label(self, index: int) -> str:
-        """The data set's name and the row."""
         return f"{self.where}[{self.rows[index]}]"
 
     def __getitem__(self, rows: Tensor) -> HubImages:
-        """The images of these numbers."""
         return replace(self, rows=self.rows[rows.numpy()])
 
     def identity(self) -> Iterator[str]:
@@ -117,18 +114,10 @@ def _find_splits(hub_id: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a hub data set that are train, validation and test; the only part is train, whatever its name."""
     if len(hub) == 1:
         return {"train": next(iter(hub.values()))}
-    found: dict[str, Any] = {}
-    for name, part in hub.items():
-        split = split_of(name)
-        if split in found:
-            raise DataError(
-                f"{hub_id} must have one part for {split}, got several: {', '.join(hub)}; use another data set"
-            )
-        if split is not None:
-            found[split] = part
+    found = find_splits(hub, hub_id, "part")
     if "train" not in found:
         raise DataError(f"{hub_id} must have a part train, got {', '.join(hub)}; use another data set")
-    return found
+    return {split: hub[name] for split, name in found.items()}
 
 
 def _find_image_column(hub_id: str, features: Mapping[str, Any] | None, given: str | None) -> str:

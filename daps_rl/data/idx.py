@@ -34,7 +34,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     """
     raw = _read_bytes(path)
     magic = struct.pack(">HBB", 0, UNSIGNED_BYTE, ndim)
-    header = len(magic) + 4 * ndim
+    header = 4 + 4 * ndim
     if raw[: len(magic)] != magic:
         raise DataError(
             f"{path} must start with the IDX magic {magic.hex()} (unsigned bytes, {ndim} dimensions), "

@@ -20,11 +20,11 @@ from daps_rl.data.photographs import IMAGE_SIZE, load_photographs
 from daps_rl.data.splits import Splits
 
 SOURCES = {source.name: source for source in (FASHION_MNIST, MNIST)}
+IDX_OPTIONS = ("data_dir", "binarize")
 
 
-def _images(name: str) -> Callable[[Mapping[str, Any]], Splits]:
-    """What loads a data set of IDX files of that name; binary unless told otherwise."""
-    return lambda o: load_image_source(SOURCES[name], o["data_dir"], binarize=o["binarize"] is not False)
+def _images(name: str, o: Mapping[str, Any]) -> Splits:
+    return load_image_source(SOURCES[name], o["data_dir"], o["binarize"])
 
 
 class Named(NamedTuple):
@@ -36,7 +36,8 @@ class Named(NamedTuple):
 
 NAMED = {
     "digits": Named(lambda o: load_digits(binarize=bool(o["binarize"])), ("binarize",)),
-    **{name: Named(_images(name), ("data_dir", "binarize")) for name in SOURCES},
+    "fashion-mnist": Named(lambda o: _images("fashion-mnist", o), IDX_OPTIONS),
+    "mnist": Named(lambda o: _images("mnist", o), IDX_OPTIONS),
     "cifar10": Named(lambda o: load_cifar10(o["data_dir"]), ("data_dir",)),
     "photographs": Named(lambda o: load_photographs(_size(o["image_size"], IMAGE_SIZE)), ("image_size",)),
 }
@@ -115,7 +116,13 @@ def load(
         return named.load(options)
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
         raise _unknown(name_or_path)
-    path = _locate(Path(name_or_path).expanduser(), folder)
+    path = Path(name_or_path).expanduser()
+    if folder is not None and path.is_absolute():
+        raise DataError(
+            f"a path must be relative to be looked for in data_dir, got {str(path)!r} with data_dir {str(folder)!r}; "
+            "leave one of them out"
+        )
+    path = path if folder is None else folder / path
     if os.path.isdir(path):  # unlike path.is_dir(), no error where a parent folder is closed
         return _load_folder(path, options)
     if path.suffix.lower() in SUFFIXES:
@@ -129,8 +136,8 @@ def load(
 def _load_folder(path: Path, options: dict[str, Any]) -> Splits:
     """IDX files if there is one of them, else images."""
     if find_idx_files(path):
-        _take_only(f"the folder {path} of IDX files", options, "data_dir", "binarize")
-        return load_idx_folder(str(path), path, binarize=options["binarize"] is not False)
+        _take_only(f"the folder {path} of IDX files", options, *IDX_OPTIONS)
+        return load_idx_folder(str(path), path, options["binarize"])
     if not holds_images(path):
         needed = ", ".join(name for name, _ in IDX_FILES.values())
         raise MissingDataError(
@@ -165,17 +172,6 @@ def _size(given: int | None, default: int) -> int:
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise DataError(f"image_size must be a positive whole number of pixels, got {given!r}; pass {default}")
     return given
-
-
-def _locate(path: Path, folder: Path | None) -> Path:
-    if folder is None:
-        return path
-    if path.is_absolute():
-        raise DataError(
-            f"a path must be relative to be looked for in data_dir, got {str(path)!r} with data_dir {str(folder)!r}; "
-            "leave one of them out"
-        )
-    return folder / path
 
 
 def _unknown(given: object, reason: str | None = None) -> DataError:

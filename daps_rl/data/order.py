@@ -12,8 +12,7 @@ class DataOrder:
     Nothing is counted along the way, so a resumed run, or a worker that decodes ahead, asks for any step directly.
 
     Args:
-        count: N, data in the split.
-        batch_size: B; may be larger than N.
+        count, batch_size: N, data in the split, and B, which may be larger.
         seed: of the run.
         device: where the order is held; it is made on the CPU, alike for every device, once an epoch.
     Raises:

@@ -45,9 +45,6 @@ class _PlainUnpickler(pickle.Unpickler):
             )
         return _ALLOWED[module, name]
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise DataError("its pickle must hold plain arrays, got a persistent id; fetch the file again")
-
 
 def _latin(encoding: str) -> str:
     """The one encoding that pickled bytes are written in."""

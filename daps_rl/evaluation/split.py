@@ -134,9 +134,9 @@ class _Pass:
         enumerable: int,
         perceptual: Perceptual | None,
     ) -> None:
-        self.enumerable = enumerable
-        self.autoencoder, self.value_range, self.perceptual = autoencoder, value_range, perceptual
-        self.prior, self.importance_samples = autoencoder.prior(), importance_samples
+        self.autoencoder, self.prior = autoencoder, autoencoder.prior()
+        self.value_range, self.perceptual = value_range, perceptual
+        self.importance_samples, self.enumerable = importance_samples, enumerable
         self.num_tokens, vocab_size = code_sizes(autoencoder.policy)
         self.vocab_size = getattr(autoencoder.policy, "codebook_size", vocab_size)
         self.information = TokenInformation()

@@ -31,7 +31,6 @@ def plot_code_usage(path: str | os.PathLike[str], counts: torch.Tensor, *, title
         title: text above the picture.
     Raises:
         ValueError: counts is not a [T, V] integer tensor, or holds a negative or no positive number.
-        ImportError: matplotlib is missing.
     """
     _check_counts(counts)
     table = counts.detach().cpu().double().numpy()  # [T, V]

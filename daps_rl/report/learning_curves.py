@@ -51,7 +51,6 @@ def plot_learning_curves(
         title: text above the picture.
     Raises:
         ValueError: there is no row with a step, or a value is not a number.
-        ImportError: matplotlib is missing.
     """
     if not any(row.get("step") is not None for row in rows):
         raise ValueError(f"rows needs at least one row with a 'step', got {len(rows)} rows; log before plotting.")
