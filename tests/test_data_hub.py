@@ -231,7 +231,7 @@ def test_parts_that_are_no_splits(use):
         load(ID)
     assert_one_line(error)
     use(parts(9, val=(0, 3), valid=(0, 3)))
-    with pytest.raises(DataError, match="one part for validation, got several: train, val, valid"):
+    with pytest.raises(DataError, match="one part for validation, got val and valid"):
         load(ID)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from daps_rl.report import read_metrics
 
-METRICS = ("beta_elbo", "log_likelihood", "psnr", "reward_greedy")
-"""What a run validates as `validation_…` while it trains, if the agent has it."""
 NAMES = {"beta_elbo": ("β-ELBO", "nats"), "log_likelihood": ("log-likelihood", "nats"), "psnr": ("PSNR", "dB")}
 """Of codes of data: what a metric is called, and its unit."""
 PROBLEM_NAMES = {
@@ -21,14 +19,22 @@ PROBLEM_NAMES = {
     "beta_elbo": ("reward - β·KL", ""),
 }
 """Of decisions, in another problem than encoding."""
+METRICS = tuple(NAMES | PROBLEM_NAMES)
+"""What a run validates as `validation_…` while it trains, if the agent has it."""
 AXES = {"step": "steps", "decoder_evaluations": "decoder evaluations", "seconds": "training time (seconds)"}
 
 Curve = Sequence[Mapping[str, Any]]
+T = TypeVar("T")
 
 
 def of_rewards(text: str) -> str:
     """What the decoder is to encoding, the reward is to a problem."""
     return text.replace("decoder", "reward")
+
+
+def of_labels(runs: Mapping[tuple[str, int], T], labels: Iterable[str]) -> dict[str, list[T]]:
+    """What there is by label and seed, as a list for each label."""
+    return {label: [part for (of, _), part in runs.items() if of == label] for label in labels}
 
 
 def heading(name: str, unit: str) -> str:
@@ -44,8 +50,10 @@ def read_curve(path: Path) -> Curve:
 
 def common_point(curves: Mapping[str, Sequence[Curve]], axis: str) -> float | None:
     """The largest value of the axis at which every run has validated, or has before; None where there is none."""
-    ends = [_end(curve, axis) for of_label in curves.values() for curve in of_label]
-    return None if not ends or None in ends else min(end for end in ends if end is not None)
+    runs = [curve for of_label in curves.values() for curve in of_label]
+    ends = [max((row[axis] for row in curve if row.get(axis) is not None), default=-math.inf) for curve in runs]
+    end = min(ends, default=-math.inf)
+    return end if end > -math.inf else None
 
 
 def read_at(curve: Curve, axis: str, point: float) -> Mapping[str, Any] | None:
@@ -63,10 +71,6 @@ def points(curve: Curve, axis: str, metric: str) -> np.ndarray:
     """The steps of a curve's validations, their places on an axis, and their values. [3, n], by steps."""
     found = {row["step"]: (row["step"], row.get(axis), validation(row, metric)) for row in curve}
     return np.array([found[step] for step in sorted(found) if None not in found[step]], dtype=float).reshape(-1, 3).T
-
-
-def _end(curve: Curve, axis: str) -> float | None:
-    return max((row[axis] for row in curve if row.get(axis) is not None), default=None)
 
 
 def _number(value: Any) -> float | None:

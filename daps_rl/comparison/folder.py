@@ -19,11 +19,7 @@ Row = dict[str, Any]
 
 
 class ComparisonFolder(RunFolder):
-    """Paths and files of a comparison; `locked()` holds it for one process.
-
-    Args:
-        path: of the folder; made when it is locked.
-    """
+    """Paths and files of a comparison; `locked()` makes it, and holds it for one process."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
@@ -31,11 +27,7 @@ class ComparisonFolder(RunFolder):
         self.table = self.path / "comparison.md"
 
     def plan(self) -> Plan | None:
-        """The settings that the comparison began with; None where it has not begun.
-
-        Raises:
-            ValueError: comparison.json is damaged.
-        """
+        """The settings that the comparison began with; None where it has not begun."""
         return plan_from_json(self.read_json(self.settings)) if self.settings.exists() else None
 
     def run(self, planned: PlannedRun) -> RunFolder:
@@ -58,11 +50,7 @@ class ComparisonFolder(RunFolder):
         return run
 
     def read_rows(self) -> dict[tuple[str, int], Row]:
-        """The rows by label and seed.
-
-        Raises:
-            ValueError: rows.jsonl is damaged.
-        """
+        """The rows by label and seed."""
         return {(row["label"], row["seed"]): row for row in read_metrics(self.rows)} if self.rows.exists() else {}
 
     def write_rows(self, rows: Sequence[Row]) -> None:
@@ -70,16 +58,10 @@ class ComparisonFolder(RunFolder):
         write_atomically(self.rows, "".join(f"{to_json(row)}\n" for row in rows).encode())
 
     def row(self, plan: Plan, planned: PlannedRun, *, reason: str | None = None) -> Row:
-        """What is known of a run that has ended: settings, where and how it ran, and all of its summary.
-
-        Args:
-            plan: of the comparison.
-            planned: the run.
-            reason: why it failed; None for a run that has finished.
-        """
-        run = self.run(planned)
-        where = environment()
-        row = {
+        """What is known of a run that has ended, and failed where there is a reason: settings, machine and summary."""
+        run, where = self.run(planned), environment()
+        summary = run.read_json(run.summary) if reason is None else {}
+        return {
             "label": planned.label,
             "agent": planned.config.agent,
             "seed": planned.seed,
@@ -87,7 +69,8 @@ class ComparisonFolder(RunFolder):
             "reason": reason,
             "config": dataclasses.asdict(planned.config),
             "command": shlex.join(plan.command(planned)),
+            "bits": planned.config.bits,
+            **where,
+            **summary,
+            "versions": {**where["versions"], **summary.get("versions", {})},
         }
-        summary = run.read_json(run.summary) if reason is None else {}
-        versions = {**where["versions"], **summary.get("versions", {})}
-        return {**row, "bits": planned.config.bits, **where, **summary, "versions": versions}

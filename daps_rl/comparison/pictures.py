@@ -16,18 +16,7 @@ from daps_rl.comparison.curves import AXES, NAMES, PROBLEM_NAMES, Curve, heading
 from daps_rl.comparison.folder import Row
 from daps_rl.data import Splits
 from daps_rl.report import images_in_a_line, plot_sheet
-from daps_rl.report.figures import (
-    FAINT,
-    GREY,
-    INK,
-    SERIES,
-    WIDTH,
-    dress,
-    limits_around,
-    new_figure,
-    save,
-    short_number,
-)
+from daps_rl.report.figures import INK, SERIES, WIDTH, dress_curves, limits_around, new_figure, save, short_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,12 +39,7 @@ def plot_curves(path: Path, curves: Mapping[str, Sequence[Curve]], *, title: str
 
     The mean is over the seeds at equal steps, of places as of values, as far as all of them have come. A panel leaves
     out the first validations where they lie far below the rest. Runs of very different lengths are on a log axis.
-
-    Args:
-        path: PNG file to write.
-        curves: of each entry's finished runs, by label.
-        title: above the picture.
-        problem: whether the runs make decisions, in another problem than encoding.
+    `problem` is whether the runs make decisions, in another problem than encoding.
     """
     headings = PROBLEM_HEADINGS if problem else HEADINGS
     figure = new_figure(WIDTH, 860, title)
@@ -77,11 +61,7 @@ def plot_curves(path: Path, curves: Mapping[str, Sequence[Curve]], *, title: str
 def plot_bits(path: Path, agents: Mapping[str, str], rows: Sequence[Row], *, title: str) -> None:
     """Draws final quality on the test split against the bits of a code: a line per agent, its range over the seeds.
 
-    Args:
-        path: PNG file to write.
-        agents: agent by label, of all entries; an agent looks as its first label does in the curves.
-        rows: of the finished runs whose codes have bits.
-        title: above the picture.
+    An agent looks as its first label does in the curves. The rows are those of finished runs whose codes have bits.
     """
     figure = new_figure(WIDTH, 500, title)
     panels = figure.subplots(1, len(HEADINGS))
@@ -108,14 +88,7 @@ def plot_bits(path: Path, agents: Mapping[str, str], rows: Sequence[Row], *, tit
 
 
 def plot_reconstructions_of(path: Path, runs: Mapping[str, Path], splits: Splits, *, device: str) -> None:
-    """Draws test data above what the models of finished runs make of sampled codes.
-
-    Args:
-        path: PNG file to write.
-        runs: folder of each run, by what stands before its row.
-        splits: the data.
-        device: of the models.
-    """
+    """Draws test data above what the models of finished runs make of sampled codes; runs by what labels their rows."""
     from daps_rl.runs.session import load_run
 
     shape = splits.observation_shape
@@ -168,14 +141,10 @@ def _draw_range(axes: Axes, values: Mapping[float, Sequence[float]], look: dict[
 def _finish(axes: Axes, heading: str, xlabel: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    dress(axes, heading, xlabel)
-    axes.grid(color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
+    dress_curves(axes, heading, xlabel, "not defined")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
-    if not axes.lines:
-        axes.text(0.5, 0.5, "not defined", transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=9)
 
 
 def _set_places(axes: Axes, ends: Sequence[float | None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +24,11 @@ class PlannedRun(NamedTuple):
     seed: int
     name: str
     config: TrainConfig
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Label and seed."""
+        return self.label, self.seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +69,16 @@ class Plan:
                 raise ValueError(f"--set {label}:{shared[0]} is not possible: {', '.join(SHARED)} are not its own.")
 
     def config(self, label: str, seed: int) -> TrainConfig:
-        """Settings of one run: the recipes of data and agent, the shared options, then the entry's own.
-
-        Raises:
-            ValueError: they make no sense together.
-        """
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in self._options(label)}
+        """Settings of one run: the recipes of data and agent, the shared options, then the entry's own."""
+        given = self._options(label)
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         return make_config(self.preset, agent=self.agents[label], seed=seed, **options)
 
-    def _options(self, label: str) -> Iterable[tuple[str, Any]]:
+    def _options(self, label: str) -> dict[str, Any]:
         """The shared options under the entry's own; its own length stands in for the shared one."""
         own = self.own.get(label, {})
         left_out = LENGTHS if set(LENGTHS) & set(own) else ()
-        return ({name: value for name, value in self.options.items() if name not in left_out} | own).items()
+        return {name: value for name, value in self.options.items() if name not in left_out} | own
 
     @property
     def problem(self) -> str | None:
@@ -90,17 +92,13 @@ class Plan:
                 yield PlannedRun(label, seed, f"{_folder_name(label)}-seed{seed}", self.config(label, seed))
 
     def check(self) -> None:
-        """Looks at every run before the first is trained.
-
-        Raises:
-            ValueError: an agent is not known, or settings make no sense.
-        """
+        """Raises ValueError where an agent is not known or settings make no sense, before the first run is trained."""
         for run in self.runs():
             find_agent(run.config.agent)
 
     def command(self, run: PlannedRun) -> list[str]:
         """The `daps-rl train` that does the same as one run of the comparison."""
-        options = [("agent", run.config.agent), ("seed", run.seed), *self._options(run.label)]
+        options = [("agent", run.config.agent), ("seed", run.seed), *self._options(run.label).items()]
         preset = [] if self.preset is None else ["--config", self.preset]
         return ["daps-rl", "train", *preset, *(flag for option in options for flag in _as_flags(*option))]
 
@@ -110,11 +108,7 @@ class Plan:
 
 
 def plan_from_json(values: Mapping[str, Any]) -> Plan:
-    """The settings that `to_json` gave.
-
-    Raises:
-        ValueError: unknown, missing or invalid entries.
-    """
+    """The settings that `to_json` gave; ValueError for unknown, missing or invalid entries."""
     known = {field.name for field in dataclasses.fields(Plan)}
     if known != set(values):
         raise ValueError(
@@ -127,30 +121,23 @@ def plan_from_json(values: Mapping[str, Any]) -> Plan:
 def extended(
     recorded: Plan,
     *,
-    agents: Mapping[str, str],
+    agents: dict[str, str],
     seeds: Sequence[int],
     preset: str | None,
-    options: Mapping[str, Any],
-    own: Mapping[str, Mapping[str, Any]],
+    options: dict[str, Any],
+    own: dict[str, dict[str, Any]],
 ) -> Plan:
-    """A comparison that goes on: with its settings, and the agents and seeds that are new.
+    """A comparison that goes on: with the settings `recorded`, and the agents and seeds that are new.
 
-    Args:
-        recorded: as it began.
-        agents, seeds, preset, options, own: what is asked for now; what is left out stays as it was.
     Raises:
         ValueError: a setting is another than the one that the comparison began with.
     """
-    options = _plain(dict(options))
-    new: dict[str, dict[str, Any]] = _plain({label: dict(values) for label, values in own.items()})
+    options, new = _plain(options), _plain(own)
     changed = [f"--{name.replace('_', '-')}" for name, value in options.items() if recorded.options.get(name) != value]
     changed += ["--config"] if preset not in (None, recorded.preset) else []
     changed += [f"--agents {label}" for label, agent in agents.items() if recorded.agents.get(label, agent) != agent]
-    changed += [
-        f"--set {label}"
-        for label, values in new.items()
-        if label in recorded.agents and recorded.own.get(label, {}) != values
-    ]
+    known = {label: recorded.own.get(label, {}) for label in recorded.agents}
+    changed += [f"--set {label}" for label, values in new.items() if known.get(label, values) != values]
     if changed:
         raise ValueError(
             f"a comparison keeps the settings that it began with; leave out {', '.join(changed)}, or choose another "

@@ -8,8 +8,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from daps_rl.comparison.plan import PlannedRun
 
@@ -19,54 +21,37 @@ _TAIL = 2**16  # bytes of a log, more than a row
 
 
 class ComparisonProgress:
-    """Shows which runs are in work, how far they are, and the time left; inside its `with` block.
-
-    Args:
-        runs: what is still to train, by folder.
-        ended: how many runs of the comparison have ended before.
-    """
+    """Shows which of the runs, by folder, are in work, how far, and the time left; `ended` have ended before."""
 
     def __init__(self, runs: Mapping[Path, PlannedRun], ended: int) -> None:
         self._runs, self._ended, self._total = runs, ended, ended + len(runs)
         self._shares = {folder: _state(folder, run)[0] for folder, run in runs.items()}
         self._done_before = sum(self._shares.values())
-        self._running: list[Path] = []
-        self._bar: Any = None
-        self._tasks: dict[Path | None, Any] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
+        console, terminal = Console(stderr=True), sys.stderr.isatty()
+        self._bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=console, disable=not terminal)
+        self._all_runs = self._bar.add_task("all runs", total=1.0, text="")
+        self._tasks: dict[Path, TaskID] = {}  # of the runs in work
         self._start = self._last_line = self._last_look = time.monotonic()
 
     def __enter__(self) -> ComparisonProgress:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
-            self._bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(stderr=True))
-            self._bar.start()
-            self._tasks[None] = self._bar.add_task("all runs", total=1.0, text="")
+        self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
 
     def started(self, folder: Path) -> None:
         """A run has started."""
-        self._running.append(folder)
-        if self._bar is not None:
-            self._tasks[folder] = self._bar.add_task(folder.name, total=1.0, text="starting")
-        else:
+        self._tasks[folder] = self._bar.add_task(folder.name, total=1.0, text="starting")
+        if self._bar.disable:
             self._say(f"{folder.name} starts")
 
     def ended(self, folder: Path, reason: str | None) -> None:
         """A run has ended, and failed where there is a reason."""
         self._ended += 1
-        self._running.remove(folder)
         self._shares[folder] = 1.0
-        if self._bar is not None:
-            self._bar.remove_task(self._tasks.pop(folder))
+        self._bar.remove_task(self._tasks.pop(folder))
         self._say(f"{folder.name} {'is finished' if reason is None else f'failed: {reason}'}; {self._all()}")
 
     def look(self) -> None:
@@ -76,14 +61,12 @@ class ComparisonProgress:
             return
         self._last_look = now
         texts = {}
-        for folder in self._running:
+        for folder, task in self._tasks.items():
             self._shares[folder], texts[folder] = _state(folder, self._runs[folder])
-        if self._bar is not None:
-            share = (self._total - len(self._runs) + sum(self._shares.values())) / self._total
-            self._bar.update(self._tasks[None], completed=share, text=self._all())
-            for folder, text in texts.items():
-                self._bar.update(self._tasks[folder], completed=self._shares[folder], text=text)
-        elif texts and now - self._last_line >= LINE_EVERY:
+            self._bar.update(task, completed=self._shares[folder], text=texts[folder])
+        share = (self._total - len(self._runs) + sum(self._shares.values())) / self._total
+        self._bar.update(self._all_runs, completed=share, text=self._all())
+        if self._bar.disable and texts and now - self._last_line >= LINE_EVERY:
             parts = [f"{folder.name} {self._shares[folder]:.0%}, {text}" for folder, text in texts.items()]
             self._say("; ".join([*parts, self._all()]))
 
@@ -98,10 +81,7 @@ class ComparisonProgress:
 
     def _say(self, text: str) -> None:
         self._last_line = time.monotonic()
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _state(folder: Path, run: PlannedRun) -> tuple[float, str]:

@@ -1,4 +1,4 @@
-"""Commands run and runs trained side by side, one process each: one that dies takes no other with it."""
+"""Commands run side by side, one process each: one that dies takes no other with it."""
 
 from __future__ import annotations
 
@@ -13,49 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 LOOK_EVERY = 0.3  # seconds
-ERROR_LOG = "error.txt"
 TRAIN = (sys.executable, "-m", "daps_rl", "train", "--resume", "--out")
+"""A child whose parent was killed ends by itself, checkpointed: the pipe that it writes its progress to is broken."""
 
 Task = TypeVar("Task")
 Child = subprocess.Popen[str]
 Output = Future[tuple[str, str]]
-
-
-def train_folders(
-    folders: Sequence[Path],
-    *,
-    jobs: int,
-    threads: int,
-    stop: Callable[[], bool] = lambda: False,
-    on_start: Callable[[Path], None] = lambda folder: None,
-    on_end: Callable[[Path, str | None], None],
-    on_look: Callable[[], None] = lambda: None,
-) -> None:
-    """Trains the run in each folder with `daps-rl train --resume`, whose settings and checkpoint lie there.
-
-    A child whose parent was killed ends by itself, checkpointed: the pipe that it writes its progress to is broken.
-
-    Args:
-        folders: of the runs, each with its config.json.
-        jobs, threads, stop, on_start, on_look: as of `run_commands`.
-        on_end: told of each run that has ended of itself, and why it failed or None; not of runs that were stopped.
-            What a failed run said is kept in its error.txt.
-    """
-
-    def started(folder: Path) -> None:
-        (folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
-        on_start(folder)
-
-    def ended(folder: Path, code: int, stderr: str) -> None:
-        reason = _outcome(folder, code, stderr)
-        if reason is not None and stop():
-            return
-        if reason is not None:
-            (folder / ERROR_LOG).write_text(stderr)
-        on_end(folder, reason)
-
-    commands = {folder: (*TRAIN, str(folder)) for folder in folders}
-    run_commands(commands, jobs=jobs, threads=threads, stop=stop, on_start=started, on_end=ended, on_look=on_look)
 
 
 def run_commands(
@@ -76,13 +39,11 @@ def run_commands(
 
     Args:
         commands: by task, in the order in which they start.
-        jobs: commands at once.
-        threads: of each.
+        jobs, threads: commands at once, and threads of each.
         stdout: where the children write what they print; None is where this process does.
-        stop: asked a few times a second.
+        stop, on_look: called a few times a second.
         on_start: told of each command that is about to start.
         on_end: told of each command that has ended, its exit code and what it wrote to stderr.
-        on_look: called a few times a second.
     """
     waiting, running = deque(commands), dict[Child, tuple[Task, Output]]()
     with ThreadPoolExecutor(jobs) as readers:
@@ -125,7 +86,7 @@ def _end(running: Iterable[Child], *, kill: bool) -> None:
         child.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
 
 
-def _outcome(folder: Path, code: int, stderr: str) -> str | None:
+def outcome(folder: Path, code: int, stderr: str) -> str | None:
     """Why a run failed, in one line; None where it has finished."""
     if (folder / "summary.json").exists():
         return None

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from daps_rl.comparison.curves import Curve, read_curve
+from daps_rl.comparison import runner
+from daps_rl.comparison.curves import Curve, of_labels, read_curve
 from daps_rl.comparison.environment import threads_each
 from daps_rl.comparison.folder import ComparisonFolder, Row
 from daps_rl.comparison.pictures import plot_bits, plot_curves, plot_reconstructions_of
 from daps_rl.comparison.plan import Plan, PlannedRun
 from daps_rl.comparison.progress import ComparisonProgress
-from daps_rl.comparison.runner import train_folders
 from daps_rl.comparison.table import comparison_text
 from daps_rl.data import Splits
 from daps_rl.files import write_atomically
 
 DEFAULT_REFERENCE = "daps"
+ERROR_LOG = "error.txt"
 DISTINCT = 1.1  # codes whose bits differ by less count as of one size
 
 Rows = dict[tuple[str, int], Row]
@@ -29,82 +30,67 @@ def train_all(
     """Trains what is still to train, in a folder that is this process's own (`folder.locked()`).
 
     Finished runs are left alone, half-done ones go on from their checkpoints, failed ones are left as they are unless
-    they are to be tried again. A row is written as soon as a run has ended.
-
-    Args:
-        folder: of the comparison.
-        plan: its settings.
-        jobs: runs at once.
-        retry_failed: try failed runs again, from their checkpoints where they have one.
-        stop: true ends it, checkpointed.
+    they are to be tried again. A row is written as soon as a run has ended; what a failed run said is kept in its
+    error.txt. Once `stop()` is true it ends, checkpointed.
     """
     rows = collect_rows(folder, plan)
-    runs = {
-        folder.prepare(run).path: run
-        for run in plan.runs()
-        if (run.label, run.seed) not in rows or (retry_failed and rows[run.label, run.seed]["status"] == "failed")
-    }
+    done = ("finished",) if retry_failed else ("finished", "failed")
+    todo = [run for run in plan.runs() if run.key not in rows or rows[run.key]["status"] not in done]
+    runs = {folder.prepare(run).path: run for run in todo}
     for run in runs.values():
-        rows.pop((run.label, run.seed), None)
+        rows.pop(run.key, None)
 
-    def on_end(path: Path, reason: str | None) -> None:
-        run = runs[path]
-        rows[run.label, run.seed] = folder.row(plan, run, reason=reason)
-        folder.write_rows([rows[key] for key in _order(plan) if key in rows])
+    def on_start(path: Path) -> None:
+        (path / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
+        progress.started(path)
+
+    def on_end(path: Path, code: int, stderr: str) -> None:
+        reason = runner.outcome(path, code, stderr)
+        if reason is not None:
+            if stop():
+                return
+            (path / ERROR_LOG).write_text(stderr)
+        rows[runs[path].key] = folder.row(plan, runs[path], reason=reason)
+        folder.write_rows([rows[run.key] for run in plan.runs() if run.key in rows])
         progress.ended(path, reason)
 
     with ComparisonProgress(runs, len(rows)) as progress:
-        train_folders(
-            list(runs),
+        runner.run_commands(
+            {path: (*runner.TRAIN, str(path)) for path in runs},
             jobs=jobs,
             threads=threads_each(jobs),
             stop=stop,
-            on_start=progress.started,
+            on_start=on_start,
             on_end=on_end,
             on_look=progress.look,
         )
 
 
 def collect_rows(folder: ComparisonFolder, plan: Plan) -> Rows:
-    """The rows in the order of the plan, and one for each finished run that has none; writes them.
-
-    Raises:
-        ValueError: a run has other settings than the plan.
-    """
+    """The rows in the order of the plan, and one for each finished run that has none; writes them."""
     rows = folder.read_rows()
     for run in plan.runs():
-        finished = rows.get((run.label, run.seed), {}).get("status") == "finished"
+        finished = rows.get(run.key, {}).get("status") == "finished"
         if folder.run(run).summary.exists() and not finished:
             folder.prepare(run)  # refuses other settings
-            rows[run.label, run.seed] = folder.row(plan, run)
-    ordered = {key: rows[key] for key in _order(plan) if key in rows}
+            rows[run.key] = folder.row(plan, run)
+    ordered = {run.key: rows[run.key] for run in plan.runs() if run.key in rows}
     folder.write_rows(list(ordered.values()))
     return ordered
 
 
 def reference_of(plan: Plan, against: str | None) -> str:
-    """The label that the others are tested against: the one asked for, "daps", or else the first.
-
-    Raises:
-        ValueError: it takes no part.
-    """
+    """The label that the others are tested against: the one asked for, "daps", or else the first."""
     if against is not None and against not in plan.agents:
         raise ValueError(f"--against must be one of {', '.join(plan.agents)}, got {against!r}.")
     return against or (DEFAULT_REFERENCE if DEFAULT_REFERENCE in plan.agents else next(iter(plan.agents)))
 
 
 def write_report(folder: ComparisonFolder, plan: Plan, splits: Splits, *, reference: str) -> str:
-    """Writes rows, table and pictures from what is there; returns the table.
-
-    Args:
-        folder: of the comparison.
-        plan: its settings.
-        splits: the data.
-        reference: label that the others are tested against.
-    """
+    """Writes rows, table and pictures from what is there; returns the table, of tests against `reference`."""
     rows = collect_rows(folder, plan)
-    finished = [run for run in plan.runs() if rows.get((run.label, run.seed), {}).get("status") == "finished"]
-    curves = {(run.label, run.seed): read_curve(folder.run(run).metrics) for run in finished}
+    finished = [run for run in plan.runs() if rows.get(run.key, {}).get("status") == "finished"]
+    curves = {run.key: read_curve(folder.run(run).metrics) for run in finished}
     text = comparison_text(plan, rows, curves, reference)
     pictures = _draw(folder, plan, finished, rows, curves, splits) if finished else []
     shown = "".join(f"\n![{path.stem}]({path.name})\n" for path in pictures)
@@ -118,15 +104,14 @@ def _draw(
     """Draws what there is to draw: the picture of the bits needs codes of several sizes."""
     title = f"{splits.name}: {', '.join(plan.agents)}" if len(plan.agents) <= 4 else f"{splits.name}: agents compared"
     first = {run.label: run for run in reversed(finished)}
-    by_label = {label: [curve for (of, _), curve in curves.items() if of == label] for label in plan.agents}
     paths = []
     if any(curves.values()):
         paths.append(folder.path / "curves.png")
         above = f"{title}, on the validation split (mean and range over seeds)"
-        plot_curves(paths[-1], by_label, title=above, problem=plan.problem is not None)
+        plot_curves(paths[-1], of_labels(curves, plan.agents), title=above, problem=plan.problem is not None)
     if plan.problem is not None:  # decisions reconstruct nothing
         return paths
-    chosen = [row for row in (rows[run.label, run.seed] for run in finished) if row["bits"] is not None]
+    chosen = [row for row in (rows[run.key] for run in finished) if row["bits"] is not None]
     bits = [row["bits"] for row in chosen]
     if bits and max(bits) > DISTINCT * min(bits):  # FSQ's 63.3 beside 64 are no two sizes
         paths.append(folder.path / "bits.png")
@@ -139,7 +124,3 @@ def _draw(
     }
     plot_reconstructions_of(paths[-1], runs, splits, device=finished[0].config.device)
     return paths
-
-
-def _order(plan: Plan) -> list[tuple[str, int]]:
-    return [(run.label, run.seed) for run in plan.runs()]

@@ -26,19 +26,16 @@ class Difference(NamedTuple):
     label: str
     pairs: int
     mean: float | None
-    low: float | None  # of the 95 % confidence interval
-    high: float | None
-    p: float | None
-    p_holm: float | None
-    problem: str | None  # why it was not tested
+    low: float | None = None  # of the 95 % confidence interval
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    problem: str | None = None  # why it was not tested
 
 
-def bootstrap_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Bootstrapped confidence interval of the mean: BCa, or the percentile interval where BCa is undefined.
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Bootstrapped 95 % interval of the mean: BCa, or the percentile interval where BCa is undefined.
 
-    Args:
-        values: one for each seed.
-        confidence: of the interval.
     Returns:
         low and high; None for fewer than 3 values.
     References:
@@ -50,9 +47,7 @@ def bootstrap_interval(values: Sequence[float], *, confidence: float = 0.95) -> 
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that BCa is undefined is seen below
-            interval = stats.bootstrap(
-                data, np.mean, confidence_level=confidence, method=method, rng=np.random.default_rng(0)
-            ).confidence_interval
+            interval = stats.bootstrap(data, np.mean, method=method, rng=np.random.default_rng(0)).confidence_interval
         if np.isfinite(interval).all():
             break
     return float(interval.low), float(interval.high)
@@ -80,8 +75,6 @@ def paired_differences(values: Mapping[str, Mapping[int, float]], reference: str
     Args:
         values: of one metric, by agent and seed.
         reference: the agent that the others are compared with.
-    Returns:
-        one difference for each other agent, in their order.
     """
     found = [
         _paired_difference(label, of_seed, values[reference]) for label, of_seed in values.items() if label != reference
@@ -93,7 +86,7 @@ def paired_differences(values: Mapping[str, Mapping[int, float]], reference: str
 def _paired_difference(label: str, ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference:
     seeds = sorted(set(ours) & set(theirs))
     a, b = (np.array([values[seed] for seed in seeds], dtype=float) for values in (ours, theirs))
-    untested = Difference(label, len(seeds), float((a - b).mean()) if seeds else None, None, None, None, None, None)
+    untested = Difference(label, len(seeds), float((a - b).mean()) if seeds else None)
     if len(seeds) < 2:
         return untested._replace(problem="a test needs at least 2 seeds that both have finished with a value")
     if np.ptp(a - b) <= _SAME * max(np.abs(a).max(), np.abs(b).max()):
@@ -103,21 +96,16 @@ def _paired_difference(label: str, ours: Mapping[int, float], theirs: Mapping[in
     return untested._replace(low=float(interval.low), high=float(interval.high), p=float(result.pvalue))
 
 
-def detectable_effect(pairs: int, *, alpha: float = SIGNIFICANT, power: float = POWER) -> float:
-    """The smallest mean difference that a paired t-test finds with that probability.
+def detectable_effect(pairs: int) -> float:
+    """The smallest mean difference, in standard deviations of the differences, that a paired t-test mostly finds.
 
-    Args:
-        pairs: n, at least 2.
-        alpha: level of the two-sided test.
-        power: probability that the test is significant.
-    Returns:
-        the difference, in standard deviations of the differences.
+    That is, a two-sided test of `pairs` >= 2 at level `SIGNIFICANT`, with probability `POWER`.
     """
     freedom = pairs - 1
-    critical = stats.t.ppf(1.0 - alpha / 2.0, freedom)
+    critical = stats.t.ppf(1.0 - SIGNIFICANT / 2.0, freedom)
 
     def missing(effect: float) -> float:  # a difference found with the wrong sign is not found
-        return float(stats.nct.sf(critical, freedom, effect * math.sqrt(pairs))) - power
+        return float(stats.nct.sf(critical, freedom, effect * math.sqrt(pairs))) - POWER
 
     enough = 0.1
     while missing(enough) < 0.0:
@@ -133,9 +121,10 @@ def sentence(difference: Difference, reference: str, metric: str, unit: str) -> 
         known = "" if difference.mean is None else f" ({difference.mean:+.3g}{unit})"
         return f"{start}{known} cannot be tested: {difference.problem}."
     verdict = "significant" if difference.p_holm < SIGNIFICANT else "not significant"
+    p = "< 0.0001" if difference.p_holm < 1e-4 else f"{difference.p_holm:.2g}"
     return (
         f"{start}: {difference.mean:+.3g}{unit}, 95 % interval {difference.low:+.3g} to {difference.high:+.3g}, "
-        f"{difference.pairs} pairs, p = {_p_text(difference.p_holm)}: {verdict} at {SIGNIFICANT:g}."
+        f"{difference.pairs} pairs, p = {p}: {verdict} at {SIGNIFICANT:g}."
     )
 
 
@@ -149,7 +138,3 @@ def power_warning(differences: Sequence[Difference]) -> str | None:
         f"{detectable_effect(min(pairs)):.1f} standard deviations of the differences, before Holm's correction: "
         '"not significant" does not mean "equal". Add seeds.'
     )
-
-
-def _p_text(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from daps_rl.comparison.curves import (
@@ -13,6 +15,7 @@ from daps_rl.comparison.curves import (
     Curve,
     common_point,
     heading,
+    of_labels,
     of_rewards,
     read_at,
     validation,
@@ -46,10 +49,6 @@ def _test(name: str) -> Callable[[Row], Any]:
     return lambda row: row["test"].get(name)
 
 
-def _validation(name: str) -> Callable[[Row], Any]:
-    return lambda row: validation(row, name)
-
-
 def _peak_memory(row: Row) -> Any:
     return None if row.get("peak_memory_bytes") is None else row["peak_memory_bytes"] / MEBIBYTE
 
@@ -64,7 +63,7 @@ REWARDS = (
     Column("entropy (nats)", _test("entropy"), ".2f"),
 )
 """Of decisions, in another problem than encoding."""
-TABLES: dict[str, tuple[Column, ...]] = {
+TABLES: dict[str, Sequence[Column]] = {
     "Likelihood": (
         Column("β-ELBO (nats)", _test("beta_elbo"), ".2f", 1),
         Column("log-likelihood (nats)", _test("log_likelihood"), ".2f", 1),
@@ -101,21 +100,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
 def comparison_text(
     plan: Plan, rows: Mapping[tuple[str, int], Row], curves: Mapping[tuple[str, int], Curve], reference: str
 ) -> str:
-    """The whole of comparison.md but its pictures.
-
-    Args:
-        plan: of the comparison.
-        rows: of the runs that have ended, by label and seed.
-        curves: of the finished runs.
-        reference: label that the others are tested against.
-    """
-    finished = {
-        label: [row for (of, _), row in rows.items() if of == label and row["status"] == "finished"]
-        for label in plan.agents
-    }
+    """The whole of comparison.md but its pictures: rows of runs that have ended, curves of finished ones."""
+    finished = of_labels({key: row for key, row in rows.items() if row["status"] == "finished"}, plan.agents)
     lines = [f"# {', '.join(plan.agents)} on {plan.config(next(iter(plan.agents)), plan.seeds[0]).data}", ""]
     lines += [*_settings(plan), "", "## Test split, at the end of each run", ""]
-    tables = TABLES if plan.problem is None else {"Reward": REWARDS, "Cost": _of_rewards(TABLES["Cost"])}
+    cost = [column._replace(heading=of_rewards(column.heading)) for column in TABLES["Cost"]]
+    tables = TABLES if plan.problem is None else {"Reward": REWARDS, "Cost": cost}
     for title, columns in tables.items():
         lines += [f"### {title}", "", *_table(finished, columns, len(plan.seeds)), ""]
     lines += [*_reading_notes(finished), "", f"## Differences from {reference}", ""]
@@ -124,10 +114,6 @@ def comparison_text(
         lines += [*_at_equal(axis, plan, curves), ""]
     lines += _not_finished(plan, rows)
     return "\n".join(lines).strip() + "\n"
-
-
-def _of_rewards(columns: Sequence[Column]) -> list[Column]:
-    return [column._replace(heading=of_rewards(column.heading)) for column in columns]
 
 
 def _settings(plan: Plan) -> list[str]:
@@ -148,40 +134,26 @@ def _table(finished: Mapping[str, Sequence[Row]], columns: Sequence[Column], see
     """One line per agent; the best mean of a column in bold."""
     measured = [row for rows in finished.values() for row in rows]
     columns = [c for c in columns if not c.optional or any(c.value(row) is not None for row in measured)]
-    values = {
-        label: [_numbers([column.value(row) for row in rows]) for column in columns] for label, rows in finished.items()
-    }
-    best = [_best([of_label[index] for of_label in values.values()], column) for index, column in enumerate(columns)]
-    lines = [["agent", "seeds", *(column.heading for column in columns)]]
-    for label, of_label in values.items():
-        cells = [
-            "" if not finished[label] else _cell(numbers, column, top, len(finished[label]))
-            for numbers, column, top in zip(of_label, columns, best, strict=True)
-        ]
-        lines.append([label, f"{len(finished[label])} of {seeds}", *cells])
-    return markdown(lines)
+    lines = [["agent", *finished], ["seeds", *(f"{len(rows)} of {seeds}" for rows in finished.values())]]
+    for column in columns:
+        values = [_numbers([column.value(row) for row in rows]) for rows in finished.values()]
+        means = [fmean(numbers) for numbers in values if numbers]
+        chosen = bool(column.better) and len(set(means)) > 1  # where there is anything to choose from
+        best = max(means, key=lambda mean: column.better * mean) if chosen else None
+        cells = zip(values, finished.values(), strict=True)
+        lines.append([column.heading, *(_cell(numbers, column, best, len(rows)) for numbers, rows in cells)])
+    return markdown(list(zip(*lines, strict=True)))
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:
     return [float(value) for value in values if value is not None and math.isfinite(value)]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _best(values: Sequence[Sequence[float]], column: Column) -> float | None:
-    """The best mean, where there is anything to choose from."""
-    means = [_mean(numbers) for numbers in values if numbers]
-    chosen = bool(column.better) and len(set(means)) > 1
-    return max(means, key=lambda mean: column.better * mean) if chosen else None
-
-
 def _cell(numbers: Sequence[float], column: Column, best: float | None, runs: int) -> str:
     if not numbers:
-        return "not defined"
-    text = f"{_mean(numbers):{column.form}}"
-    text = f"**{text}**" if _mean(numbers) == best else text
+        return "not defined" if runs else ""
+    text = f"{fmean(numbers):{column.form}}"
+    text = f"**{text}**" if fmean(numbers) == best else text
     if column.interval:
         interval = bootstrap_interval(numbers)
         text += " (no interval)" if interval is None else " [{:{form}}, {:{form}}]".format(*interval, form=column.form)
@@ -221,7 +193,7 @@ def _differences(
     """Paired t-tests in plain words, a list for each metric."""
     if len(finished) < 2:
         return ["There is no other agent to compare with."]
-    lines, warnings = [], []
+    lines, warning = [], None
     for metric, name in names.items():
         values = {
             label: {row["seed"]: row["test"][metric] for row in rows if _numbers([row["test"].get(metric)])}
@@ -229,25 +201,24 @@ def _differences(
         }
         differences = paired_differences(values, reference)
         lines += [f"- {sentence(difference, reference, *name)}" for difference in differences]
-        warnings += [warning for warning in [power_warning(differences)] if warning is not None]
+        warning = warning or power_warning(differences)
     explained = (
         "Paired t-tests over the seeds that both have finished, test split; p after Holm's correction over the "
         "agents within a metric; intervals uncorrected."
     )
-    return [explained, "", *lines, *(["", warnings[0]] if warnings else [])]
+    return [explained, "", *lines, *(["", warning] if warning else [])]
 
 
 def _at_equal(axis: str, plan: Plan, curves: Mapping[tuple[str, int], Curve]) -> list[str]:
     """The validation curves read at one point that all finished runs reach."""
     name = AXES[axis] if plan.problem is None else of_rewards(AXES[axis])
     lines = [f"## Validation split, at equal {name}", ""]
-    by_label = {label: [curve for (of, _), curve in curves.items() if of == label] for label in plan.agents}
-    by_label = {label: of_label for label, of_label in by_label.items() if of_label}
+    by_label = {label: of_label for label, of_label in of_labels(curves, plan.agents).items() if of_label}
     point = common_point(by_label, axis)
     if point is None:
         return [*lines, f"No such table: some finished run has no validation with its {name}."]
     names, form = (NAMES, ".2f") if plan.problem is None else (PROBLEM_NAMES, ".4f")
-    columns = [Column(heading(*name), _validation(metric), form, 1) for metric, name in names.items()]
+    columns = [Column(heading(*name), partial(validation, metric=metric), form, 1) for metric, name in names.items()]
     columns += [Column("read at step", lambda row: row["step"], ",.0f", 0, False)]
     columns += [Column("seconds", lambda row: row["seconds"], ",.1f", 0, False)]
     read = {label: [read_at(curve, axis, point) for curve in of_label] for label, of_label in by_label.items()}
@@ -260,9 +231,9 @@ def _at_equal(axis: str, plan: Plan, curves: Mapping[tuple[str, int], Curve]) ->
 
 
 def _not_finished(plan: Plan, rows: Mapping[tuple[str, int], Row]) -> list[str]:
-    missing = [f"{run.label}, seed {run.seed}" for run in plan.runs() if (run.label, run.seed) not in rows]
+    missing = [f"- {run.label}, seed {run.seed}" for run in plan.runs() if run.key not in rows]
     failed = [
         f"- {label}, seed {seed}: {row['reason']}" for (label, seed), row in rows.items() if row["status"] == "failed"
     ]
     lines = ["## Runs that failed", "", *failed, ""] if failed else []
-    return lines + (["## Runs still to do", "", *(f"- {name}" for name in missing), ""] if missing else [])
+    return lines + (["## Runs still to do", "", *missing, ""] if missing else [])

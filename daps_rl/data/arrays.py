@@ -1,13 +1,14 @@
 """Splits from arrays or tensors of one's own."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError
-from daps_rl.data.held_out import held_out
+from daps_rl.data.held_out import cut_missing
 from daps_rl.data.splits import LABELS, SPLITS, Splits, check_values
 
 Array = np.ndarray | Tensor
@@ -47,14 +48,8 @@ def from_arrays(
     Raises:
         DataError: an array has the wrong type, shape or values.
     """
-    arrays = {
-        "train": train,
-        "validation": validation,
-        "test": test,
-        "train_labels": train_labels,
-        "validation_labels": validation_labels,
-        "test_labels": test_labels,
-    }
+    given = (train, validation, test, train_labels, validation_labels, test_labels)
+    arrays = dict(zip(SPLITS + LABELS, given, strict=True))
     return from_mapping({key: array for key, array in arrays.items() if array is not None}, name, binarize=binarize)
 
 
@@ -66,29 +61,19 @@ def from_mapping(arrays: Mapping[str, Array], name: str, *, binarize: bool | Non
     """
     _check_names(arrays, name)
     data = {split: _as_data(arrays[split], f"{name}: {split}") for split in SPLITS if split in arrays}
-    labels = {key: _as_labels(arrays[key], f"{name}: {key}") for key in LABELS if key in arrays}
+    labels: dict[str, Any] = {key: _as_labels(arrays[key], f"{name}: {key}") for key in LABELS if key in arrays}
     if "train_labels" in labels and len(labels["train_labels"]) != len(data["train"]):
         raise DataError(
             f"{name}: train_labels must be one for each of the {len(data['train'])} data, "
             f"got {len(labels['train_labels'])}; give as many labels as data"
         )
-    data, labels = _cut_missing(data, labels, name)
+    cut_missing(data, labels, name)
     data, likelihood = _scale({split: _channels_first(x) for split, x in data.items()}, name, binarize)
     value_range = (0.0, 1.0)
     if likelihood == "gaussian":
         low, high = torch.aminmax(data["train"])
         value_range = (low.item(), high.item())
-    return Splits(
-        name=name,
-        train=data["train"],
-        validation=data["validation"],
-        test=data["test"],
-        train_labels=labels.get("train_labels"),
-        validation_labels=labels.get("validation_labels"),
-        test_labels=labels.get("test_labels"),
-        likelihood=likelihood,
-        value_range=value_range,
-    )
+    return Splits(name=name, **data, **labels, likelihood=likelihood, value_range=value_range)
 
 
 def _check_names(arrays: Mapping[str, Array], name: str) -> None:
@@ -144,20 +129,6 @@ def _as_labels(array: Array, where: str) -> Tensor:
     return labels.to(torch.int64)
 
 
-def _cut_missing(
-    data: dict[str, Tensor], labels: dict[str, Tensor], name: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Draw each split that is missing from train, labels along."""
-    missing = [split for split in SPLITS if split not in data]
-    if not missing:
-        return data, labels
-    rows = held_out(len(data["train"]), missing, name)
-    data = data | {split: data["train"][index] for split, index in rows.items()}
-    if "train_labels" in labels:
-        labels = labels | {f"{split}_labels": labels["train_labels"][index] for split, index in rows.items()}
-    return data, labels
-
-
 def _channels_first(data: Tensor) -> Tensor:
     if data.ndim == 3:
         return data.unsqueeze(1)  # [N, 1, H, W]
@@ -180,16 +151,14 @@ def _scale(data: dict[str, Tensor], name: str, binarize: bool | None) -> tuple[d
         got = ", ".join(f"{split} {dtype}" for split, dtype in dtypes.items())
         raise DataError(f"{name}: the splits must be of one type, got {got}; convert them to that of train")
     binary = all(_is_binary(x) for x in data.values())
-    unit = binary or dtypes["train"] == torch.uint8
-    white = 1 if binary or not unit else WHITE
-    values = {split: x.float() / white if white > 1 else x.float() for split, x in data.items()}
+    pixels = not binary and dtypes["train"] == torch.uint8
+    values = {split: x.float() / WHITE if pixels else x.float() for split, x in data.items()}
     if binarize and not binary:
         if not all(x.min() >= 0 and x.max() <= 1 for x in values.values()):
             raise DataError(
                 f"{name}: values must lie in [0, 1] to be binarised, got others; scale them, or pass binarize=False"
             )
-        values = {split: (x >= 0.5).float() for split, x in values.items()}
-        return values, "bernoulli"
+        return {split: (x >= 0.5).float() for split, x in values.items()}, "bernoulli"
     if all(_is_binary(x) for x in values.values()) and binarize is not False:
         return values, "bernoulli"
-    return values, "fixed_gaussian" if unit else "gaussian"
+    return values, "fixed_gaussian" if binary or pixels else "gaussian"

@@ -1,9 +1,10 @@
 """CIFAR-10: 60,000 colour photographs of 32 x 32 in ten classes, from its official files or the hub."""
 
+import math
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError, MissingDataError, one_line
-from daps_rl.data.held_out import held_out
+from daps_rl.data.held_out import cut_missing
 from daps_rl.data.hub import read_hub_arrays
 from daps_rl.data.images import colour_splits
 from daps_rl.data.splits import Splits
@@ -24,7 +25,7 @@ NAMES = tuple(name for names in BATCHES.values() for name in names)
 IMAGES_PER_FILE = 10_000
 SHAPE = (3, 32, 32)
 CLASSES = 10
-PIXELS = 3 * 32 * 32
+PIXELS = math.prod(SHAPE)
 PICKLE_OVERHEAD = 4_000_000  # bytes of labels and file names in a file of the Python version, at most
 
 Batch = tuple[np.ndarray, np.ndarray]  # uint8 [N, 3072], int64 [N]
@@ -37,21 +38,17 @@ def load_cifar10(data_dir: Path | None) -> Splits:
 
     Args:
         data_dir: holds one of `PLACES`, the first that is there, or is one of them itself; None asks the hub.
-    Raises:
-        MissingDataError: the data are not there.
-        DataError: a file is damaged.
     """
-    pixels, labels = _read_hub() if data_dir is None else _read_place(_find(data_dir))
-    rows = held_out(len(pixels["train"]), ["validation"], "cifar10")
-    pixels |= {split: pixels["train"][index] for split, index in rows.items()}
-    labels |= {split: labels["train"][index] for split, index in rows.items()}
+    if data_dir is None:
+        arrays = read_hub_arrays("cifar10", HUB_ID, "img", 3, _remedies)
+        arrays |= {split: arrays[split].transpose(0, 3, 1, 2) for split in BATCHES}
+    else:
+        arrays = _read_place(_find(data_dir))
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    pixels = {split: tensors.pop(split) for split in BATCHES}
+    labels: dict[str, Tensor | None] = {**tensors}
+    cut_missing(pixels, labels, "cifar10")
     return colour_splits("cifar10", pixels, labels)
-
-
-def _read_hub() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    arrays = read_hub_arrays("cifar10", HUB_ID, "img", 3, _remedies)
-    pixels = {split: torch.from_numpy(arrays[split]).movedim(-1, 1).contiguous() for split in BATCHES}
-    return pixels, {split: torch.from_numpy(arrays[f"{split}_labels"]) for split in BATCHES}
 
 
 def _remedies(reason: str) -> str:
@@ -72,26 +69,27 @@ def _find(data_dir: Path) -> Path:
     raise MissingDataError(f"{data_dir} must be or hold one of {', '.join(PLACES)}, but {state}; put the files there")
 
 
-def _read_place(place: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Images and labels of train and test, as the files hold them. uint8 [N, 3, 32, 32], int64 [N]."""
+def _read_place(place: Path) -> dict[str, np.ndarray]:
+    """Images and labels of train and test, as the files hold them: uint8 [N, 3, 32, 32], int64 [N]."""
     batches: dict[str, Batch] = {}
-    files = _archived(place) if os.path.isfile(place) else _in_folder(place)
-    for file, raw in files:
+    for file, raw in _archived(place) if os.path.isfile(place) else _in_folder(place):
         name, binary = file.removesuffix(".bin"), file.endswith(".bin")
         if name not in batches or binary:  # the binary version comes first where a folder holds both
-            read = _read_binary if binary else _read_pickle
-            batches[name] = read(raw, f"{place}: {file}")
+            pixels, labels = (_read_binary if binary else _read_pickle)(raw, f"{place}: {file}")
+            if len(labels) != IMAGES_PER_FILE or labels.min() < 0 or labels.max() >= CLASSES:
+                raise DataError(
+                    f"{place}: {file} must have {IMAGES_PER_FILE} labels of 0 to {CLASSES - 1}, got {len(labels)}, or "
+                    "others; fetch the file again"
+                )
+            batches[name] = pixels.reshape(-1, *SHAPE), labels
     missing = [name for name in NAMES if name not in batches]
     if missing:
         raise MissingDataError(f"{place} must hold {', '.join(NAMES)}, but lacks {', '.join(missing)}; fetch it again")
-    return _join(batches, 0, (-1, *SHAPE)), _join(batches, 1, (-1,))
-
-
-def _join(batches: Mapping[str, Batch], part: int, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    return {
-        split: torch.from_numpy(np.concatenate([batches[name][part] for name in names]).reshape(shape))
-        for split, names in BATCHES.items()
-    }
+    arrays = {}
+    for split, names in BATCHES.items():
+        for key, part in ((split, 0), (f"{split}_labels", 1)):
+            arrays[key] = np.concatenate([batches[name][part] for name in names])
+    return arrays
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -99,7 +97,7 @@ def _in_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
         path = folder / name
         if os.path.isfile(path):
             try:
-                _check_size(path.stat().st_size, f"{folder}: {name}", name)
+                _check_size(path.stat().st_size, f"{folder}: {name}")
                 yield name, path.read_bytes()
             except OSError as error:
                 raise DataError(f"{path} must be readable, got: {one_line(error)}; check its permissions") from error
@@ -112,7 +110,7 @@ def _archived(archive: Path) -> Iterator[tuple[str, bytes]]:
             for member in tar:
                 name = member.name.rpartition("/")[2]
                 if member.isfile() and name.removesuffix(".bin") in NAMES:
-                    _check_size(member.size, f"{archive}: {name}", name)
+                    _check_size(member.size, f"{archive}: {name}")
                     content = tar.extractfile(member)
                     assert content is not None  # the member is a file
                     yield name, content.read()
@@ -120,23 +118,19 @@ def _archived(archive: Path) -> Iterator[tuple[str, bytes]]:
         raise DataError(f"{archive} must be a whole tar archive, got: {one_line(error)}; fetch it again") from error
 
 
-def _check_size(size: int, where: str, name: str) -> None:
+def _check_size(size: int, where: str) -> None:
     """Before anything is read: a file of the binary version has one size, one of the Python version at most another."""
-    if name.endswith(".bin"):
-        fits, needed = size == IMAGES_PER_FILE * (1 + PIXELS), f"{IMAGES_PER_FILE * (1 + PIXELS)}"
-    else:
-        least, most = IMAGES_PER_FILE * PIXELS, IMAGES_PER_FILE * PIXELS + PICKLE_OVERHEAD
-        fits, needed = least <= size <= most, f"{least} to {most}"
-    if not fits:
-        raise DataError(f"{where} must have {needed} bytes, got {size}; fetch the file again")
+    binary = where.endswith(".bin")
+    least = IMAGES_PER_FILE * (PIXELS + binary)
+    most = least if binary else least + PICKLE_OVERHEAD
+    if not least <= size <= most:
+        raise DataError(f"{where} must have {least} to {most} bytes, got {size}; fetch the file again")
 
 
 def _read_binary(raw: bytes, where: str) -> Batch:
     """Records of one label and 3,072 pixels: a plane of red, one of green, one of blue, each row by row."""
-    if len(raw) != IMAGES_PER_FILE * (1 + PIXELS):
-        raise DataError(f"{where} ends early, after {len(raw)} bytes; fetch the file again")
     records = np.frombuffer(raw, np.uint8).reshape(IMAGES_PER_FILE, 1 + PIXELS)
-    return records[:, 1:], _checked_labels(records[:, 0].astype(np.int64), where)
+    return records[:, 1:], records[:, 0].astype(np.int64)
 
 
 def _read_pickle(raw: bytes, where: str) -> Batch:
@@ -150,13 +144,4 @@ def _read_pickle(raw: bytes, where: str) -> Batch:
         raise DataError(f"{where}: data must be uint8 {list(shape)}, got {got}; fetch the file again")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{where}: labels must be a list of whole numbers, got another thing; fetch the file again")
-    return data, _checked_labels(np.array(labels, dtype=np.int64), where)
-
-
-def _checked_labels(labels: np.ndarray, where: str) -> np.ndarray:
-    if len(labels) != IMAGES_PER_FILE or labels.min() < 0 or labels.max() >= CLASSES:
-        raise DataError(
-            f"{where} must have {IMAGES_PER_FILE} labels of 0 to {CLASSES - 1}, got {len(labels)}, or others; "
-            "fetch the file again"
-        )
-    return labels
+    return data, np.array(labels, dtype=np.int64)

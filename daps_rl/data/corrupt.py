@@ -9,14 +9,7 @@ MAX_CORRUPT = 100
 
 
 class CorruptFiles:
-    """The unreadable files of a data set, found as training comes to them.
-
-    Args:
-        where: what messages start with.
-        limit: how many may be skipped.
-    Raises:
-        ValueError: the limit is negative.
-    """
+    """The unreadable files of a data set, found as training comes to them: at most `limit` may be skipped."""
 
     def __init__(self, where: str, limit: int = MAX_CORRUPT) -> None:
         if limit < 0:
@@ -25,13 +18,10 @@ class CorruptFiles:
         self.found: dict[str, str] = {}
 
     def note(self, found: Mapping[str, str], *, exhausted: bool = False) -> None:
-        """Warns of each file that is new, in the order they were met.
+        """Warns of each file that is new, name and reason, in the order they were met.
 
-        Args:
-            found: name and reason of each.
-            exhausted: there was no readable file to put in their place.
         Raises:
-            DataError: more than `limit` are known by now, or `exhausted`; the message lists them all.
+            DataError: more than `limit` are known by now, or no file was left to put in their place (`exhausted`).
         """
         for name, reason in found.items():
             if name not in self.found:

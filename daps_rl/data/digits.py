@@ -1,8 +1,8 @@
 """The handwritten digits that ship inside scikit-learn: nothing to download."""
 
 import numpy as np
+import torch
 
-from daps_rl.data.images import image_splits
 from daps_rl.data.splits import Splits
 
 NUM_VALIDATION = 180
@@ -24,16 +24,16 @@ def load_digits(*, binarize: bool = False) -> Splits:
     from sklearn.model_selection import train_test_split
 
     digits = datasets.load_digits()
-    rows = np.arange(len(digits.target))
-    rest, test = train_test_split(rows, test_size=NUM_TEST, stratify=digits.target, random_state=SPLIT_SEED)
-    train, validation = train_test_split(
-        rest, test_size=NUM_VALIDATION, stratify=digits.target[rest], random_state=SPLIT_SEED
-    )
+    rows, target = np.arange(len(digits.target)), digits.target
+    rest, test = train_test_split(rows, test_size=NUM_TEST, stratify=target, random_state=SPLIT_SEED)
+    train, validation = train_test_split(rest, test_size=NUM_VALIDATION, stratify=target[rest], random_state=SPLIT_SEED)
+    images = torch.from_numpy(digits.images)[:, None].float() / WHITE  # [N, 1, 8, 8]
+    images = (images >= 0.5).float() if binarize else images
     chosen = {"train": train, "validation": validation, "test": test}
-    return image_splits(
-        "digits",
-        {split: digits.images[index] for split, index in chosen.items()},
-        {split: digits.target[index] for split, index in chosen.items()},
-        maximum=WHITE,
-        binarize=binarize,
+    return Splits(
+        name="digits",
+        **{split: images[index] for split, index in chosen.items()},
+        **{f"{split}_labels": torch.from_numpy(target[index]) for split, index in chosen.items()},
+        likelihood="bernoulli" if binarize else "fixed_gaussian",
+        value_range=(0.0, 1.0),
     )

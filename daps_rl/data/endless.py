@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,71 +13,43 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from daps_rl.data.corrupt import CorruptFiles
 from daps_rl.data.errors import DataError, one_line
-from daps_rl.data.hub import Explain, cell_file, find_image_column, find_splits, open_hub, undecoded
-from daps_rl.data.images import all_grey
+from daps_rl.data.hub import cell_file, undecoded
+from daps_rl.data.images import stream_splits
 from daps_rl.data.order import EPOCH_STRIDE
-from daps_rl.data.picture import File, Picture
+from daps_rl.data.picture import Picture
 from daps_rl.data.splits import Splits
-from daps_rl.data.standard import Standard
-from daps_rl.data.stream import SAMPLE, SAMPLE_SEED, Batch, ImageStream, Stream, check_mean_dim, load_ahead
+from daps_rl.data.stream import SAMPLE, SAMPLE_SEED, Batch, ImageStream, Stream, load_ahead
 
 HELD_OUT = 1000  # images of validation and of test, kept in memory
 SHUFFLE_BUFFER = 1000  # images; encoded, so some hundred megabytes at most
 
 
-@dataclass(frozen=True)
-class HeldFiles:
-    """Encoded images kept in memory, by number.
+class HeldFiles(list[tuple[str, bytes]]):
+    """A `Source`: encoded images kept in memory, each with its name, which holds a checksum."""
 
-    Args:
-        files: content of each.
-        names: what messages call them.
-    """
-
-    files: Sequence[File]
-    names: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def file(self, index: int) -> File:
-        """Content of one image."""
-        return self.files[index]
+    def file(self, index: int) -> bytes:
+        return self[index][1]
 
     def label(self, index: int) -> str:
-        """Its name."""
-        return self.names[index]
+        return self[index][0]
 
     def identity(self) -> Iterator[str]:
-        """Names, which hold checksums."""
-        yield from self.names
+        return (name for name, _ in self)
 
 
 @dataclass(frozen=True)
 class Cells(IterableDataset[Batch]):
-    """The training images of a hub data set in batches without end; lives in the worker.
+    """The training images of a hub data set in batches without end; lives in the worker."""
 
-    Args:
-        part: what `datasets` streams, with one column of images that are not decoded.
-        column: its name.
-        where: what messages call the data set.
-        picture: how a file becomes pixels.
-        attempts: as many unreadable images in a row end the stream.
-        batch_size: B.
-        seed: of the order.
-        skipped: images to leave out at the start, undecoded.
-    """
-
-    part: Any
+    part: Any  # what `datasets` streams, with one column of images that are not decoded
     column: str
-    where: str
+    where: str  # what messages call the data set
     picture: Picture
-    attempts: int
+    attempts: int  # as many unreadable images in a row end the stream
     batch_size: int = 1
     seed: int = 0
-    skipped: int = 0
+    skipped: int = 0  # images to leave out at the start, undecoded
 
     def __iter__(self) -> Iterator[Batch]:
         _forget_the_parents_connections()
@@ -127,65 +99,34 @@ class IterableStream(Stream):
 
     Args:
         cells: what to read.
-        corrupt: where unreadable images are noted.
-        standard: how pixels become values.
-        mean_image: an estimate, as a value and not pixels. [C, H, W].
+        sample: images of it, which say how pixels become values, and the mean.
         count: N, or None where nobody knows it.
     """
 
-    def __init__(
-        self, cells: Cells, corrupt: CorruptFiles, standard: Standard, mean_image: Tensor, count: int | None = None
-    ) -> None:
-        self.cells, self.picture, self.corrupt, self.standard = cells, cells.picture, corrupt, standard
-        self.count, self._mean = count, mean_image
-
-    @property
-    def shape(self) -> torch.Size:
-        """[N, C, H, W]; N is -1 where the hub does not say it."""
-        count = -1 if self.count is None else self.count
-        return torch.Size([count, self.picture.channels, self.picture.size, self.picture.size])
+    def __init__(self, cells: Cells, sample: ImageStream, count: int | None = None) -> None:
+        self.cells, self.picture, self.corrupt, self.standard = cells, cells.picture, sample.corrupt, sample.standard
+        self.count, self._mean = count, sample.mean()
 
     def batches(self, batch_size: int, seed: int, start: int = 0, workers: int = 2) -> Iterator[Tensor]:
-        """The batches of training steps `start`, `start` + 1, ... See `Stream.batches`; one worker at most reads."""
+        """See `Stream.batches`; one worker at most reads."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}; give at least one datum per batch.")
         reader = replace(self.cells, seed=seed, batch_size=batch_size, skipped=start * batch_size)
         return self._values(load_ahead(reader, min(workers, 1)))
 
-    def mean(self, dim: int = 0) -> Tensor:
-        """The mean image, estimated from at most 1,000. [C, H, W]."""
-        check_mean_dim(dim)
-        return self._mean.clone()
-
     def identity(self) -> Iterator[str]:
-        """What a fingerprint is made of: the name, how many, and what is done to them."""
+        """See `Stream.identity`."""
         yield f"{self.cells.where} {self.cells.column} {list(self.shape)} {self.picture}"
 
 
-def load_hub_streaming(
-    hub_id: str,
-    *,
-    image_size: int,
-    image_column: str | None,
-    max_corrupt: int,
-    explain: Explain,
-    hub_config: str | None = None,
-) -> Splits:
-    """Splits of an image data set of the hub that is never downloaded as a whole.
+def stream_hub(hub_id: str, column: str, found: Mapping[str, Any], *, image_size: int, max_corrupt: int) -> Splits:
+    """Splits of an image data set of the hub that is never downloaded as a whole; arguments as for `load_hub`.
 
     Validation and test are the first 1,000 images of the hub's own, or else the first thousands of its training part,
     which training then leaves out; they stay in memory, encoded. There are no labels. Mean, deviation and colour are
     those of 1,000 images drawn through the shuffle buffer.
-
-    Args:
-        hub_id, image_size, image_column, max_corrupt, explain, hub_config: as for `load_hub`.
-    Raises:
-        MissingDataError: there is no answer from the hub.
-        DataError: as for `load_hub`, or there are too few images.
     """
-    found = find_splits(hub_id, open_hub(hub_id, explain, name=hub_config, streaming=True))
     count = _count(found["train"])
-    column = find_image_column(hub_id, found["train"].features, image_column)
     train, held, taken = undecoded(found["train"], column), {}, 0
     for split in ("validation", "test"):
         own = split in found
@@ -194,19 +135,10 @@ def load_hub_streaming(
         taken += 0 if own else HELD_OUT
     rest = train.skip(taken) if taken else train
     sample = _hold(rest.shuffle(seed=SAMPLE_SEED, buffer_size=SHUFFLE_BUFFER).take(SAMPLE), column, hub_id)
-    corrupt = CorruptFiles(hub_id, max_corrupt)
-    picture = Picture(image_size, 1 if all_grey(sample) else 3)
-    looked_at = ImageStream(sample, picture, corrupt)
-    standard = looked_at.standard
-    cells = Cells(rest, column, hub_id, picture, max_corrupt + 1)
-    return Splits(
-        name=hub_id,
-        train=IterableStream(cells, corrupt, standard, looked_at.mean(0), None if count is None else count - taken),
-        validation=ImageStream(held["validation"], picture, corrupt, standard),
-        test=ImageStream(held["test"], picture, corrupt, standard),
-        likelihood="gaussian",
-        value_range=standard.value_range,
-    )
+    splits = stream_splits(hub_id, {"train": sample, **held}, {}, size=image_size, max_corrupt=max_corrupt)
+    assert isinstance(splits.train, ImageStream)  # of the sample
+    cells = Cells(rest, column, hub_id, splits.train.picture, max_corrupt + 1)
+    return replace(splits, train=IterableStream(cells, splits.train, None if count is None else count - taken))
 
 
 def named_file(where: str, cell: Mapping[str, Any]) -> tuple[str, bytes]:
@@ -227,13 +159,12 @@ def _forget_the_parents_connections() -> None:
 
 
 def _hold(part: Any, column: str, where: str) -> HeldFiles:
-    pairs = [named_file(where, example[column]) for example in part]
-    if not pairs:
+    held = HeldFiles(named_file(where, example[column]) for example in part)
+    if not held:
         raise DataError(
             f"{where} must hold more images than are held out ({HELD_OUT} each), got none; leave streaming out"
         )
-    names, files = zip(*pairs, strict=True)
-    return HeldFiles(files, names)
+    return held
 
 
 def _count(part: Any) -> int | None:

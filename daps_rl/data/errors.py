@@ -9,6 +9,6 @@ class MissingDataError(DataError, FileNotFoundError):
     """The data are not where they were looked for."""
 
 
-def one_line(error: BaseException, limit: int = 200) -> str:
+def one_line(error: BaseException) -> str:
     """Another library's message, cut to one line so that it can be quoted in ours."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    return " ".join(str(error).split())[:200] or type(error).__name__

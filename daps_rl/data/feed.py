@@ -16,8 +16,7 @@ class Feed:
 
     Args:
         data: the training split, held on the device; or a stream.
-        batch_size: B.
-        seed: of the order.
+        batch_size, seed: B, and the seed of the order.
         device: where batches go.
         workers: processes that decode a stream.
         part: of each batch, that this process trains on; all of it by default.

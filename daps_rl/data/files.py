@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file as read_tensors
 
 from daps_rl.data.arrays import Array, from_mapping
 from daps_rl.data.errors import DataError, MissingDataError, one_line
 from daps_rl.data.splits import Splits
 
+DAMAGE = (
+    OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, SafetensorError
+)  # fmt: skip
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
 
@@ -28,31 +33,16 @@ def load_file(path: Path, *, binarize: bool | None = None) -> Splits:
     """
     if not os.path.exists(path):  # unlike path.exists(), no error where a parent folder is closed
         raise MissingDataError(f"{path} must be a file of arrays, but none can be seen there; check the path")
-    arrays = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_numpy(path)
+    try:
+        arrays = read_tensors(path) if path.suffix.lower() == ".safetensors" else _read_numpy(path)
+    except DAMAGE as error:
+        raise DataError(
+            f"{path} must be a readable {path.suffix} file of plain numbers, got: {one_line(error)}; save it again"
+        ) from error
     return from_mapping(arrays, str(path), binarize=binarize)
 
 
 def _read_numpy(path: Path) -> Mapping[str, Array]:
-    damage = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return {"train": content}
-            return {key: content[key] for key in content.files}
-    except damage as error:
-        raise DataError(
-            f"{path} must be a readable {path.suffix} file of plain numbers, got: {one_line(error)}; save it again"
-        ) from error
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Array]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file as read_tensors
-
-    try:
-        return read_tensors(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"{path} must be a readable .safetensors file, got: {one_line(error)}; save it again"
-        ) from error
+    with path.open("rb") as file:
+        content = np.load(file, allow_pickle=False)
+        return {"train": content} if isinstance(content, np.ndarray) else {key: content[key] for key in content.files}

@@ -12,33 +12,26 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError, MissingDataError
-from daps_rl.data.held_out import held_out, split_of
+from daps_rl.data.held_out import cut_missing, find_splits
 from daps_rl.data.images import stream_splits
 from daps_rl.data.picture import SUFFIXES
-from daps_rl.data.splits import SPLITS, Splits
+from daps_rl.data.splits import Splits
 
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Image files by number. Paths are bytes in one array: a million of them cost no worker a copy.
+    """A `Source`: image files. Paths are bytes in one array: a million of them cost no worker a copy."""
 
-    Args:
-        root: the folder.
-        paths: relative to it. [N], bytes.
-    """
-
-    root: str
-    paths: np.ndarray
+    root: str  # the folder
+    paths: np.ndarray  # relative to it, bytes. [N]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def file(self, index: int) -> str:
-        """Path of one file."""
         return os.path.join(self.root, self.label(index))
 
     def label(self, index: int) -> str:
-        """Its path below the folder."""
         return os.fsdecode(self.paths[index])
 
     def identity(self) -> Iterator[str]:
@@ -50,8 +43,7 @@ class FolderImages:
                 size = -1
             yield f"{self.label(index)} {size}"
 
-    def select(self, rows: Tensor) -> FolderImages:
-        """The files of these numbers."""
+    def __getitem__(self, rows: Tensor) -> FolderImages:
         return FolderImages(self.root, self.paths[rows.numpy()])
 
 
@@ -63,10 +55,6 @@ def load_image_folder(folder: Path, *, image_size: int, max_corrupt: int) -> Spl
     Hidden files and files of other suffixes than `picture.SUFFIXES` are passed over. Grey if the images of the sample
     are all grey, else RGB.
 
-    Args:
-        folder: the folder.
-        image_size: height and width that every image is brought to, in pixels.
-        max_corrupt: how many unreadable files may be skipped.
     Raises:
         MissingDataError: the folder holds no images.
         DataError: it holds too few, classes that training lacks, or too many unreadable files.
@@ -79,14 +67,11 @@ def load_image_folder(folder: Path, *, image_size: int, max_corrupt: int) -> Spl
         )
     classes = sorted({name for _, name in files["train"] if name is not None})
     labelled = all(name is not None for _, name in files["train"])
-    sources = {split: FolderImages(str(folder), _as_array(names)) for split, names in files.items()}
-    labels = {split: _labels(folder, names, classes) if labelled else None for split, names in files.items()}
-    missing = [split for split in SPLITS if split not in sources]
-    if missing:
-        source, label = sources["train"], labels["train"]
-        for split, rows in held_out(len(source), missing, str(folder)).items():
-            sources[split] = source.select(rows)
-            labels[split] = None if label is None else label[rows]
+    sources, labels = {}, {}
+    for split, names in files.items():
+        sources[split] = FolderImages(str(folder), np.array([os.fsencode(path) for path, _ in names]))
+        labels[f"{split}_labels"] = _labels(folder, names, classes) if labelled else None
+    cut_missing(sources, labels, str(folder))
     return stream_splits(str(folder), sources, labels, size=image_size, max_corrupt=max_corrupt)
 
 
@@ -97,16 +82,8 @@ def holds_images(folder: Path) -> bool:
 
 def _split_folders(folder: Path) -> dict[str, str]:
     """Where each split lies below the folder; all of it is for training if it has no folder `train`."""
-    found: dict[str, str] = {}
     with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            split = split_of(entry.name) if entry.is_dir() else None
-            if split in found:
-                raise DataError(
-                    f"{folder} must have one folder for {split}, got {found[split]} and {entry.name}; join them"
-                )
-            if split is not None:
-                found[split] = entry.name
+        found = find_splits(sorted(entry.name for entry in entries if entry.is_dir()), str(folder), "folder")
     return found if "train" in found else {"train": ""}
 
 
@@ -130,10 +107,6 @@ def _list_images(folder: Path, below: str) -> list[tuple[str, str | None]]:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
-
-
-def _as_array(names: list[tuple[str, str | None]]) -> np.ndarray:
-    return np.array([os.fsencode(path) for path, _ in names])
 
 
 def _labels(folder: Path, names: list[tuple[str, str | None]], classes: list[str]) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,15 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError, MissingDataError, one_line
-from daps_rl.data.held_out import held_out, split_of
+from daps_rl.data.held_out import cut_missing, find_splits
 from daps_rl.data.images import stream_splits
-from daps_rl.data.splits import SPLITS, Splits
+from daps_rl.data.splits import Splits
 
 Explain = Callable[[str], str]  # from the reason of a failure to a message with what can be done
 
 
 def open_hub(hub_id: str, explain: Explain, **options: Any) -> Any:
-    """What `datasets.load_dataset` gives for that name.
-
-    Raises:
-        MissingDataError: there is no such package, or no answer.
-    """
+    """What `datasets.load_dataset` gives for that name; MissingDataError without the package, or an answer."""
     try:
         import datasets
     except ImportError as error:
@@ -37,19 +33,10 @@ def open_hub(hub_id: str, explain: Explain, **options: Any) -> Any:
 
 
 def read_hub_arrays(name: str, hub_id: str, column: str, channels: int, explain: Explain) -> dict[str, np.ndarray]:
-    """All training and test images of a small data set, and its labels.
+    """All training and test images of a small data set, in `column`, and its labels, in "label".
 
-    Args:
-        name: of the data set.
-        hub_id: on the hub.
-        column: of the images; that of the classes is "label".
-        channels: 1 for images [H, W], 3 for [H, W, 3].
-        explain: makes the message of a failure.
     Returns:
-        train and test: uint8 [N, H, W] or [N, H, W, 3]; train_labels and test_labels: int64 [N].
-    Raises:
-        MissingDataError: there is no answer from the hub.
-        DataError: the images are not uint8, not all of one size, or have other channels.
+        train and test: uint8 [N, H, W], or [N, H, W, 3] of 3 channels; train_labels and test_labels: int64 [N].
     """
     hub = open_hub(hub_id, explain)
     arrays = {}
@@ -70,30 +57,24 @@ def read_hub_arrays(name: str, hub_id: str, column: str, channels: int, explain:
 
 @dataclass(frozen=True)
 class HubImages:
-    """Images of an Arrow data set by number, decoded by us and not by it.
+    """A `Source`: images of an Arrow data set, decoded by us and not by it."""
 
-    Args:
-        dataset: with one column, of images that are not decoded.
-        column: its name.
-        where: what messages call the data set.
-        rows: which of its rows. [N].
-    """
-
-    dataset: Any
+    dataset: Any  # with one column, of images that are not decoded
     column: str
-    where: str
-    rows: np.ndarray
+    where: str  # what messages call the data set
+    rows: np.ndarray  # which of its rows. [N]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def file(self, index: int) -> bytes:
-        """Content of one image."""
         return cell_file(self.dataset[int(self.rows[index])][self.column])
 
     def label(self, index: int) -> str:
-        """The data set's name and the row."""
         return f"{self.where}[{self.rows[index]}]"
+
+    def __getitem__(self, rows: Tensor) -> HubImages:
+        return replace(self, rows=self.rows[rows.numpy()])
 
     def identity(self) -> Iterator[str]:
         """Name, number of rows, version and size, and a checksum of the rows that are taken."""
@@ -102,73 +83,45 @@ class HubImages:
         yield f"{len(self)} {zlib.crc32(self.rows.astype(np.int64).tobytes())}"
 
 
-def load_hub(
-    hub_id: str,
-    *,
-    image_size: int,
-    image_column: str | None,
-    max_corrupt: int,
-    explain: Explain,
-    hub_config: str | None = None,
-) -> Splits:
+def load_hub(hub_id: str, column: str, found: Mapping[str, Any], *, image_size: int, max_corrupt: int) -> Splits:
     """Splits of an image data set of the hub, as streams; the files are in the hub client's cache.
 
     Args:
         hub_id: its name there, "owner/name".
-        image_size: height and width that every image is brought to, in pixels.
-        image_column: of the images; None for the only column that holds any.
-        max_corrupt: how many unreadable images may be skipped.
-        explain: makes the message of a failure.
-        hub_config: which of the data set's configurations, where it has several.
-    Raises:
-        MissingDataError: there is no answer from the hub.
-        DataError: there is no column of images or more than one, no training split, or too many unreadable images.
+        column, found: of the images, and its splits; see `open_images`.
+        image_size, max_corrupt: see `daps_rl.data.load`.
     """
-    found = find_splits(hub_id, open_hub(hub_id, explain, name=hub_config))
-    column = find_image_column(hub_id, found["train"].features, image_column)
-    names = {split: f"{hub_id} {split}" for split in found}
-    sources = {
-        split: HubImages(undecoded(part, column), column, names[split], np.arange(part.num_rows))
-        for split, part in found.items()
-    }
-    labels = {split: _labels(part) for split, part in found.items()}
-    missing = [split for split in SPLITS if split not in sources]
-    if missing:
-        source, label = sources["train"], labels["train"]
-        for split, rows in held_out(len(source), missing, hub_id).items():
-            sources[split] = HubImages(source.dataset, column, source.where, rows.numpy())
-            labels[split] = None if label is None else label[rows]
+    sources, labels = {}, {}
+    for split, part in found.items():
+        sources[split] = HubImages(undecoded(part, column), column, f"{hub_id} {split}", np.arange(part.num_rows))
+        labels[f"{split}_labels"] = _labels(part)
+    cut_missing(sources, labels, hub_id)
     return stream_splits(hub_id, sources, labels, size=image_size, max_corrupt=max_corrupt)
 
 
-def find_splits(hub_id: str, hub: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a hub data set that are train, validation and test; the only part is train, whatever its name.
+def open_images(hub_id: str, image_column: str | None, explain: Explain, **options: Any) -> tuple[str, dict[str, Any]]:
+    """The column of images of a hub data set, and its splits; options are those of `datasets.load_dataset`.
 
     Raises:
-        DataError: none is train, or two are one split.
+        MissingDataError: there is no answer from the hub.
+        DataError: there is no column of images or more than one, no training split, or two of one split.
     """
+    found = _find_splits(hub_id, open_hub(hub_id, explain, **options))
+    return _find_image_column(hub_id, found["train"].features, image_column), found
+
+
+def _find_splits(hub_id: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a hub data set that are train, validation and test; the only part is train, whatever its name."""
     if len(hub) == 1:
         return {"train": next(iter(hub.values()))}
-    found: dict[str, Any] = {}
-    for name, part in hub.items():
-        split = split_of(name)
-        if split in found:
-            raise DataError(
-                f"{hub_id} must have one part for {split}, got several: {', '.join(hub)}; use another data set"
-            )
-        if split is not None:
-            found[split] = part
+    found = find_splits(hub, hub_id, "part")
     if "train" not in found:
         raise DataError(f"{hub_id} must have a part train, got {', '.join(hub)}; use another data set")
-    return found
+    return {split: hub[name] for split, name in found.items()}
 
 
-def find_image_column(hub_id: str, features: Mapping[str, Any] | None, given: str | None) -> str:
-    """The column of images: the one that is named, else the only one of that type.
-
-    Raises:
-        DataError: there is none, there are several, or the named one is no column of images.
-    """
+def _find_image_column(hub_id: str, features: Mapping[str, Any] | None, given: str | None) -> str:
+    """The column of images: the one that is named, else the only one of that type."""
     import datasets
 
     columns = [name for name, feature in (features or {}).items() if isinstance(feature, datasets.Image)]

@@ -27,17 +27,14 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     Layout: two zero bytes, the type code (0x08), the number of dimensions, each dimension as a big-endian 32-bit
     integer, then the values.
 
-    Args:
-        path: the file.
-        ndim: how many dimensions it must have.
     Returns:
-        uint8, read-only, of the shape that the file states.
+        uint8, read-only, of the shape that the file states, which has `ndim` dimensions.
     Raises:
         DataError: the file cannot be read, is not such a file, or is shorter or longer than it states.
     """
     raw = _read_bytes(path)
     magic = struct.pack(">HBB", 0, UNSIGNED_BYTE, ndim)
-    header = len(magic) + 4 * ndim
+    header = 4 + 4 * ndim
     if raw[: len(magic)] != magic:
         raise DataError(
             f"{path} must start with the IDX magic {magic.hex()} (unsigned bytes, {ndim} dimensions), "
@@ -80,10 +77,8 @@ def find_idx_files(folder: Path) -> dict[str, Path]:
 
 
 def read_idx_folder(folder: Path) -> dict[str, np.ndarray]:
-    """The four files of a folder.
+    """The four files of a folder, uint8: train and test [N, H, W], train_labels and test_labels [N].
 
-    Returns:
-        train and test: uint8 [N, H, W]; train_labels and test_labels: uint8 [N].
     Raises:
         MissingDataError: the folder, or a file in it, is not there.
         DataError: a file is damaged, or the files do not fit each other.

@@ -9,22 +9,22 @@ from typing import Any, NamedTuple
 from daps_rl.data.cifar import load_cifar10
 from daps_rl.data.corrupt import MAX_CORRUPT
 from daps_rl.data.digits import load_digits
-from daps_rl.data.endless import load_hub_streaming
+from daps_rl.data.endless import stream_hub
 from daps_rl.data.errors import DataError, MissingDataError
 from daps_rl.data.files import SUFFIXES, load_file
 from daps_rl.data.folder import holds_images, load_image_folder
-from daps_rl.data.hub import load_hub
+from daps_rl.data.hub import load_hub, open_images
 from daps_rl.data.idx import IDX_FILES, find_idx_files
 from daps_rl.data.mnist import FASHION_MNIST, MNIST, load_idx_folder, load_image_source
 from daps_rl.data.photographs import IMAGE_SIZE, load_photographs
 from daps_rl.data.splits import Splits
 
 SOURCES = {source.name: source for source in (FASHION_MNIST, MNIST)}
+IDX_OPTIONS = ("data_dir", "binarize")
 
 
-def _images(name: str) -> Callable[[Mapping[str, Any]], Splits]:
-    """What loads a data set of IDX files of that name; binary unless told otherwise."""
-    return lambda o: load_image_source(SOURCES[name], o["data_dir"], binarize=o["binarize"] is not False)
+def _images(name: str, o: Mapping[str, Any]) -> Splits:
+    return load_image_source(SOURCES[name], o["data_dir"], o["binarize"])
 
 
 class Named(NamedTuple):
@@ -36,7 +36,8 @@ class Named(NamedTuple):
 
 NAMED = {
     "digits": Named(lambda o: load_digits(binarize=bool(o["binarize"])), ("binarize",)),
-    **{name: Named(_images(name), ("data_dir", "binarize")) for name in SOURCES},
+    "fashion-mnist": Named(lambda o: _images("fashion-mnist", o), IDX_OPTIONS),
+    "mnist": Named(lambda o: _images("mnist", o), IDX_OPTIONS),
     "cifar10": Named(lambda o: load_cifar10(o["data_dir"]), ("data_dir",)),
     "photographs": Named(lambda o: load_photographs(_size(o["image_size"], IMAGE_SIZE)), ("image_size",)),
 }
@@ -115,7 +116,13 @@ def load(
         return named.load(options)
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
         raise _unknown(name_or_path)
-    path = _locate(Path(name_or_path).expanduser(), folder)
+    path = Path(name_or_path).expanduser()
+    if folder is not None and path.is_absolute():
+        raise DataError(
+            f"a path must be relative to be looked for in data_dir, got {str(path)!r} with data_dir {str(folder)!r}; "
+            "leave one of them out"
+        )
+    path = path if folder is None else folder / path
     if os.path.isdir(path):  # unlike path.is_dir(), no error where a parent folder is closed
         return _load_folder(path, options)
     if path.suffix.lower() in SUFFIXES:
@@ -129,8 +136,8 @@ def load(
 def _load_folder(path: Path, options: dict[str, Any]) -> Splits:
     """IDX files if there is one of them, else images."""
     if find_idx_files(path):
-        _take_only(f"the folder {path} of IDX files", options, "data_dir", "binarize")
-        return load_idx_folder(str(path), path, binarize=options["binarize"] is not False)
+        _take_only(f"the folder {path} of IDX files", options, *IDX_OPTIONS)
+        return load_idx_folder(str(path), path, options["binarize"])
     if not holds_images(path):
         needed = ", ".join(name for name, _ in IDX_FILES.values())
         raise MissingDataError(
@@ -143,15 +150,11 @@ def _load_folder(path: Path, options: dict[str, Any]) -> Splits:
 
 def _load_hub(hub_id: str, options: dict[str, Any]) -> Splits:
     _take_only(hub_id, options, "image_size", "image_column", "hub_config", "streaming", "max_corrupt")
-    read: Callable[..., Splits] = load_hub_streaming if options["streaming"] else load_hub
-    return read(
-        hub_id,
-        image_size=_size(options["image_size"], STREAM_SIZE),
-        image_column=options["image_column"],
-        hub_config=options["hub_config"],
-        max_corrupt=options["max_corrupt"],
-        explain=lambda reason: str(_unknown(hub_id, reason)),
-    )
+    size = _size(options["image_size"], STREAM_SIZE)
+    how = {"name": options["hub_config"], "streaming": options["streaming"] or None}
+    column, found = open_images(hub_id, options["image_column"], lambda why: str(_unknown(hub_id, why)), **how)
+    read = stream_hub if options["streaming"] else load_hub
+    return read(hub_id, column, found, image_size=size, max_corrupt=options["max_corrupt"])
 
 
 def _take_only(name: str, options: dict[str, Any], *taken: str) -> None:
@@ -169,17 +172,6 @@ def _size(given: int | None, default: int) -> int:
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise DataError(f"image_size must be a positive whole number of pixels, got {given!r}; pass {default}")
     return given
-
-
-def _locate(path: Path, folder: Path | None) -> Path:
-    if folder is None:
-        return path
-    if path.is_absolute():
-        raise DataError(
-            f"a path must be relative to be looked for in data_dir, got {str(path)!r} with data_dir {str(folder)!r}; "
-            "leave one of them out"
-        )
-    return folder / path
 
 
 def _unknown(given: object, reason: str | None = None) -> DataError:

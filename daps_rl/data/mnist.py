@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from daps_rl.data.arrays import from_mapping
 from daps_rl.data.errors import DataError
 from daps_rl.data.hub import read_hub_arrays
 from daps_rl.data.idx import IDX_FILES, find_idx_files, read_idx_folder
-from daps_rl.data.images import image_splits
 from daps_rl.data.splits import Splits
 
-WHITE = 255
 VALIDATION_SHARE = 12  # one twelfth: 5,000 of the official 60,000 training images
 
 
@@ -36,55 +35,33 @@ FASHION_MNIST = ImageSource(
 MNIST = ImageSource("mnist", hub_id="ylecun/mnist")
 
 
-def load_image_source(source: ImageSource, data_dir: Path | None, *, binarize: bool = True) -> Splits:
-    """A named data set of MNIST's form, from the first place that has it.
-
-    With `data_dir`, from there and nowhere else. Otherwise from the system's folder, then from the hub.
-    See `load_idx_folder` for the splits and the values.
-
-    Raises:
-        MissingDataError: the data are not there.
-        DataError: a file is damaged.
-    """
+def load_image_source(source: ImageSource, data_dir: Path | None, binarize: bool | None) -> Splits:
+    """A named data set of MNIST's form: from `data_dir` alone, or else from the system's folder, then from the hub."""
+    if data_dir is None and source.system_dir and len(find_idx_files(source.system_dir)) == len(IDX_FILES):
+        data_dir = source.system_dir
     if data_dir is not None:
-        return load_idx_folder(source.name, data_dir, binarize=binarize)
-    if source.system_dir is not None and len(find_idx_files(source.system_dir)) == len(IDX_FILES):
-        return load_idx_folder(source.name, source.system_dir, binarize=binarize)
+        return load_idx_folder(source.name, data_dir, binarize)
     arrays = read_hub_arrays(source.name, source.hub_id, "image", 1, partial(_remedies, source))
-    return _cut_validation(source.name, arrays, binarize=binarize)
+    return _cut_validation(source.name, arrays, binarize)
 
 
-def load_idx_folder(name: str, folder: Path, *, binarize: bool = True) -> Splits:
-    """Splits from a folder with the four IDX files.
+def load_idx_folder(name: str, folder: Path, binarize: bool | None) -> Splits:
+    """Splits from a folder with the four IDX files; 1 where a pixel is above 127, unless `binarize` is False.
 
     The last twelfth of the training file is the validation split: of the official 60,000 training images the first
     55,000 are for training and the last 5,000 for validation. The test file (10,000) is the test split.
-
-    Args:
-        name: of the data set.
-        folder: holds the four files, each plain or `.gz`.
-        binarize: 1 where a pixel is above 127, 0 elsewhere (likelihood "bernoulli"); otherwise pixel / 255
-            ("fixed_gaussian").
-    Raises:
-        MissingDataError: the folder, or a file in it, is not there.
-        DataError: a file is damaged, or the files do not fit each other.
     """
-    return _cut_validation(name, read_idx_folder(folder), binarize=binarize)
+    return _cut_validation(name, read_idx_folder(folder), binarize)
 
 
-def _cut_validation(name: str, arrays: Mapping[str, np.ndarray], *, binarize: bool) -> Splits:
+def _cut_validation(name: str, arrays: Mapping[str, np.ndarray], binarize: bool | None) -> Splits:
     count = len(arrays["train"])
     if count < 2:
         raise DataError(f"{name}: the training file must hold two images or more, got {count}; add images")
     cut = count - max(1, count // VALIDATION_SHARE)
-    images, labels = arrays["train"], arrays["train_labels"]
-    return image_splits(
-        name,
-        {"train": images[:cut], "validation": images[cut:], "test": arrays["test"]},
-        {"train": labels[:cut], "validation": labels[cut:], "test": arrays["test_labels"]},
-        maximum=WHITE,
-        binarize=binarize,
-    )
+    first = {key: arrays[key][:cut] for key in ("train", "train_labels")}
+    last = {key.replace("train", "validation"): arrays[key][cut:] for key in first}
+    return from_mapping({**arrays, **first, **last}, name, binarize=binarize is not False)
 
 
 def _remedies(source: ImageSource, reason: str) -> str:

@@ -12,8 +12,7 @@ class DataOrder:
     Nothing is counted along the way, so a resumed run, or a worker that decodes ahead, asks for any step directly.
 
     Args:
-        count: N, data in the split.
-        batch_size: B; may be larger than N.
+        count, batch_size: N, data in the split, and B, which may be larger.
         seed: of the run.
         device: where the order is held; it is made on the CPU, alike for every device, once an epoch.
     Raises:
@@ -45,10 +44,8 @@ class DataOrder:
     def _order(self, epoch: int) -> Tensor:
         if self._held is None or self._held[0] != epoch:
             generator = torch.Generator().manual_seed(self.seed * EPOCH_STRIDE + epoch)
-            self._held = epoch, self._to_device(torch.randperm(self.count, generator=generator))
+            order = torch.randperm(self.count, generator=generator)
+            if torch.device(self.device).type == "cuda":  # so that nothing waits for the copy
+                order = order.pin_memory()
+            self._held = epoch, order.to(self.device, non_blocking=True)
         return self._held[1]
-
-    def _to_device(self, order: Tensor) -> Tensor:
-        if torch.device(self.device).type == "cuda":  # without waiting for it
-            return order.pin_memory().to(self.device, non_blocking=True)
-        return order.to(self.device)

@@ -34,8 +34,6 @@ def load_photographs(image_size: int = IMAGE_SIZE) -> Splits:
     eight times that (or the photograph's shorter side), resized with antialiasing. Patches overlap; splits do not share
     a photograph. The same on every machine with the same versions of Pillow and the photographs.
 
-    Args:
-        image_size: height and width, in pixels.
     Raises:
         MissingDataError: scikit-image is not installed.
         DataError: the patches would be larger than a photograph.
@@ -43,7 +41,7 @@ def load_photographs(image_size: int = IMAGE_SIZE) -> Splits:
     pixels = {
         split: _cut(split, [_photograph(name) for name in names], image_size) for split, names in PHOTOGRAPHS.items()
     }
-    return colour_splits("photographs", pixels)
+    return colour_splits("photographs", pixels, {})
 
 
 def _photograph(name: str) -> Image.Image:

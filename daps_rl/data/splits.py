@@ -70,7 +70,12 @@ class Splits:
         labels: Tensor | None = getattr(self, f"{split}_labels")
         where = f"{self.name}: {split}"
         if not isinstance(data, Stream if split == "train" else ImageStream):
-            _check_tensor(where, data)
+            if not isinstance(data, Tensor) or data.dtype != torch.float32:
+                got = str(data.dtype) if isinstance(data, Tensor) else type(data).__name__
+                raise DataError(
+                    f"{where} must be a float32 tensor, got {got}; convert it, or use daps_rl.data.from_arrays"
+                )
+            check_values(where, data)
         if data.shape[1:] != self.train.shape[1:]:
             raise DataError(
                 f"{where} must hold data of shape {list(self.train.shape[1:])} as train does, "
@@ -147,19 +152,8 @@ class Splits:
         return digest.hexdigest()
 
 
-def _check_tensor(where: str, data: object) -> None:
-    if not isinstance(data, Tensor) or data.dtype != torch.float32:
-        got = str(data.dtype) if isinstance(data, Tensor) else type(data).__name__
-        raise DataError(f"{where} must be a float32 tensor, got {got}; convert it, or use daps_rl.data.from_arrays")
-    check_values(where, data)
-
-
 def check_values(where: str, data: Tensor) -> None:
-    """Refuse data that are not [N, ...], that are empty, or that hold NaN or infinity.
-
-    Raises:
-        DataError: its message starts with `where`.
-    """
+    """Refuses data that are not [N, ...], that are empty, or that hold NaN or infinity."""
     if data.ndim < 2 or data.numel() == 0:
         raise DataError(
             f"{where} must have shape [N, ...] with at least one datum of at least one value, "

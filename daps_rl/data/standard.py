@@ -31,13 +31,10 @@ class Standard:
 
     @classmethod
     def of(cls, pixels: Iterable[Tensor], where: str) -> Standard:
-        """The exact moments, from how often each of the 256 values occurs.
+        """The exact moments of uint8 pixels of any shapes, from how often each of the 256 values occurs.
 
-        Args:
-            pixels: uint8, of any shapes.
-            where: what the message starts with.
         Raises:
-            DataError: all pixels are the same.
+            DataError: all pixels are the same; `where` starts the message.
         """
         counts = sum((x.flatten().bincount(minlength=LEVELS) for x in pixels), torch.zeros(LEVELS)).double()
         share, level = counts / counts.sum(), torch.arange(LEVELS, dtype=torch.float64) / WHITE

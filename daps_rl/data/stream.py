@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 from abc import ABC, abstractmethod
@@ -50,16 +51,20 @@ class Stream(ABC):
         picture: how a file becomes pixels.
         standard: how pixels become values.
         corrupt: the unreadable files met so far.
+        count: N, or None where nobody knows it.
     """
 
     picture: Picture
     standard: Standard
     corrupt: CorruptFiles
+    count: int | None
+    _mean: Tensor | None = None
 
     @property
-    @abstractmethod
     def shape(self) -> torch.Size:
         """[N, C, H, W]; N is -1 where nobody knows it."""
+        count = -1 if self.count is None else self.count
+        return torch.Size([count, self.picture.channels, self.picture.size, self.picture.size])
 
     @abstractmethod
     def batches(self, batch_size: int, seed: int, start: int = 0, workers: int = 2) -> Iterator[Tensor]:
@@ -77,9 +82,12 @@ class Stream(ABC):
             DataError: too many files are unreadable.
         """
 
-    @abstractmethod
     def mean(self, dim: int = 0) -> Tensor:
         """The mean image, estimated from at most 1,000. [C, H, W]."""
+        if dim != 0:
+            raise DataError(f"the mean of a stream is over dimension 0, the data, got {dim}; take a tensor of it first")
+        assert self._mean is not None  # each kind of stream knows it, or finds it first
+        return self._mean.clone()
 
     @abstractmethod
     def identity(self) -> Iterator[str]:
@@ -106,8 +114,7 @@ class ImageStream(Stream):
 
     Args:
         source: the files.
-        picture: how a file becomes pixels.
-        corrupt: where unreadable files are noted.
+        picture, corrupt: see `Stream`.
         standard: how pixels become values; None takes the moments of a fixed random sample of this stream.
     Raises:
         DataError: too many files are unreadable, or the sample is all one value.
@@ -116,9 +123,8 @@ class ImageStream(Stream):
     def __init__(
         self, source: Source, picture: Picture, corrupt: CorruptFiles, standard: Standard | None = None
     ) -> None:
-        self.source, self.picture, self.corrupt = source, picture, corrupt
+        self.source, self.picture, self.corrupt, self.count = source, picture, corrupt, len(source)
         self._reader = _Reader(source, picture, corrupt.limit + 1)
-        self._mean: Tensor | None = None
         if standard is None:
             sample = self._sample()
             standard = Standard.of([sample], corrupt.where)
@@ -127,11 +133,6 @@ class ImageStream(Stream):
 
     def __len__(self) -> int:
         return len(self.source)
-
-    @property
-    def shape(self) -> torch.Size:
-        """[N, C, H, W]."""
-        return torch.Size([len(self), self.picture.channels, self.picture.size, self.picture.size])
 
     def __getitem__(self, index: int | slice | Tensor) -> Tensor:
         """One image for an int, [C, H, W]; for a slice or a LongTensor as many as it has, [n, C, H, W]."""
@@ -147,19 +148,18 @@ class ImageStream(Stream):
         return (self[start : start + size] for start in range(0, len(self), size))
 
     def batches(self, batch_size: int, seed: int, start: int = 0, workers: int = 2) -> Iterator[Tensor]:
-        """The batches of training steps `start`, `start` + 1, ... in the order of `DataOrder`. See `Stream.batches`."""
-        steps = _Steps(DataOrder(len(self), batch_size, seed), start)
+        """See `Stream.batches`; the order is that of `DataOrder`."""
+        steps = map(DataOrder(len(self), batch_size, seed).indices, itertools.count(start))
         return self._values(load_ahead(self._reader, workers, steps))
 
     def mean(self, dim: int = 0) -> Tensor:
-        """The mean image, estimated from at most 1,000. [C, H, W]."""
-        check_mean_dim(dim)
+        """See `Stream.mean`."""
         if self._mean is None:
             self._mean = self.standard(_mean_pixels(self._sample()))
-        return self._mean.clone()
+        return super().mean(dim)
 
     def identity(self) -> Iterator[str]:
-        """What a fingerprint is made of: shape, transform, names and sizes."""
+        """See `Stream.identity`."""
         yield f"{list(self.shape)} {self.picture}"
         yield from self.source.identity()
 
@@ -211,26 +211,8 @@ class _Reader(Dataset[Batch]):
         return None
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """The numbers of the data of each training step, from one step on, without end."""
-
-    order: DataOrder
-    start: int
-
-    def __iter__(self) -> Iterator[Tensor]:
-        step = self.start
-        while True:
-            yield self.order.indices(step)
-            step += 1
-
-
-def load_ahead(dataset: Dataset[Batch], workers: int, steps: _Steps | None = None) -> Iterator[Batch]:
-    """torch's DataLoader over batches that the data set makes itself.
-
-    Raises:
-        ValueError: workers is negative.
-    """
+def load_ahead(dataset: Dataset[Batch], workers: int, steps: Iterator[Tensor] | None = None) -> Iterator[Batch]:
+    """torch's DataLoader over batches that the data set makes itself."""
     if workers < 0:
         raise ValueError(f"workers must be >= 0, got {workers}; 0 decodes in this process.")
     return iter(
@@ -259,12 +241,6 @@ def _leave_interrupts_to_the_parent(worker: int) -> None:
 def sample_rows(count: int) -> np.ndarray:
     """Numbers of a fixed random subset, at most 1,000, in order."""
     return np.sort(np.random.RandomState(SAMPLE_SEED).permutation(count)[:SAMPLE])
-
-
-def check_mean_dim(dim: int) -> None:
-    """Raises DataError for any but the mean over the data."""
-    if dim != 0:
-        raise DataError(f"the mean of a stream is over dimension 0, the data, got {dim}; take a tensor of it first")
 
 
 def _mean_pixels(pixels: Tensor) -> Tensor:

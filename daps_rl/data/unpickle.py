@@ -24,9 +24,6 @@ def read_plain_pickle(raw: bytes, where: str) -> Any:
 
     A pickle is a program that names functions and calls them. This reader knows the five above and no others.
 
-    Args:
-        raw: the file's content.
-        where: what messages start with.
     Raises:
         DataError: the pickle is damaged, or names anything else.
     """
@@ -47,9 +44,6 @@ class _PlainUnpickler(pickle.Unpickler):
                 "nothing was run: delete the file, and fetch it from its official place"
             )
         return _ALLOWED[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise DataError("its pickle must hold plain arrays, got a persistent id; fetch the file again")
 
 
 def _latin(encoding: str) -> str:

@@ -22,13 +22,8 @@ def kl(posterior: Distribution, prior: Distribution, codes: Tensor) -> Tensor | 
     """KL(q(·|x) ‖ p), in nats, [B]: exact where torch knows the pair, else estimated, without bias, from a draw.
 
     Token by token where posterior and prior allow: each token's term is then exact given the tokens before it.
-
-    Args:
-        posterior: q(z|x), batch shape [B].
-        prior: p(z), no batch shape.
-        codes: drawn from the posterior. [B, T], or continuous [B, T, E].
-    Returns:
-        None for a posterior without log-probabilities.
+    Codes are drawn from the posterior, [B, T] or continuous [B, T, E]; the prior has no batch shape. None for a
+    posterior without log-probabilities.
     """
     try:
         return kl_divergence(posterior, prior)
@@ -74,12 +69,7 @@ def marginals(posterior: Distribution, codes: Tensor, vocab_size: int) -> Tensor
 def token_probs(posterior: Distribution, codes: Tensor, vocab_size: int) -> Tensor:
     """q(z_t|x) of each position as drawn codes tell it: given the tokens before, or, without those, the token itself.
 
-    Args:
-        posterior: q(z|x), batch shape [B].
-        codes: [K, B, T].
-        vocab_size: V.
-    Returns:
-        [K, B, T, V]; its mean over K is unbiased.
+    Codes [K, B, T] give [K, B, T, V], whose mean over K is unbiased.
     """
     log_probs = conditional_log_probs(posterior, codes)
     return F.one_hot(codes, vocab_size).float() if log_probs is None else log_probs.exp()
@@ -94,13 +84,9 @@ class Expectations(NamedTuple):
 
 
 class AllCodes:
-    """Every code of a small code space, decoded once: means over q(z|x) without sampling.
+    """Every code [M, T] of a small code space, decoded once: means over q(z|x) without sampling.
 
-    Args:
-        decoder: maps codes to a distribution over x.
-        prior: p(z), no batch shape.
-        codes: all of them. [M, T].
-        at_once: entries of [M, B, *x] in memory.
+    `at_once` is how many entries of [M, B, *x] may be in memory.
     """
 
     def __init__(self, decoder: Callable[[Tensor], Distribution], prior: Distribution, codes: Tensor, at_once: int):

@@ -66,11 +66,7 @@ class Perceptual:
 
     @torch.no_grad()
     def add(self, reconstruction: Tensor, x: Tensor, value_range: tuple[float, float]) -> None:
-        """Takes in a batch of reconstructions and their originals. [N, 3, H, W].
-
-        Raises:
-            ValueError: the data are no colour images of at least `LEAST` pixels a side.
-        """
+        """Takes in a batch of reconstructions and their originals, see `check`. [N, 3, H, W]."""
         self.check(x.shape[1:])
         low, high = value_range
         pair = [((image - low) / (high - low)).clamp(0.0, 1.0) for image in (reconstruction, x)]

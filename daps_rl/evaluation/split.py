@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from daps_rl.autoencoder import DiscreteAutoencoder, code_sizes
+from daps_rl.data import ImageStream
 from daps_rl.decoders import RewardDistribution
 from daps_rl.evaluation.codes import (
     ACTIVE,
@@ -36,14 +36,6 @@ PER_DATUM = (
 )  # fmt: skip
 
 
-class Data(Protocol):
-    """A tensor, or a stream of data that memory may not hold."""
-
-    def __len__(self) -> int: ...
-
-    def split(self, size: int, /) -> Iterable[Tensor]: ...
-
-
 class Evaluation(NamedTuple):
     """Metrics per datum, means over the split; how often each position used each code; and what the means are of."""
 
@@ -54,7 +46,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     autoencoder: DiscreteAutoencoder,
-    data: Tensor | Data,
+    data: Tensor | ImageStream,
     *,
     beta: float,
     value_range: tuple[float, float] = (0.0, 1.0),
@@ -142,9 +134,9 @@ class _Pass:
         enumerable: int,
         perceptual: Perceptual | None,
     ) -> None:
-        self.enumerable = enumerable
-        self.autoencoder, self.value_range, self.perceptual = autoencoder, value_range, perceptual
-        self.prior, self.importance_samples = autoencoder.prior(), importance_samples
+        self.autoencoder, self.prior = autoencoder, autoencoder.prior()
+        self.value_range, self.perceptual = value_range, perceptual
+        self.importance_samples, self.enumerable = importance_samples, enumerable
         self.num_tokens, vocab_size = code_sizes(autoencoder.policy)
         self.vocab_size = getattr(autoencoder.policy, "codebook_size", vocab_size)
         self.information = TokenInformation()

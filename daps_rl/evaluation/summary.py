@@ -13,12 +13,7 @@ from daps_rl.evaluation.split import evaluate
 
 
 def perceptual_metrics(config: TrainConfig, splits: Splits) -> Perceptual | None:
-    """Returns FID and LPIPS, where the settings give weights.
-
-    Raises:
-        ValueError: a file is missing or not the weights, or the data are no colour images.
-        ImportError: the extra "perceptual" is not installed.
-    """
+    """Returns FID and LPIPS, where the settings give weights; raises what `Perceptual` does."""
     if config.fid_weights is None and config.lpips_weights is None:
         return None
     Perceptual.check(splits.observation_shape)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from daps_rl.functional import code_perplexity
 from daps_rl.report.figures import BLUE, EMPTY, INK, WIDTH, dress, new_figure, save
 
 if TYPE_CHECKING:
@@ -30,13 +31,11 @@ def plot_code_usage(path: str | os.PathLike[str], counts: torch.Tensor, *, title
         title: text above the picture.
     Raises:
         ValueError: counts is not a [T, V] integer tensor, or holds a negative or no positive number.
-        ImportError: matplotlib is missing.
     """
     _check_counts(counts)
     table = counts.detach().cpu().double().numpy()  # [T, V]
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)
-    entropy = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(axis=1)  # [T], nats
-    perplexity = np.where(table.sum(axis=1) > 0, np.exp(entropy), 0.0)
+    perplexity = code_perplexity(counts.detach().cpu()).nan_to_num(0.0).numpy()  # [T]
     positions = len(table)
     figure = new_figure(WIDTH, int(min(max(300 + 26 * positions, 420), 1350)), title)
     heat, bars = figure.subplots(1, 2, width_ratios=(3.2, 1), sharey=True)

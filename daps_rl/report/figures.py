@@ -62,6 +62,15 @@ def dress(axes: Axes, heading: str = "", xlabel: str = "", ylabel: str = "") -> 
     axes.spines[["left", "bottom"]].set_color(GREY)
 
 
+def dress_curves(axes: Axes, heading: str, xlabel: str, missing: str) -> None:
+    """Gives a panel of curves its words, look and grid; one without any says why."""
+    dress(axes, heading, xlabel)
+    axes.grid(color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    if not axes.lines:
+        axes.text(0.5, 0.5, missing, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=9)
+
+
 def limits_around(low: float, high: float, margin: float) -> tuple[float, float]:
     """Returns the range widened on both sides by a share of it, and never empty."""
     pad = margin * (high - low) or max(margin * abs(high), 1e-3)

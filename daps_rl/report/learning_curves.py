@@ -11,14 +11,12 @@ import numpy as np
 
 from daps_rl.report.figures import (
     BLUE,
-    FAINT,
     GREEN,
-    GREY,
     INK,
     PURPLE,
     VERMILION,
     WIDTH,
-    dress,
+    dress_curves,
     limits_around,
     new_figure,
     save,
@@ -53,7 +51,6 @@ def plot_learning_curves(
         title: text above the picture.
     Raises:
         ValueError: there is no row with a step, or a value is not a number.
-        ImportError: matplotlib is missing.
     """
     if not any(row.get("step") is not None for row in rows):
         raise ValueError(f"rows needs at least one row with a 'step', got {len(rows)} rows; log before plotting.")
@@ -120,12 +117,8 @@ def _add_legend(axes: Axes, place: Literal["lower right", "upper right", "best"]
 
 
 def _finish(axes: Axes, heading: str, xlabel: str = "") -> None:
-    """Gives a panel of curves its words and look; a panel without data says so."""
-    dress(axes, heading, xlabel)
-    axes.grid(color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
+    dress_curves(axes, heading, xlabel, "not logged")
     if not axes.lines:
-        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=9)
         axes.set_yticks([])
         axes.grid(visible=False)
 

@@ -14,10 +14,6 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     A last line without its line end that does not parse was being written when the run was killed: it is left out.
     Empty lines are skipped. NaN and Infinity are read as Python's own json module writes them.
 
-    Args:
-        path: the file, UTF-8.
-    Returns:
-        The rows, in the order of the file.
     Raises:
         ValueError: any other line is not a JSON object; the message names the file and the line.
     """

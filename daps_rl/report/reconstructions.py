@@ -53,13 +53,10 @@ def plot_reconstructions(
     """Shows data above what the decoder makes of their greedy and of a sampled code: `plot_sheet` of these three.
 
     Args:
-        path: PNG file to write; missing folders are made.
         originals: data. [N, C, H, W], [N, D] or [N, T, D] (T time steps).
         greedy: decoded from each datum's most probable code. Same shape.
         sampled: decoded from one code drawn for each datum. Same shape.
-        value_range, title: see `plot_sheet`.
-    Raises:
-        ValueError, ImportError: see `plot_sheet`.
+        path, value_range, title: see `plot_sheet`.
     """
     rows = (originals, greedy, sampled)
     plot_sheet(path, dict(zip(_ROW_LABELS, rows, strict=True)), value_range=value_range, title=title)
@@ -87,7 +84,6 @@ def plot_sheet(
         title: text above the picture.
     Raises:
         ValueError: a shape differs or fits no kind of data, N is not in 1 … 128, or value_range is not increasing.
-        ImportError: matplotlib is missing.
     """
     _check_rows(rows, value_range)
     labels, data = list(rows), [part.detach().cpu().float() for part in rows.values()]

@@ -22,12 +22,7 @@ SHOWN = 16  # data in the picture of reconstructions
 def draw_run(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits) -> list[Path]:
     """Draws what there is to draw of a run: a problem has curves alone, continuous latents use no codes.
 
-    Args:
-        folder: of the run; its metrics.jsonl is read, and the pictures are written.
-        autoencoder: the trained model.
-        splits: the data.
-    Returns:
-        the files.
+    Reads the folder's metrics.jsonl, writes pictures beside it, and returns their paths.
     """
     config = autoencoder.config
     curves = folder / "learning_curves.png"
