@@ -12,11 +12,11 @@ from gymnasium.error import ResetNeeded
 from torch import Tensor, nn
 
 from daps_rl.envs.default import Data
-from daps_rl.envs.host import TaskHost, check_options, unwrap
+from daps_rl.envs.host import TaskHost, unwrap
 from daps_rl.envs.pictures import image_shape
 from daps_rl.envs.problem import DiscreteProblem, problem_arguments
 from daps_rl.envs.processes import refuse_stale_copies
-from daps_rl.envs.task import TaskArguments
+from daps_rl.envs.task import TaskArguments, takes_task_arguments
 from daps_rl.functional import complete_reward
 
 if TYPE_CHECKING:
@@ -26,23 +26,19 @@ LogProb = Callable[[np.ndarray, np.ndarray], "Tensor | np.ndarray | float"]
 
 
 class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
-    """Encode a datum x as a code z: one step, rewarded by how well the decoder explains x from z.
-
-    `gymnasium.make("daps_rl/Encoding-v0")` makes one; many at once are `EncodingVectorEnv` (`gymnasium.make_vec`).
+    """One encoding environment: `gymnasium.make("daps_rl/Encoding-v0")`. Many at once are `EncodingVectorEnv`.
 
     Observation:
-        a datum [*x], Box, float32: within [0, 1] if all data are, else within the data's own range.
+        a datum x [*x], Box, float32: within [0, 1] if all data are, else within the data's own range.
     Action:
         a code [T], MultiDiscrete([V] * T).
     Reward:
-        log p(x|z) + β·log p(z), in nats; larger is better. The env does not see log q(z|x): whoever trains an encoder
-        with β > 0 completes the reward with −β·log q(z|x), the log-probability that the code was drawn with, in one
-        of two ways: our algorithm or callback in SB3 (`daps_rl.agents.sb3.DAPS`, or `KLRewardCallback` with SB3's
-        own), or elsewhere a wrapper that is given a `log_prob` callable (`KLReward`, `VectorKLReward`). Once, not both:
-        who does it claims `env.completion`, and a second claim is an error.
-        The info of a step has `log_likelihood`, log p(x|z) alone.
+        log p(x|z) + β·log p(z), in nats; larger is better. Whoever trains an encoder with β > 0 completes it with
+        −β·log q(z|x), of the probability that the code was drawn with: in SB3 `daps_rl.agents.sb3.DAPS`, or
+        `KLRewardCallback` with SB3's own algorithms; elsewhere the wrapper `KLReward` or `VectorKLReward`. Who does it
+        claims `env.completion`; a second claim is an error. The info of a step has `log_likelihood`, log p(x|z) alone.
     Episode end:
-        Every episode ends after its one step: terminated, never truncated. The observation then is still x.
+        Terminated after the one step, never truncated. The observation then is still x.
     Reset and seed:
         A reset draws a datum uniformly from `np_random`. There are no reset options.
 
@@ -54,15 +50,15 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
     RuntimeError at the first reset.
 
     Args:
-        data, decoder, num_tokens, vocab_size, beta, prior, reward_fn, targets, device: see
-            `EncodingTask.from_arguments`; each of them may be held by `Shared`.
+        data, decoder, arguments: see `EncodingTask.from_arguments`; each of them may be held by `Shared`.
         render_mode: "rgb_array": the original beside its reconstruction, for images; or None.
     Raises:
-        ValueError: data, sizes, beta or render_mode make no sense, or both decoder and reward_fn are given.
+        ValueError: render_mode makes no sense, or as `EncodingTask`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 1}  # type: ignore[misc]  # as gymnasium's own
 
+    @takes_task_arguments
     def __init__(
         self,
         data: Data | None = None,
@@ -72,7 +68,7 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         **arguments: Unpack[TaskArguments],
     ) -> None:
         self.observation_space, self.action_space = self._hold(
-            data, decoder, arguments, render_mode=render_mode, refuse_copies=False
+            data, decoder, arguments, render_mode, refuse_copies=False
         )
         if image_shape(self.observation_space.shape) is None:
             self.metadata = {**self.metadata, "render_modes": []}  # type: ignore[misc]  # of this instance alone
@@ -96,11 +92,9 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         if self._refusal is not None:
             raise self._refusal
         super().reset(seed=seed)
-        check_options(options)
-        self._batch.draw(self.np_random)
-        self._batch.forget()
+        observation = self._batch.reset(self.np_random, options)
         self._over = False
-        return self._batch.observation()[0], {}
+        return observation[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Scores the code and ends the episode. See the class.
@@ -136,53 +130,48 @@ def make_problem_env(
     return GymnasiumEncodingEnv(**problem_arguments(unwrap(problem), split), **options)
 
 
-class KLReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
-    """Completes the reward to log p(x|z) − β·(log q(z|x) − log p(z)), β being the env's own at that step.
+class CompletesReward:
+    """Mixed into wrappers: makes the reward log p(x|z) − β·(log q(z|x) − log p(z)), β being the env's at that step.
 
     Args:
-        env: a `GymnasiumEncodingEnv`, wrapped or not.
-        log_prob: log q(z|x), in nats, of an observation [*x] and an action [T] under the policy that drew it, when the
-            step is taken.
+        env: an encoding environment, wrapped or not.
+        log_prob: log q(z|x), in nats, of what the environment observes and the actions taken, under the policy that
+            drew them, when the step is taken: one number, or [num_envs] of a vector environment.
     Raises:
         TypeError: the environment has no β.
-        ValueError: another completes the environment's reward already.
+        ValueError: another completes the environment's reward already; in a step, log_prob has another size.
     """
 
-    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], log_prob: LogProb) -> None:
-        super().__init__(env)
-        self._host = completed_host(env.unwrapped, "KLReward")
-        self._log_prob = log_prob
-        self._observation: np.ndarray | None = None
+    env: Any
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def __init__(self, env: Any, log_prob: LogProb) -> None:
+        super().__init__(env)  # type: ignore[call-arg]  # of Gymnasium's wrappers
+        self._host, self._log_prob, self._count = env.unwrapped, log_prob, getattr(env, "num_envs", 1)
+        self._observation: np.ndarray | None = None
+        if not isinstance(self._host, TaskHost):
+            raise TypeError(
+                f"this wrapper needs an encoding environment, which holds beta, got {type(self._host).__name__}; "
+                "use KLReward around each environment of a SyncVectorEnv, VectorKLReward around an EncodingVectorEnv."
+            )
+        self._host.completion.claim(type(self).__name__)
+
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """As the environment's."""
-        self._observation, info = self.env.reset(seed=seed, options=options)
+        self._observation, info = self.env.reset(**options)
         return self._observation, info
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
         """As the environment's, the reward complete."""
         if self._observation is None:
             raise ResetNeeded("call reset() of the wrapper first: it needs the observation.")
-        log_prob = float(self._log_prob(self._observation, action))
-        self._observation, reward, terminated, truncated, info = self.env.step(action)
-        given, log_q = (torch.tensor(float(value), dtype=torch.float64) for value in (reward, log_prob))
-        complete = complete_reward(given, log_q, self._host.beta.item())
-        return self._observation, complete.item(), terminated, truncated, info
+        log_prob = torch.as_tensor(self._log_prob(self._observation, action), dtype=torch.float64).detach().cpu()
+        if log_prob.numel() != self._count:
+            raise ValueError(f"log_prob must give {self._count} numbers, got shape {tuple(log_prob.shape)}.")
+        self._observation, reward, *rest = self.env.step(action)
+        given = torch.as_tensor(reward, dtype=torch.float64)
+        complete = complete_reward(given, log_prob.view(given.shape), self._host.beta.item())
+        return self._observation, complete.numpy() if complete.ndim else complete.item(), *rest
 
 
-def completed_host(env: object, by: str) -> TaskHost:
-    """The environment, its reward now completed by that wrapper.
-
-    Raises:
-        TypeError: it is no encoding environment.
-        ValueError: another completes its reward already.
-    """
-    if not isinstance(env, TaskHost):
-        raise TypeError(
-            f"this wrapper needs an encoding environment, which holds beta, got {type(env).__name__}; "
-            "use KLReward around each environment of a SyncVectorEnv, VectorKLReward around an EncodingVectorEnv."
-        )
-    env.completion.claim(by)
-    return env
+class KLReward(CompletesReward, gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """Completes the reward of a `GymnasiumEncodingEnv`: see `CompletesReward`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -84,7 +86,9 @@ class EncodingTask(nn.Module):
         if (decoder is None) == (reward_fn is None):
             raise ValueError("exactly one of decoder and reward_fn must be given; pass the one that scores the codes.")
         data = check_data(data)
-        scored = data if targets is None else check_targets(targets, len(data))
+        scored = data if targets is None else torch.as_tensor(targets)
+        if scored.ndim < 1 or len(scored) != len(data):
+            raise ValueError(f"targets must be one for each of the {len(data)} data, got shape {tuple(scored.shape)}.")
         check_decoder_sizes(decoder, num_tokens, vocab_size, tuple(scored.shape[1:]))
         if prior is not None and not hasattr(prior, "log_prob"):
             raise ValueError(
@@ -121,7 +125,6 @@ class EncodingTask(nn.Module):
             data: a tensor or array [N, *x], a name or path for `daps_rl.data.load` (its training split), or None:
                 digits, flat. In float32.
             decoder: or None: `reward_fn` if there is one, else the data's principal components, frozen.
-            refuse_copies: see `EncodingTask`.
             arguments: sizes that are left out are the decoder's own; so is the device, or else the data's.
         Raises:
             ValueError: as `EncodingTask`; or T and V can be had from nowhere.
@@ -150,11 +153,7 @@ class EncodingTask(nn.Module):
         refuse_stale_copies(self.decoder, self.beta)
 
     def fill_beta(self, value: Tensor | float) -> None:
-        """Sets β, in place: whoever shares the tensor sees it.
-
-        Raises:
-            ValueError: value is negative, not finite, or no number.
-        """
+        """Sets β, in place: whoever shares the tensor sees it. Raises ValueError unless it is >= 0 and finite."""
         check_beta(value)
         self.beta.fill_(value)
 
@@ -188,42 +187,50 @@ class EncodingTask(nn.Module):
             raise ValueError("reward_fn gave NaN or +inf, which no code can be worth; give -inf to what must not be.")
         return value.float()
 
-    def reward(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores codes and gives what they are worth to a host that does not see log q, log p(x|z) + β·log p(z).
+    def reward(self, x: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer | None = None) -> tuple[Tensor, Tensor]:
+        """Gives what codes are worth to a host that does not see log q: log p(x|z) + β·log p(z).
 
         Args:
             x: data. [B, 1, *x].
             codes: [B, K, T].
+            optimizer: of the decoder's parameters. If given, the same forward pass also makes a step on −mean log
+                p(x|z), unless that or its gradient is not finite; the rewards are those before the step.
         Returns:
-            reward [B, K] and log_likelihood [B, K], float32, in nats.
+            reward [B, K] and log_likelihood [B, K], float32, detached, in nats.
         """
-        log_likelihood = self.score(x, codes)
-        return encoding_reward(log_likelihood, None, self.prior.log_prob(codes), self.beta), log_likelihood
-
-    def reward_and_learn(self, x: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
-        """As `reward`, by the same one forward pass, and then a step on the decoder's loss, −mean log p(x|z).
-
-        The rewards are those before the step. A loss or gradient that is not finite takes no step.
-
-        Args:
-            x: data. [B, 1, *x].
-            codes: [B, K, T].
-            optimizer: of the decoder's parameters.
-        Returns:
-            reward [B, K] and log_likelihood [B, K], float32, detached.
-        Raises:
-            RuntimeError: there is no decoder.
-        """
+        if optimizer is None:
+            scored = self.score(x, codes)
+            return encoding_reward(scored, None, self.prior.log_prob(codes), self.beta), scored
         if self.decoder is None:
-            raise RuntimeError("there is a reward_fn instead of a decoder, and it does not learn; call reward.")
+            raise RuntimeError("there is a reward_fn instead of a decoder, and it does not learn; pass no optimizer.")
         with torch.enable_grad():
             log_likelihood = self.decoder(codes).log_prob(x)
         scored = log_likelihood.detach().float()
         reward = encoding_reward(scored, None, self.prior.log_prob(codes), self.beta)  # refuses any shape but [B, K]
         with torch.enable_grad():
-            loss = decoder_loss(log_likelihood).mean()
-            descend(optimizer, loss, max_grad_norm=None)
+            descend(optimizer, decoder_loss(log_likelihood).mean(), max_grad_norm=None)
         return reward, scored
+
+
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
+
+
+def takes_task_arguments(init: Constructor) -> Constructor:
+    """Decorates an environment's constructor: `**` is listed by name in its signature, and any other is an error."""
+    *own, _ = inspect.signature(init).parameters.values()
+    named = {parameter.name for parameter in own} | {"refuse_copies"}
+    task = [p for name, p in inspect.signature(EncodingTask.__init__).parameters.items() if name not in named]
+    signature = inspect.Signature([*own, *(p.replace(default=None) if p.default is p.empty else p for p in task)])
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **arguments: Any) -> None:
+        for name in arguments.keys() - signature.parameters.keys():
+            known = ", ".join(list(signature.parameters)[1:])
+            raise TypeError(f"{type(self).__name__} has no argument {name!r}; it takes {known}.")
+        init(self, *args, **arguments)
+
+    checked.__signature__ = signature  # type: ignore[attr-defined]  # where inspect looks
+    return checked  # type: ignore[return-value]  # the same, for a type checker
 
 
 class HoldsTask:
@@ -247,11 +254,7 @@ class HoldsTask:
 
 
 def check_data(data: Tensor | np.ndarray) -> Tensor:
-    """The data as a tensor.
-
-    Raises:
-        ValueError: they are not floating-point [N, ...], or not finite.
-    """
+    """The data as a tensor. Raises ValueError where they are not floating-point [N, ...], or not finite."""
     tensor = torch.as_tensor(data)
     if tensor.ndim < 2 or len(tensor) == 0 or not torch.is_floating_point(tensor):
         raise ValueError(
@@ -260,18 +263,6 @@ def check_data(data: Tensor | np.ndarray) -> Tensor:
         )
     if not tensor.isfinite().all():
         raise ValueError("data must be finite, got NaN or infinite entries; remove the data that hold them.")
-    return tensor
-
-
-def check_targets(targets: Tensor | np.ndarray, count: int) -> Tensor:
-    """The targets as a tensor.
-
-    Raises:
-        ValueError: they are not one for each datum.
-    """
-    tensor = torch.as_tensor(targets)
-    if tensor.ndim < 1 or len(tensor) != count:
-        raise ValueError(f"targets must be one for each of the {count} data, got shape {tuple(tensor.shape)}.")
     return tensor
 
 
