@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from torchrl.data import Bounded, Composite, MultiCategorical, Unbounded
 from torchrl.envs import EnvBase
 
+from daps_rl.envs.processes import refuse_stale_copies
 from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, takes_task_arguments
 from daps_rl.functional import encoding_reward, kl_estimate
 from daps_rl.functional.checks import check_same_shape
@@ -49,6 +50,7 @@ class EncodingEnv(HoldsTask, EnvBase):
         seed: of the sequence of data; drawn from torch's global generator if None.
     Raises:
         ValueError: batch_size makes no sense, or as `EncodingTask`.
+        RuntimeError: this is a worker process, and the decoder is a copy that training would not reach.
     """
 
     @takes_task_arguments
@@ -67,6 +69,7 @@ class EncodingEnv(HoldsTask, EnvBase):
             raise ValueError(f"batch_size must be [B, K], contexts and codes per context, got {list(batch_size)}.")
         task = EncodingTask(data, decoder, num_tokens=num_tokens, vocab_size=vocab_size, **options)
         super().__init__(device=task.device, batch_size=torch.Size(batch_size))
+        refuse_stale_copies(decoder, options.get("beta", 0.0))
         self.task = task
         self.generator = torch.Generator(device=task.device)
         self.set_seed(int(torch.randint(2**31 - 1, ())) if seed is None else seed)
@@ -154,7 +157,8 @@ class EncodingEnv(HoldsTask, EnvBase):
         if self.task.targets is not None:
             kept["target"] = tensordict["target"]
         x, codes = kept.get("target", kept["observation"])[:, :1], tensordict["action"]  # [B, 1, *y], [B, K, T]
-        log_likelihood = self.task.score(x, codes)  # [B, K]
+        with torch.no_grad():
+            log_likelihood = self.task.score(x, codes).float()  # [B, K]
         log_prob = tensordict.get("action_log_prob", None)
         if log_prob is None:
             log_prob = torch.full_like(log_likelihood, math.nan)

@@ -15,7 +15,6 @@ from daps_rl.envs.default import Data
 from daps_rl.envs.host import TaskHost, unwrap
 from daps_rl.envs.pictures import image_shape
 from daps_rl.envs.problem import DiscreteProblem, problem_arguments
-from daps_rl.envs.processes import refuse_stale_copies
 from daps_rl.envs.task import TaskArguments, takes_task_arguments
 from daps_rl.functional import complete_reward
 
@@ -67,18 +66,10 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         render_mode: str | None = None,
         **arguments: Unpack[TaskArguments],
     ) -> None:
-        self.observation_space, self.action_space = self._hold(
-            data, decoder, arguments, render_mode, refuse_copies=False
-        )
+        self.observation_space, self.action_space = self._hold(data, decoder, arguments, render_mode)
         if image_shape(self.observation_space.shape) is None:
             self.metadata = {**self.metadata, "render_modes": []}  # type: ignore[misc]  # of this instance alone
         self._over = True
-        # AsyncVectorEnv hands on what a worker raises in reset(), but of a failed constructor only an EOFError.
-        self._refusal: RuntimeError | None = None
-        try:
-            refuse_stale_copies(self.decoder, unwrap(arguments.get("beta", 0.0)))
-        except RuntimeError as error:
-            self._refusal = error
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -89,8 +80,6 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
             ValueError: options are given.
             RuntimeError: this is a worker process, and the decoder is a copy that training would not reach.
         """
-        if self._refusal is not None:
-            raise self._refusal
         super().reset(seed=seed)
         observation = self._batch.reset(self.np_random, options)
         self._over = False

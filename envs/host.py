@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from daps_rl.envs.default import Data
 from daps_rl.envs.pictures import image_shape, side_by_side
+from daps_rl.envs.processes import refuse_stale_copies
 from daps_rl.envs.task import EncodingTask, HoldsTask, TaskArguments
 
 PLAIN = (bool, int, float, str, bytes, os.PathLike, torch.device, type(None))
@@ -90,13 +91,16 @@ class TaskHost(HoldsTask):
         num_contexts: int = 1,
         samples_per_context: int = 1,
         decoder_optimizer: torch.optim.Optimizer | None = None,
-        refuse_copies: bool = True,
     ) -> tuple[spaces.Box, spaces.MultiDiscrete]:
         """Makes the task, of arguments held by `Shared` or not; gives the spaces of one environment."""
         unwrapped: Any = {name: unwrap(value) for name, value in arguments.items()}
-        task = EncodingTask.from_arguments(unwrap(data), unwrap(decoder), refuse_copies=refuse_copies, **unwrapped)
+        task = EncodingTask.from_arguments(unwrap(data), unwrap(decoder), **unwrapped)
         self.task, self.completion = task, Completion()
         self._batch = batch = EncodingBatch(task, num_contexts, samples_per_context, unwrap(decoder_optimizer))
+        try:
+            refuse_stale_copies(task.decoder, unwrapped.get("beta", 0.0))
+        except RuntimeError as error:
+            batch.refusal = error
         shape = batch.host_data.shape[1:]
         self.render_mode = possible_render_mode(render_mode, shape)
         box = spaces.Box(batch.low, batch.high, shape, np.float32)
@@ -167,6 +171,8 @@ class EncodingBatch:
         self.host_data = task.data.cpu().numpy()  # [N, *x]; shares memory with the task's where that is on the CPU
         low, high = float(self.host_data.min()), float(self.host_data.max())
         self.low, self.high = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
+        # AsyncVectorEnv hands on what a worker raises in reset(), but of a failed constructor only an EOFError.
+        self.refusal: RuntimeError | None = None
         self.index: np.ndarray | None = None  # [B], the data now to be encoded
         self.shown: np.ndarray | None = None  # [B], the data that `frames` shows
         self.shown_codes: Tensor | None = None  # [B, K, T], the codes of them
@@ -183,6 +189,8 @@ class EncodingBatch:
 
     def reset(self, random: np.random.Generator, *options: dict[str, Any] | None) -> np.ndarray:
         """The observation of new contexts, with no code to show yet. Raises ValueError for options: there are none."""
+        if self.refusal is not None:
+            raise self.refusal
         if any(options):
             raise ValueError(f"encoding environments have no reset options, got {options}; leave options out.")
         self.draw(random)
@@ -209,7 +217,7 @@ class EncodingBatch:
         x = self.task.scored(torch.from_numpy(index).to(self.task.device)).unsqueeze(1)  # [B, 1, *y]
         reward, log_likelihood = self.task.reward(x, codes, self.optimizer)
         self.shown, self.shown_codes = index, codes
-        return reward.detach().flatten().cpu().numpy(), log_likelihood.detach().flatten().cpu().numpy()
+        return reward.flatten().cpu().numpy(), log_likelihood.flatten().cpu().numpy()
 
     @torch.no_grad()
     def frames(self) -> list[np.ndarray]:

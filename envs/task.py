@@ -58,13 +58,10 @@ class EncodingTask(nn.Module):
         prior: distribution over codes of event shape [T]; uniform if None.
         reward_fn: instead of a decoder, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
             differentiable. -inf is a score, NaN and +inf are errors.
-        targets: what is scored instead of x, [N, *y], where the one who scores knows more than the one who encodes
-            (the right answer, say).
+        targets: what is scored instead of x, where more is known of it than the encoder sees. [N, *y].
         device: of data and decoder; the data's own if None.
-        refuse_copies: False leaves a decoder that is a copy to the caller: see `refuse_stale_copies`.
     Raises:
         ValueError: data, sizes or beta make no sense, or not exactly one of decoder and reward_fn is given.
-        RuntimeError: this is a worker process, and the decoder is a copy that would fall behind the one that learns.
     """
 
     def __init__(
@@ -79,7 +76,6 @@ class EncodingTask(nn.Module):
         reward_fn: RewardFn | None = None,
         targets: Tensor | np.ndarray | None = None,
         device: torch.device | str | None = None,
-        refuse_copies: bool = True,
     ) -> None:
         use_one_thread_after_fork()
         super().__init__()
@@ -107,17 +103,10 @@ class EncodingTask(nn.Module):
         self.reward_fn = reward_fn
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
         self.prior = prior or UniformCodes(num_tokens, vocab_size, device)
-        if refuse_copies:
-            refuse_stale_copies(decoder, beta)
 
     @classmethod
     def from_arguments(
-        cls,
-        data: Data | None = None,
-        decoder: nn.Module | None = None,
-        *,
-        refuse_copies: bool = True,
-        **arguments: Unpack[TaskArguments],
+        cls, data: Data | None = None, decoder: nn.Module | None = None, **arguments: Unpack[TaskArguments]
     ) -> EncodingTask:
         """A task with everything filled in that was left out; takes what `EncodingTask` takes.
 
@@ -145,7 +134,7 @@ class EncodingTask(nn.Module):
         if filled.get("device") is None:
             parameter = None if decoder is None else next(decoder.parameters(), None)
             filled["device"] = tensor.device if parameter is None else parameter.device
-        return cls(tensor, decoder, refuse_copies=refuse_copies, **filled)
+        return cls(tensor, decoder, **filled)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
@@ -166,9 +155,8 @@ class EncodingTask(nn.Module):
         """What is scored of the data of those numbers: their targets, or themselves. [B, *y]."""
         return (self.data if self.targets is None else self.targets)[index]
 
-    @torch.no_grad()
     def score(self, x: Tensor, codes: Tensor) -> Tensor:
-        """log p(x|z), or reward_fn's value, of each code. x [B, 1, *x], codes [B, K, T] → [B, K], float32.
+        """log p(x|z), or reward_fn's value, with its gradient. x [B, 1, *x], codes [B, K, T] → [B, K].
 
         Raises:
             ValueError: the shape is another, or reward_fn gives NaN or +inf.
@@ -185,7 +173,7 @@ class EncodingTask(nn.Module):
             )
         if self.reward_fn is not None and not (value < math.inf).all():  # of a decoder, asking would wait for a GPU
             raise ValueError("reward_fn gave NaN or +inf, which no code can be worth; give -inf to what must not be.")
-        return value.float()
+        return value
 
     def reward(self, x: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer | None = None) -> tuple[Tensor, Tensor]:
         """Gives what codes are worth to a host that does not see log q: log p(x|z) + β·log p(z).
@@ -198,18 +186,14 @@ class EncodingTask(nn.Module):
         Returns:
             reward [B, K] and log_likelihood [B, K], float32, detached, in nats.
         """
-        if optimizer is None:
-            scored = self.score(x, codes)
-            return encoding_reward(scored, None, self.prior.log_prob(codes), self.beta), scored
-        if self.decoder is None:
-            raise RuntimeError("there is a reward_fn instead of a decoder, and it does not learn; pass no optimizer.")
-        with torch.enable_grad():
-            log_likelihood = self.decoder(codes).log_prob(x)
+        with torch.set_grad_enabled(optimizer is not None):
+            log_likelihood = self.score(x, codes)
         scored = log_likelihood.detach().float()
-        reward = encoding_reward(scored, None, self.prior.log_prob(codes), self.beta)  # refuses any shape but [B, K]
-        with torch.enable_grad():
-            descend(optimizer, decoder_loss(log_likelihood).mean(), max_grad_norm=None)
-        return reward, scored
+        reward = encoding_reward(scored, None, self.prior.log_prob(codes), self.beta)
+        if optimizer is not None:
+            with torch.enable_grad():
+                descend(optimizer, decoder_loss(log_likelihood).mean(), max_grad_norm=None)
+        return reward.detach(), scored
 
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
@@ -218,7 +202,7 @@ Constructor = TypeVar("Constructor", bound=Callable[..., None])
 def takes_task_arguments(init: Constructor) -> Constructor:
     """Decorates an environment's constructor: `**` is listed by name in its signature, and any other is an error."""
     *own, _ = inspect.signature(init).parameters.values()
-    named = {parameter.name for parameter in own} | {"refuse_copies"}
+    named = {parameter.name for parameter in own}
     task = [p for name, p in inspect.signature(EncodingTask.__init__).parameters.items() if name not in named]
     signature = inspect.Signature([*own, *(p.replace(default=None) if p.default is p.empty else p for p in task)])
 
