@@ -159,10 +159,7 @@ class EncodingEnv(HoldsTask, EnvBase):
         x, codes = kept.get("target", kept["observation"])[:, :1], tensordict["action"]  # [B, 1, *y], [B, K, T]
         with torch.no_grad():
             log_likelihood = self.task.score(x, codes).float()  # [B, K]
-        log_prob = tensordict.get("action_log_prob", None)
-        if log_prob is None:
-            log_prob = torch.full_like(log_likelihood, math.nan)
-        log_prob = log_prob.detach()
+        log_prob = tensordict.get("action_log_prob", torch.full_like(log_likelihood, math.nan)).detach()
         missing = log_prob.isnan()
         if (self.beta > 0.0) & missing.any():
             raise KeyError(

@@ -41,12 +41,10 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
     Reset and seed:
         A reset draws a datum uniformly from `np_random`. There are no reset options.
 
-    What copies the decoder: `gymnasium.make` passes on the object itself, and `env.spec` holds it by `Shared`, so that
-    `make(env.spec)` gets the same one. The spec of a `SyncVectorEnv` or `AsyncVectorEnv` holds it bare, and
-    `make_vec(envs.spec)` would copy it: pass `decoder=Shared(decoder)`, or use the native vector environment.
-    `copy.deepcopy(env)` copies it. In worker processes (`AsyncVectorEnv`) a decoder that could learn stays in step only
-    in shared memory: `decoder.share_memory()` before the workers start by fork. Any other is refused there, with a
-    RuntimeError at the first reset.
+    What copies the decoder: `copy.deepcopy(env)`, and `make_vec(envs.spec)` of a `SyncVectorEnv` or `AsyncVectorEnv`
+    unless it was given as `Shared(decoder)`. `gymnasium.make` and `make(env.spec)` pass on the object itself. In worker
+    processes (`AsyncVectorEnv`) a decoder that could learn stays in step only in shared memory:
+    `decoder.share_memory()` before the workers start by fork. Any other is refused, a RuntimeError at the first reset.
 
     Args:
         data, decoder, arguments: see `EncodingTask.from_arguments`; each of them may be held by `Shared`.
@@ -74,24 +72,14 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new datum. See the class.
-
-        Raises:
-            ValueError: options are given.
-            RuntimeError: this is a worker process, and the decoder is a copy that training would not reach.
-        """
+        """A new datum. See the class."""
         super().reset(seed=seed)
         observation = self._batch.reset(self.np_random, options)
         self._over = False
         return observation[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Scores the code and ends the episode. See the class.
-
-        Raises:
-            ResetNeeded: the episode is over, or none has begun.
-            ValueError: the action is no code.
-        """
+        """Scores the code and ends the episode. See the class."""
         if self._over:
             raise ResetNeeded("an encoding episode is over after one step; call reset() for the next datum.")
         reward, log_likelihood = self._batch.step(np.asarray(action)[None])
@@ -110,11 +98,9 @@ def make_problem_env(
     """`gymnasium.make("daps_rl/Problem-v0", problem="tsp20")`: another problem than encoding, in the same form.
 
     Args:
-        problem: a name (`daps_rl.envs.PROBLEMS`, ...) or the problem itself.
+        problem: a name (see `find_problem`) or the problem itself.
         split: whose contexts are drawn.
         options: of `GymnasiumEncodingEnv`.
-    Raises:
-        ValueError: there is no such problem; lists the names.
     """
     return GymnasiumEncodingEnv(**problem_arguments(unwrap(problem), split), **options)
 

@@ -35,9 +35,6 @@ class Shared:
     def __deepcopy__(self, memo: dict) -> Shared:
         return self
 
-    def __repr__(self) -> str:
-        return f"Shared({type(self.value).__name__})"
-
 
 def unwrap(value: Any) -> Any:
     """The object that a `Shared` holds; anything else as it is."""
@@ -87,7 +84,6 @@ class TaskHost(HoldsTask):
         decoder: nn.Module | None,
         arguments: TaskArguments,
         render_mode: str | None,
-        *,
         num_contexts: int = 1,
         samples_per_context: int = 1,
         decoder_optimizer: torch.optim.Optimizer | None = None,
@@ -96,13 +92,22 @@ class TaskHost(HoldsTask):
         unwrapped: Any = {name: unwrap(value) for name, value in arguments.items()}
         task = EncodingTask.from_arguments(unwrap(data), unwrap(decoder), **unwrapped)
         self.task, self.completion = task, Completion()
+        self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
         self._batch = batch = EncodingBatch(task, num_contexts, samples_per_context, unwrap(decoder_optimizer))
         try:
             refuse_stale_copies(task.decoder, unwrapped.get("beta", 0.0))
         except RuntimeError as error:
             batch.refusal = error
         shape = batch.host_data.shape[1:]
-        self.render_mode = possible_render_mode(render_mode, shape)
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
+        if render_mode is not None and image_shape(shape) is None:  # SB3 asks for frames of whatever it makes
+            gymnasium.logger.warn(
+                "render_mode 'rgb_array' needs images, [H, W], [C, H, W], [H, W, C] or a flat square, got data of "
+                f"shape {shape}; there will be no frames."
+            )
+            render_mode = None
+        self.render_mode = render_mode
         box = spaces.Box(batch.low, batch.high, shape, np.float32)
         return box, spaces.MultiDiscrete([task.vocab_size] * task.num_tokens)
 
@@ -131,19 +136,6 @@ class TaskHost(HoldsTask):
             gymnasium.logger.warn("render() needs render_mode='rgb_array' when the environment is made.")
             return None
         return self._batch.frames()
-
-
-def possible_render_mode(render_mode: str | None, shape: tuple[int, ...]) -> str | None:
-    """The render mode, or None with a warning for data that are no images: SB3 asks for frames of whatever it makes."""
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
-    if render_mode is not None and image_shape(shape) is None:
-        gymnasium.logger.warn(
-            f"render_mode 'rgb_array' needs images, [H, W], [C, H, W], [H, W, C] or a flat square, got data of shape "
-            f"{shape}; there will be no frames."
-        )
-        return None
-    return render_mode
 
 
 class EncodingBatch:
@@ -221,10 +213,7 @@ class EncodingBatch:
 
     @torch.no_grad()
     def frames(self) -> list[np.ndarray]:
-        """A picture for every environment: the datum last encoded beside its reconstruction. [H, W, 3], uint8, each.
-
-        Right after a reset, and with `reward_fn` instead of a decoder, there is no reconstruction: mid-grey.
-        """
+        """Of every environment the datum last encoded beside its reconstruction, or grey. [H, W, 3], uint8, each."""
         index = self._drawn() if self.shown is None else self.shown
         originals = self.host_data[index.repeat(self.samples_per_context)]
         means = np.full_like(originals, (self.low + self.high) / 2)

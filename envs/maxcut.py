@@ -113,7 +113,7 @@ class MaxCut(DiscreteProblem):
         return (target.sum((-2, -1)) - within) / (4.0 * self.num_tokens)
 
     def policy_options(self) -> dict[str, Any]:
-        return {**first_side(self.num_tokens), "mask": Sides()}
+        return {"token_sizes": first_fixed(self.num_tokens), "mask": Sides()}
 
 
 class OneCut(Search):
@@ -143,9 +143,9 @@ class OneCut(Search):
         return self.graphs.reward(self.weights.on(codes.device), codes)
 
     def policy_options(self) -> dict[str, Any]:
-        return first_side(self.num_tokens)
+        return {"token_sizes": first_fixed(self.num_tokens)}
 
 
-def first_side(size: int) -> dict[str, Any]:
-    """The first vertex's side is a matter of names."""
-    return {"token_sizes": [1] + [2] * (size - 1)}
+def first_fixed(size: int) -> list[int]:
+    """How many sides each vertex may take: the first one's is a matter of names."""
+    return [1] + [2] * (size - 1)

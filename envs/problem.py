@@ -111,8 +111,7 @@ class DiscreteProblem:
 
     def make_encoder(self, config: ModelConfig) -> nn.Module | None:
         """Context [B, *x] → [B, P, embed_dim]; None for the transformer over patches of it."""
-        sizes = {"num_heads": config.num_heads, "num_layers": config.num_layers, "mlp_ratio": config.mlp_ratio}
-        return ItemEncoder(self.item_features, config.embed_dim, **sizes) if self.item_features else None
+        return ItemEncoder(self.item_features, **transformer_sizes(config)) if self.item_features else None
 
     def make_policy(self, config: ModelConfig) -> nn.Module:
         """The policy that settings describe, with this problem's encoder and mask; ValueError if it has none such."""
@@ -120,14 +119,7 @@ class DiscreteProblem:
         encoder, patches = self.make_encoder(config), config.num_patches or None
         if encoder is None and patches is None:  # a small context has fewer pieces than there are tokens
             patches = min(self.num_tokens, shape[0] if len(shape) < 3 else math.prod(shape[1:]))
-        sizes: dict[str, Any] = {
-            "embed_dim": config.embed_dim,
-            "num_heads": config.num_heads,
-            "num_layers": config.num_layers,
-            "mlp_ratio": config.mlp_ratio,
-            "num_patches": patches,
-            "encoder": encoder,
-        }
+        sizes = {**transformer_sizes(config), "num_patches": patches, "encoder": encoder}
         if config.policy == "autoregressive":
             return AutoregressivePolicy(
                 shape,
@@ -154,13 +146,8 @@ class DiscreteProblem:
 
     def make_decoder(self, observation_shape: Sequence[int]) -> RewardDecoder:
         """What scores decisions in the training loop."""
-        return RewardDecoder(
-            self.reward,
-            self.num_tokens,
-            self.vocab_size,
-            self.target_shape(observation_shape),
-            on_device=vars(type(self)).get("on_device", False),
-        )
+        shape, on_device = self.target_shape(observation_shape), vars(type(self)).get("on_device", False)
+        return RewardDecoder(self.reward, self.num_tokens, self.vocab_size, shape, on_device=on_device)
 
     def target_shape(self, observation_shape: Sequence[int]) -> tuple[int, ...]:
         """Of what the reward reads: the context itself, unless a problem says otherwise."""
@@ -180,6 +167,11 @@ class DiscreteProblem:
             "num_tokens": self.num_tokens,
             "vocab_size": self.vocab_size,
         }
+
+
+def transformer_sizes(config: ModelConfig) -> dict[str, Any]:
+    """The settings of an encoder, by name."""
+    return {name: getattr(config, name) for name in ("embed_dim", "num_heads", "num_layers", "mlp_ratio")}
 
 
 _MODULES = {  # a name is one of these, followed by its size where it has one
@@ -209,35 +201,35 @@ def find_problem(name: str) -> DiscreteProblem:
     Raises:
         ValueError: there is no such problem.
     """
-    module, _, attribute = name.partition(":")
-    if attribute:
-        try:
-            made = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"problem {name!r} cannot be imported ({error}); it must be package.module:Class."
-            ) from error
-        if not (isinstance(made, type) and issubclass(made, DiscreteProblem)):
-            raise ValueError(f"problem {name!r} must be a subclass of daps_rl.envs.DiscreteProblem.")
-        try:
-            problem: DiscreteProblem = made()
-        except TypeError as error:
-            raise ValueError(
-                f"problem {name!r} cannot be made without arguments ({error}); derive a class that needs none."
-            ) from error
-        problem.name = problem.name or name
-        return problem
     kind, size = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]  # matches anything
-    if kind not in _MODULES:
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        size = ""
+    elif kind in _MODULES:
+        module, _, attribute = f"daps_rl.envs.{_MODULES[kind]}".partition(":")
+    else:
         raise ValueError(
             f"problem must be one of {', '.join(PROBLEMS)}, one of these with another number, or package.module:Class "
             f"of one of your own, got {name!r}."
         )
-    file, _, attribute = _MODULES[kind].partition(":")
-    make: Any = getattr(importlib.import_module(f"daps_rl.envs.{file}"), attribute)
     if size and kind == "bandit-digits":
         raise ValueError(f"bandit-digits has one size, got {name!r}; leave the number out.")
-    return make(int(size)) if size else make()
+    try:
+        made: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"problem {name!r} cannot be imported ({error}); it must be package.module:Class.") from error
+    if not (isinstance(made, type) and issubclass(made, DiscreteProblem)):
+        raise ValueError(f"problem {name!r} must be a subclass of daps_rl.envs.DiscreteProblem.")
+    if size:
+        return made(int(size))
+    try:
+        problem = made()
+    except TypeError as error:
+        raise ValueError(
+            f"problem {name!r} cannot be made without arguments ({error}); derive a class that needs none."
+        ) from error
+    problem.name = problem.name or name
+    return problem
 
 
 def problem_arguments(problem: str | DiscreteProblem, split: str) -> dict[str, Any]:

@@ -31,11 +31,7 @@ class OneObjectVecEnv(VecEnv):
         return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets the attribute for all environments.
-
-        Raises:
-            ValueError: only some of the environments are meant.
-        """
+        """Sets the attribute for all environments. Raises ValueError where only some are meant."""
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
             raise ValueError(
                 f"one object stands for all {self.num_envs} environments; set {attr_name} without indices."
@@ -97,15 +93,8 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         **arguments: Unpack[TaskArguments],
     ) -> None:
         observation_space, action_space = self._hold(
-            data,
-            decoder,
-            arguments,
-            render_mode,
-            num_contexts=num_contexts,
-            samples_per_context=samples_per_context,
-            decoder_optimizer=decoder_optimizer,
+            data, decoder, arguments, render_mode, num_contexts, samples_per_context, decoder_optimizer
         )
-        self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
         super().__init__(num_contexts * samples_per_context, observation_space, action_space)
         self._random, _ = seeding.np_random(seed)
         self._actions: np.ndarray | None = None
@@ -121,12 +110,7 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Scores the codes, ends every episode and draws the next data. See the class.
-
-        Raises:
-            ResetNeeded: before the first reset.
-            ValueError: the actions are no codes.
-        """
+        """Scores the codes, ends every episode and draws the next data. See the class."""
         actions, self._actions = self._actions, None
         reward, log_likelihood = self._batch.step(actions)
         infos: list[dict[str, Any]] = [

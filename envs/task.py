@@ -141,11 +141,6 @@ class EncodingTask(nn.Module):
         use_one_thread_after_fork()
         refuse_stale_copies(self.decoder, self.beta)
 
-    def fill_beta(self, value: Tensor | float) -> None:
-        """Sets β, in place: whoever shares the tensor sees it. Raises ValueError unless it is >= 0 and finite."""
-        check_beta(value)
-        self.beta.fill_(value)
-
     @property
     def device(self) -> torch.device:
         """Where the data and the decoder are."""
@@ -156,11 +151,7 @@ class EncodingTask(nn.Module):
         return (self.data if self.targets is None else self.targets)[index]
 
     def score(self, x: Tensor, codes: Tensor) -> Tensor:
-        """log p(x|z), or reward_fn's value, with its gradient. x [B, 1, *x], codes [B, K, T] → [B, K].
-
-        Raises:
-            ValueError: the shape is another, or reward_fn gives NaN or +inf.
-        """
+        """log p(x|z), or reward_fn's value, with its gradient. x [B, 1, *x], codes [B, K, T] → [B, K]."""
         if self.reward_fn is not None:
             value = self.reward_fn(x, codes)
         else:
@@ -229,12 +220,13 @@ class HoldsTask:
 
     @property
     def beta(self) -> Tensor:
-        """The one shared value of β, 0-dim. Assigning a number fills it in place."""
+        """The one shared value of β, 0-dim. Assigning a number fills it in place; ValueError unless it can be a β."""
         return self.task.beta
 
     @beta.setter
     def beta(self, value: Tensor | float) -> None:
-        self.task.fill_beta(value)
+        check_beta(value)
+        self.task.beta.fill_(value)
 
 
 def check_data(data: Tensor | np.ndarray) -> Tensor:

@@ -11,7 +11,7 @@ from gymnasium.vector.utils import batch_space
 from torch import nn
 
 from daps_rl.envs.default import Data
-from daps_rl.envs.gymnasium_env import CompletesReward
+from daps_rl.envs.gymnasium_env import CompletesReward, GymnasiumEncodingEnv
 from daps_rl.envs.host import TaskHost, unwrap
 from daps_rl.envs.problem import DiscreteProblem, problem_arguments
 from daps_rl.envs.task import TaskArguments, takes_task_arguments
@@ -47,8 +47,7 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]  # as gymnasium's own
-        "render_modes": ["rgb_array"],
-        "render_fps": 1,
+        **GymnasiumEncodingEnv.metadata,
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
 
@@ -69,16 +68,9 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
                 f"num_envs must be a positive multiple of samples_per_context, got {num_envs} and "
                 f"{samples_per_context}; pass contexts times samples."
             )
-        self.num_envs, self.samples_per_context = num_envs, samples_per_context
-        self.num_contexts = num_envs // samples_per_context
+        self.num_envs, contexts = num_envs, num_envs // samples_per_context
         self.single_observation_space, self.single_action_space = self._hold(
-            data,
-            decoder,
-            arguments,
-            render_mode,
-            num_contexts=self.num_contexts,
-            samples_per_context=samples_per_context,
-            decoder_optimizer=decoder_optimizer,
+            data, decoder, arguments, render_mode, contexts, samples_per_context, decoder_optimizer
         )
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -87,21 +79,12 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """New data everywhere. See the class.
-
-        Raises:
-            ValueError: options are given.
-        """
+        """New data everywhere. See the class."""
         super().reset(seed=seed)
         return self._batch.reset(self.np_random, options), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Scores the codes, ends every episode and draws the next data. See the class.
-
-        Raises:
-            ResetNeeded: before the first reset.
-            ValueError: the actions are no codes.
-        """
+        """Scores the codes, ends every episode and draws the next data. See the class."""
         reward, log_likelihood = self._batch.step(actions)
         scores = log_likelihood.astype(np.float64)
         final_obs = np.empty(self.num_envs, dtype=object)
