@@ -121,15 +121,8 @@ class DiscreteProblem:
             patches = min(self.num_tokens, shape[0] if len(shape) < 3 else math.prod(shape[1:]))
         sizes = {**transformer_sizes(config), "num_patches": patches, "encoder": encoder}
         if config.policy == "autoregressive":
-            return AutoregressivePolicy(
-                shape,
-                self.num_tokens,
-                self.vocab_size,
-                **sizes,
-                num_code_layers=config.num_code_layers,
-                aligned_patches=config.aligned_patches,
-                **{"mask": self.mask, **more},
-            )
+            sizes |= {"num_code_layers": config.num_code_layers, "aligned_patches": config.aligned_patches}
+            return AutoregressivePolicy(shape, self.num_tokens, self.vocab_size, **{**sizes, "mask": self.mask, **more})
         if config.policy == "factorized" and self.mask is None and not more.get("pointer"):
             return FactorizedPolicy(shape, self.num_tokens, self.vocab_size, **sizes)
         raise ValueError(
@@ -221,7 +214,7 @@ def find_problem(name: str) -> DiscreteProblem:
     if not (isinstance(made, type) and issubclass(made, DiscreteProblem)):
         raise ValueError(f"problem {name!r} must be a subclass of daps_rl.envs.DiscreteProblem.")
     if size:
-        return made(int(size))
+        return made(int(size))  # type: ignore[call-arg]  # the classes of `_MODULES` take it
     try:
         problem = made()
     except TypeError as error:

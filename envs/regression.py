@@ -107,8 +107,7 @@ class Nguyen(Search):
 
     def values(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """What formulas give at the points, and which are formulas. [..., T] → [..., 20], bool [...]."""
-        x = self.x.on(codes.device)
-        shape = codes.shape[:-1]
+        x, shape = self.x.on(codes.device), codes.shape[:-1]
         stack = x.new_zeros(*shape, self.num_tokens + 2, POINTS)
         waiting = torch.zeros(shape, dtype=torch.int64, device=codes.device)
         valid, ended = torch.ones_like(waiting, dtype=torch.bool), torch.zeros_like(waiting, dtype=torch.bool)
