@@ -92,7 +92,6 @@ class TaskHost(HoldsTask):
         unwrapped: Any = {name: unwrap(value) for name, value in arguments.items()}
         task = EncodingTask.from_arguments(unwrap(data), unwrap(decoder), **unwrapped)
         self.task, self.completion = task, Completion()
-        self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
         self._batch = batch = EncodingBatch(task, num_contexts, samples_per_context, unwrap(decoder_optimizer))
         try:
             refuse_stale_copies(task.decoder, unwrapped.get("beta", 0.0))

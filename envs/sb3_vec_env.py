@@ -95,6 +95,7 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         observation_space, action_space = self._hold(
             data, decoder, arguments, render_mode, num_contexts, samples_per_context, decoder_optimizer
         )
+        self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
         super().__init__(num_contexts * samples_per_context, observation_space, action_space)
         self._random, _ = seeding.np_random(seed)
         self._actions: np.ndarray | None = None

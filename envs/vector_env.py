@@ -68,9 +68,10 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
                 f"num_envs must be a positive multiple of samples_per_context, got {num_envs} and "
                 f"{samples_per_context}; pass contexts times samples."
             )
-        self.num_envs, contexts = num_envs, num_envs // samples_per_context
+        self.num_envs, self.samples_per_context = num_envs, samples_per_context
+        self.num_contexts = num_envs // samples_per_context
         self.single_observation_space, self.single_action_space = self._hold(
-            data, decoder, arguments, render_mode, contexts, samples_per_context, decoder_optimizer
+            data, decoder, arguments, render_mode, self.num_contexts, samples_per_context, decoder_optimizer
         )
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
