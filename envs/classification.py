@@ -15,10 +15,7 @@ SHARES = (0.7, 0.1)  # of train and validation
 
 
 class ClassificationBandit(DiscreteProblem):
-    """The standard construction: the context is a datum's features, the action a class, the reward 1 if it is right.
-
-    The learner never sees the right class, only whether its own was. The regret of a classifier that does (the
-    supervised optimum) is the measure.
+    """The standard construction: the learner never sees the right class of a datum, only whether its own was.
 
     Observation:
         the features, standardised by the training split. [D].
@@ -65,15 +62,12 @@ class ClassificationBandit(DiscreteProblem):
     def splits(self) -> Splits:
         train = self._x[self._rows["train"]]
         mean, deviation = train.mean(0), train.std(0).clamp_min(1e-6)
-        x = {split: (self._x[rows] - mean) / deviation for split, rows in self._rows.items()}
-        return Splits(
-            name=self.name,
-            **x,
-            **{f"{split}_labels": self._y[rows] for split, rows in self._rows.items()},
-            **{f"{split}_targets": self._y[rows].float()[:, None] for split, rows in self._rows.items()},
-            likelihood="gaussian",
-            value_range=(x["train"].min().item(), x["train"].max().item() + 1.0),
-        )
+        parts: dict[str, Tensor] = {}
+        for split, rows in self._rows.items():
+            parts[split], parts[f"{split}_labels"] = (self._x[rows] - mean) / deviation, self._y[rows]
+            parts[f"{split}_targets"] = self._y[rows].float()[:, None]
+        value_range = (parts["train"].min().item(), parts["train"].max().item() + 1.0)
+        return Splits(name=self.name, **parts, likelihood="gaussian", value_range=value_range)
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
         return (codes[..., 0] == target[..., 0]).float()

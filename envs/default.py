@@ -19,11 +19,7 @@ MIN_VARIANCE = 1e-3
 
 
 def find_data(data: Data | None) -> Tensor:
-    """The data [N, *x] of a tensor, an array, or a name or path for `daps_rl.data.load`; digits, flat, of None.
-
-    Raises:
-        ValueError: they are streamed: an environment draws its contexts from memory.
-    """
+    """The data [N, *x] of a tensor, an array, or a name or path for `daps_rl.data.load`; digits, flat, of None."""
     if data is not None and not isinstance(data, (str, os.PathLike)):
         return torch.as_tensor(data)
     train: Tensor | Stream = load("digits" if data is None else data).train
@@ -40,8 +36,7 @@ def principal_decoder(data: Tensor, num_tokens: int = NUM_TOKENS, vocab_size: in
     """p(x|z) = N(mean + Σ_t level(z_t)·√λ_t·u_t, σ²): token t says how much of the data's t-th principal component.
 
     The levels are the V-quantiles of a standard normal, and σ² is the mean variance per entry that the T components
-    leave over. Every token matters, the best codes give recognisable reconstructions, and the same data give the same
-    decoder everywhere: no random number is drawn. Its parameters are frozen, so copies of it cannot fall behind.
+    leave over. No random number is drawn, and the parameters are frozen, so copies of it cannot fall behind.
 
     Args:
         data: [N, *x].

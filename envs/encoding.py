@@ -14,7 +14,8 @@ from torch.distributions import Distribution
 from torchrl.data import Bounded, Composite, MultiCategorical, Unbounded
 from torchrl.envs import EnvBase
 
-from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions
+from daps_rl.envs.processes import refuse_stale_copies
+from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, takes_task_arguments
 from daps_rl.functional import encoding_reward, kl_estimate
 from daps_rl.functional.checks import check_same_shape
 
@@ -27,7 +28,7 @@ class EncodingEnv(HoldsTask, EnvBase):
 
     Observation:
         `observation` [B, K, *x]: B data, each repeated for the K codes of its group (a view, not a copy). With
-        `targets` also `target` [B, K, *y], what is scored instead of the datum; a policy is not to read it.
+        `targets` also `target` [B, K, *y], which is scored; a policy is not to read it.
     Action:
         `action` [B, K, T], int64 in 0 … V-1; with it `action_log_prob` [B, K], log q(z|x) in nats.
     Reward:
@@ -39,21 +40,20 @@ class EncodingEnv(HoldsTask, EnvBase):
         A reset draws B data uniformly (whole groups: all K of a context, or none of them). `set_seed(s)` makes the
         sequence of data repeatable.
 
-    The KL in the reward is of the log-probability that the code had when it was drawn. With β > 0 a step whose
-    tensordict has none of its own (a reset sets it to NaN) is an error; `rand_action` draws from the prior and
-    writes it.
-    `env.beta` is the one shared value of β, a 0-dim tensor: update it in place (`env.beta.fill_(0.1)`) and pass it to
-    `DAPSLoss(temperature_floor=env.beta)`.
+    With β > 0 a step needs the log-probability that its own codes were drawn with (a reset sets it to NaN);
+    `rand_action` draws from the prior and writes it. `env.beta` is the one shared value of β, a 0-dim tensor: update it
+    in place (`env.beta.fill_(0.1)`) and pass it to `DAPSLoss(temperature_floor=env.beta)`.
 
     Args:
-        data, decoder, num_tokens, vocab_size, beta, prior, reward_fn, targets, device: see `EncodingTask`; the device
-            is that of the tensordicts too.
+        data, decoder, num_tokens, vocab_size, options: see `EncodingTask`; the device is that of the tensordicts too.
         batch_size: [B, K], contexts and codes per context.
         seed: of the sequence of data; drawn from torch's global generator if None.
     Raises:
-        ValueError: data, sizes or beta make no sense, or not exactly one of decoder and reward_fn is given.
+        ValueError: batch_size makes no sense, or as `EncodingTask`.
+        RuntimeError: this is a worker process, and the decoder is a copy that training would not reach.
     """
 
+    @takes_task_arguments
     def __init__(
         self,
         data: Tensor | np.ndarray,
@@ -68,16 +68,16 @@ class EncodingEnv(HoldsTask, EnvBase):
         if len(batch_size) != 2 or min(batch_size) < 1:
             raise ValueError(f"batch_size must be [B, K], contexts and codes per context, got {list(batch_size)}.")
         task = EncodingTask(data, decoder, num_tokens=num_tokens, vocab_size=vocab_size, **options)
-        device = task.device
-        super().__init__(device=device, batch_size=torch.Size(batch_size))
+        super().__init__(device=task.device, batch_size=torch.Size(batch_size))
+        refuse_stale_copies(decoder, options.get("beta", 0.0))
         self.task = task
-        self.generator = torch.Generator(device=device)
+        self.generator = torch.Generator(device=task.device)
         self.set_seed(int(torch.randint(2**31 - 1, ())) if seed is None else seed)
         self._make_spec()
 
     @property
     def data(self) -> Tensor:
-        """The data. [N, *x]."""
+        """The data [N, *x]."""
         return self.task.data
 
     @property
@@ -157,11 +157,9 @@ class EncodingEnv(HoldsTask, EnvBase):
         if self.task.targets is not None:
             kept["target"] = tensordict["target"]
         x, codes = kept.get("target", kept["observation"])[:, :1], tensordict["action"]  # [B, 1, *y], [B, K, T]
-        log_likelihood = self.task.score(x, codes)  # [B, K]
-        log_prob = tensordict.get("action_log_prob", None)
-        if log_prob is None:
-            log_prob = torch.full_like(log_likelihood, math.nan)
-        log_prob = log_prob.detach()
+        with torch.no_grad():
+            log_likelihood = self.task.score(x, codes).float()  # [B, K]
+        log_prob = tensordict.get("action_log_prob", torch.full_like(log_likelihood, math.nan)).detach()
         missing = log_prob.isnan()
         if (self.beta > 0.0) & missing.any():
             raise KeyError(
@@ -188,13 +186,7 @@ class EncodingEnv(HoldsTask, EnvBase):
         )
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
-        """Codes from the prior, and their log-probability: the behaviour policy of a random agent.
-
-        Args:
-            tensordict: where to write; a new one if None.
-        Returns:
-            the tensordict with `action` [B, K, T] and `action_log_prob` [B, K].
-        """
+        """Writes codes from the prior, `action` [B, K, T], and their `action_log_prob` [B, K]."""
         codes = self.prior.sample(self.batch_size).to(self.device)
         if tensordict is None:
             tensordict = TensorDict({}, batch_size=self.batch_size, device=self.device)

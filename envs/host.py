@@ -17,19 +17,16 @@ from torch import Tensor, nn
 
 from daps_rl.envs.default import Data
 from daps_rl.envs.pictures import image_shape, side_by_side
+from daps_rl.envs.processes import refuse_stale_copies
 from daps_rl.envs.task import EncodingTask, HoldsTask, TaskArguments
 
 PLAIN = (bool, int, float, str, bytes, os.PathLike, torch.device, type(None))
 
 
 class Shared:
-    """Holds an argument by reference: deep copies of a Gymnasium spec then carry the object itself.
+    """Holds an environment's argument by reference, so that deep copies of a Gymnasium spec carry the object itself.
 
     Gymnasium deep-copies a spec's keyword arguments in many places; a copied decoder would silently stop learning.
-    Environments take any of their arguments wrapped in this.
-
-    Args:
-        value: the decoder, the data, or any other argument.
     """
 
     def __init__(self, value: Any) -> None:
@@ -38,9 +35,6 @@ class Shared:
     def __deepcopy__(self, memo: dict) -> Shared:
         return self
 
-    def __repr__(self) -> str:
-        return f"Shared({type(self.value).__name__})"
-
 
 def unwrap(value: Any) -> Any:
     """The object that a `Shared` holds; anything else as it is."""
@@ -48,9 +42,8 @@ def unwrap(value: Any) -> Any:
 
 
 class Completion:
-    """Says who completes an environment's reward where the environment does not see log q: one at most.
+    """Says who completes an environment's reward, by `functional.complete_reward`, where it does not see log q.
 
-    The reward then is log p(x|z) + β·log p(z), and whoever claims it completes it, by `functional.complete_reward`.
     An environment whose reward is complete has None instead of a `Completion`.
 
     Attributes:
@@ -66,8 +59,7 @@ class Completion:
 
         Args:
             by: a name, for the error.
-            during: what the claim lasts for, such as a call of `learn`: a claim during anything else takes over. None
-                for good.
+            during: what the claim lasts for, such as a call of `learn`: a claim during anything else takes over.
         Raises:
             ValueError: another completes it already.
         """
@@ -79,10 +71,7 @@ class Completion:
 
 
 class TaskHost(HoldsTask):
-    """Mixed into the environments of Gymnasium and SB3: an `EncodingTask` in groups, and who completes its reward.
-
-    Its spec holds heavy arguments by reference.
-    """
+    """Mixed into the environments of Gymnasium and SB3: an `EncodingTask` in groups, and who completes its reward."""
 
     completion: Completion
     render_mode: str | None
@@ -94,20 +83,32 @@ class TaskHost(HoldsTask):
         data: Data | None,
         decoder: nn.Module | None,
         arguments: TaskArguments,
-        *,
+        render_mode: str | None,
         num_contexts: int = 1,
         samples_per_context: int = 1,
         decoder_optimizer: torch.optim.Optimizer | None = None,
-        render_mode: str | None = None,
-        refuse_copies: bool = True,
     ) -> tuple[spaces.Box, spaces.MultiDiscrete]:
         """Makes the task, of arguments held by `Shared` or not; gives the spaces of one environment."""
         unwrapped: Any = {name: unwrap(value) for name, value in arguments.items()}
-        task = EncodingTask.from_arguments(unwrap(data), unwrap(decoder), refuse_copies=refuse_copies, **unwrapped)
+        task = EncodingTask.from_arguments(unwrap(data), unwrap(decoder), **unwrapped)
         self.task, self.completion = task, Completion()
-        self._batch = EncodingBatch(task, num_contexts, samples_per_context, unwrap(decoder_optimizer))
-        self.render_mode = possible_render_mode(render_mode, tuple(task.data.shape[1:]))
-        return self._batch.single_spaces()
+        self._batch = batch = EncodingBatch(task, num_contexts, samples_per_context, unwrap(decoder_optimizer))
+        try:
+            refuse_stale_copies(task.decoder, unwrapped.get("beta", 0.0))
+        except RuntimeError as error:
+            batch.refusal = error
+        shape = batch.host_data.shape[1:]
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
+        if render_mode is not None and image_shape(shape) is None:  # SB3 asks for frames of whatever it makes
+            gymnasium.logger.warn(
+                "render_mode 'rgb_array' needs images, [H, W], [C, H, W], [H, W, C] or a flat square, got data of "
+                f"shape {shape}; there will be no frames."
+            )
+            render_mode = None
+        self.render_mode = render_mode
+        box = spaces.Box(batch.low, batch.high, shape, np.float32)
+        return box, spaces.MultiDiscrete([task.vocab_size] * task.num_tokens)
 
     @property
     def decoder_optimizer(self) -> torch.optim.Optimizer | None:
@@ -130,34 +131,10 @@ class TaskHost(HoldsTask):
         self._spec = spec
 
     def _frames(self) -> list[np.ndarray] | None:
-        """Of every environment the datum it has just encoded beside its reconstruction. [H, W, 3], uint8, each."""
         if self.render_mode is None:
             gymnasium.logger.warn("render() needs render_mode='rgb_array' when the environment is made.")
             return None
         return self._batch.frames()
-
-
-def possible_render_mode(render_mode: str | None, shape: tuple[int, ...]) -> str | None:
-    """The render mode, or None with a warning for data that are no images: SB3 asks for frames of whatever it makes.
-
-    Raises:
-        ValueError: there is no such mode.
-    """
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
-    if render_mode is not None and image_shape(shape) is None:
-        gymnasium.logger.warn(
-            f"render_mode 'rgb_array' needs images, [H, W], [C, H, W], [H, W, C] or a flat square, got data of shape "
-            f"{shape}; there will be no frames."
-        )
-        return None
-    return render_mode
-
-
-def check_options(options: dict[str, Any] | None) -> None:
-    """Raises ValueError for reset options: there are none."""
-    if options:
-        raise ValueError(f"encoding environments have no reset options, got {sorted(options)}; leave options out.")
 
 
 class EncodingBatch:
@@ -167,28 +144,26 @@ class EncodingBatch:
         task: data, decoder, prior and β.
         num_contexts: B.
         samples_per_context: K.
-        decoder_optimizer: if given, every step also descends the decoder's loss on the codes it has scored.
+        optimizer: if given, every step also descends the decoder's loss on the codes it has scored.
     Raises:
         ValueError: a size is not positive, or the optimiser does not hold trainable parameters of the decoder.
     """
 
     def __init__(
-        self,
-        task: EncodingTask,
-        num_contexts: int = 1,
-        samples_per_context: int = 1,
-        decoder_optimizer: torch.optim.Optimizer | None = None,
+        self, task: EncodingTask, num_contexts: int, samples_per_context: int, optimizer: torch.optim.Optimizer | None
     ) -> None:
         for name, size in (("num_contexts", num_contexts), ("samples_per_context", samples_per_context)):
             if size < 1:
                 raise ValueError(f"{name} must be >= 1, got {size}.")
-        if decoder_optimizer is not None:
-            _check_optimizer(decoder_optimizer, task.decoder)
-        self.task, self.optimizer = task, decoder_optimizer
+        if optimizer is not None:
+            _check_optimizer(optimizer, task.decoder)
+        self.task, self.optimizer = task, optimizer
         self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
         self.host_data = task.data.cpu().numpy()  # [N, *x]; shares memory with the task's where that is on the CPU
         low, high = float(self.host_data.min()), float(self.host_data.max())
         self.low, self.high = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
+        # AsyncVectorEnv hands on what a worker raises in reset(), but of a failed constructor only an EOFError.
+        self.refusal: RuntimeError | None = None
         self.index: np.ndarray | None = None  # [B], the data now to be encoded
         self.shown: np.ndarray | None = None  # [B], the data that `frames` shows
         self.shown_codes: Tensor | None = None  # [B, K, T], the codes of them
@@ -199,18 +174,19 @@ class EncodingBatch:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, host_data=state["task"].data.cpu().numpy())
 
-    def single_spaces(self) -> tuple[spaces.Box, spaces.MultiDiscrete]:
-        """Of one environment: the data's box ([0, 1] if they lie in it, else their own range), and V^T codes."""
-        box = spaces.Box(self.low, self.high, self.host_data.shape[1:], np.float32)
-        return box, spaces.MultiDiscrete([self.task.vocab_size] * self.task.num_tokens)
-
     def draw(self, random: np.random.Generator) -> None:
         """New contexts, uniformly."""
         self.index = random.integers(len(self.host_data), size=self.num_contexts)
 
-    def forget(self) -> None:
-        """After a reset there is no code to show."""
+    def reset(self, random: np.random.Generator, *options: dict[str, Any] | None) -> np.ndarray:
+        """The observation of new contexts, with no code to show yet. Raises ValueError for options: there are none."""
+        if self.refusal is not None:
+            raise self.refusal
+        if any(options):
+            raise ValueError(f"encoding environments have no reset options, got {options}; leave options out.")
+        self.draw(random)
         self.shown = self.shown_codes = None
+        return self.observation()
 
     def observation(self) -> np.ndarray:
         """The contexts, each K times, in memory of their own. [B·K, *x], float32."""
@@ -230,19 +206,13 @@ class EncodingBatch:
         index = self._drawn()
         codes = self._codes(actions)
         x = self.task.scored(torch.from_numpy(index).to(self.task.device)).unsqueeze(1)  # [B, 1, *y]
-        if self.optimizer is None:
-            reward, log_likelihood = self.task.reward(x, codes)
-        else:
-            reward, log_likelihood = self.task.reward_and_learn(x, codes, self.optimizer)
+        reward, log_likelihood = self.task.reward(x, codes, self.optimizer)
         self.shown, self.shown_codes = index, codes
-        return reward.detach().flatten().cpu().numpy(), log_likelihood.detach().flatten().cpu().numpy()
+        return reward.flatten().cpu().numpy(), log_likelihood.flatten().cpu().numpy()
 
     @torch.no_grad()
     def frames(self) -> list[np.ndarray]:
-        """A picture for every environment: the datum last encoded beside its reconstruction. [H, W, 3], uint8, each.
-
-        Right after a reset, and with `reward_fn` instead of a decoder, there is no reconstruction: mid-grey.
-        """
+        """Of every environment the datum last encoded beside its reconstruction, or grey. [H, W, 3], uint8, each."""
         index = self._drawn() if self.shown is None else self.shown
         originals = self.host_data[index.repeat(self.samples_per_context)]
         means = np.full_like(originals, (self.low + self.high) / 2)

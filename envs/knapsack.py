@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.config import ModelConfig
-from daps_rl.data import Splits
-from daps_rl.envs.contexts import random_splits
 from daps_rl.envs.problem import DiscreteProblem
-from daps_rl.policies import ItemEncoder, WithinCapacity
+from daps_rl.policies import WithinCapacity
 
 STEPS = 4096  # of a weight: sums of so many are exact in float32
 
@@ -33,6 +31,7 @@ class Knapsack(DiscreteProblem):
         size: n.
     """
 
+    item_features = 2
     on_device = True
     recipe: ClassVar[dict[str, Any]] = {
         "embed_dim": 64, "num_layers": 2, "num_code_layers": 1, "batch_size": 64, "samples": 8,
@@ -47,24 +46,16 @@ class Knapsack(DiscreteProblem):
         self.capacity = size / 4
         self.mask = WithinCapacity(self.capacity, column=1)
 
-    def splits(self) -> Splits:
-        def draw(count: int, generator: torch.Generator) -> Tensor:
-            shape = (count, self.num_tokens)
-            values, weights = ((torch.randint(STEPS, shape, generator=generator) + 1) / STEPS for _ in range(2))
-            order = (values / weights).argsort(-1, descending=True)
-            return torch.stack((values.gather(-1, order), weights.gather(-1, order)), dim=-1)
-
-        return random_splits(self.name, draw)
+    def contexts(self, count: int, generator: torch.Generator) -> Tensor:
+        shape = (count, self.num_tokens)
+        values, weights = ((torch.randint(STEPS, shape, generator=generator) + 1) / STEPS for _ in range(2))
+        order = (values / weights).argsort(-1, descending=True)
+        return torch.stack((values.gather(-1, order), weights.gather(-1, order)), dim=-1)
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
         value, weight = (target * codes.unsqueeze(-1)).sum(-2).unbind(-1)  # [B, K] each
         excess = weight - self.capacity
         return torch.where(excess > 0.0, -excess, value) / self.capacity
-
-    def make_encoder(self, config: ModelConfig) -> nn.Module:
-        return ItemEncoder(
-            2, config.embed_dim, num_heads=config.num_heads, num_layers=config.num_layers, mlp_ratio=config.mlp_ratio
-        )
 
     def make_policy(self, config: ModelConfig) -> nn.Module:
         if config.num_patches not in (0, self.num_tokens):

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from daps_rl.data import Splits
-from daps_rl.envs.contexts import random_splits
 from daps_rl.envs.problem import Constant, DiscreteProblem
 from daps_rl.envs.search import Search
 from daps_rl.functional.checks import in_full_precision
@@ -103,8 +101,10 @@ class MaxCut(DiscreteProblem):
         self.name = f"maxcut{size}"
         self.num_tokens, self.vocab_size = size, 2
 
-    def splits(self) -> Splits:
-        return random_splits(self.name, lambda count, generator: random_weights(count, self.num_tokens, generator))
+    def contexts(self, count: int, generator: torch.Generator) -> Tensor:
+        weights = torch.rand(count, self.num_tokens, self.num_tokens, generator=generator)
+        upper = weights.mul(2.0).sub(1.0).triu(1)
+        return upper + upper.transpose(1, 2)
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
         # The weight between is Σ_i<j w_ij (1 − s_i s_j) / 2 with sides s = ±1.
@@ -113,20 +113,12 @@ class MaxCut(DiscreteProblem):
         return (target.sum((-2, -1)) - within) / (4.0 * self.num_tokens)
 
     def policy_options(self) -> dict[str, Any]:
-        return {"token_sizes": self.token_sizes(), "mask": Sides()}
-
-    def token_sizes(self) -> list[int]:
-        """The first vertex's side is a matter of names."""
-        return [1] + [2] * (self.num_tokens - 1)
+        return {"token_sizes": first_fixed(self.num_tokens), "mask": Sides()}
 
 
 class OneCut(Search):
-    """MaxCut of one graph, always the same: a search without a context.
+    """`MaxCut` of one graph, always the same: a search without a context.
 
-    Action:
-        n bits: the side of each vertex.
-    Reward:
-        the weight of the edges between the sides, over n; weights are uniform in [-1, 1].
     Optimum:
         all 2^(n-1) cuts, up to n = 32 (`python benchmarks/optima.py`).
 
@@ -145,16 +137,15 @@ class OneCut(Search):
         self.graphs = MaxCut(size)
         self.name = f"cut{size}" + (f"-seed{seed}" if seed else "")  # optima go by name
         self.num_tokens, self.vocab_size = size, 2
-        self.weights = Constant(random_weights(1, size, torch.Generator().manual_seed(seed))[0])
+        self.weights = Constant(self.graphs.contexts(1, torch.Generator().manual_seed(seed))[0])
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
         return self.graphs.reward(self.weights.on(codes.device), codes)
 
     def policy_options(self) -> dict[str, Any]:
-        return {"token_sizes": self.graphs.token_sizes()}
+        return {"token_sizes": first_fixed(self.num_tokens)}
 
 
-def random_weights(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Symmetric matrices, uniform in [-1, 1], with zeros on the diagonal. [count, size, size]."""
-    upper = torch.rand(count, size, size, generator=generator).mul(2.0).sub(1.0).triu(1)
-    return upper + upper.transpose(1, 2)
+def first_fixed(size: int) -> list[int]:
+    """How many sides each vertex may take: the first one's is a matter of names."""
+    return [1] + [2] * (size - 1)

@@ -6,7 +6,7 @@ import importlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,21 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.config import ModelConfig
-from daps_rl.data import Splits
+from daps_rl.data import SPLITS, Splits
 from daps_rl.decoders import RewardDecoder
 from daps_rl.envs.encoding import EncodingEnv
 from daps_rl.functional import optimality_gap
-from daps_rl.policies import AutoregressivePolicy, CodeMask, FactorizedPolicy
+from daps_rl.policies import AutoregressivePolicy, CodeMask, FactorizedPolicy, ItemEncoder
 
 OPTIMA = Path(__file__).parent / "optima"
+TRAIN, HELD_OUT = 100_000, 1_000  # contexts of a split
 
 
 class Constant:
-    """A tensor that never changes, on whatever device it is asked for: copied there once.
-
-    Attributes:
-        value: the tensor.
-    """
+    """A tensor that never changes, on whatever device it is asked for: copied there once."""
 
     def __init__(self, value: Tensor) -> None:
         self.value = value
@@ -47,14 +44,15 @@ class Constant:
 class DiscreteProblem:
     """A one-step contextual bandit whose action is a decision in T tokens out of V.
 
-    A problem of one's own sets the attributes and writes `splits` and `reward`; `--problem package.module:Class` then
-    trains on it. Everything else has a default.
+    A problem of one's own sets the attributes and writes `reward` and either `contexts` or `splits`; `--problem
+    package.module:Class` then trains on it. Everything else has a default.
 
     Attributes:
         name: what reports call it.
         num_tokens: T.
         vocab_size: V.
         mask: which tokens may come next, so that every decision is feasible; None where all are.
+        item_features: F, of a context that is a set of items [N, F], which then are encoded without an order; else 0.
         recipe: settings of a run that suit the problem.
         on_device: the reward keeps to the device, so that a GPU may record a training step: it reads no number of the
             host that changes, copies nothing from there (`Constant`) and asks none of the device (`.item()`, `if
@@ -65,12 +63,25 @@ class DiscreteProblem:
     num_tokens: int
     vocab_size: int
     mask: CodeMask | None = None
+    item_features: int = 0
     recipe: ClassVar[dict[str, Any]] = {}
     on_device: ClassVar[bool] = False
 
-    def splits(self) -> Splits:
-        """Contexts to train, validate and test on; with targets where the reward knows more than the policy sees."""
+    def contexts(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draws contexts [count, *x]: the same ones everywhere, of a generator."""
         raise NotImplementedError
+
+    def splits(self) -> Splits:
+        """Contexts to train, validate and test on; with targets where the reward knows more than the policy sees.
+
+        Each split is drawn from a seed of its own; where there are few different contexts, some occur in several.
+        """
+        parts = {
+            split: self.contexts(TRAIN if split == "train" else HELD_OUT, torch.Generator().manual_seed(seed)).float()
+            for seed, split in enumerate(SPLITS, start=1)
+        }
+        low, high = (bound.item() for bound in torch.aminmax(parts["train"]))
+        return Splits(name=self.name, **parts, likelihood="gaussian", value_range=(low, max(high, low + 1.0)))
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
         """Of each decision, larger is better. Targets (or contexts) [B, 1, *y], codes [B, K, T] → [B, K].
@@ -88,12 +99,8 @@ class DiscreteProblem:
     def gaps(self, columns: Mapping[str, Tensor], split: str) -> dict[str, float]:
         """How far the decisions of a split are from the best: means of (best - reward) / |best|, 0 at the best.
 
-        `gap` of the sampled, `gap_greedy` of the greedy and `gap_best` of the best of several sampled decisions;
-        nothing where nobody knows the best.
-
-        Args:
-            columns: of `evaluate`.
-            split: "validation" or "test".
+        `gap` of the sampled, `gap_greedy` of the greedy and `gap_best` of the best of several sampled decisions, from
+        the columns of `evaluate`; nothing where nobody knows the best.
         """
         best = self.optimum(split)
         if best is None:
@@ -104,36 +111,18 @@ class DiscreteProblem:
 
     def make_encoder(self, config: ModelConfig) -> nn.Module | None:
         """Context [B, *x] → [B, P, embed_dim]; None for the transformer over patches of it."""
-        return None
+        return ItemEncoder(self.item_features, **transformer_sizes(config)) if self.item_features else None
 
     def make_policy(self, config: ModelConfig) -> nn.Module:
-        """The policy that settings describe, with this problem's encoder and mask.
-
-        Raises:
-            ValueError: a factorised policy cannot keep to a mask.
-        """
+        """The policy that settings describe, with this problem's encoder and mask; ValueError if it has none such."""
         shape, more = config.observation_shape, self.policy_options()
         encoder, patches = self.make_encoder(config), config.num_patches or None
         if encoder is None and patches is None:  # a small context has fewer pieces than there are tokens
             patches = min(self.num_tokens, shape[0] if len(shape) < 3 else math.prod(shape[1:]))
-        sizes: dict[str, Any] = {
-            "embed_dim": config.embed_dim,
-            "num_heads": config.num_heads,
-            "num_layers": config.num_layers,
-            "mlp_ratio": config.mlp_ratio,
-            "num_patches": patches,
-            "encoder": encoder,
-        }
+        sizes = {**transformer_sizes(config), "num_patches": patches, "encoder": encoder}
         if config.policy == "autoregressive":
-            return AutoregressivePolicy(
-                shape,
-                self.num_tokens,
-                self.vocab_size,
-                **sizes,
-                num_code_layers=config.num_code_layers,
-                aligned_patches=config.aligned_patches,
-                **{"mask": self.mask, **more},
-            )
+            sizes |= {"num_code_layers": config.num_code_layers, "aligned_patches": config.aligned_patches}
+            return AutoregressivePolicy(shape, self.num_tokens, self.vocab_size, **{**sizes, "mask": self.mask, **more})
         if config.policy == "factorized" and self.mask is None and not more.get("pointer"):
             return FactorizedPolicy(shape, self.num_tokens, self.vocab_size, **sizes)
         raise ValueError(
@@ -150,13 +139,8 @@ class DiscreteProblem:
 
     def make_decoder(self, observation_shape: Sequence[int]) -> RewardDecoder:
         """What scores decisions in the training loop."""
-        return RewardDecoder(
-            self.reward,
-            self.num_tokens,
-            self.vocab_size,
-            self.target_shape(observation_shape),
-            on_device=vars(type(self)).get("on_device", False),
-        )
+        shape, on_device = self.target_shape(observation_shape), vars(type(self)).get("on_device", False)
+        return RewardDecoder(self.reward, self.num_tokens, self.vocab_size, shape, on_device=on_device)
 
     def target_shape(self, observation_shape: Sequence[int]) -> tuple[int, ...]:
         """Of what the reward reads: the context itself, unless a problem says otherwise."""
@@ -178,7 +162,11 @@ class DiscreteProblem:
         }
 
 
-Make = Callable[..., DiscreteProblem]
+def transformer_sizes(config: ModelConfig) -> dict[str, Any]:
+    """The settings of an encoder, by name."""
+    return {name: getattr(config, name) for name in ("embed_dim", "num_heads", "num_layers", "mlp_ratio")}
+
+
 _MODULES = {  # a name is one of these, followed by its size where it has one
     "tsp": "tsp:TSP",
     "knapsack": "knapsack:Knapsack",
@@ -206,35 +194,35 @@ def find_problem(name: str) -> DiscreteProblem:
     Raises:
         ValueError: there is no such problem.
     """
-    module, _, attribute = name.partition(":")
-    if attribute:
-        try:
-            made = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"problem {name!r} cannot be imported ({error}); it must be package.module:Class."
-            ) from error
-        if not (isinstance(made, type) and issubclass(made, DiscreteProblem)):
-            raise ValueError(f"problem {name!r} must be a subclass of daps_rl.envs.DiscreteProblem.")
-        try:
-            problem: DiscreteProblem = made()
-        except TypeError as error:
-            raise ValueError(
-                f"problem {name!r} cannot be made without arguments ({error}); derive a class that needs none."
-            ) from error
-        problem.name = problem.name or name
-        return problem
     kind, size = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]  # matches anything
-    if kind not in _MODULES:
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        size = ""
+    elif kind in _MODULES:
+        module, _, attribute = f"daps_rl.envs.{_MODULES[kind]}".partition(":")
+    else:
         raise ValueError(
             f"problem must be one of {', '.join(PROBLEMS)}, one of these with another number, or package.module:Class "
             f"of one of your own, got {name!r}."
         )
-    file, _, attribute = _MODULES[kind].partition(":")
-    make: Make = getattr(importlib.import_module(f"daps_rl.envs.{file}"), attribute)
     if size and kind == "bandit-digits":
         raise ValueError(f"bandit-digits has one size, got {name!r}; leave the number out.")
-    return make(*([int(size)] if size else []))
+    try:
+        made: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"problem {name!r} cannot be imported ({error}); it must be package.module:Class.") from error
+    if not (isinstance(made, type) and issubclass(made, DiscreteProblem)):
+        raise ValueError(f"problem {name!r} must be a subclass of daps_rl.envs.DiscreteProblem.")
+    if size:
+        return made(int(size))  # type: ignore[call-arg]  # the classes of `_MODULES` take it
+    try:
+        problem = made()
+    except TypeError as error:
+        raise ValueError(
+            f"problem {name!r} cannot be made without arguments ({error}); derive a class that needs none."
+        ) from error
+    problem.name = problem.name or name
+    return problem
 
 
 def problem_arguments(problem: str | DiscreteProblem, split: str) -> dict[str, Any]:

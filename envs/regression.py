@@ -47,9 +47,6 @@ class WellFormed(CodeMask):
     """Formulas in postfix order: operators find their values, one value is left, and behind `end` there is only that.
 
     The state is how many values wait, and whether the formula has ended, both [B, K].
-
-    Args:
-        num_tokens: T, the longest formula.
     """
 
     def __init__(self, num_tokens: int) -> None:
@@ -110,8 +107,7 @@ class Nguyen(Search):
 
     def values(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """What formulas give at the points, and which are formulas. [..., T] → [..., 20], bool [...]."""
-        x = self.x.on(codes.device)
-        shape = codes.shape[:-1]
+        x, shape = self.x.on(codes.device), codes.shape[:-1]
         stack = x.new_zeros(*shape, self.num_tokens + 2, POINTS)
         waiting = torch.zeros(shape, dtype=torch.int64, device=codes.device)
         valid, ended = torch.ones_like(waiting, dtype=torch.bool), torch.zeros_like(waiting, dtype=torch.bool)
@@ -132,14 +128,12 @@ class Nguyen(Search):
             waiting = waiting + GROWTH.on(codes.device)[token]
             valid &= waiting >= 1
             place = (waiting - 1).clamp(0, self.num_tokens)
-            stack = torch.where(
-                F.one_hot(place, stack.shape[-2]).bool().unsqueeze(-1), made.unsqueeze(-2), stack
-            )  # [..., T + 2, 20]
+            here = F.one_hot(place, stack.shape[-2]).bool().unsqueeze(-1)  # [..., T + 2, 1]
+            stack = torch.where(here, made.unsqueeze(-2), stack)
         return stack[..., 0, :], valid & (waiting == 1)
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
-        values, valid = self.values(codes)
-        y = self.y.on(codes.device)
+        (values, valid), y = self.values(codes), self.y.on(codes.device)
         error = (values - y).square().mean(-1).sqrt() / y.std(correction=0)
         closeness = torch.where(error.isfinite(), 1.0 / (1.0 + error), 0.0)
         return torch.where(valid, closeness, -1.0)

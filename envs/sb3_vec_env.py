@@ -14,29 +14,24 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from torch import nn
 
 from daps_rl.envs.default import Data
-from daps_rl.envs.host import TaskHost, check_options
-from daps_rl.envs.task import TaskArguments
+from daps_rl.envs.host import TaskHost
+from daps_rl.envs.task import TaskArguments, takes_task_arguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 class OneObjectVecEnv(VecEnv):
-    """A VecEnv in which one object stands for all environments."""
+    """A VecEnv in which one object stands for all: attributes are repeated for each index, methods called once."""
 
     def close(self) -> None:
         """Nothing is held open."""
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute, once for each index."""
         return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets the attribute for all environments.
-
-        Raises:
-            ValueError: only some of the environments are meant.
-        """
+        """Sets the attribute for all environments. Raises ValueError where only some are meant."""
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
             raise ValueError(
                 f"one object stands for all {self.num_envs} environments; set {attr_name} without indices."
@@ -46,11 +41,9 @@ class OneObjectVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list:
-        """Calls the method once; its result stands for each index."""
         return [getattr(self, method_name)(*method_args, **method_kwargs)] * len(list(self._get_indices(indices)))
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """False: there are no environments inside that could be wrapped."""
         return [False] * len(list(self._get_indices(indices)))
 
 
@@ -62,9 +55,8 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
     Action:
         codes [B·K, T], integers in 0 … V-1.
     Reward:
-        log p(x|z) + β·log p(z) [B·K], float32, in nats; larger is better. It is to be completed with −β·log q(z|x),
-        once, where β > 0: `daps_rl.agents.sb3.DAPS` does so by itself, and `KLRewardCallback` in SB3's own algorithms.
-        `env.get_attr("beta")` gives the shared 0-dim β.
+        log p(x|z) + β·log p(z) [B·K], float32, in nats; larger is better. Where β > 0 it is to be completed:
+        `daps_rl.agents.sb3.DAPS` does so by itself, and `KLRewardCallback` in SB3's own algorithms.
     Episode end:
         Every environment is done at every step and starts anew, as SB3 has it: the observation that step returns is
         the next datum, and each info has `terminal_observation`, `TimeLimit.truncated` (False) and `log_likelihood`.
@@ -72,24 +64,22 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         Contexts are drawn uniformly, all K copies alike. `seed(s)` takes effect at the next reset and makes the
         sequence of data repeatable (the same as `EncodingVectorEnv.reset(seed=s)`). There are no reset options.
 
-    One object stands for all environments: `get_attr` repeats its attribute, `set_attr` (`beta` is filled in place) and
-    `env_method` act once.
+    `get_attr("beta")` gives the shared 0-dim β, and `set_attr` fills it in place.
     The decoder is the caller's own object, and SB3 copies neither it nor the environment.
 
     Args:
-        data, decoder, num_tokens, vocab_size, beta, prior, reward_fn, targets, device: see
-            `EncodingTask.from_arguments`; each of them may be held by `Shared`.
+        data, decoder, arguments, render_mode: see `GymnasiumEncodingEnv`.
         num_contexts: B.
         samples_per_context: K.
         decoder_optimizer: of the decoder's parameters. If given, each step also descends −mean log p(x|z) on the codes
             it has just scored, by the same forward pass; the rewards are those before the update. Leave it out of an
             environment for evaluation.
         seed: as by `seed(...)`; drawn by the operating system if None.
-        render_mode: "rgb_array": originals beside their reconstructions, for images; or None.
     Raises:
-        ValueError: data, sizes, beta, optimiser or render_mode make no sense, or both decoder and reward_fn are given.
+        ValueError: sizes, optimiser or render_mode make no sense, or as `EncodingTask`.
     """
 
+    @takes_task_arguments
     def __init__(
         self,
         data: Data | None = None,
@@ -103,13 +93,7 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         **arguments: Unpack[TaskArguments],
     ) -> None:
         observation_space, action_space = self._hold(
-            data,
-            decoder,
-            arguments,
-            num_contexts=num_contexts,
-            samples_per_context=samples_per_context,
-            decoder_optimizer=decoder_optimizer,
-            render_mode=render_mode,
+            data, decoder, arguments, render_mode, num_contexts, samples_per_context, decoder_optimizer
         )
         self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
         super().__init__(num_contexts * samples_per_context, observation_space, action_space)
@@ -118,26 +102,16 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
 
     def reset(self) -> np.ndarray:
         """New data everywhere; a seed given before takes effect. See the class."""
-        for options in self._options:
-            check_options(options)
         if self._seeds[0] is not None:
             self._random, _ = seeding.np_random(self._seeds[0])
         self._reset_seeds()
-        self._batch.draw(self._random)
-        self._batch.forget()
-        return self._batch.observation()
+        return self._batch.reset(self._random, *self._options)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Takes the codes for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Scores the codes, ends every episode and draws the next data. See the class.
-
-        Raises:
-            ResetNeeded: before the first reset.
-            ValueError: the actions are no codes.
-        """
+        """Scores the codes, ends every episode and draws the next data. See the class."""
         actions, self._actions = self._actions, None
         reward, log_likelihood = self._batch.step(actions)
         infos: list[dict[str, Any]] = [
@@ -148,5 +122,4 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         return self._batch.observation(), reward, np.ones(self.num_envs, dtype=bool), infos
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Of every environment the datum it has just encoded beside its reconstruction. [H, W, 3], uint8, each."""
         return [None] * self.num_envs if self.render_mode is None else self._batch.frames()

@@ -14,13 +14,10 @@ from daps_rl.envs.problem import Constant, DiscreteProblem
 class Search(DiscreteProblem):
     """One context, always the same: a policy that learns where a function of T tokens is large.
 
-    With one context per batch its K codes are the population, and the trust region is over all of it. β, which decays,
-    is the temperature of an annealing: the policy that is best by the reward, less β times its KL, is proportional to
-    exp(R/β). It should begin where R/β tells little of a code and end where it tells all; the recipe's is for a token
-    that adds or takes about 1/T. With one that is too low too early a search stays in the first basin it found.
-
-    Observation:
-        the number 1. [1].
+    The K codes of the one context, the number 1, are the population, and the trust region is over all of it. β, which
+    decays, is the temperature of an annealing: the best policy is proportional to exp(R/β). It should begin where R/β
+    tells little of a code and end where it tells all; the recipe's is for a token that adds or takes about 1/T. With
+    one that is too low too early a search stays in the first basin it found.
     """
 
     recipe: ClassVar[dict[str, Any]] = {
@@ -30,9 +27,8 @@ class Search(DiscreteProblem):
 
     def splits(self) -> Splits:
         one = torch.ones(1, 1)
-        return Splits(
-            name=self.name, train=one, validation=one, test=one, likelihood="gaussian", value_range=(0.0, 1.0)
-        )
+        parts = {"train": one, "validation": one, "test": one}
+        return Splits(name=self.name, **parts, likelihood="gaussian", value_range=(0.0, 1.0))
 
 
 class NKLandscape(Search):

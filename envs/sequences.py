@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.config import ModelConfig
-from daps_rl.data import Splits
-from daps_rl.envs.contexts import random_splits
 from daps_rl.envs.problem import DiscreteProblem
 from daps_rl.policies.layers import EncoderBlock, sinusoidal_positions
 
@@ -18,24 +16,16 @@ DIGITS = 10
 
 
 class PromptEncoder(nn.Module):
-    """Transformer over a prompt of tokens, given as whole numbers in floating point. [B, L] → [B, L, D].
+    """Transformer over a prompt of tokens, given as whole numbers in floating point. [B, L] → [B, L, D]."""
 
-    Args:
-        length: L.
-        vocab_size: of the prompt's tokens.
-        embed_dim: D.
-        num_heads, num_layers, mlp_ratio: of the transformer.
-    """
-
-    def __init__(
-        self, length: int, vocab_size: int, embed_dim: int, *, num_heads: int, num_layers: int, mlp_ratio: float
-    ) -> None:
+    def __init__(self, length: int, vocab_size: int, config: ModelConfig) -> None:
         super().__init__()
-        self.embed = nn.Embedding(vocab_size, embed_dim)
+        dim = config.embed_dim
+        self.embed = nn.Embedding(vocab_size, dim)
         self.positions: Tensor
-        self.register_buffer("positions", sinusoidal_positions(length, embed_dim), persistent=False)
-        self.blocks = nn.ModuleList(EncoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(embed_dim)
+        self.register_buffer("positions", sinusoidal_positions(length, dim), persistent=False)
+        blocks = (EncoderBlock(dim, config.num_heads, config.mlp_ratio) for _ in range(config.num_layers))
+        self.blocks, self.norm = nn.ModuleList(blocks), nn.LayerNorm(dim)
 
     def forward(self, prompt: Tensor) -> Tensor:
         x = self.embed(prompt.long()) + self.positions
@@ -74,16 +64,12 @@ class Answers(DiscreteProblem):
         self.prompt_length = self.num_tokens = size
         self.vocab_size = DIGITS
 
-    def prompts(self, count: int, generator: torch.Generator) -> Tensor:
-        """int64 [count, L]."""
+    def contexts(self, count: int, generator: torch.Generator) -> Tensor:
         return torch.randint(self.prompt_vocab_size, (count, self.prompt_length), generator=generator)
 
     def right(self, prompt: Tensor, codes: Tensor) -> Tensor:
         """Which tokens of answers are right. int64 prompts [B, 1, L], codes [B, K, T] → bool [B, K, T]."""
         raise NotImplementedError
-
-    def splits(self) -> Splits:
-        return random_splits(self.name, lambda count, generator: self.prompts(count, generator).float())
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
         right = self.right(target.long(), codes)
@@ -93,14 +79,7 @@ class Answers(DiscreteProblem):
         return torch.full((len(self.splits()[split]),), 2.0, dtype=torch.float64)
 
     def make_encoder(self, config: ModelConfig) -> nn.Module:
-        return PromptEncoder(
-            self.prompt_length,
-            self.prompt_vocab_size,
-            config.embed_dim,
-            num_heads=config.num_heads,
-            num_layers=config.num_layers,
-            mlp_ratio=config.mlp_ratio,
-        )
+        return PromptEncoder(self.prompt_length, self.prompt_vocab_size, config)
 
 
 class Reverse(Answers):
@@ -159,7 +138,7 @@ class Brackets(Answers):
         super().__init__(size)
         self.vocab_size = self.prompt_vocab_size
 
-    def prompts(self, count: int, generator: torch.Generator) -> Tensor:
+    def contexts(self, count: int, generator: torch.Generator) -> Tensor:
         tokens = torch.empty(count, self.prompt_length, dtype=torch.int64)
         stack = Stack((count,), self.prompt_length)
         for i in range(self.prompt_length):
@@ -181,13 +160,7 @@ class Brackets(Answers):
 
 
 class Stack:
-    """Open brackets of many sequences at once: which kind, and how many.
-
-    Args:
-        shape: of the sequences.
-        length: most that can be open.
-        device: of its tensors.
-    """
+    """Open brackets of many sequences at once: which kind, and how many, at most `length`."""
 
     def __init__(self, shape: Sequence[int], length: int, device: torch.device | None = None) -> None:
         self.kinds = torch.zeros(*shape, length + 1, dtype=torch.int64, device=device)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -56,13 +58,10 @@ class EncodingTask(nn.Module):
         prior: distribution over codes of event shape [T]; uniform if None.
         reward_fn: instead of a decoder, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
             differentiable. -inf is a score, NaN and +inf are errors.
-        targets: what is scored instead of x, [N, *y], where the one who scores knows more than the one who encodes
-            (the right answer, say).
+        targets: what is scored instead of x, where more is known of it than the encoder sees. [N, *y].
         device: of data and decoder; the data's own if None.
-        refuse_copies: False leaves a decoder that is a copy to the caller: see `refuse_stale_copies`.
     Raises:
         ValueError: data, sizes or beta make no sense, or not exactly one of decoder and reward_fn is given.
-        RuntimeError: this is a worker process, and the decoder is a copy that would fall behind the one that learns.
     """
 
     def __init__(
@@ -77,14 +76,15 @@ class EncodingTask(nn.Module):
         reward_fn: RewardFn | None = None,
         targets: Tensor | np.ndarray | None = None,
         device: torch.device | str | None = None,
-        refuse_copies: bool = True,
     ) -> None:
         use_one_thread_after_fork()
         super().__init__()
         if (decoder is None) == (reward_fn is None):
             raise ValueError("exactly one of decoder and reward_fn must be given; pass the one that scores the codes.")
         data = check_data(data)
-        scored = data if targets is None else check_targets(targets, len(data))
+        scored = data if targets is None else torch.as_tensor(targets)
+        if scored.ndim < 1 or len(scored) != len(data):
+            raise ValueError(f"targets must be one for each of the {len(data)} data, got shape {tuple(scored.shape)}.")
         check_decoder_sizes(decoder, num_tokens, vocab_size, tuple(scored.shape[1:]))
         if prior is not None and not hasattr(prior, "log_prob"):
             raise ValueError(
@@ -103,17 +103,10 @@ class EncodingTask(nn.Module):
         self.reward_fn = reward_fn
         self.num_tokens, self.vocab_size = num_tokens, vocab_size
         self.prior = prior or UniformCodes(num_tokens, vocab_size, device)
-        if refuse_copies:
-            refuse_stale_copies(decoder, beta)
 
     @classmethod
     def from_arguments(
-        cls,
-        data: Data | None = None,
-        decoder: nn.Module | None = None,
-        *,
-        refuse_copies: bool = True,
-        **arguments: Unpack[TaskArguments],
+        cls, data: Data | None = None, decoder: nn.Module | None = None, **arguments: Unpack[TaskArguments]
     ) -> EncodingTask:
         """A task with everything filled in that was left out; takes what `EncodingTask` takes.
 
@@ -121,7 +114,6 @@ class EncodingTask(nn.Module):
             data: a tensor or array [N, *x], a name or path for `daps_rl.data.load` (its training split), or None:
                 digits, flat. In float32.
             decoder: or None: `reward_fn` if there is one, else the data's principal components, frozen.
-            refuse_copies: see `EncodingTask`.
             arguments: sizes that are left out are the decoder's own; so is the device, or else the data's.
         Raises:
             ValueError: as `EncodingTask`; or T and V can be had from nowhere.
@@ -142,21 +134,12 @@ class EncodingTask(nn.Module):
         if filled.get("device") is None:
             parameter = None if decoder is None else next(decoder.parameters(), None)
             filled["device"] = tensor.device if parameter is None else parameter.device
-        return cls(tensor, decoder, refuse_copies=refuse_copies, **filled)
+        return cls(tensor, decoder, **filled)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         use_one_thread_after_fork()
         refuse_stale_copies(self.decoder, self.beta)
-
-    def fill_beta(self, value: Tensor | float) -> None:
-        """Sets β, in place: whoever shares the tensor sees it.
-
-        Raises:
-            ValueError: value is negative, not finite, or no number.
-        """
-        check_beta(value)
-        self.beta.fill_(value)
 
     @property
     def device(self) -> torch.device:
@@ -167,13 +150,8 @@ class EncodingTask(nn.Module):
         """What is scored of the data of those numbers: their targets, or themselves. [B, *y]."""
         return (self.data if self.targets is None else self.targets)[index]
 
-    @torch.no_grad()
     def score(self, x: Tensor, codes: Tensor) -> Tensor:
-        """log p(x|z), or reward_fn's value, of each code. x [B, 1, *x], codes [B, K, T] → [B, K], float32.
-
-        Raises:
-            ValueError: the shape is another, or reward_fn gives NaN or +inf.
-        """
+        """log p(x|z), or reward_fn's value, with its gradient. x [B, 1, *x], codes [B, K, T] → [B, K]."""
         if self.reward_fn is not None:
             value = self.reward_fn(x, codes)
         else:
@@ -186,44 +164,48 @@ class EncodingTask(nn.Module):
             )
         if self.reward_fn is not None and not (value < math.inf).all():  # of a decoder, asking would wait for a GPU
             raise ValueError("reward_fn gave NaN or +inf, which no code can be worth; give -inf to what must not be.")
-        return value.float()
+        return value
 
-    def reward(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores codes and gives what they are worth to a host that does not see log q, log p(x|z) + β·log p(z).
-
-        Args:
-            x: data. [B, 1, *x].
-            codes: [B, K, T].
-        Returns:
-            reward [B, K] and log_likelihood [B, K], float32, in nats.
-        """
-        log_likelihood = self.score(x, codes)
-        return encoding_reward(log_likelihood, None, self.prior.log_prob(codes), self.beta), log_likelihood
-
-    def reward_and_learn(self, x: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
-        """As `reward`, by the same one forward pass, and then a step on the decoder's loss, −mean log p(x|z).
-
-        The rewards are those before the step. A loss or gradient that is not finite takes no step.
+    def reward(self, x: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer | None = None) -> tuple[Tensor, Tensor]:
+        """Gives what codes are worth to a host that does not see log q: log p(x|z) + β·log p(z).
 
         Args:
             x: data. [B, 1, *x].
             codes: [B, K, T].
-            optimizer: of the decoder's parameters.
+            optimizer: of the decoder's parameters. If given, the same forward pass also makes a step on −mean log
+                p(x|z), unless that or its gradient is not finite; the rewards are those before the step.
         Returns:
-            reward [B, K] and log_likelihood [B, K], float32, detached.
-        Raises:
-            RuntimeError: there is no decoder.
+            reward [B, K] and log_likelihood [B, K], float32, detached, in nats.
         """
-        if self.decoder is None:
-            raise RuntimeError("there is a reward_fn instead of a decoder, and it does not learn; call reward.")
-        with torch.enable_grad():
-            log_likelihood = self.decoder(codes).log_prob(x)
+        with torch.set_grad_enabled(optimizer is not None):
+            log_likelihood = self.score(x, codes)
         scored = log_likelihood.detach().float()
-        reward = encoding_reward(scored, None, self.prior.log_prob(codes), self.beta)  # refuses any shape but [B, K]
-        with torch.enable_grad():
-            loss = decoder_loss(log_likelihood).mean()
-            descend(optimizer, loss, max_grad_norm=None)
-        return reward, scored
+        reward = encoding_reward(scored, None, self.prior.log_prob(codes), self.beta)
+        if optimizer is not None:
+            with torch.enable_grad():
+                descend(optimizer, decoder_loss(log_likelihood).mean(), max_grad_norm=None)
+        return reward.detach(), scored
+
+
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
+
+
+def takes_task_arguments(init: Constructor) -> Constructor:
+    """Decorates an environment's constructor: `**` is listed by name in its signature, and any other is an error."""
+    *own, _ = inspect.signature(init).parameters.values()
+    named = {parameter.name for parameter in own}
+    task = [p for name, p in inspect.signature(EncodingTask.__init__).parameters.items() if name not in named]
+    signature = inspect.Signature([*own, *(p.replace(default=None) if p.default is p.empty else p for p in task)])
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **arguments: Any) -> None:
+        for name in arguments.keys() - signature.parameters.keys():
+            known = ", ".join(list(signature.parameters)[1:])
+            raise TypeError(f"{type(self).__name__} has no argument {name!r}; it takes {known}.")
+        init(self, *args, **arguments)
+
+    checked.__signature__ = signature  # type: ignore[attr-defined]  # where inspect looks
+    return checked  # type: ignore[return-value]  # the same, for a type checker
 
 
 class HoldsTask:
@@ -238,20 +220,17 @@ class HoldsTask:
 
     @property
     def beta(self) -> Tensor:
-        """The one shared value of β, 0-dim. Assigning a number fills it in place."""
+        """The one shared value of β, 0-dim. Assigning a number fills it in place; ValueError unless it can be a β."""
         return self.task.beta
 
     @beta.setter
     def beta(self, value: Tensor | float) -> None:
-        self.task.fill_beta(value)
+        check_beta(value)
+        self.task.beta.fill_(value)
 
 
 def check_data(data: Tensor | np.ndarray) -> Tensor:
-    """The data as a tensor.
-
-    Raises:
-        ValueError: they are not floating-point [N, ...], or not finite.
-    """
+    """The data as a tensor. Raises ValueError where they are not floating-point [N, ...], or not finite."""
     tensor = torch.as_tensor(data)
     if tensor.ndim < 2 or len(tensor) == 0 or not torch.is_floating_point(tensor):
         raise ValueError(
@@ -260,18 +239,6 @@ def check_data(data: Tensor | np.ndarray) -> Tensor:
         )
     if not tensor.isfinite().all():
         raise ValueError("data must be finite, got NaN or infinite entries; remove the data that hold them.")
-    return tensor
-
-
-def check_targets(targets: Tensor | np.ndarray, count: int) -> Tensor:
-    """The targets as a tensor.
-
-    Raises:
-        ValueError: they are not one for each datum.
-    """
-    tensor = torch.as_tensor(targets)
-    if tensor.ndim < 1 or len(tensor) != count:
-        raise ValueError(f"targets must be one for each of the {count} data, got shape {tuple(tensor.shape)}.")
     return tensor
 
 

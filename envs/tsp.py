@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from daps_rl.config import ModelConfig
-from daps_rl.data import Splits
-from daps_rl.envs.contexts import random_splits
 from daps_rl.envs.problem import DiscreteProblem
-from daps_rl.policies import ItemEncoder, VisitOnce
+from daps_rl.policies import VisitOnce
 
 
 class TSP(DiscreteProblem):
@@ -30,6 +27,7 @@ class TSP(DiscreteProblem):
         size: n.
     """
 
+    item_features = 2
     on_device = True
     recipe: ClassVar[dict[str, Any]] = {
         "embed_dim": 64, "num_layers": 3, "num_code_layers": 1, "aligned_patches": False, "batch_size": 64,
@@ -43,21 +41,14 @@ class TSP(DiscreteProblem):
         self.num_tokens = self.vocab_size = size
         self.mask = VisitOnce(size, first=0)
 
-    def splits(self) -> Splits:
-        return random_splits(
-            self.name, lambda count, generator: torch.rand(count, self.num_tokens, 2, generator=generator)
-        )
+    def contexts(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(count, self.num_tokens, 2, generator=generator)
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
         where = target.expand(*codes.shape[:2], -1, -1).gather(2, codes.unsqueeze(-1).expand(-1, -1, -1, 2))
         length = (where - where.roll(-1, 2)).norm(dim=-1).sum(-1)  # [B, K]
         everywhere = torch.zeros_like(codes).scatter(-1, codes, 1).all(-1)
         return -torch.where(everywhere, length, 2.0 * self.num_tokens)
-
-    def make_encoder(self, config: ModelConfig) -> nn.Module:
-        return ItemEncoder(
-            2, config.embed_dim, num_heads=config.num_heads, num_layers=config.num_layers, mlp_ratio=config.mlp_ratio
-        )
 
     def policy_options(self) -> dict[str, Any]:
         return {"pointer": True}

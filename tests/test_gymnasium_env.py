@@ -1,6 +1,7 @@
 """daps_rl/Encoding-v0: Gymnasium's checks, the reward by hand, seeds, refusals, what `make` keeps, pictures."""
 
 import copy
+import inspect
 import subprocess
 import sys
 import warnings
@@ -26,7 +27,7 @@ from gymnasium_envs import (
 )
 from torch import nn
 
-from daps_rl.envs import EncodingVectorEnv, GymnasiumEncodingEnv, Shared
+from daps_rl.envs import EncodingEnv, EncodingVecEnv, EncodingVectorEnv, GymnasiumEncodingEnv, Shared
 from daps_rl.envs.default import principal_decoder
 from daps_rl.envs.pictures import side_by_side
 
@@ -170,6 +171,15 @@ def test_bad_actions(action, match):
 def test_bad_arguments(kind, options, match):
     with pytest.raises(ValueError, match=match):
         kind(**options)
+
+
+@pytest.mark.parametrize("kind", [EncodingEnv, GymnasiumEncodingEnv, EncodingVectorEnv, EncodingVecEnv])
+def test_a_wrong_keyword_is_named_beside_the_right_ones(kind):
+    with pytest.raises(
+        TypeError, match=f"{kind.__name__} has no argument 'vocab'; it takes data, .*vocab_size, .*beta"
+    ):
+        kind(make_data(), make_decoder(), vocab=3)
+    assert {"data", "num_tokens", "beta", "device"} <= inspect.signature(kind.__init__).parameters.keys()
 
 
 def test_reset_options_are_refused():
