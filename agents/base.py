@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from daps_rl.distributed import World
 from daps_rl.functional import SAMPLES, keep_samples, weighted_likelihood_loss
@@ -172,45 +171,44 @@ class Agent(nn.Module):
 
         With `microbatch`, the data are encoded a part at a time, once to draw and once more in the backward pass.
         """
-        if not 0 < self.microbatch < len(observation):
-            posterior = self.policy(observation)
-            codes, drawn = draw(posterior, (self.samples,))
-            log_prob = score_drawn(posterior, codes, drawn)
-            return Draw(codes.transpose(0, 1), log_prob.transpose(0, 1))
-        with torch.no_grad():
-            parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
-        codes = torch.cat(parts)  # [B, K, T]
-        return Draw(codes, self.log_prob_of(observation, codes))
+        codes, log_prob, score = self._drawn(observation)
+        return Draw(codes, score(codes, log_prob))
 
     def draw_group(self, observation: Tensor, policy_samples: int = 0) -> Group:
         """Draws K codes per context without a gradient; `policy_samples` of them are scored once they have weights.
 
         With 0, all are scored at once, on the encoding they were drawn from, as in `draw`.
         """
+        codes, drawn, score = self._drawn(observation)
         again = partial(self.log_prob_of, observation)
-        if policy_samples in (0, self.samples):
-            codes, log_prob = self.draw(observation)
-            return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob, again)
-        if not 0 < self.microbatch < len(observation):
-            posterior = self.policy(observation)
-            codes, drawn = draw(posterior, (self.samples,))
+        if policy_samples not in (0, self.samples):
+            return Group(codes, drawn, score, again, policy_samples)
+        log_prob = score(codes, drawn)
+        return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob, again)
 
-            def first(z: Tensor, log_prob: Tensor) -> Tensor:
-                return score_drawn(posterior, z.transpose(0, 1), log_prob.t()).t()
+    def _drawn(self, observation: Tensor) -> tuple[Tensor, Tensor, Score]:
+        """K codes per context [B, K, T], their log-probability [B, K], and what scores some of them with gradient."""
+        if 0 < self.microbatch < len(observation):
+            with torch.no_grad():
+                parts = [draw(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
+            codes, log_prob = (torch.cat(values, dim=1).transpose(0, 1) for values in zip(*parts, strict=True))
+            return codes, log_prob, lambda codes, drawn: self.log_prob_of(observation, codes)
+        posterior = self.policy(observation)
+        codes, log_prob = draw(posterior, (self.samples,))
 
-            return Group(codes.transpose(0, 1), drawn.t(), first, again, policy_samples)
-        with torch.no_grad():
-            parts = [draw(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
-        codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
-        return Group(codes, drawn, lambda codes, drawn: again(codes), again, policy_samples)
+        def score(codes: Tensor, drawn: Tensor) -> Tensor:
+            return score_drawn(posterior, codes.transpose(0, 1), drawn.t()).t()
+
+        return codes.transpose(0, 1), log_prob.t(), score
 
     def log_prob_of(self, observation: Tensor, codes: Tensor) -> Tensor:
         """Log-probability of codes [B, M, T] under the policy as it is now, with gradient. [B, M], in nats."""
-        scored: Tensor = in_microbatches(self._log_prob, observation, codes, size=self.microbatch)
-        return scored
 
-    def _log_prob(self, observation: Tensor, codes: Tensor) -> Tensor:
-        return _log_prob(self.policy(observation), codes)
+        def log_prob(x: Tensor, z: Tensor) -> Tensor:
+            return self.policy(x).log_prob(z.transpose(0, 1)).t()
+
+        scored: Tensor = in_microbatches(log_prob, observation, codes, size=self.microbatch)
+        return scored
 
 
 def check_positive_integers(**values: int) -> None:
@@ -218,12 +216,6 @@ def check_positive_integers(**values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
-
-
-def _log_prob(posterior: Distribution, codes: Tensor) -> Tensor:
-    """Of codes [B, M, T]. [B, M]."""
-    scored: Tensor = posterior.log_prob(codes.transpose(0, 1))
-    return scored.transpose(0, 1)
 
 
 def check_options(name: str, known: Mapping[str, inspect.Parameter], options: Mapping[str, object]) -> None:
