@@ -79,22 +79,14 @@ class Scorer:
         return self.decoder(latents).log_prob(x.unsqueeze(1))
 
     def learn_from(self, log_likelihood: Tensor, kl: Tensor | None) -> None:
-        """Says what the agent's own loss, which holds the decoder's, was made of. [B, K] each, in nats.
-
-        Raises:
-            ValueError: the batch has been scored already.
-        """
+        """Says what the agent's own loss, which holds the decoder's, was made of; once. [B, K] each, in nats."""
         self._once()
         self.evaluations = log_likelihood.numel()
         self.log_likelihood = self.learned_from = log_likelihood
         self.kl, self.pathwise = kl, True
 
     def embedding(self) -> Tensor:
-        """The decoder's table of token vectors [V, E], for codes that are one-hot with a gradient.
-
-        Raises:
-            ValueError: the decoder has none.
-        """
+        """The decoder's table of token vectors [V, E], for one-hot codes; raises ValueError where it has none."""
         weight = getattr(getattr(self.decoder, "embed", None), "weight", None)
         if not isinstance(weight, Tensor):
             raise ValueError(
@@ -132,11 +124,7 @@ class Scorer:
 
 
 def as_scorer(score: Score) -> Scorer:
-    """What an agent needs that learns through the decoder's gradient.
-
-    Raises:
-        ValueError: only rewards are to be had here.
-    """
+    """What an agent needs that learns through the decoder's gradient; raises ValueError for rewards alone."""
     if not isinstance(score, Scorer):
         raise ValueError(
             "this agent learns through the decoder's own gradient and got a function of rewards alone; use the "
