@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -54,15 +53,13 @@ class Group:
         log_prob: with which they were drawn, in nats; detached. [B, K].
         first: scores codes [B, M, T] that were drawn with log-probabilities [B, M] on the encoding that they were drawn
             from, as far as that is still at hand; [B, M], with gradient.
-        again: scores codes [B, M, T] under the policy as it is then, for a batch that is used more than once.
+        again: the same under the policy as it is then, for a batch that is used more than once.
         policy_samples: M, how many of the K codes are scored at each use; 0 for all.
     """
 
-    def __init__(
-        self, codes: Tensor, log_prob: Tensor, first: Score, again: Callable[[Tensor], Tensor], policy_samples: int = 0
-    ) -> None:
+    def __init__(self, codes: Tensor, log_prob: Tensor, first: Score, again: Score, policy_samples: int = 0) -> None:
         self.codes, self.log_prob = codes, log_prob
-        self._score, self._again, self._policy_samples = first, again, policy_samples
+        self.score, self._again, self._policy_samples = first, again, policy_samples
 
     def loss(self, weights: Tensor, *, centered: bool = False) -> Tensor:
         """Minus the weighted likelihood, see `functional.weighted_likelihood_loss`. [B, K] → [B].
@@ -74,8 +71,8 @@ class Group:
         if kept is not None:
             codes = codes.gather(1, kept.indices.unsqueeze(-1).expand(-1, -1, codes.shape[-1]))
             drawn = drawn.gather(1, kept.indices)
-        log_prob = self._score(codes, drawn)
-        self._score = lambda codes, drawn: self._again(codes)
+        log_prob = self.score(codes, drawn)
+        self.score = self._again
         return weighted_likelihood_loss(log_prob, weights, self.log_prob, kept, centered=centered)
 
 
@@ -113,11 +110,7 @@ class Agent(nn.Module):
 
     @classmethod
     def options(cls) -> Mapping[str, inspect.Parameter]:
-        """What `--agent-options` can name: what the constructor takes beside the policy.
-
-        Raises:
-            ValueError: it does not name all of it.
-        """
+        """What `--agent-options` can name, beside the policy; raises ValueError unless the constructor names all."""
         known = dict(list(inspect.signature(cls).parameters.items())[1:])
         sink = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
         if sink or not set(cls.run_settings) <= set(known):
@@ -129,11 +122,8 @@ class Agent(nn.Module):
 
     @classmethod
     def from_config(cls, config: Any, policy: nn.Module) -> Agent:
-        """The agent that a run's settings describe: it takes the `run_settings` from them, and all `agent_options`.
+        """The agent that a `daps_rl.config.TrainConfig` describes: by its `run_settings`, and all `agent_options`.
 
-        Args:
-            config: a `daps_rl.config.TrainConfig`.
-            policy: see `Agent`.
         Raises:
             ValueError: an option is unknown or makes no sense.
         """
@@ -171,35 +161,34 @@ class Agent(nn.Module):
 
         With `microbatch`, the data are encoded a part at a time, once to draw and once more in the backward pass.
         """
-        codes, log_prob, score = self._drawn(observation)
-        return Draw(codes, score(codes, log_prob))
+        group = self.draw_group(observation)
+        return Draw(group.codes, group.score(group.codes, group.log_prob))
 
     def draw_group(self, observation: Tensor, policy_samples: int = 0) -> Group:
         """Draws K codes per context without a gradient; `policy_samples` of them are scored once they have weights.
 
         With 0, all are scored at once, on the encoding they were drawn from, as in `draw`.
         """
-        codes, drawn, score = self._drawn(observation)
-        again = partial(self.log_prob_of, observation)
+
+        def first(codes: Tensor, drawn: Tensor) -> Tensor:
+            return score_drawn(posterior, codes.transpose(0, 1), drawn.t()).t()
+
+        def again(codes: Tensor, drawn: Tensor) -> Tensor:
+            return self.log_prob_of(observation, codes)
+
+        parted = 0 < self.microbatch < len(observation)
+        if parted:
+            with torch.no_grad():
+                parts = [draw(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
+            codes, drawn = (torch.cat(values, dim=1).transpose(0, 1) for values in zip(*parts, strict=True))
+        else:
+            posterior = self.policy(observation)
+            codes, drawn = (value.transpose(0, 1) for value in draw(posterior, (self.samples,)))
+        score = again if parted else first
         if policy_samples not in (0, self.samples):
             return Group(codes, drawn, score, again, policy_samples)
         log_prob = score(codes, drawn)
         return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob, again)
-
-    def _drawn(self, observation: Tensor) -> tuple[Tensor, Tensor, Score]:
-        """K codes per context [B, K, T], their log-probability [B, K], and what scores some of them with gradient."""
-        if 0 < self.microbatch < len(observation):
-            with torch.no_grad():
-                parts = [draw(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
-            codes, log_prob = (torch.cat(values, dim=1).transpose(0, 1) for values in zip(*parts, strict=True))
-            return codes, log_prob, lambda codes, drawn: self.log_prob_of(observation, codes)
-        posterior = self.policy(observation)
-        codes, log_prob = draw(posterior, (self.samples,))
-
-        def score(codes: Tensor, drawn: Tensor) -> Tensor:
-            return score_drawn(posterior, codes.transpose(0, 1), drawn.t()).t()
-
-        return codes.transpose(0, 1), log_prob.t(), score
 
     def log_prob_of(self, observation: Tensor, codes: Tensor) -> Tensor:
         """Log-probability of codes [B, M, T] under the policy as it is now, with gradient. [B, M], in nats."""

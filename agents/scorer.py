@@ -27,8 +27,8 @@ class Scorer:
         microbatch: data at a time; 0 for all at once.
         decoder_samples: how many of the K codes the decoder learns from, 0 for all. The codes of a datum are much
             alike, and a gradient through one costs twice as much as its score.
-        low_precision: where some codes are scored alone, all are scored with matrix products in bfloat16: what counts
-            is how the codes of a datum differ, and they differ by much more than its rounding.
+        low_precision: where some codes are scored alone, all are scored with matrix products in bfloat16: the codes of
+            a datum differ by much more than its rounding.
     """
 
     def __init__(
@@ -111,12 +111,8 @@ class Scorer:
         if self.kl is None:
             return {"log_likelihood": log_likelihood}
         kl = self.kl.detach().mean()
-        return {
-            "log_likelihood": log_likelihood,
-            "kl": kl,
-            "elbo": beta_elbo(log_likelihood, kl, 1.0),
-            "beta_elbo": beta_elbo(log_likelihood, kl, self.beta),
-        }
+        bounds = {"elbo": beta_elbo(log_likelihood, kl, 1.0), "beta_elbo": beta_elbo(log_likelihood, kl, self.beta)}
+        return {"log_likelihood": log_likelihood, "kl": kl, **bounds}
 
     def _once(self) -> None:
         if self.scored:

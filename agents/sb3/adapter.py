@@ -157,10 +157,10 @@ SB3_AGENTS = {spec.name: spec for spec in SPECS}
 
 
 def find_sb3_agent(name: str) -> AgentSpec:
-    """The agent of that name: of `SB3_AGENTS`, or one around the algorithm "sb3:package.module:Class".
+    """The agent of that name, of `SB3_AGENTS` or around the on-policy algorithm "sb3:package.module:Class".
 
     Raises:
-        ValueError: there is no such algorithm, or it is not on-policy.
+        ValueError: there is no such algorithm.
     """
     if name in SB3_AGENTS:
         return SB3_AGENTS[name]

@@ -75,8 +75,7 @@ class DecoderCallback(BaseCallback):
 
     Args:
         decoder: maps codes [..., T] to a distribution over x; None for that of the environment's `task`.
-        learning_rate: of AdamW; a number or a schedule of the progress remaining.
-        weight_decay: of AdamW.
+        learning_rate, weight_decay: of AdamW; the rate is a number or a schedule of the progress remaining.
         max_grad_norm: gradients are clipped to this norm; None for no bound.
         decoder_samples: how many of a context's K codes to learn from; 0 for all. One is nearly as good and cheaper.
         optimizer: instead of AdamW, one over the decoder's parameters; its learning rate is left alone.

@@ -279,8 +279,9 @@ class DAPS(OnPolicyAlgorithm):
         """The groups of each gradient step."""
         count, samples = batch.log_prob.shape
         size = min(self.batch_size // samples or count, count)
+        order = torch.randperm if self._form.shuffled and size < count else torch.arange
         for _ in range(self.n_epochs):
-            yield from self._form.order(count, size).to(self.device).split(size)
+            yield from order(count).to(self.device).split(size)
 
     def _step(self, batch: Batch, weights: Tensor, groups: Tensor) -> tuple[float, ...]:
         """Takes a gradient step on some groups; gives the losses of actor and critic, entropy and approximate KL."""

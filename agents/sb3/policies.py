@@ -78,11 +78,7 @@ class CodePolicy(ActorCriticPolicy):
         )
 
     def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
-        """The actor's network. Override it, or pass `network`.
-
-        Raises:
-            ValueError: there is no factory, or the tokens differ in size, of which a factory knows nothing.
-        """
+        """The actor's network. Override it, or pass `network`, which knows nothing of tokens that differ in size."""
         if self.network_factory is None:
             raise ValueError("CodePolicy needs policy_kwargs=dict(network=...), a function that makes the network.")
         return self.network_factory(observation_shape, len(self.token_sizes), self.vocab_size())
@@ -141,24 +137,15 @@ class CodePolicy(ActorCriticPolicy):
         return self.value_net(self.mlp_extractor.forward_critic(self._features(obs, self.vf_features_extractor)))
 
     def sample_groups(self, contexts: PyTorchObs, samples: int) -> tuple[Tensor, Tensor]:
-        """K actions for each of B contexts, which are encoded once.
+        """Draws K actions for each of B contexts [B, ...], which are encoded once.
 
-        Args:
-            contexts: observations, one per context. [B, ...].
-            samples: K.
-        Returns:
-            actions [B·K, *action_shape], a context's side by side, and their log-probabilities [B·K].
+        Gives actions [B·K, *action_shape], a context's side by side, and their log-probabilities [B·K].
         """
         codes, log_prob = policies.draw(self.posterior(contexts), (samples,))  # [K, B, T], [K, B]
         return codes.transpose(0, 1).reshape(-1, *self.action_space.shape), log_prob.t().flatten()  # type: ignore[misc]  # the shape is known
 
     def score_groups(self, contexts: PyTorchObs, actions: Tensor) -> Tensor:
-        """Log-probabilities [B, K] of the actions of each context, which is encoded once.
-
-        Args:
-            contexts: observations, one per context. [B, ...].
-            actions: [B, K, ...].
-        """
+        """Log-probabilities [B, K] of actions [B, K, ...] of contexts [B, ...], each of which is encoded once."""
         codes = actions.long().reshape(*actions.shape[:2], -1).transpose(0, 1)  # [K, B, T]
         return self.posterior(contexts).log_prob(codes).t()
 
