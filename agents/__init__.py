@@ -58,11 +58,7 @@ AGENTS: dict[str, AgentSpec] = {
 
 
 def make_agent(config: Any, policy: nn.Module) -> Agent:
-    """The agent that the settings name (`daps_rl.config.TrainConfig`), with the policy that it trains.
-
-    Raises:
-        ValueError: the name is not known, or the agent cannot do what the settings ask.
-    """
+    """The agent that the settings name (a `daps_rl.config.TrainConfig`), with its policy; see `find_agent`."""
     return find_agent(config.agent).cls.from_config(config, policy)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from torch import Tensor, nn
+from torch import nn
 from torchrl.objectives import A2CLoss
 
-from daps_rl.agents.base import AgentLoss, Score
 from daps_rl.agents.critic import HostLossAgent
 from daps_rl.agents.spec import AgentSpec
 from daps_rl.functional import SAMPLES
@@ -20,9 +17,7 @@ class A2C(HostLossAgent):
     estimate of the entropy has no gradient.
 
     Args:
-        policy: see `Agent`.
-        samples: K, codes per context.
-        hidden: width of the critic's hidden layers.
+        policy, samples, hidden: see `HostLossAgent`.
         critic_coeff: weight of the critic's loss.
     References:
         Mnih et al. (2016). The loss is `torchrl.objectives.A2CLoss`.
@@ -41,10 +36,6 @@ class A2C(HostLossAgent):
             critic_coeff=critic_coeff,
             loss_critic_type="l2",
         )
-
-    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
-        tensordict = self.collect(observation, score)
-        yield self.descend(tensordict, tensordict["action"])
 
 
 SPECS = (AgentSpec("a2c", A2C, "follow the policy gradient; baseline: a critic (A2C)", recipe={"learning_rate": 1e-3}),)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from daps_rl.distributed import World
 from daps_rl.functional import SAMPLES, keep_samples, weighted_likelihood_loss
@@ -55,15 +53,13 @@ class Group:
         log_prob: with which they were drawn, in nats; detached. [B, K].
         first: scores codes [B, M, T] that were drawn with log-probabilities [B, M] on the encoding that they were drawn
             from, as far as that is still at hand; [B, M], with gradient.
-        again: scores codes [B, M, T] under the policy as it is then, for a batch that is used more than once.
+        again: the same under the policy as it is then, for a batch that is used more than once.
         policy_samples: M, how many of the K codes are scored at each use; 0 for all.
     """
 
-    def __init__(
-        self, codes: Tensor, log_prob: Tensor, first: Score, again: Callable[[Tensor], Tensor], policy_samples: int = 0
-    ) -> None:
+    def __init__(self, codes: Tensor, log_prob: Tensor, first: Score, again: Score, policy_samples: int = 0) -> None:
         self.codes, self.log_prob = codes, log_prob
-        self._score, self._again, self._policy_samples = first, again, policy_samples
+        self.score, self._again, self._policy_samples = first, again, policy_samples
 
     def loss(self, weights: Tensor, *, centered: bool = False) -> Tensor:
         """Minus the weighted likelihood, see `functional.weighted_likelihood_loss`. [B, K] → [B].
@@ -75,8 +71,8 @@ class Group:
         if kept is not None:
             codes = codes.gather(1, kept.indices.unsqueeze(-1).expand(-1, -1, codes.shape[-1]))
             drawn = drawn.gather(1, kept.indices)
-        log_prob = self._score(codes, drawn)
-        self._score = lambda codes, drawn: self._again(codes)
+        log_prob = self.score(codes, drawn)
+        self.score = self._again
         return weighted_likelihood_loss(log_prob, weights, self.log_prob, kept, centered=centered)
 
 
@@ -114,11 +110,7 @@ class Agent(nn.Module):
 
     @classmethod
     def options(cls) -> Mapping[str, inspect.Parameter]:
-        """What `--agent-options` can name: what the constructor takes beside the policy.
-
-        Raises:
-            ValueError: it does not name all of it.
-        """
+        """What `--agent-options` can name, beside the policy; raises ValueError unless the constructor names all."""
         known = dict(list(inspect.signature(cls).parameters.items())[1:])
         sink = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
         if sink or not set(cls.run_settings) <= set(known):
@@ -130,11 +122,8 @@ class Agent(nn.Module):
 
     @classmethod
     def from_config(cls, config: Any, policy: nn.Module) -> Agent:
-        """The agent that a run's settings describe: it takes the `run_settings` from them, and all `agent_options`.
+        """The agent that a `daps_rl.config.TrainConfig` describes: by its `run_settings`, and all `agent_options`.
 
-        Args:
-            config: a `daps_rl.config.TrainConfig`.
-            policy: see `Agent`.
         Raises:
             ValueError: an option is unknown or makes no sense.
         """
@@ -172,45 +161,43 @@ class Agent(nn.Module):
 
         With `microbatch`, the data are encoded a part at a time, once to draw and once more in the backward pass.
         """
-        if not 0 < self.microbatch < len(observation):
-            posterior = self.policy(observation)
-            codes, drawn = draw(posterior, (self.samples,))
-            log_prob = score_drawn(posterior, codes, drawn)
-            return Draw(codes.transpose(0, 1), log_prob.transpose(0, 1))
-        with torch.no_grad():
-            parts = [self.policy(x).sample((self.samples,)).transpose(0, 1) for x in observation.split(self.microbatch)]
-        codes = torch.cat(parts)  # [B, K, T]
-        return Draw(codes, self.log_prob_of(observation, codes))
+        group = self.draw_group(observation)
+        return Draw(group.codes, group.score(group.codes, group.log_prob))
 
     def draw_group(self, observation: Tensor, policy_samples: int = 0) -> Group:
         """Draws K codes per context without a gradient; `policy_samples` of them are scored once they have weights.
 
         With 0, all are scored at once, on the encoding they were drawn from, as in `draw`.
         """
-        again = partial(self.log_prob_of, observation)
-        if policy_samples in (0, self.samples):
-            codes, log_prob = self.draw(observation)
-            return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob, again)
-        if not 0 < self.microbatch < len(observation):
+
+        def first(codes: Tensor, drawn: Tensor) -> Tensor:
+            return score_drawn(posterior, codes.transpose(0, 1), drawn.t()).t()
+
+        def again(codes: Tensor, drawn: Tensor) -> Tensor:
+            return self.log_prob_of(observation, codes)
+
+        parted = 0 < self.microbatch < len(observation)
+        if parted:
+            with torch.no_grad():
+                parts = [draw(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
+            codes, drawn = (torch.cat(values, dim=1).transpose(0, 1) for values in zip(*parts, strict=True))
+        else:
             posterior = self.policy(observation)
-            codes, drawn = draw(posterior, (self.samples,))
-
-            def first(z: Tensor, log_prob: Tensor) -> Tensor:
-                return score_drawn(posterior, z.transpose(0, 1), log_prob.t()).t()
-
-            return Group(codes.transpose(0, 1), drawn.t(), first, again, policy_samples)
-        with torch.no_grad():
-            parts = [draw(self.policy(x), (self.samples,)) for x in observation.split(self.microbatch)]
-        codes, drawn = (torch.cat([part[i] for part in parts], dim=1).transpose(0, 1) for i in (0, 1))
-        return Group(codes, drawn, lambda codes, drawn: again(codes), again, policy_samples)
+            codes, drawn = (value.transpose(0, 1) for value in draw(posterior, (self.samples,)))
+        score = again if parted else first
+        if policy_samples not in (0, self.samples):
+            return Group(codes, drawn, score, again, policy_samples)
+        log_prob = score(codes, drawn)
+        return Group(codes, log_prob.detach(), lambda codes, drawn: log_prob, again)
 
     def log_prob_of(self, observation: Tensor, codes: Tensor) -> Tensor:
         """Log-probability of codes [B, M, T] under the policy as it is now, with gradient. [B, M], in nats."""
-        scored: Tensor = in_microbatches(self._log_prob, observation, codes, size=self.microbatch)
-        return scored
 
-    def _log_prob(self, observation: Tensor, codes: Tensor) -> Tensor:
-        return _log_prob(self.policy(observation), codes)
+        def log_prob(x: Tensor, z: Tensor) -> Tensor:
+            return self.policy(x).log_prob(z.transpose(0, 1)).t()
+
+        scored: Tensor = in_microbatches(log_prob, observation, codes, size=self.microbatch)
+        return scored
 
 
 def check_positive_integers(**values: int) -> None:
@@ -218,12 +205,6 @@ def check_positive_integers(**values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
-
-
-def _log_prob(posterior: Distribution, codes: Tensor) -> Tensor:
-    """Of codes [B, M, T]. [B, M]."""
-    scored: Tensor = posterior.log_prob(codes.transpose(0, 1))
-    return scored.transpose(0, 1)
 
 
 def check_options(name: str, known: Mapping[str, inspect.Parameter], options: Mapping[str, object]) -> None:

@@ -18,11 +18,7 @@ from daps_rl.objectives import GroupActor
 class Critic(TensorDictModuleBase):
     """Value of a context: an MLP on the flattened datum, evaluated once for its K codes.
 
-    Reads `observation` [B, K, *x], writes `state_value` [B, K, 1].
-
-    Args:
-        observation_shape: *x.
-        hidden: width of its two hidden layers.
+    Reads `observation` [B, K, *x], writes `state_value` [B, K, 1]. Its two hidden layers are `hidden` wide.
     """
 
     def __init__(self, observation_shape: tuple[int, ...], hidden: int = 128) -> None:
@@ -45,10 +41,7 @@ class Critic(TensorDictModuleBase):
 class RewardScale(nn.Module):
     """Running mean and deviation of the reward, so that a critic's targets are near unit size.
 
-    A shift and a positive factor leave the optimal policy as it is. The first batch sets both.
-
-    Args:
-        decay: of the running moments, per batch.
+    A shift and a positive factor leave the optimal policy as it is. The first batch sets both; they decay per batch.
     """
 
     def __init__(self, decay: float = 0.95) -> None:
@@ -74,8 +67,7 @@ class HostLossAgent(Agent):
     when a functional loss has taken the parameters away again.
 
     Args:
-        policy: see `Agent`; its `observation_shape` sizes the critic.
-        samples: K, codes per context.
+        policy, samples: see `Agent`; the policy's `observation_shape` sizes the critic.
         hidden: width of the critic's hidden layers; None for no critic.
     """
 
@@ -96,6 +88,11 @@ class HostLossAgent(Agent):
                 )
             self.critic = Critic(shape, hidden)
             self.scale = RewardScale()
+
+    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
+        """One step on the whole batch."""
+        tensordict = self.collect(observation, score)
+        yield self.descend(tensordict, tensordict["action"])
 
     def collect(self, observation: Tensor, score: Score) -> TensorDictBase:
         """Draws codes and has them scored: a tensordict [B, K] as TorchRL's losses read it."""
@@ -126,10 +123,3 @@ class HostLossAgent(Agent):
         metrics = {name: out[name].detach().mean() for name in names}
         entropy = -tensordict["action_log_prob"].mean()
         return AgentLoss(loss, codes, {"entropy": entropy, **metrics})
-
-    def descend_minibatches(self, tensordict: TensorDictBase, epochs: int, minibatches: int) -> Iterator[AgentLoss]:
-        """Several passes over a batch in minibatches of whole groups, in a new order each time."""
-        codes = tensordict["action"]
-        for _ in range(epochs):
-            for index in torch.randperm(len(codes), device=codes.device).chunk(minibatches):
-                yield self.descend(tensordict if minibatches == 1 else tensordict[index], codes)

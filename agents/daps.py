@@ -23,8 +23,7 @@ class DAPS(Agent):
     from. `DAPSLoss` is the same update for TorchRL's collectors and buffers.
 
     Args:
-        policy: see `Agent`.
-        samples: K, codes per context.
+        policy, samples: see `Agent`.
         ess_fraction: effective sample size to aim at, as a fraction of K.
         trust_region: "ess", "kl", "fixed", "adaptive", or a module.
         centered: centred weights, see `functional.weighted_likelihood_loss`.

@@ -33,13 +33,13 @@ class Path(NamedTuple):
 
 
 class PathwiseAgent(Agent):
-    """Base of the agents that learn through the decoder: the loss is −log p(x|z) + β·KL, backpropagated throughout.
-
-    An agent of its kind writes `path`.
-    """
+    """Base of the agents that learn through the decoder: the loss is −log p(x|z) + β·KL, backpropagated throughout."""
 
     needs_decoder_gradient = True
     has_kl = True
+
+    def __init__(self, policy: nn.Module, *, samples: int = 1) -> None:
+        super().__init__(policy, samples=samples)
 
     def path(self, x: Tensor, scorer: Scorer) -> Path:
         """Draws latents of x with a gradient and decodes them."""
@@ -61,8 +61,7 @@ class Relaxation(PathwiseAgent):
     """Base of the relaxations: hard codes forward, a soft gradient backward, the KL in closed form token by token.
 
     Args:
-        policy: see `Agent`; its distribution has `relaxed_sample`, as those of `daps_rl.policies` do.
-        samples: K, codes per context.
+        policy, samples: see `Agent`; the policy's distribution has `relaxed_sample`, as those of `daps_rl.policies` do.
         temperature_start, temperature_end: of the relaxation, decaying exponentially over the run.
     Raises:
         ValueError: a temperature is not positive.
@@ -115,11 +114,8 @@ class GumbelSoftmax(Relaxation):
 
 
 class GumbelRao(Relaxation):
-    """Rao-Blackwellised Gumbel-Softmax (GR-MCK). See `functional.gumbel_rao` and `Relaxation`.
-
-    Args:
-        policy, samples, temperature_start, temperature_end: see `Relaxation`.
-        noise_samples: draws of the noise that are averaged, per token.
+    """Rao-Blackwellised Gumbel-Softmax (GR-MCK), `noise_samples` draws averaged per token. See `functional.gumbel_rao`
+    and `Relaxation`.
     """
 
     def __init__(
@@ -141,12 +137,7 @@ class GumbelRao(Relaxation):
 
 
 class ReinMax(Relaxation):
-    """ReinMax. See `functional.reinmax` and `Relaxation`.
-
-    Args:
-        policy, samples: see `Relaxation`.
-        temperature_start, temperature_end: of the gradient alone; the paper takes values from 1 up.
-    """
+    """ReinMax, with temperatures of the gradient alone (1 and more). See `functional.reinmax` and `Relaxation`."""
 
     def __init__(
         self, policy: nn.Module, *, samples: int = 1, temperature_start: float = 1.0, temperature_end: float = 1.0
@@ -189,15 +180,10 @@ class Quantizer(PathwiseAgent):
 class GaussianVAE(PathwiseAgent):
     """A VAE with continuous latents: no codes and no bits, the ceiling that codes are held against.
 
-    Args:
-        policy: gives distributions with `rsample`, such as `GaussianPolicy`.
-        samples: K, latents per datum.
+    The policy gives distributions with `rsample`, such as `GaussianPolicy`.
     """
 
     on_device = True
-
-    def __init__(self, policy: nn.Module, *, samples: int = 1) -> None:
-        super().__init__(policy, samples=samples)
 
     def path(self, x: Tensor, scorer: Scorer) -> Path:
         posterior: Distribution = self.policy(x)
@@ -208,11 +194,7 @@ class GaussianVAE(PathwiseAgent):
 
 
 def token_log_probs(prior: Distribution) -> Tensor:
-    """log p of every token at every position of a prior whose tokens are independent. [T, V].
-
-    Raises:
-        ValueError: the prior does not say it.
-    """
+    """log p of every token at every position of a prior of independent tokens [T, V]; raises ValueError for another."""
     values = getattr(prior, "token_log_probs", None)
     if not isinstance(values, Tensor):
         raise ValueError(
@@ -227,6 +209,7 @@ ONE_CODE = {"samples": 1}
 FACTORIZED_ONE = {**FACTORIZED, **ONE_CODE}
 VQ = {"kmeans_init": True, "threshold_ema_dead_code": 2, "rotation_trick": False}
 QUANTIZED = {**FACTORIZED_ONE, "policy": "vq", "policy_options": VQ}
+ROTATED = {**QUANTIZED, "policy_options": {**VQ, "rotation_trick": True}}
 
 # The codebook of "vq" learns by running means of its own, which processes would not share.
 SPECS = (
@@ -237,13 +220,7 @@ SPECS = (
     AgentSpec("reinmax", ReinMax, "relax codes by ReinMax", ONE_CODE),
     AgentSpec("reinmax-na", ReinMax, "do as reinmax with a factorised policy", FACTORIZED_ONE),
     AgentSpec("vq", Quantizer, "quantise by a learned codebook (VQ-VAE)", QUANTIZED, several_processes=False),
-    AgentSpec(
-        "vq-rotation",
-        Quantizer,
-        "do as vq with the rotation trick",
-        {**QUANTIZED, "policy_options": {**VQ, "rotation_trick": True}},
-        several_processes=False,
-    ),
+    AgentSpec("vq-rotation", Quantizer, "do as vq with the rotation trick", ROTATED, several_processes=False),
     AgentSpec("fsq", Quantizer, "quantise by rounding (FSQ)", {**FACTORIZED_ONE, "policy": "fsq"}),
     AgentSpec("gaussian", GaussianVAE, "encode to continuous latents (VAE)", {**FACTORIZED_ONE, "policy": "gaussian"}),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torchrl.objectives import ClipPPOLoss
@@ -20,9 +21,7 @@ class PPO(HostLossAgent):
     There is no entropy bonus: the KL to the prior is in the reward (see `A2C`).
 
     Args:
-        policy: see `Agent`.
-        samples: K, codes per context.
-        hidden: width of the critic's hidden layers. (None for `GRPO`.)
+        policy, samples, hidden: see `HostLossAgent`.
         clip_epsilon: bound on the change of a code's probability.
         epochs: passes over a batch.
         minibatches: gradient steps per pass; groups stay together.
@@ -62,16 +61,17 @@ class PPO(HostLossAgent):
 
     def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         tensordict = self.collect(observation, score)
-        yield from self.descend_minibatches(tensordict, self.epochs, self.minibatches)
+        codes = tensordict["action"]
+        for _ in range(self.epochs):  # in a new order each time
+            for index in torch.randperm(len(codes), device=codes.device).chunk(self.minibatches):
+                yield self.descend(tensordict if self.minibatches == 1 else tensordict[index], codes)
 
 
 class GRPO(PPO):
     """PPO without a critic: the advantage is the reward in units of its group.
 
     Args:
-        policy: see `Agent`.
-        samples: K >= 2, codes per context.
-        clip_epsilon, epochs, minibatches: see `PPO`.
+        policy, samples (K >= 2), clip_epsilon, epochs, minibatches: see `PPO`.
     References:
         Shao et al. (2024), DeepSeekMath. The KL to the prior is in the reward instead of the loss.
     """

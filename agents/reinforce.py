@@ -17,9 +17,7 @@ class Reinforce(HostLossAgent):
     """The score-function gradient, one step per batch, with a learned baseline.
 
     Args:
-        policy: see `Agent`.
-        samples: K, codes per context.
-        hidden: width of the critic's hidden layers.
+        policy, samples, hidden: see `HostLossAgent`.
     References:
         Williams (1992). The loss is `torchrl.objectives.ReinforceLoss`.
     """
@@ -28,17 +26,12 @@ class Reinforce(HostLossAgent):
         super().__init__(policy, samples=samples, hidden=hidden)
         self.loss = ReinforceLoss(self.actor, self.critic, functional=False, loss_critic_type="l2")
 
-    def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
-        tensordict = self.collect(observation, score)
-        yield self.descend(tensordict, tensordict["action"])
-
 
 class ReinforceNoCritic(Agent):
     """The score-function gradient with the reward's running mean as baseline, in units of its running deviation.
 
     Args:
-        policy: see `Agent`.
-        samples: K, codes per context.
+        policy, samples: see `Agent`.
     References:
         Williams (1992).
     """

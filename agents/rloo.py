@@ -16,8 +16,7 @@ class RLOO(Agent):
     """REINFORCE leave-one-out: − (1/K) Σ_k A_k · log q(z_k|x), A_k the reward less the mean of the others'.
 
     Args:
-        policy: see `Agent`.
-        samples: K >= 2, codes per context.
+        policy, samples (K >= 2): see `Agent`.
         policy_samples: see `DAPS`.
     References:
         Kool et al. (2019); Ahmadian et al. (2024), Back to basics.

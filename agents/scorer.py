@@ -27,8 +27,8 @@ class Scorer:
         microbatch: data at a time; 0 for all at once.
         decoder_samples: how many of the K codes the decoder learns from, 0 for all. The codes of a datum are much
             alike, and a gradient through one costs twice as much as its score.
-        low_precision: where some codes are scored alone, all are scored with matrix products in bfloat16: what counts
-            is how the codes of a datum differ, and they differ by much more than its rounding.
+        low_precision: where some codes are scored alone, all are scored with matrix products in bfloat16: the codes of
+            a datum differ by much more than its rounding.
     """
 
     def __init__(
@@ -79,22 +79,14 @@ class Scorer:
         return self.decoder(latents).log_prob(x.unsqueeze(1))
 
     def learn_from(self, log_likelihood: Tensor, kl: Tensor | None) -> None:
-        """Says what the agent's own loss, which holds the decoder's, was made of. [B, K] each, in nats.
-
-        Raises:
-            ValueError: the batch has been scored already.
-        """
+        """Says what the agent's own loss, which holds the decoder's, was made of; once. [B, K] each, in nats."""
         self._once()
         self.evaluations = log_likelihood.numel()
         self.log_likelihood = self.learned_from = log_likelihood
         self.kl, self.pathwise = kl, True
 
     def embedding(self) -> Tensor:
-        """The decoder's table of token vectors [V, E], for codes that are one-hot with a gradient.
-
-        Raises:
-            ValueError: the decoder has none.
-        """
+        """The decoder's table of token vectors [V, E], for one-hot codes; raises ValueError where it has none."""
         weight = getattr(getattr(self.decoder, "embed", None), "weight", None)
         if not isinstance(weight, Tensor):
             raise ValueError(
@@ -119,12 +111,8 @@ class Scorer:
         if self.kl is None:
             return {"log_likelihood": log_likelihood}
         kl = self.kl.detach().mean()
-        return {
-            "log_likelihood": log_likelihood,
-            "kl": kl,
-            "elbo": beta_elbo(log_likelihood, kl, 1.0),
-            "beta_elbo": beta_elbo(log_likelihood, kl, self.beta),
-        }
+        bounds = {"elbo": beta_elbo(log_likelihood, kl, 1.0), "beta_elbo": beta_elbo(log_likelihood, kl, self.beta)}
+        return {"log_likelihood": log_likelihood, "kl": kl, **bounds}
 
     def _once(self) -> None:
         if self.scored:
@@ -132,11 +120,7 @@ class Scorer:
 
 
 def as_scorer(score: Score) -> Scorer:
-    """What an agent needs that learns through the decoder's gradient.
-
-    Raises:
-        ValueError: only rewards are to be had here.
-    """
+    """What an agent needs that learns through the decoder's gradient; raises ValueError for rewards alone."""
     if not isinstance(score, Scorer):
         raise ValueError(
             "this agent learns through the decoder's own gradient and got a function of rewards alone; use the "

@@ -19,8 +19,7 @@ class TPO(DAPS):
     Standardised scores have no units, so that β is no floor of the temperature here; it acts through the reward.
 
     Args:
-        policy: see `Agent`.
-        samples: K, codes per context.
+        policy, samples: see `Agent`.
         temperature: of the standardised scores, without units.
         centered, policy_samples, epochs: see `DAPS`.
     References:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +13,6 @@ from torch import Tensor, nn, optim
 from torchrl.collectors import BaseCollector
 from torchrl.data import ReplayBuffer
 from torchrl.data.replay_buffers.samplers import SamplerWithoutReplacement
-from torchrl.record.loggers import Logger
 from torchrl.trainers import LogScalar, LRSchedulerHook, OptimizerHook, Trainer, UpdateWeights
 from torchrl.trainers.trainers import TrainerHookBase
 
@@ -27,10 +25,10 @@ class DAPSTrainer(Trainer):
 
     Of the same shape as TorchRL's `PPOTrainer` and `ReinforceTrainer`, and with their hooks: a collector brings
     batches [B, K, 1], each gets its weights and temperature as a whole (the loss's `DAPSWeights`) and is descended
-    `num_epochs` times, and the collector's policy is brought up to date. Without a
-    replay buffer an epoch is `optim_steps_per_batch` steps on the whole batch. With one, it goes through minibatches
-    of whole groups, as many as there are but at most `optim_steps_per_batch`; an element of the buffer is a context
-    with its K codes. A frame is one code: a batch counts B·K.
+    `num_epochs` times, and the collector's policy is brought up to date. Without a replay buffer an epoch is
+    `optim_steps_per_batch` steps on the whole batch. With one, it goes through minibatches of whole groups, as many as
+    there are but at most `optim_steps_per_batch`; an element of the buffer is a context with its K codes. A frame is
+    one code: a batch counts B·K. Rewards, log-likelihood, KL and the losses' outputs are logged.
 
     What is saved and loaded (`save_trainer_file`, `load_from_file`): policy, decoder, optimisers, scheduler, β, counts.
 
@@ -45,14 +43,12 @@ class DAPSTrainer(Trainer):
         beta_schedule: β as a function of the share of the run that is done, 0 … 1. Written in place into the loss's
             `temperature_floor`, which must then be the env's own `beta`.
         optim_steps_per_batch: steps of an epoch; None for all minibatches of the replay buffer.
-        num_epochs: over each batch.
         replay_buffer: of minibatches; sample it without replacement.
-        logger: one of `torchrl.record`; rewards, log-likelihood, KL and the losses' outputs are logged.
-        enable_logging, log_rewards: whether to log at all beside the losses' outputs; whether to log rewards.
         weight_update_map: for a collector with weight sync schemes of its own: from its destinations to paths on this
             trainer. The policy's is filled in.
-        frame_skip, clip_grad_norm, clip_norm, progress_bar, seed, save_trainer_interval, log_interval,
-            save_trainer_file, log_timings, auto_log_optim_steps: see `torchrl.trainers.Trainer`.
+        enable_logging, log_rewards: whether to log at all beside the losses' outputs; whether to log rewards.
+        frame_skip, options: of `torchrl.trainers.Trainer`, such as num_epochs, clip_norm, seed, logger, log_interval,
+            save_trainer_file, progress_bar.
     Raises:
         ValueError: a schedule of β without a tensor to write it to, a decoder optimiser without a decoder loss, a
             replay buffer that is sampled with replacement, or a collector's destination without a source.
@@ -69,23 +65,13 @@ class DAPSTrainer(Trainer):
         decoder_optimizer: optim.Optimizer | None = None,
         lr_scheduler: optim.lr_scheduler.LRScheduler | None = None,
         beta_schedule: Callable[[float], float] | None = None,
-        frame_skip: int = 1,
         optim_steps_per_batch: int | None = 1,
-        num_epochs: int = 1,
         replay_buffer: ReplayBuffer | None = None,
-        logger: Logger | None = None,
-        clip_grad_norm: bool = True,
-        clip_norm: float | None = None,
-        progress_bar: bool = True,
-        seed: int | None = None,
-        save_trainer_interval: int = 10_000,
-        log_interval: int = 10_000,
-        save_trainer_file: str | pathlib.Path | None = None,
+        weight_update_map: dict[str, str] | None = None,
         enable_logging: bool = True,
         log_rewards: bool = True,
-        weight_update_map: dict[str, str] | None = None,
-        log_timings: bool = False,
-        auto_log_optim_steps: bool = True,
+        frame_skip: int = 1,
+        **options: Any,
     ) -> None:
         if decoder_optimizer is not None and decoder_loss is None:
             raise ValueError("decoder_optimizer needs a decoder_loss to descend; pass DecoderLoss(decoder).")
@@ -104,17 +90,7 @@ class DAPSTrainer(Trainer):
             frame_skip=frame_skip,
             optim_steps_per_batch=optim_steps_per_batch,
             loss_module=loss_module if decoder_loss is None else JointLoss(loss_module, decoder_loss),
-            logger=logger,
-            clip_grad_norm=clip_grad_norm,
-            clip_norm=clip_norm,
-            progress_bar=progress_bar,
-            seed=seed,
-            save_trainer_interval=save_trainer_interval,
-            log_interval=log_interval,
-            save_trainer_file=save_trainer_file,
-            num_epochs=num_epochs,
-            log_timings=log_timings,
-            auto_log_optim_steps=auto_log_optim_steps,
+            **options,
         )
         self.replay_buffer = replay_buffer
         self.register_op("batch_process", loss_module.target)  # before the batch is split
@@ -122,12 +98,16 @@ class DAPSTrainer(Trainer):
         if lr_scheduler is not None:
             LRSchedulerHook(lr_scheduler).register(self)
         if replay_buffer is not None:
-            MinibatchHook(replay_buffer).register(self)
+            minibatches = Minibatches(replay_buffer)
+            self.register_op("pre_epoch", minibatches.fill)
+            self.register_op("process_optim_batch", minibatches.next)
         self._register_weight_update(sources)
         if isinstance(beta, Tensor):
             BetaHook(beta, beta_schedule).register(self)
-        if enable_logging:
-            self._register_logging(log_rewards)
+        if enable_logging and log_rewards:
+            self.register_op("pre_steps_log", LogScalar(("next", "reward"), "r_training", log_pbar=True))
+        for name in ("log_likelihood", "kl") if enable_logging else ():
+            self.register_op("pre_steps_log", partial(_log_mean, name))
 
     def _register_optimizers(self, optimizer: optim.Optimizer, decoder_optimizer: optim.Optimizer | None) -> None:
         with warnings.catch_warnings():
@@ -147,20 +127,9 @@ class DAPSTrainer(Trainer):
             hook = UpdateWeights(self.collector, 1, policy_weights_getter=getter)
         self.register_op("post_steps", hook)
 
-    def _register_logging(self, log_rewards: bool) -> None:
-        if log_rewards:
-            self.register_op("pre_steps_log", LogScalar(("next", "reward"), "r_training", log_pbar=True))
-        for name in ("log_likelihood", "kl"):
-            self.register_op("pre_steps_log", partial(_log_mean, name))
-
 
 class JointLoss(nn.Module):
-    """The policy's loss and the decoder's on one batch; the outputs of both in one tensordict.
-
-    Args:
-        policy_loss: gives `loss_actor` and what goes with it.
-        decoder_loss: gives `loss_decoder`.
-    """
+    """The policy's loss and the decoder's on one batch; the outputs of both in one tensordict."""
 
     def __init__(self, policy_loss: DAPSLoss, decoder_loss: DecoderLoss) -> None:
         super().__init__()
@@ -175,27 +144,19 @@ class JointLoss(nn.Module):
         return self.policy_loss(tensordict).update(self.decoder_loss(tensordict))
 
 
-class MinibatchHook(TrainerHookBase):
+class Minibatches:
     """Brings each epoch the batch's groups in minibatches, in a new order, each group once.
 
     TorchRL's own on-policy trainers flatten a batch into frames first; here an element of the buffer is one context
-    with its K codes.
-
-    Args:
-        replay_buffer: emptied and filled at each epoch; holds at least one batch of the collector.
+    with its K codes. The buffer is emptied and filled at each epoch, and so has no state worth saving.
     """
 
     def __init__(self, replay_buffer: ReplayBuffer) -> None:
         self.replay_buffer = replay_buffer
         self.minibatches: Iterator[TensorDictBase] = iter(())
 
-    def register(self, trainer: Trainer, name: str = "minibatches") -> None:
-        """Registers the hook under a name."""
-        trainer.register_op("pre_epoch", self._fill)
-        trainer.register_op("process_optim_batch", self._next)
-        trainer.register_module(name, self)
-
-    def _fill(self, batch: TensorDictBase) -> TensorDictBase:
+    def fill(self, batch: TensorDictBase) -> TensorDictBase:
+        """Takes up a batch for an epoch; raises ValueError where the buffer has no room for it."""
         self.replay_buffer.empty()
         self.replay_buffer.extend(batch)
         if len(self.replay_buffer) < len(batch):
@@ -206,25 +167,16 @@ class MinibatchHook(TrainerHookBase):
         self.minibatches = iter(self.replay_buffer)
         return batch
 
-    def _next(self, batch: TensorDictBase) -> TensorDictBase:
-        return next(self.minibatches).to(batch.device)  # StopIteration ends the epoch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: between batches the buffer holds nothing that is still needed."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to take up."""
+    def next(self, batch: TensorDictBase) -> TensorDictBase:
+        """The next minibatch; StopIteration ends the epoch."""
+        return next(self.minibatches).to(batch.device)
 
 
 class BetaHook(TrainerHookBase):
-    """Moves β along its schedule between a batch's last step and the next batch, logs and saves it.
+    """Moves β (0-dim, in place) along its schedule, where it has one, and logs and saves it.
 
-    A batch is scored, and its temperature bounded, with one value.
-
-    Args:
-        beta: 0-dim; written in place.
-        schedule: β as a function of the share of the run that is done; None leaves it as it is.
+    It moves between a batch's last step and the next batch, so that a batch is scored, and its temperature bounded,
+    with one value.
     """
 
     def __init__(self, beta: Tensor, schedule: Callable[[float], float] | None) -> None:

@@ -126,7 +126,7 @@ class Step:
         def log_prob_of(codes: Tensor, drawn: Tensor) -> Tensor:
             return score_drawn(self.posterior, codes.transpose(0, 1), drawn.t()).t()
 
-        group = Group(self.codes, self.log_prob, log_prob_of, config.policy_samples)
+        group = Group(self.codes, self.log_prob, log_prob_of, log_prob_of, config.policy_samples)
         self.loss = group.loss(self.weights, centered=config.centered).mean() + self.scorer.decoder_loss()
 
     def backward(self) -> None:

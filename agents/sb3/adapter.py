@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
@@ -50,9 +50,8 @@ class SB3Agent(Agent):
     and A2C are brought to unit size, as VecNormalize would.
 
     Args:
-        policy: see `Agent`; needs `observation_shape`, `num_tokens` and `vocab_size`.
+        policy, samples: see `Agent`; the policy needs `observation_shape`, `num_tokens` and `vocab_size`.
         contexts: B, data per batch.
-        samples: K, codes per datum.
         options: of the algorithm, over `defaults`.
     Raises:
         ValueError: the options do not fit, or the policy does not say its sizes.
@@ -95,11 +94,8 @@ class SB3Agent(Agent):
         self.trust_region = getattr(self.algorithm, "_trust_region", None)
         self.scale = None if isinstance(self.algorithm, DAPS) else RewardScale()
         self.algorithm.set_logger(Logger(folder=None, output_formats=[]))
-        self.rewards = ScoreRewards(self.env)
-        callbacks: list[BaseCallback] = [self.rewards]
-        if self.scale is not None:
-            callbacks.append(ScaleReward(self.scale))
-        self.callback = self.algorithm._setup_learn(0, CallbackList(callbacks))[1]
+        self.rewards = ScoreRewards(samples, self.scale)
+        self.callback = self.algorithm._setup_learn(0, self.rewards)[1]
 
     @classmethod
     def options(cls) -> Mapping[str, inspect.Parameter]:
@@ -110,8 +106,7 @@ class SB3Agent(Agent):
     @classmethod
     def from_config(cls, config: Any, policy: nn.Module) -> Agent:
         check_options(cls.algorithm_class.__name__, cls.options(), config.agent_options)
-        settings = {name: getattr(config, name) for name in cls.run_settings}
-        options = {**settings, **config.agent_options}
+        options = {**{name: getattr(config, name) for name in cls.run_settings}, **config.agent_options}
         return cls(policy, contexts=config.batch_size, samples=config.samples, options=options)
 
     def trained(self) -> list[nn.Parameter]:
@@ -138,7 +133,6 @@ class SB3Agent(Agent):
         algorithm.train()
         logged = algorithm.logger.name_to_value
         metrics = {ours: torch.tensor(float(logged[theirs])) for theirs, ours in METRICS.items() if theirs in logged}
-        assert self.rewards.codes is not None  # `collect_rollouts` has called the callback
         yield AgentLoss(None, self.rewards.codes, {"entropy": self.rewards.entropy, **metrics})
 
 
@@ -163,10 +157,10 @@ SB3_AGENTS = {spec.name: spec for spec in SPECS}
 
 
 def find_sb3_agent(name: str) -> AgentSpec:
-    """The agent of that name: of `SB3_AGENTS`, or one around the algorithm "sb3:package.module:Class".
+    """The agent of that name, of `SB3_AGENTS` or around the on-policy algorithm "sb3:package.module:Class".
 
     Raises:
-        ValueError: there is no such algorithm, or it is not on-policy.
+        ValueError: there is no such algorithm.
     """
     if name in SB3_AGENTS:
         return SB3_AGENTS[name]
@@ -193,10 +187,11 @@ class BatchEnv(OneObjectVecEnv):
 
     completion = None
 
+    render_mode = None
+
     def __init__(
         self, observation_shape: tuple[int, ...], num_tokens: int, vocab_size: int, *, contexts: int, samples: int
     ) -> None:
-        self.render_mode = None
         space = spaces.Box(-np.inf, np.inf, tuple(observation_shape), np.float32)
         super().__init__(contexts * samples, space, spaces.MultiDiscrete([vocab_size] * num_tokens))
         self.samples_per_context, self.beta = samples, torch.zeros(())
@@ -218,36 +213,25 @@ class BatchEnv(OneObjectVecEnv):
 
 
 class ScoreRewards(BaseCallback):
-    """Writes the step's rewards, complete: log p(x|z) − β·(log q(z|x) − log p(z))."""
+    """Writes the step's rewards, complete, and brought to unit size where there is a scale, before SB3 stores them."""
 
-    def __init__(self, env: BatchEnv) -> None:
+    score: Score  # set before each rollout
+    codes: Tensor  # of the last one, [B, K, T]
+    entropy: Tensor
+
+    def __init__(self, samples: int, scale: RewardScale | None) -> None:
         super().__init__()
-        self.env = env
-        self.score: Score | None = None
-        self.codes: Tensor | None = None
-        self.entropy = torch.zeros(())
+        self.samples, self.scale = samples, scale
 
     @torch.enable_grad()
     def _on_step(self) -> bool:
-        assert self.score is not None  # set before each rollout
         log_probs: Tensor = self.locals["log_probs"].detach().flatten()
         codes = torch.as_tensor(self.locals["actions"], device=log_probs.device).long()
-        self.codes = codes.view(-1, self.env.samples_per_context, codes.shape[-1])  # [B, K, T]
+        self.codes = codes.view(-1, self.samples, codes.shape[-1])
         log_prob = log_probs.view(self.codes.shape[:2])
-        self.locals["rewards"][:] = self.score(self.codes, log_prob).flatten().cpu().numpy()
+        rewards = self.score(self.codes, log_prob)
+        if self.scale is not None:
+            rewards = self.scale(rewards)
+        self.locals["rewards"][:] = rewards.flatten().cpu().numpy()
         self.entropy = -log_prob.mean()
-        return True
-
-
-class ScaleReward(BaseCallback):
-    """Brings the rewards to unit size, in place, before SB3 stores them."""
-
-    def __init__(self, scale: RewardScale) -> None:
-        super().__init__()
-        self.scale = scale
-
-    def _on_step(self) -> bool:
-        rewards = self.locals["rewards"]
-        scaled = self.scale(torch.as_tensor(rewards, device=self.scale.moments.device).view(1, -1))
-        rewards[:] = scaled.flatten().cpu().numpy()
         return True

@@ -25,9 +25,7 @@ _OF_OTHERS: WeakKeyDictionary[VecEnv, Completion] = WeakKeyDictionary()
 
 def env_attribute(env: VecEnv | None, name: str) -> Any:
     """The first environment's attribute of that name; None where there is none."""
-    if env is None or not env.has_attr(name):
-        return None
-    return env.get_attr(name, indices=[0])[0]
+    return env.get_attr(name, indices=[0])[0] if env is not None and env.has_attr(name) else None
 
 
 class SharedBeta:
@@ -52,11 +50,14 @@ class SharedBeta:
         self.argument, self.by, self._completions = beta, by, _completions(env)
         self.claim(during)
         self.in_env = _env_betas(env)
-        self.value = self.in_env[0] if self.in_env else torch.zeros(())
-        if isinstance(beta, Tensor) and not self.in_env:
-            self.value = beta
+        own = beta if isinstance(beta, Tensor) else torch.zeros(())
+        self.value = self.in_env[0] if self.in_env else own
         self.update(1.0)
-        self._check_shared(env)
+        if any(a is not b and a.data_ptr() != b.data_ptr() for a, b in zip(self.in_env, _env_betas(env), strict=True)):
+            raise RuntimeError(
+                "the environments' beta lives in other processes, where it cannot be shared; use EncodingVecEnv or "
+                "DummyVecEnv."
+            )
         normalize = None if env is None else unwrap_vec_normalize(env)
         if normalize is not None and normalize.norm_reward and (callable(beta) or self.value > 0):
             raise ValueError(
@@ -65,13 +66,7 @@ class SharedBeta:
             )
 
     def claim(self, during: Hashable) -> None:
-        """Says that the reward is completed here from now on; see `daps_rl.envs.Completion`.
-
-        Args:
-            during: what the claim lasts for, such as the time at which `learn` was called.
-        Raises:
-            ValueError: another completes it during the same, or for good.
-        """
+        """Says that the reward is completed here from now on, for as long as `during`: see `Completion.claim`."""
         for completion in self._completions:
             completion.claim(self.by, during)
 
@@ -92,21 +87,11 @@ class SharedBeta:
             if value is not beta:
                 value.fill_(float(beta))
 
-    def _check_shared(self, env: VecEnv | None) -> None:
-        again = _env_betas(env)
-        if any(a is not b and a.data_ptr() != b.data_ptr() for a, b in zip(self.in_env, again, strict=True)):
-            raise RuntimeError(
-                "the environments' beta lives in other processes, where it cannot be shared; use EncodingVecEnv or "
-                "DummyVecEnv."
-            )
-
 
 class CompleteReward(BaseCallback):
     """Subtracts β·log q from the step's rewards, in place, before SB3 stores them."""
 
-    def __init__(self, verbose: int = 0) -> None:
-        super().__init__(verbose)
-        self.beta: SharedBeta
+    beta: SharedBeta
 
     def _on_step(self) -> bool:
         if self.beta.completes:
@@ -128,9 +113,8 @@ def progress_remaining(model: BaseAlgorithm) -> float:
 def _env_betas(env: VecEnv | None) -> list[Tensor]:
     """The environments' own β, each once; empty where they have none that can be filled."""
     betas = _distinct(env, "beta")
-    found = [beta for beta in betas if isinstance(beta, Tensor) and beta.ndim == 0]
-    if len(found) == len(betas):
-        return found
+    if all(isinstance(beta, Tensor) and beta.ndim == 0 for beta in betas):
+        return betas
     if isinstance(env_attribute(env, "task"), EncodingTask):
         raise ValueError(
             "the environment's beta is masked by a value of another kind, set by set_attr perhaps; fill the tensor "

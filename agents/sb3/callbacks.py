@@ -7,7 +7,7 @@ kind is next used with the model that `PPO.load(path, env)` gives.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -22,13 +22,6 @@ from daps_rl.optim import descend
 ATTRIBUTE = "_daps_rl_callbacks"  # of the model: what its zip holds beside SB3's own
 
 
-class Stateful(Protocol):
-    """A callback with a state of its own."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain tensors and numbers."""
-
-
 class SavedState:
     """Stands on the model for a callback, and is pickled as the callback's state at that moment.
 
@@ -36,13 +29,14 @@ class SavedState:
     decoder or the environment, only copies of their numbers.
     """
 
-    def __init__(self, callback: Stateful | None, state: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, callback: DecoderCallback | KLRewardCallback | None, state: dict[str, Any] | None = None
+    ) -> None:
         self.callback, self.state = callback, state
 
-    def current(self) -> dict[str, Any]:
+    def current(self) -> Any:
         """The callback's state as it is now, or as it was saved."""
-        state = self.callback.state_dict() if self.callback is not None else self.state
-        return _copied(state)
+        return _copied(self.state if self.callback is None else self.callback.state_dict())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SavedState, (None, self.current())
@@ -81,8 +75,7 @@ class DecoderCallback(BaseCallback):
 
     Args:
         decoder: maps codes [..., T] to a distribution over x; None for that of the environment's `task`.
-        learning_rate: of AdamW; a number or a schedule of the progress remaining.
-        weight_decay: of AdamW.
+        learning_rate, weight_decay: of AdamW; the rate is a number or a schedule of the progress remaining.
         max_grad_norm: gradients are clipped to this norm; None for no bound.
         decoder_samples: how many of a context's K codes to learn from; 0 for all. One is nearly as good and cheaper.
         optimizer: instead of AdamW, one over the decoder's parameters; its learning rate is left alone.
@@ -110,7 +103,7 @@ class DecoderCallback(BaseCallback):
         self.learning_rate, self.weight_decay, self.max_grad_norm = learning_rate, weight_decay, max_grad_norm
         self.given_decoder, self.given_optimizer = decoder, optimizer
         self.decoder: nn.Module
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: torch.optim.Optimizer
         self.skipped, self.loss = 0, math.nan
 
     def _init_callback(self) -> None:
@@ -133,10 +126,9 @@ class DecoderCallback(BaseCallback):
                 "the environment trains the decoder already, by its decoder_optimizer; leave one optimizer out."
             )
         self.env_learns = learning is not None
-        given = learning if self.env_learns else self.given_optimizer
-        if given is not None:
-            self.optimizer = given
-        elif self.optimizer is None or decoder is not self.decoder:
+        if learning is not None or self.given_optimizer is not None:
+            self.optimizer = learning or self.given_optimizer
+        elif decoder is not getattr(self, "decoder", None):
             parameters = [p for p in decoder.parameters() if p.requires_grad]
             if not parameters:
                 raise ValueError(
@@ -151,7 +143,7 @@ class DecoderCallback(BaseCallback):
         self.learn_started = model.start_time
         if saved is not None and saved.callback is not self:
             self._take_up(saved)
-        _register(model, "decoder", self)
+        setattr(model, ATTRIBUTE, {**getattr(model, ATTRIBUTE, {}), "decoder": SavedState(self)})
 
     def _find_decoder(self, task: Any) -> nn.Module:
         """The decoder that the environments score with, and the one that was given: the same."""
@@ -161,18 +153,17 @@ class DecoderCallback(BaseCallback):
             raise ValueError(
                 "there is no decoder to train: the environment's task has none; pass DecoderCallback(decoder)."
             )
-        if scoring is not None and scoring is not decoder:
+        # An environment in another process gives another copy each time.
+        again = getattr(env_attribute(self.training_env, "task"), "decoder", None)
+        if scoring is not None and not (decoder is scoring is again):
             raise ValueError(
                 "the decoder given is not the one that the environment scores with (or a copy of it lives in another "
                 "process); leave it out, and use EncodingVecEnv or DummyVecEnv."
             )
-        if scoring is not None and env_attribute(self.training_env, "task").decoder is not scoring:
-            raise ValueError("the environment's decoder lives in another process; use EncodingVecEnv or DummyVecEnv.")
         return decoder
 
     def _take_up(self, saved: SavedState) -> None:
         """Goes on from a loaded model's state, or from an earlier callback that trained the same decoder."""
-        assert self.optimizer is not None  # see _init_callback
         previous = saved.callback
         if previous is None:
             _load(self.decoder, saved.current()["decoder"])
@@ -185,15 +176,10 @@ class DecoderCallback(BaseCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """The decoder, its optimiser, and how many updates were skipped."""
-        assert self.optimizer is not None  # set by _init_callback, which registers this callback
-        return {
-            "decoder": self.decoder.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "skipped": self.skipped,
-        }
+        decoder, optimizer = self.decoder.state_dict(), self.optimizer.state_dict()
+        return {"decoder": decoder, "optimizer": optimizer, "skipped": self.skipped}
 
     def _on_rollout_start(self) -> None:
-        assert self.optimizer is not None  # see _init_callback
         if self.given_optimizer is None and not self.env_learns:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule(progress_remaining(self.model))
@@ -212,7 +198,6 @@ class DecoderCallback(BaseCallback):
 
     def _learn(self) -> None:
         """One update on the step's observations and actions."""
-        assert self.optimizer is not None  # see _init_callback
         device = next(self.decoder.parameters()).device
         k = self.samples
         actions = torch.as_tensor(self.locals["actions"], device=device).long()
@@ -258,7 +243,7 @@ class KLRewardCallback(CompleteReward):
         if saved is not None and saved.callback is None and self.argument is None:
             self.beta.fill(saved.current()["beta"])
         self.prior = getattr(env_attribute(env, "task"), "prior", None)
-        _register(model, "kl_reward", self)
+        setattr(model, ATTRIBUTE, {**getattr(model, ATTRIBUTE, {}), "kl_reward": SavedState(self)})
 
     def state_dict(self) -> dict[str, Any]:
         """β as it is now."""
@@ -275,11 +260,6 @@ class KLRewardCallback(CompleteReward):
             kl = kl_estimate(log_prob, self.prior.log_prob(codes).to(log_prob))
             self.logger.record_mean("rollout/kl", kl.mean().item())
         return super()._on_step()
-
-
-def _register(model: BaseAlgorithm, name: str, callback: Stateful) -> None:
-    """Puts the callback's state on the model, so that SB3 saves it."""
-    setattr(model, ATTRIBUTE, {**getattr(model, ATTRIBUTE, {}), name: SavedState(callback)})
 
 
 def _load(decoder: nn.Module, state: dict[str, Tensor]) -> None:

@@ -65,13 +65,8 @@ class DAPS(OnPolicyAlgorithm):
         batch_size: actions per gradient step, whole groups of K; 0 for all of the rollout.
         n_epochs: passes over a rollout.
         gamma, gae_lambda: of the advantages (whole batch).
-        ess_fraction: effective sample size to aim at, as a fraction of K (of the whole batch).
-        trust_region: "ess", "kl", "fixed", "adaptive", or a module: see `daps_rl.objectives`.
-        centered: centred weights, for a smaller variance (`functional.weighted_likelihood_loss`).
-        pooling: samples of an average context that count beside a context's own K where its weights are normalised
-            (groups; `functional.target_weights`); for rewards that mean the same in all contexts, such as 0 and 1.
-        policy_samples: how many of the K actions of a context are scored with a gradient, at each use chosen anew by
-            their weights without bias (groups; `functional.keep_samples`); 0 for all.
+        ess_fraction, trust_region, centered: see `daps_rl.agents.DAPS`; K is the whole batch without groups.
+        pooling, policy_samples: see `daps_rl.agents.DAPS` (groups).
         beta: a number, a 0-dim tensor, or a schedule of the progress remaining; None for the environment's own `beta`
             (0 without one). With an environment that has one, it fills the environment's.
         samples_per_context: K; None for the environment's own attribute (the whole-batch form without one).
@@ -158,8 +153,6 @@ class DAPS(OnPolicyAlgorithm):
     def _form(self) -> Groups | WholeBatch:
         return WholeBatch() if self.samples_per_context is None else Groups(self.samples_per_context)
 
-    # Setting up
-
     def _setup_model(self) -> None:
         if self.env is not None:
             self._check_env(self.env)
@@ -220,8 +213,6 @@ class DAPS(OnPolicyAlgorithm):
         self._beta_saved = float(self._beta.value)
         super().save(path, exclude, include)
 
-    # Collecting
-
     def learn(
         self: SelfDAPS,
         total_timesteps: int,
@@ -232,8 +223,7 @@ class DAPS(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfDAPS:
         """As in SB3. A rollout of groups is short: by default it logs every 20th, and every whole-batch rollout."""
-        if log_interval is None:
-            log_interval = self._form.log_interval
+        log_interval = self._form.log_interval if log_interval is None else log_interval
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
@@ -264,8 +254,6 @@ class DAPS(OnPolicyAlgorithm):
         callbacks.model = self._complete.model = self
         return self._form.collect(self, env, callbacks, rollout_buffer, n_rollout_steps)
 
-    # Learning
-
     def train(self) -> None:
         """Weighs the rollout's actions once and descends their weighted likelihood."""
         self.policy.set_training_mode(True)
@@ -291,8 +279,9 @@ class DAPS(OnPolicyAlgorithm):
         """The groups of each gradient step."""
         count, samples = batch.log_prob.shape
         size = min(self.batch_size // samples or count, count)
+        order = torch.randperm if self._form.shuffled and size < count else torch.arange
         for _ in range(self.n_epochs):
-            yield from self._form.order(count, size).to(self.device).split(size)
+            yield from order(count).to(self.device).split(size)
 
     def _step(self, batch: Batch, weights: Tensor, groups: Tensor) -> tuple[float, ...]:
         """Takes a gradient step on some groups; gives the losses of actor and critic, entropy and approximate KL."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from daps_rl.policies import draw
 
@@ -47,13 +47,11 @@ class CodeDistribution(Distribution):
         self.distribution = posterior
         self.action_shape, self.exact_entropy = action_shape, exact_entropy
 
-    def proba_distribution_net(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """Not there: the policy's network gives the distribution."""
-        raise NotImplementedError("a CodePolicy's network gives the distribution; there is no layer to make.")
-
-    def proba_distribution(self, *args: Any, **kwargs: Any) -> CodeDistribution:
-        """Not there: the policy's network gives the distribution."""
+    def proba_distribution_net(self, *args: Any, **kwargs: Any) -> Any:
+        """Not there: the policy's network gives the distribution, and no layer's output is its parameters."""
         raise NotImplementedError("a CodePolicy's network gives the distribution; it has no parameters to set.")
+
+    proba_distribution = actions_from_params = log_prob_from_params = proba_distribution_net
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """log π(a|s), in nats. [N, *action_shape] → [N]."""
@@ -78,14 +76,6 @@ class CodeDistribution(Distribution):
             return self._actions(codes), self._posterior.log_prob(codes)
         codes, log_prob = draw(self._posterior)
         return self._actions(codes), log_prob
-
-    def actions_from_params(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Not there: see `proba_distribution`."""
-        raise NotImplementedError("a CodePolicy's network gives the distribution; it has no parameters to set.")
-
-    def log_prob_from_params(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Not there: see `proba_distribution`."""
-        raise NotImplementedError("a CodePolicy's network gives the distribution; it has no parameters to set.")
 
     @property
     def _posterior(self) -> torch.distributions.Distribution:

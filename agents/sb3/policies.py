@@ -6,7 +6,7 @@ Any of SB3's on-policy algorithms takes them: `PPO(AutoregressivePolicy, env)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -41,11 +41,9 @@ class CodePolicy(ActorCriticPolicy):
             its place, and SB3's entropy bonus falls back on −log π, whose expected gradient on-policy is zero: pay for
             entropy in the reward instead (`KLRewardCallback`).
         net_arch: widths of the critic's hidden layers, a list or dict(vf=[...]); [64, 64] if None.
-        activation_fn, ortho_init: of the critic.
         use_sde: SB3 passes it; must be False.
         features_extractor_class: None for SB3's own choice (flatten, or combine a Dict).
-        share_features_extractor: actor and critic read one extractor's vector; False gives each its own.
-        features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs: as in SB3.
+        options: of SB3's `ActorCriticPolicy`; `activation_fn` and `ortho_init` are the critic's.
     Raises:
         ValueError: the action space is not discrete, or an option makes no sense here.
     """
@@ -59,15 +57,9 @@ class CodePolicy(ActorCriticPolicy):
         network: NetworkFactory | None = None,
         exact_entropy: bool = False,
         net_arch: list[int] | dict[str, list[int]] | None = None,
-        activation_fn: type[nn.Module] = nn.Tanh,
-        ortho_init: bool = True,
         use_sde: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
-        features_extractor_kwargs: dict[str, Any] | None = None,
-        share_features_extractor: bool = True,
-        normalize_images: bool = True,
-        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
-        optimizer_kwargs: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         if use_sde:
             raise ValueError("use_sde must be False: state-dependent noise is for continuous actions.")
@@ -81,22 +73,12 @@ class CodePolicy(ActorCriticPolicy):
             action_space,
             lr_schedule,
             net_arch={"pi": [], "vf": _critic_widths(net_arch)},
-            activation_fn=activation_fn,
-            ortho_init=ortho_init,
             features_extractor_class=features_extractor_class or flat,
-            features_extractor_kwargs=features_extractor_kwargs,
-            share_features_extractor=share_features_extractor,
-            normalize_images=normalize_images,
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
+            **options,
         )
 
     def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
-        """The actor's network. Override it, or pass `network`.
-
-        Raises:
-            ValueError: there is no factory, or the tokens differ in size, of which a factory knows nothing.
-        """
+        """The actor's network. Override it, or pass `network`, which knows nothing of tokens that differ in size."""
         if self.network_factory is None:
             raise ValueError("CodePolicy needs policy_kwargs=dict(network=...), a function that makes the network.")
         return self.network_factory(observation_shape, len(self.token_sizes), self.vocab_size())
@@ -155,24 +137,15 @@ class CodePolicy(ActorCriticPolicy):
         return self.value_net(self.mlp_extractor.forward_critic(self._features(obs, self.vf_features_extractor)))
 
     def sample_groups(self, contexts: PyTorchObs, samples: int) -> tuple[Tensor, Tensor]:
-        """K actions for each of B contexts, which are encoded once.
+        """Draws K actions for each of B contexts [B, ...], which are encoded once.
 
-        Args:
-            contexts: observations, one per context. [B, ...].
-            samples: K.
-        Returns:
-            actions [B·K, *action_shape], a context's side by side, and their log-probabilities [B·K].
+        Gives actions [B·K, *action_shape], a context's side by side, and their log-probabilities [B·K].
         """
         codes, log_prob = policies.draw(self.posterior(contexts), (samples,))  # [K, B, T], [K, B]
         return codes.transpose(0, 1).reshape(-1, *self.action_space.shape), log_prob.t().flatten()  # type: ignore[misc]  # the shape is known
 
     def score_groups(self, contexts: PyTorchObs, actions: Tensor) -> Tensor:
-        """Log-probabilities [B, K] of the actions of each context, which is encoded once.
-
-        Args:
-            contexts: observations, one per context. [B, ...].
-            actions: [B, K, ...].
-        """
+        """Log-probabilities [B, K] of actions [B, K, ...] of contexts [B, ...], each of which is encoded once."""
         codes = actions.long().reshape(*actions.shape[:2], -1).transpose(0, 1)  # [K, B, T]
         return self.posterior(contexts).log_prob(codes).t()
 
@@ -182,31 +155,34 @@ class CodePolicy(ActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
-            "observation_space": self.observation_space,
-            "action_space": self.action_space,
-            "lr_schedule": self._dummy_schedule,
+            **super()._get_constructor_parameters(),
+            "squash_output": False,  # for SB3 None without state-dependent noise
             "network": self.network_factory,
             "exact_entropy": self.exact_entropy,
-            "net_arch": self.net_arch,
-            "activation_fn": self.activation_fn,
-            "ortho_init": self.ortho_init,
             "features_extractor_class": self.own_extractor,
-            "features_extractor_kwargs": self.features_extractor_kwargs,
             "share_features_extractor": self.share_features_extractor,
-            "normalize_images": self.normalize_images,
-            "optimizer_class": self.optimizer_class,
-            "optimizer_kwargs": self.optimizer_kwargs,
         }
 
 
 class _SizedPolicy(CodePolicy):
-    """A CodePolicy whose network is given by sizes; those not given are the network's own defaults."""
+    """A CodePolicy around a network of this project, given by sizes; those not given are the network's own defaults."""
 
-    def __init__(self, *args: Any, sizes: dict[str, Any], exact_entropy: bool, **kwargs: Any) -> None:
-        if "network" in kwargs:
+    network_class: ClassVar[type[policies.AutoregressivePolicy] | type[policies.FactorizedPolicy]]
+    size_names: ClassVar[tuple[str, ...]]
+    exact: ClassVar[bool]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        if "network" in options:
             raise ValueError(f"{type(self).__name__} makes its own network; pass yours to CodePolicy.")
+        sizes = {name: options.pop(name, None) for name in self.size_names}
         self.sizes = {name: value for name, value in sizes.items() if value is not None}
-        super().__init__(*args, exact_entropy=exact_entropy, **kwargs)
+        super().__init__(*args, exact_entropy=self.exact, **options)
+
+    def make_network(self, observation_shape: tuple[int, ...], **options: Any) -> nn.Module:
+        """The transformer."""
+        num_tokens = len(self.token_sizes)
+        options = {"num_patches": most_patches(observation_shape, num_tokens), **options, **self.sizes}
+        return self.network_class(observation_shape, num_tokens, self.vocab_size(), **options)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -234,85 +210,37 @@ class AutoregressivePolicy(_SizedPolicy):
         ValueError: the action space is not discrete, or a size is out of range.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        *,
-        embed_dim: int | None = None,
-        num_heads: int | None = None,
-        num_layers: int | None = None,
-        num_code_layers: int | None = None,
-        mlp_ratio: float | None = None,
-        num_patches: int | None = None,
-        aligned_patches: bool | None = None,
-        **options: Any,
-    ) -> None:
-        sizes = {
-            "embed_dim": embed_dim,
-            "num_heads": num_heads,
-            "num_layers": num_layers,
-            "num_code_layers": num_code_layers,
-            "mlp_ratio": mlp_ratio,
-            "num_patches": num_patches,
-            "aligned_patches": aligned_patches,
-        }
-        super().__init__(observation_space, action_space, lr_schedule, sizes=sizes, exact_entropy=False, **options)
+    network_class, exact = policies.AutoregressivePolicy, False
+    size_names = (
+        "embed_dim", "num_heads", "num_layers", "num_code_layers", "mlp_ratio", "num_patches", "aligned_patches"
+    )  # fmt: skip
 
-    def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
+    def vocab_size(self) -> int:
+        """V, the largest of the tokens' sizes."""
+        return max(2, *self.token_sizes)
+
+    def make_network(self, observation_shape: tuple[int, ...], **options: Any) -> nn.Module:
         """The transformer, with tokens of different sizes where the action has them."""
-        sizes = self.token_sizes
-        vocab_size = max(2, *sizes)
-        options = {"num_patches": most_patches(observation_shape, len(sizes)), **self.sizes}
-        different = any(size != vocab_size for size in sizes)
-        return policies.AutoregressivePolicy(
-            observation_shape, len(sizes), vocab_size, token_sizes=sizes if different else None, **options
-        )
+        different = any(size != self.vocab_size() for size in self.token_sizes)
+        token_sizes = self.token_sizes if different else None
+        return super().make_network(observation_shape, token_sizes=token_sizes, **options)
 
 
 class FactorizedPolicy(_SizedPolicy):
     """An actor-critic that draws all tokens of an action at once, independently given the observation (DAPS-NA).
 
-    A transformer, where SB3's MlpPolicy is an MLP. The entropy is exact.
+    A transformer, where SB3's MlpPolicy is an MLP. The entropy is exact. The tokens have one size.
 
     Args:
-        observation_space, action_space, lr_schedule: as SB3 passes them; the tokens have one size.
         embed_dim, num_heads, num_layers, mlp_ratio: sizes of `daps_rl.policies.FactorizedPolicy`, whose defaults stand
             where they are None.
-        num_patches: pieces that the observation is cut into; as many as tokens, or as it has, if None.
-        options: of `CodePolicy`.
+        observation_space, action_space, lr_schedule, num_patches, options: see `AutoregressivePolicy`.
     Raises:
         ValueError: the action space is not discrete, or a size is out of range.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        *,
-        embed_dim: int | None = None,
-        num_heads: int | None = None,
-        num_layers: int | None = None,
-        mlp_ratio: float | None = None,
-        num_patches: int | None = None,
-        **options: Any,
-    ) -> None:
-        sizes = {
-            "embed_dim": embed_dim,
-            "num_heads": num_heads,
-            "num_layers": num_layers,
-            "mlp_ratio": mlp_ratio,
-            "num_patches": num_patches,
-        }
-        super().__init__(observation_space, action_space, lr_schedule, sizes=sizes, exact_entropy=True, **options)
-
-    def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
-        """The transformer."""
-        num_tokens = len(self.token_sizes)
-        options = {"num_patches": most_patches(observation_shape, num_tokens), **self.sizes}
-        return policies.FactorizedPolicy(observation_shape, num_tokens, self.vocab_size(), **options)
+    network_class, exact = policies.FactorizedPolicy, True
+    size_names = ("embed_dim", "num_heads", "num_layers", "mlp_ratio", "num_patches")
 
 
 def most_patches(observation_shape: tuple[int, ...], num_tokens: int) -> int:

@@ -45,17 +45,14 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Groups:
-    """K consecutive environments share a context and every episode is one step; there is no critic.
+    """K consecutive environments share a context and every episode is one step; there is no critic."""
 
-    Args:
-        samples: K.
-    """
-
-    samples: int
+    samples: int  # K
     defaults: ClassVar[dict[str, Any]] = {
         "learning_rate": 1e-3, "n_steps": 1, "batch_size": 0, "n_epochs": 1, "centered": True
     }  # fmt: skip
     log_interval: ClassVar[int] = 20  # a rollout is short
+    shuffled: ClassVar[bool] = False  # whether an epoch's minibatches are
 
     def check(self, algorithm: DAPS) -> None:
         """Raises ValueError where an option does not go with groups."""
@@ -120,16 +117,12 @@ class Groups:
     def batch(self, algorithm: DAPS) -> Batch:
         """The rollout; one observation per context is all that a policy reads that encodes it once."""
         every = self.samples if isinstance(algorithm.policy, CodePolicy) else 1
-        batch = _batch(algorithm, self.samples, every)
-        return batch._replace(score=_tensor(algorithm, algorithm.rollout_buffer.rewards).view(-1, self.samples))
+        score = _tensor(algorithm, algorithm.rollout_buffer.rewards).view(-1, self.samples)
+        return _batch(algorithm, score, self.samples, every)
 
     def rows(self, weights: Tensor) -> Tensor:
         """Weights of the groups [G, K] from the target's on the scores: these."""
         return weights
-
-    def order(self, count: int, size: int) -> Tensor:
-        """The groups in the order in which an epoch takes them: as they were drawn."""
-        return torch.arange(count)
 
     def evaluate(self, algorithm: DAPS, batch: Batch, groups: Tensor, kept: KeptSamples | None) -> Evaluation:
         """Scores all the actions of some groups, or those kept."""
@@ -162,14 +155,13 @@ class WholeBatch:
         "learning_rate": 1e-3, "n_steps": 1024, "batch_size": 64, "n_epochs": 10, "centered": False
     }  # fmt: skip
     log_interval: ClassVar[int] = 1
+    shuffled: ClassVar[bool] = True
 
     def check(self, algorithm: DAPS) -> None:
         """Raises ValueError where an option does not go without groups."""
-        if algorithm.n_steps * algorithm.n_envs < 2:
-            raise ValueError(
-                f"weights compare at least two actions, got {algorithm.n_steps * algorithm.n_envs}; raise n_steps or "
-                "use more environments."
-            )
+        count = algorithm.n_steps * algorithm.n_envs
+        if count < 2:
+            raise ValueError(f"weights compare at least two actions, got {count}; raise n_steps or n_envs.")
         if algorithm.policy_samples:
             raise ValueError(
                 f"policy_samples needs groups of actions (samples_per_context), got {algorithm.policy_samples}; leave "
@@ -184,16 +176,11 @@ class WholeBatch:
 
     def batch(self, algorithm: DAPS) -> Batch:
         """The rollout."""
-        advantages = _tensor(algorithm, algorithm.rollout_buffer.advantages)
-        return _batch(algorithm, 1, 1)._replace(score=advantages.view(1, -1))
+        return _batch(algorithm, _tensor(algorithm, algorithm.rollout_buffer.advantages).view(1, -1), 1, 1)
 
     def rows(self, weights: Tensor) -> Tensor:
         """Weights of single actions [N, 1] from the target's on the scores [1, N]."""
         return one_sample_groups(weights)
-
-    def order(self, count: int, size: int) -> Tensor:
-        """The actions in the order in which an epoch takes them: shuffled, where there are minibatches."""
-        return torch.arange(count) if size == count else torch.randperm(count)
 
     def evaluate(self, algorithm: DAPS, batch: Batch, groups: Tensor, kept: KeptSamples | None) -> Evaluation:
         """Scores some actions, and the critic on their observations."""
@@ -216,14 +203,14 @@ def of_each(observations: Any, function: Callable[[Any], Any]) -> Any:
     return function(observations)
 
 
-def _batch(algorithm: DAPS, samples: int, every: int) -> Batch:
-    """The rollout as tensors, one observation of `every` so many; the score is still to come."""
+def _batch(algorithm: DAPS, score: Tensor, samples: int, every: int) -> Batch:
+    """The rollout as tensors, one observation of `every` so many."""
     buffer, device = algorithm.rollout_buffer, algorithm.device
     actions = torch.as_tensor(_flat(buffer.actions), device=device)
     actions = actions.long().flatten() if isinstance(algorithm.action_space, spaces.Discrete) else actions.float()
     observations = of_each(buffer.observations, lambda x: torch.as_tensor(_flat(x)[::every].copy(), device=device))
     log_prob = _tensor(algorithm, buffer.log_probs).view(-1, samples)
-    return Batch(observations, actions, log_prob, log_prob, _tensor(algorithm, buffer.returns))
+    return Batch(observations, actions, log_prob, score, _tensor(algorithm, buffer.returns))
 
 
 def _tensor(algorithm: DAPS, value: np.ndarray) -> Tensor:
