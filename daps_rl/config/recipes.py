@@ -7,9 +7,9 @@ import math
 from typing import Any
 
 from daps_rl.agents import AgentSpec, find_agent
+from daps_rl.config.groups import TrainConfig
 from daps_rl.config.presets import OTHER_DATA, PUBLISHED, PUBLISHED_OPTIMISER, RECIPES
 from daps_rl.config.settings import declared_in
-from daps_rl.config.train import TrainConfig
 from daps_rl.envs.problem import find_problem
 
 
