@@ -85,8 +85,7 @@ def default_text(name: str) -> str:
     from daps_rl.config import TrainConfig
     from daps_rl.config.presets import OTHER_DATA, RECIPES
 
-    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
-    default = fields[name].default
+    default = TrainConfig.__dataclass_fields__[name].default
     parts = [] if default in (None, dataclasses.MISSING) else [_show(default)]
     recipes = {**RECIPES, "other data": OTHER_DATA}
     own = {data: recipe[name] for data, recipe in recipes.items() if recipe.get(name, default) != default}
@@ -121,18 +120,15 @@ def choosable() -> dict[str, Setting]:
     return {name: declared for name, declared in declared_in(TrainConfig).items() if name != "observation_shape"}
 
 
-def absolute_paths(options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options with absolute paths among them, so that a run can be evaluated from anywhere."""
+def given_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, with absolute paths among them, so that a run can be evaluated from anywhere."""
     from daps_rl.data.load import NAMES  # brings torch, which --help does without
 
-    resolved = dict(options)
-    for name in ("fid_weights", "lpips_weights", "data_dir"):
-        if resolved.get(name) is not None:
-            resolved[name] = os.path.abspath(resolved[name])
-    data = resolved.get("data")
-    if resolved.get("data_dir") is None and data is not None and os.path.exists(data) and data not in NAMES:
-        resolved["data"] = os.path.abspath(data)
-    return resolved
+    given = {name: value for name, value in options.items() if value is not None}
+    paths = {"fid_weights", "lpips_weights", "data_dir"}
+    if "data_dir" not in given and given.get("data") not in NAMES and os.path.exists(given.get("data", "")):
+        paths.add("data")
+    return {name: os.path.abspath(value) if name in paths else value for name, value in given.items()}
 
 
 def split_settings(text: str) -> list[str]:
