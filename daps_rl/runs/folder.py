@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from daps_rl.files import to_json, write_atomically
-from daps_rl.runs.lock import locked
+
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -28,12 +30,37 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder for this process, see `daps_rl.runs.lock.locked`; removes what a killed one left half."""
-        with locked(self.path):
+        """Holds the folder, made if it is missing, for this process, and removes what a killed one left half.
+
+        The lock goes with the process, however that ends. Where nothing was put beside it, neither it nor a folder that
+        was made for it stays behind.
+
+        Raises:
+            ValueError: another process holds it, or the path is no folder.
+            OSError: the lock is a link, which is not followed.
+        """
+        folder, lock = self.path, self.path / LOCK
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder; choose another --out.")
+        made, ours = not folder.exists(), False
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                ours = os.path.samestat(os.fstat(descriptor), os.stat(lock))  # not if it was removed meanwhile
+            if not ours:
+                raise ValueError(f"{folder} is in use by another run; wait for it, or choose another --out.")
             for file in (self.config, self.metrics, self.checkpoint, self.summary):
-                for torn in self.path.glob(f".{file.name}.*"):
+                for torn in folder.glob(f".{file.name}.*"):
                     torn.unlink()
             yield
+        finally:
+            if ours and os.listdir(folder) == [LOCK]:
+                lock.unlink()
+                if made:
+                    folder.rmdir()
+            os.close(descriptor)
 
     def check_new(self) -> None:
         """Raises ValueError where a run is in the folder already."""
