@@ -28,12 +28,8 @@ def learner_tensors(learner: Learner) -> dict[str, Tensor]:
 
 
 def load_learner_tensors(learner: Learner, tensors: dict[str, Tensor], *, step: int) -> None:
-    """Takes up the state that `learner_tensors` gave.
+    """Takes up the state that `learner_tensors` gave, at that step: it seeds a process that was not there before.
 
-    Args:
-        learner: of the same settings.
-        tensors: its state, on any device.
-        step: that the state was taken at; it seeds a process that has no state, where there are more than there were.
     Raises:
         ValueError: the state does not fit the learner.
     """
