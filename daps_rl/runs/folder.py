@@ -16,11 +16,7 @@ LOCK = ".lock"
 
 
 class RunFolder:
-    """Paths and files of a run.
-
-    Args:
-        path: of the folder; made if it is missing.
-    """
+    """Paths and files of a run, in a folder that is made when it is first held."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -74,11 +70,7 @@ class RunFolder:
         write_atomically(path, to_json(values, indent=2).encode() + b"\n")
 
     def read_json(self, path: Path) -> dict[str, Any]:
-        """Reads a JSON file.
-
-        Raises:
-            ValueError: it is missing or damaged.
-        """
+        """Reads a JSON object; ValueError where the file is missing or damaged."""
         try:
             values = json.loads(path.read_text())
         except FileNotFoundError:

@@ -17,8 +17,8 @@ class GraphedUpdate:
     """A function of a batch that works on the device alone, recorded once and replayed on every later batch.
 
     The function may change tensors in place and draw from torch's global generator of the device: each replay draws
-    anew. What it reads of the host (Python numbers) stays as it was when recorded, so what changes from step to step has
-    to lie in a tensor. The first three calls, and batches of another shape, run as they are.
+    anew. What it reads of the host (Python numbers) stays as it was when recorded, so what changes between steps has to
+    lie in a tensor. The first three calls, and batches of another shape, run as they are.
 
     Args:
         update: one batch's tensors → metrics, 0-dim tensors on the device, the same names every time.
