@@ -95,12 +95,8 @@ class RunFolder:
             return
         kept = []
         for line in self.metrics.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if row["step"] <= last_step:
-                kept.append(line)
+            with contextlib.suppress(ValueError):
+                kept += [line] if json.loads(line)["step"] <= last_step else []
         write_atomically(self.metrics, "".join(f"{line}\n" for line in kept).encode())
 
 
@@ -114,8 +110,6 @@ def new_run_path(root: Path, name: str) -> Path:
 
 def folder_is_writable(path: Path) -> None:
     """Raises PermissionError early, before any training, where a run could not be written."""
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
-    if not os.access(parent, os.W_OK):
+    first = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not os.access(first, os.W_OK):
         raise PermissionError(f"{path} cannot be written; choose another --out.")
