@@ -42,8 +42,8 @@ class Setting:
         if not {int, float} & set(self.kinds) or (value is None and type(None) in self.kinds):
             return
         whole = int in self.kinds
-        bounds = ((">", operator.gt, self.above), (">=", operator.ge, self.least), ("<=", operator.le, self.most))
-        bounds = tuple(bound for bound in bounds if bound[-1] is not None)
+        signs = ((">", operator.gt, self.above), (">=", operator.ge, self.least), ("<=", operator.le, self.most))
+        bounds = [(sign, holds, bound) for sign, holds, bound in signs if bound is not None]
         for number in value if isinstance(value, tuple) else (value,):
             fits = isinstance(number, numbers.Integral if whole else numbers.Real) and math.isfinite(number)
             if not (fits and all(holds(number, bound) for _, holds, bound in bounds)):
