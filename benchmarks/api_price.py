@@ -93,7 +93,7 @@ def make_torchrl(config: TrainConfig, splits: Splits) -> Loop:
         env.beta.fill_(exponential_decay(trainer.progress, config.beta_start, config.beta_end))
         batch = next(batches)
         total = loss(batch)["loss_actor"] + decoder_loss(batch)["loss_decoder"]
-        trainer.optimizer.set_rates(trainer.learning_rate_factor)
+        trainer.optimizer.set_rate(trainer.learning_rate_factor)
         trainer.optimizer.step(total)
         trainer.step += 1
 

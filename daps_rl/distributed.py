@@ -38,11 +38,7 @@ class World:
         return self.rank == 0
 
     def share(self, batch_size: int) -> slice:
-        """This process's part of a batch of all.
-
-        Raises:
-            ValueError: the batch cannot be parted evenly.
-        """
+        """This process's part of a batch of all; ValueError where it cannot be parted evenly."""
         if batch_size % self.size:
             raise ValueError(
                 f"batch_size must be a multiple of the number of processes, {self.size}, got {batch_size}; pass "
@@ -116,10 +112,8 @@ class World:
 def joined(device: str | None = None) -> Iterator[World]:
     """The world that `torchrun` says this process belongs to; a world of one without it.
 
-    Over NCCL between GPUs and gloo between CPUs. Each process of a machine takes a GPU of its own.
+    Over gloo between CPUs, and NCCL between GPUs, one for each process, which `device="cpu"` leaves alone.
 
-    Args:
-        device: "cpu" for processes that are to leave GPUs alone.
     Raises:
         ValueError: a machine has fewer GPUs than processes.
     """

@@ -12,11 +12,8 @@ from typing import Any
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a file so that a kill or a full disk at any moment leaves the previous one whole.
+    """Writes a file so that a kill or a full disk at any moment leaves the previous one whole; its folder exists.
 
-    Args:
-        path: of the file; its folder exists.
-        content: of the file.
     Raises:
         OSError: the disk is full, or the folder cannot be written; no temporary file is left behind.
     """

@@ -14,12 +14,8 @@ from daps_rl.distributed import World
 def adaptive_clip_(parameters: Iterable[nn.Parameter], clip_at: float, epsilon: float = 1e-3) -> None:
     """Adaptive gradient clipping, in place: each unit's gradient is at most `clip_at` times as long as its weights.
 
-    A unit is a row of a matrix, or a whole vector.
+    A unit is a row of a matrix, or a whole vector. Weights shorter than `epsilon` count as that long.
 
-    Args:
-        parameters: those without a gradient are passed over.
-        clip_at: bound on the ratio.
-        epsilon: weights shorter than this count as this long.
     References:
         Brock et al. (2021), High-performance large-scale image recognition without normalization, eq. 3.
     """
@@ -39,44 +35,40 @@ class GuardedAdamW:
     `skipped` counts all skipped steps, `skipped_in_row` those since the last good one.
 
     Args:
-        groups: parameter groups with "params" and "lr".
-        weight_decay: of AdamW.
-        gradient_clip: "adaptive", "norm" or "none".
-        clip_at: the clip's bound.
-        device: of the parameters; that of the first if None.
-        world: the processes that train together; gradients are their mean.
+        parameters: what is trained; gradients are their mean over `world`, the processes that train together.
+        learning_rate, weight_decay: of AdamW.
+        gradient_clip: "adaptive", "norm" or "none", at the bound `clip_at`.
+        device: of the parameters.
     """
 
     def __init__(
         self,
-        groups: list[dict],
+        parameters: Iterable[nn.Parameter],
         *,
+        learning_rate: float,
         weight_decay: float,
         gradient_clip: str,
         clip_at: float,
-        device: torch.device | None = None,
-        world: World | None = None,
+        device: torch.device,
+        world: World,
     ) -> None:
-        self.world = world or World()
-        self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
-        device = self.parameters[0].device if device is None else device
-        self.base_rates = [group["lr"] for group in groups]
-        if device.type == "cuda":  # a rate that lies on the device can change between the replays of a graph
-            groups = [{**group, "lr": torch.tensor(float(group["lr"]), device=device)} for group in groups]
-        self.optimizer = torch.optim.AdamW(
-            groups, weight_decay=weight_decay, fused=True, capturable=device.type == "cuda"
-        )
+        self.parameters, self.world = list(parameters), world
+        self.learning_rate, on_gpu = learning_rate, device.type == "cuda"
+        # A rate that lies on the device can change between the replays of a graph.
+        rate = torch.tensor(float(learning_rate), device=device) if on_gpu else learning_rate
+        group = {"params": self.parameters, "lr": rate}  # which may be empty
+        self.optimizer = torch.optim.AdamW([group], weight_decay=weight_decay, fused=True, capturable=on_gpu)
         self.gradient_clip, self.clip_at = gradient_clip, clip_at
         self.skipped = torch.zeros((), device=device)
         self.skipped_in_row = torch.zeros((), device=device)
 
-    def set_rates(self, factor: float) -> None:
-        """Makes all learning rates those of the groups, multiplied by `factor`."""
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate * factor)
-            else:
-                group["lr"] = rate * factor
+    def set_rate(self, factor: float) -> None:
+        """Makes the learning rate what it was at first, multiplied by `factor`."""
+        (group,) = self.optimizer.param_groups
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(self.learning_rate * factor)
+        else:
+            group["lr"] = self.learning_rate * factor
 
     def step(self, loss: Tensor) -> None:
         """Descends a loss."""
@@ -102,8 +94,8 @@ class GuardedAdamW:
 
     def tensors(self) -> dict[str, Tensor]:
         """State, flat."""
-        state = optimizer_tensors(self.optimizer)
-        return {**state, "skipped": self.skipped, "skipped_in_row": self.skipped_in_row}
+        counts = {"skipped": self.skipped, "skipped_in_row": self.skipped_in_row}
+        return {**optimizer_tensors(self.optimizer), **counts}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Takes up the state that `tensors` gave."""
@@ -113,14 +105,9 @@ class GuardedAdamW:
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float | None) -> bool:
-    """Descends a loss, and leaves everything as it was where the loss or a gradient is not finite.
+    """Descends a loss [], gradients clipped to a norm (None: no bound); returns whether the step was taken.
 
-    Args:
-        optimizer: of the parameters.
-        loss: 0-dim.
-        max_grad_norm: gradients are clipped to this norm; None for no bound.
-    Returns:
-        whether the step was taken.
+    Everything is left as it was where the loss or a gradient is not finite.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -153,13 +140,9 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
 
 
 def learning_rate_factor(step: int, progress: float, *, schedule: str, warmup_steps: int) -> float:
-    """The learning rate over its base: 1 throughout, or a linear warm-up and a cosine down to a fiftieth.
+    """The learning rate over its base: 1 ("constant"), or a linear warm-up and a cosine down to a fiftieth ("cosine").
 
-    Args:
-        step: steps done.
-        progress: share of the run done, 0 … 1.
-        schedule: "constant" or "cosine".
-        warmup_steps: of the cosine schedule.
+    It follows from the steps done and from the share of the run that is done, 0 … 1.
     """
     if schedule == "constant":
         return 1.0

@@ -13,16 +13,13 @@ from torch.utils.checkpoint import checkpoint
 def in_microbatches(function: Callable[..., Any], *tensors: Tensor, size: int, draws: bool = True) -> Any:
     """`function(*tensors)`, computed on `size` rows at a time; the backward pass computes each part once more.
 
-    Nothing but inputs and outputs is kept between the two passes, so that memory is that of one part, and the gradient
-    is that of the whole batch. Random numbers are drawn alike both times.
+    Memory is that of one part, the gradient that of the whole batch. Random numbers are drawn alike in both passes.
 
     Args:
-        function: of tensors, row by row; gives a tensor, or a tuple of tensors, with as many rows.
+        function: gives a tensor, or a tuple of tensors, with as many rows.
         tensors: with B rows each.
         size: rows at a time; 0, or B and more, for all at once.
         draws: whether the function draws random numbers. Setting their state back is nothing that a CUDA graph can do.
-    Returns:
-        what the function gives, all B rows of it.
     """
     if not 0 < size < len(tensors[0]):
         return function(*tensors)

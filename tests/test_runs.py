@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 from pathlib import Path
@@ -16,7 +17,6 @@ from daps_rl.cli import main
 from daps_rl.config import TrainConfig, make_config
 from daps_rl.data import Splits, from_arrays
 from daps_rl.files import finite, to_json
-from daps_rl.runs import lock
 from daps_rl.runs.checkpoint import CheckpointError, load_checkpoint
 from daps_rl.runs.folder import RunFolder
 from daps_rl.runs.session import _Session, train_run
@@ -58,17 +58,17 @@ class Fickle(nn.Module):
 
 def test_a_lock_holds_and_leaves_nothing_where_nothing_was_put(tmp_path):
     folder = tmp_path / "new" / "run"
-    with lock.locked(folder):
+    with RunFolder(folder).locked():
         assert (folder / ".lock").exists()
-        with pytest.raises(ValueError, match="in use by another run"), lock.locked(folder):
+        with pytest.raises(ValueError, match="in use by another run"), RunFolder(folder).locked():
             pass
         assert (folder / ".lock").exists()  # who was refused removes nothing
     assert not folder.exists()
     folder.mkdir()
-    with pytest.raises(KeyError), lock.locked(folder):
+    with pytest.raises(KeyError), RunFolder(folder).locked():
         raise KeyError
     assert list(folder.iterdir()) == []
-    with lock.locked(folder):
+    with RunFolder(folder).locked():
         (folder / "config.json").touch()
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.json"]
 
@@ -76,11 +76,11 @@ def test_a_lock_holds_and_leaves_nothing_where_nothing_was_put(tmp_path):
 def test_a_lock_is_no_link(tmp_path):
     (tmp_path / "precious").write_text("x")
     (tmp_path / ".lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match="symbolic link"), lock.locked(tmp_path):
+    with pytest.raises(OSError, match="symbolic link"), RunFolder(tmp_path).locked():
         pass
     (tmp_path / ".lock").unlink()
     (tmp_path / ".lock").symlink_to(tmp_path / "new")
-    with pytest.raises(OSError, match="symbolic link"), lock.locked(tmp_path):
+    with pytest.raises(OSError, match="symbolic link"), RunFolder(tmp_path).locked():
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "precious"]
     assert (tmp_path / "precious").read_text() == "x"
@@ -88,14 +88,14 @@ def test_a_lock_is_no_link(tmp_path):
 
 def test_a_lock_that_was_removed_meanwhile_holds_nothing(tmp_path, monkeypatch):
     """Opened just before the one who held it removed it."""
-    flock = lock.fcntl.flock
+    flock = fcntl.flock
 
     def late(descriptor, operation):
         (tmp_path / ".lock").unlink()
         flock(descriptor, operation)
 
-    monkeypatch.setattr(lock.fcntl, "flock", late)
-    with pytest.raises(ValueError, match="in use"), lock.locked(tmp_path):
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(ValueError, match="in use"), RunFolder(tmp_path).locked():
         pass
 
 

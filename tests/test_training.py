@@ -16,6 +16,7 @@ from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import PUBLISHED, make_config
 from daps_rl.data import Splits
 from daps_rl.device import choose_device
+from daps_rl.distributed import World
 from daps_rl.optim import GuardedAdamW, adaptive_clip_, exponential_decay, learning_rate_factor
 from daps_rl.training import Trainer, TrainingDiverged, loop
 
@@ -209,7 +210,13 @@ def test_guarded_adamw_is_adamw_where_all_is_finite():
     ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
     theirs.load_state_dict(ours.state_dict())
     guarded = GuardedAdamW(
-        [{"params": list(ours.parameters()), "lr": 0.1}], weight_decay=0.01, gradient_clip="none", clip_at=1.0
+        ours.parameters(),
+        learning_rate=0.1,
+        weight_decay=0.01,
+        gradient_clip="none",
+        clip_at=1.0,
+        device=torch.device("cpu"),
+        world=World(),
     )
     plain = torch.optim.AdamW(theirs.parameters(), lr=0.1, weight_decay=0.01)
     for _ in range(5):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from daps_rl.commands.options import Options, absolute_paths, add_command, choosable, converter
+from daps_rl.commands.options import Options, add_command, choosable, converter, given_settings
 from daps_rl.commands.stop import StopRequest
 
 DEFAULT_SEEDS = 3
@@ -95,7 +95,7 @@ def compare_command(
 
     if jobs < 1:
         raise ValueError(f"--jobs must be >= 1, got {jobs}.")
-    given = absolute_paths({name: value for name, value in options.items() if value is not None})
+    given = given_settings(options)
     own: dict[str, dict[str, Any]] = {}
     for label, values in set or ():
         own[label] = own.get(label, {}) | values

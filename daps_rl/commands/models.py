@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from daps_rl.commands.options import add_command, is_asked
+from daps_rl.commands.options import add_command, given_settings, is_asked
 from daps_rl.files import to_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def add_parsers(commands: Any, arguments: Sequence[str]) -> None:
@@ -17,7 +20,7 @@ def add_parsers(commands: Any, arguments: Sequence[str]) -> None:
         parser = add_command(commands, name, text)
         parser.add_argument("run", help="read the run in this folder")
         if is_asked(parser, arguments):
-            from daps_rl.config.run import DEVICES  # brings torch
+            from daps_rl.config.groups import DEVICES  # brings torch
 
             parser.add_argument("--device", default="auto", choices=DEVICES, help="work here (default: auto)")
         parser.set_defaults(command=command)
@@ -49,8 +52,7 @@ def evaluate_command(*, run: str, device: str, fid_weights: str | None, lpips_we
     from daps_rl.runs.session import load_run, same_data
     from daps_rl.training import load_data
 
-    asked = {"fid_weights": fid_weights, "lpips_weights": lpips_weights}
-    given: dict[str, Any] = {name: path for name, path in asked.items() if path is not None}
+    given: Any = given_settings({"fid_weights": fid_weights, "lpips_weights": lpips_weights})
     if given:
         Perceptual(**given)  # a file that is missing is told before the data are read
     folder, config, model = load_run(run, device)
@@ -75,40 +77,29 @@ def report_command(*, run: str, device: str) -> int:
 
 def encode_command(*, run: str, device: str, input: str, output: str, sampled: bool) -> int:
     """`daps-rl encode`."""
-    import numpy as np
-    import torch
-
     from daps_rl.runs.session import load_run
 
     _, _, model = load_run(run, device)
-    x = torch.from_numpy(_read_npy(input)).float()
-    codes = [model.encode(part.to(_device(model)), deterministic=not sampled).cpu() for part in x.split(500)]
-    np.save(output, torch.cat(codes).numpy())
-    return 0
+    parts = _read_npy(input).float().split(500)
+    return _write_npy(output, (model.encode(x.to(_device(model)), deterministic=not sampled) for x in parts))
 
 
 def decode_command(*, run: str, device: str, input: str, output: str) -> int:
     """`daps-rl decode`."""
-    import numpy as np
-    import torch
-
     from daps_rl.runs.session import load_run
 
     _, config, model = load_run(run, device)
-    codes = torch.from_numpy(_read_npy(input))
+    codes = _read_npy(input)
     expected = f"integers [N, {config.num_tokens}] in 0 … {config.vocab_size - 1}"
     if codes.dtype.is_floating_point or codes.ndim != 2 or codes.shape[1] != config.num_tokens:
         raise ValueError(f"{input} must hold {expected}, got {codes.dtype} of shape {tuple(codes.shape)}.")
     if len(codes) and not (codes.min() >= 0 and codes.max() < config.vocab_size):
         raise ValueError(f"{input} must hold {expected}, got values {codes.min()} … {codes.max()}.")
-    means = [model.decode(part.long().to(_device(model))).cpu() for part in codes.split(500)]
-    np.save(output, torch.cat(means).numpy())
-    return 0
+    return _write_npy(output, (model.decode(part.long().to(_device(model))) for part in codes.split(500)))
 
 
 def sample_command(*, run: str, device: str, n: int, seed: int, output: str) -> int:
     """`daps-rl sample`."""
-    import numpy as np
     import torch
 
     from daps_rl.runs.session import load_run
@@ -117,17 +108,25 @@ def sample_command(*, run: str, device: str, n: int, seed: int, output: str) -> 
         raise ValueError(f"-n must be >= 1, got {n}.")
     _, _, model = load_run(run, device)
     torch.manual_seed(seed)
-    np.save(output, model.sample(n).cpu().numpy())
-    return 0
+    return _write_npy(output, [model.sample(n)])
 
 
-def _read_npy(path: str) -> Any:
+def _read_npy(path: str) -> Tensor:
     import numpy as np
+    import torch
 
     try:
-        return np.load(path, allow_pickle=False)
+        return torch.from_numpy(np.load(path, allow_pickle=False))
     except ValueError as error:
         raise ValueError(f"{path} is no readable .npy file ({error}); save it with numpy.save.") from error
+
+
+def _write_npy(path: str, parts: Iterable[Tensor]) -> int:
+    import numpy as np
+    import torch
+
+    np.save(path, torch.cat([part.cpu() for part in parts]).numpy())
+    return 0
 
 
 def _device(model: Any) -> Any:

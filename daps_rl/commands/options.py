@@ -30,9 +30,7 @@ class OneLineParser(argparse.ArgumentParser):
 class Options:
     """Adds options to a command under headings, and leaves those that few people use out of the short help.
 
-    Args:
-        parser: of the command.
-        arguments: what was typed; settings and the list of agents, which bring torch, are for their command alone.
+    Settings and the list of agents bring torch: they are added where `arguments`, what was typed, are for the command.
     """
 
     def __init__(self, parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -63,15 +61,12 @@ class Options:
         for name, declared in choosable().items():
             if name in without:
                 continue
-            arguments: dict[str, Any] = {"default": None, "common": declared.common}
-            if bool in declared.kinds:
-                arguments["action"] = argparse.BooleanOptionalAction
-            else:
-                choices = f"{{{','.join(declared.choices)}}}"
-                arguments["metavar"] = choices if declared.choices else name.split("_")[-1].upper()
-                arguments["type"] = converter(declared)
-            text = declared.text + default_text(name)
-            self.add(declared.group, f"--{name.replace('_', '-')}", text, **arguments)
+            arguments: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+            if bool not in declared.kinds:
+                choices = f"{{{','.join(declared.choices)}}}" if declared.choices else name.split("_")[-1].upper()
+                arguments = {"type": converter(declared), "metavar": choices}
+            text, flag = declared.text + default_text(name), f"--{name.replace('_', '-')}"
+            self.add(declared.group, flag, text, common=declared.common, default=None, **arguments)
         self.add("data", "--config", "take the published settings for these data", choices=sorted(PUBLISHED))
 
 
@@ -85,8 +80,7 @@ def default_text(name: str) -> str:
     from daps_rl.config import TrainConfig
     from daps_rl.config.presets import OTHER_DATA, RECIPES
 
-    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
-    default = fields[name].default
+    default = TrainConfig.__dataclass_fields__[name].default
     parts = [] if default in (None, dataclasses.MISSING) else [_show(default)]
     recipes = {**RECIPES, "other data": OTHER_DATA}
     own = {data: recipe[name] for data, recipe in recipes.items() if recipe.get(name, default) != default}
@@ -104,13 +98,13 @@ def agents_text() -> str:
     from daps_rl.agents import AGENTS
     from daps_rl.agents.sb3.adapter import SB3_AGENTS
 
-    def lines(title: str, pathwise: bool) -> list[str]:
-        of_kind = [spec for spec in AGENTS.values() if spec.cls.needs_decoder_gradient is pathwise]
-        return [title, *(f"  {spec.name:<20}  {spec.help}" for spec in of_kind)]
-
-    learned = lines("agents that learn from rewards:", False)
-    learned += [f"  {spec.name:<20}  {spec.help}" for spec in SB3_AGENTS.values()]
-    return "\n".join((*learned, "", *lines("agents to compare with, which need the decoder's gradient:", True)))
+    lines: dict[bool, list[str]] = {
+        False: ["agents that learn from rewards:"],
+        True: ["agents to compare with, which need the decoder's gradient:"],
+    }
+    for spec in (*AGENTS.values(), *SB3_AGENTS.values()):
+        lines[spec.cls.needs_decoder_gradient].append(f"  {spec.name:<20}  {spec.help}")
+    return "\n".join([*lines[False], "", *lines[True]])
 
 
 def choosable() -> dict[str, Setting]:
@@ -121,18 +115,15 @@ def choosable() -> dict[str, Setting]:
     return {name: declared for name, declared in declared_in(TrainConfig).items() if name != "observation_shape"}
 
 
-def absolute_paths(options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options with absolute paths among them, so that a run can be evaluated from anywhere."""
+def given_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, with absolute paths among them, so that a run can be evaluated from anywhere."""
     from daps_rl.data.load import NAMES  # brings torch, which --help does without
 
-    resolved = dict(options)
-    for name in ("fid_weights", "lpips_weights", "data_dir"):
-        if resolved.get(name) is not None:
-            resolved[name] = os.path.abspath(resolved[name])
-    data = resolved.get("data")
-    if resolved.get("data_dir") is None and data is not None and os.path.exists(data) and data not in NAMES:
-        resolved["data"] = os.path.abspath(data)
-    return resolved
+    given = {name: value for name, value in options.items() if value is not None}
+    paths = {"fid_weights", "lpips_weights", "data_dir"}
+    if "data_dir" not in given and given.get("data") not in NAMES and os.path.exists(given.get("data", "")):
+        paths.add("data")
+    return {name: os.path.abspath(value) if name in paths else value for name, value in given.items()}
 
 
 def split_settings(text: str) -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from daps_rl.runs.session import Observer
     from daps_rl.training import Trainer
 
 SHOWN = (
@@ -22,58 +23,41 @@ SHOWN = (
 LINE_EVERY = 5.0  # seconds between lines where there is no terminal
 
 
-class Progress:
-    """Shows a run's rows: call it with the trainer and each row, inside its `with` block."""
+@contextlib.contextmanager
+def progress() -> Iterator[Observer]:
+    """Gives what shows a run's rows."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
-        self._last_line = 0.0
-        self._smooth: float | None = None
-
-    def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(
-                TextColumn("step {task.fields[step]}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.percentage:3.0f}%"),
-                TextColumn("{task.fields[rate]:.1f} steps/s"),
-                TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("", total=1.0, step=0, rate=0.0, text="")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        rate = row["step"] / max(row["seconds"], 1e-9)
-        text = "  ".join(f"{label} {form.format(row[key])}" for label, key, form in SHOWN if row.get(key) is not None)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=trainer.progress, step=row["step"], rate=rate, text=text)
-            return
-        now = time.monotonic()
-        if now - self._last_line >= LINE_EVERY or trainer.progress >= 1.0:
-            self._last_line = now
-            left = row["seconds"] / max(trainer.progress, 1e-9) - row["seconds"]
-            print(
-                f"step {row['step']}  {trainer.progress:.0%}  {rate:.1f} steps/s  {text}  {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+    before, after = TextColumn("step {task.fields[step]}"), TextColumn("{task.percentage:3.0f}%  {task.fields[text]}")
+    console = Console(stderr=True)
+    with Progress(before, BarColumn(bar_width=None), after, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("", total=1.0, step=0, text="")
+        yield lambda trainer, row: bar.update(task, completed=trainer.progress, step=row["step"], text=_text(row))
 
 
-def tensorboard_observer(folder: Path) -> Callable[[Trainer, dict[str, Any]], None]:
+def _lines() -> Observer:
+    last = 0.0
+
+    def show(trainer: Trainer, row: dict[str, Any]) -> None:
+        nonlocal last
+        now, done = time.monotonic(), trainer.progress
+        if now - last >= LINE_EVERY or done >= 1.0:
+            last, left = now, row["seconds"] / max(done, 1e-9) - row["seconds"]
+            print(f"step {row['step']}  {done:.0%}  {_text(row)}  {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _text(row: dict[str, Any]) -> str:
+    parts = [f"{label} {form.format(row[key])}" for label, key, form in SHOWN if row.get(key) is not None]
+    return "  ".join([f"{row['step'] / max(row['seconds'], 1e-9):.1f} steps/s", *parts])
+
+
+def tensorboard_observer(folder: Path) -> Observer:
     """Writes each row's numbers for TensorBoard.
 
     Raises:

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 class StopRequest:
     """Whether somebody asked the run to stop, and by which signal."""
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    signal: int | None = None
 
     def __call__(self) -> bool:
         return self.signal is not None

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daps_rl.commands.options import Options, absolute_paths, add_command
-from daps_rl.commands.progress import Progress, tensorboard_observer
+from daps_rl.commands.options import Options, add_command, given_settings
+from daps_rl.commands.progress import progress, tensorboard_observer
 from daps_rl.commands.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
     from daps_rl.runs.session import Observer, train_run
     from daps_rl.training import load_data
 
-    given = absolute_paths({name: value for name, value in options.items() if value is not None})
+    given = given_settings(options)
     if resume:
         if out is None:
             raise ValueError("--resume needs --out, the folder of the run to go on with.")
@@ -89,7 +89,7 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
         stack.enter_context(stop.listening())
         observers: list[Observer] = []
         if world.is_first:
-            observers.append(stack.enter_context(Progress()))
+            observers.append(stack.enter_context(progress()))
         if world.is_first and settings.tensorboard:
             observers.append(tensorboard_observer(run.path / "tensorboard"))
         summary = train_run(settings, splits, run, resume=resume, stop=stop, observers=tuple(observers), world=world)
@@ -109,7 +109,7 @@ def dry_run_command(preset: str | None, options: dict[str, Any]) -> int:
     from daps_rl.device import peak_memory
     from daps_rl.training import Trainer, load_data
 
-    given = absolute_paths({name: value for name, value in options.items() if value is not None})
+    given = given_settings(options)
     given.pop("minutes", None)
     settings = make_config(preset, **{"batch_size": 2, "validate_every": 0, **given, "steps": 2})
     if preset is not None and "data" not in given:
@@ -138,7 +138,9 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
         f"({summary['steps_per_second']:.1f} steps/s), {latents_text(summary['bits'])}"
     )
     for split in ("validation", "test"):
-        print(f"{split:>10}  {_metrics_text(summary[split])}")
+        shown = {key: form.partition(" ") for key, form in SHOWN.items() if summary[split].get(key) is not None}
+        parts = (f"{key} {summary[split][key]:{form}}{gap}{unit}" for key, (form, gap, unit) in shown.items())
+        print(f"{split:>10}  {'  '.join(parts)}")
     picture = "reconstructions.png" if (path / "reconstructions.png").exists() else "learning_curves.png"
     print(f"look at {path}{os.sep}{picture}")
     gain = summary["validation"].get("code_gain")
@@ -156,8 +158,3 @@ SHOWN = {
     "code_perplexity": ".1f",
 }  # fmt: skip
 """Metrics of the summary that are printed, how and in what unit."""
-
-
-def _metrics_text(metrics: dict[str, Any]) -> str:
-    shown = {name: form.partition(" ") for name, form in SHOWN.items() if metrics.get(name) is not None}
-    return "  ".join(f"{name} {metrics[name]:{form}}{gap}{unit}" for name, (form, gap, unit) in shown.items())

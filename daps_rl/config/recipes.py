@@ -7,9 +7,9 @@ import math
 from typing import Any
 
 from daps_rl.agents import AgentSpec, find_agent
-from daps_rl.config.presets import OTHER_DATA, PUBLISHED, PUBLISHED_OPTIMISER, RECIPES
+from daps_rl.config.groups import TrainConfig
+from daps_rl.config.presets import OTHER_DATA, PUBLISHED, PUBLISHED_FOR_ALL, RECIPES
 from daps_rl.config.settings import declared_in
-from daps_rl.config.train import TrainConfig
 from daps_rl.envs.problem import find_problem
 
 
@@ -37,7 +37,7 @@ def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
     elif preset is None:
         base |= spec.recipe
     elif preset in PUBLISHED:
-        base |= {**PUBLISHED_OPTIMISER, **PUBLISHED[preset]}
+        base |= {**PUBLISHED_FOR_ALL, **PUBLISHED[preset]}
     else:
         raise ValueError(f"config must be one of {', '.join(PUBLISHED)}, got {preset!r}.")
     base |= spec.settings

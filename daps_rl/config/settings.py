@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import operator
 import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,13 +19,10 @@ class Setting:
 
     Attributes:
         text: what one does with it: a sentence that begins with a verb, without a full stop.
-        group: the heading under which it is listed.
-        common: whether the short help shows it.
+        group: the heading under which it is listed; the short help shows those that are `common`.
         choices: the values that it can take; empty for any.
         above, least, most: bounds of a number, or of each of several; None for no bound.
-        name: filled in by `declared_in`, and so are
-        kinds: the plain types that its type is made of: (int, NoneType) of `int | None`, (int, ...) of
-            `tuple[int, ...]`.
+        name, kinds: filled in by `declared_in`; (int, NoneType) are the kinds of `int | None`.
     """
 
     text: str
@@ -43,20 +41,15 @@ class Setting:
             raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}.")
         if not {int, float} & set(self.kinds) or (value is None and type(None) in self.kinds):
             return
+        whole = int in self.kinds
+        signs = ((">", operator.gt, self.above), (">=", operator.ge, self.least), ("<=", operator.le, self.most))
+        bounds = [(sign, holds, bound) for sign, holds, bound in signs if bound is not None]
         for number in value if isinstance(value, tuple) else (value,):
-            fits = isinstance(number, numbers.Integral if int in self.kinds else numbers.Real)
-            fits = fits and math.isfinite(number)
-            fits = fits and (self.above is None or number > self.above)
-            fits = fits and (self.least is None or number >= self.least)
-            if not (fits and (self.most is None or number <= self.most)):
-                raise ValueError(f"{self.name} must be {self.range_text()}, got {value!r}.")
-
-    def range_text(self) -> str:
-        """The range of a number in words: "positive and finite", ">= 0 and whole"."""
-        bounds = {">": self.above, ">=": self.least, "<=": self.most}
-        words = [f"{sign} {bound:,}" for sign, bound in bounds.items() if bound is not None]
-        words += ["whole" if int in self.kinds else "finite"]
-        return " and ".join(words).replace("> 0 ", "positive ")
+            fits = isinstance(number, numbers.Integral if whole else numbers.Real) and math.isfinite(number)
+            if not (fits and all(holds(number, bound) for _, holds, bound in bounds)):
+                words = [*(f"{sign} {bound:,}" for sign, _, bound in bounds), "whole" if whole else "finite"]
+                text = " and ".join(words).replace("> 0 ", "positive ")
+                raise ValueError(f"{self.name} must be {text}, got {value!r}.")
 
 
 def setting(default: Any, text: str, **options: Any) -> Any:
@@ -79,14 +72,9 @@ class Settings:
 def declared_in(cls: type[Settings]) -> dict[str, Setting]:
     """What each setting of a group is declared with, by name."""
     types = typing.get_type_hints(cls)
-    return {
-        field.name: dataclasses.replace(
-            field.metadata["setting"],
-            name=field.name,
-            kinds=typing.get_args(types[field.name]) or (types[field.name],),
-        )
-        for field in dataclasses.fields(cls)
-    }
+    kinds = {name: typing.get_args(kind) or (kind,) for name, kind in types.items()}
+    fields = {field.name: field.metadata["setting"] for field in dataclasses.fields(cls)}
+    return {name: dataclasses.replace(field, name=name, kinds=kinds[name]) for name, field in fields.items()}
 
 
 def documented(cls: type[T]) -> type[T]:

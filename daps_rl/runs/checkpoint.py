@@ -21,12 +21,8 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Writes a checkpoint atomically.
+    """Writes a checkpoint atomically, with whatever JSON can hold beside the tensors.
 
-    Args:
-        path: of the file.
-        tensors: by name.
-        info: whatever JSON can hold.
     Raises:
         OSError: the disk is full or not writable; the previous file is left whole.
     """
@@ -38,10 +34,8 @@ def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], info: dict[str
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a checkpoint; nothing is unpickled.
+    """Reads a checkpoint: its tensors, on the CPU, and its info. Nothing is unpickled.
 
-    Returns:
-        the tensors, on the CPU, and the info.
     Raises:
         CheckpointError: the file is damaged, or is not a checkpoint of this version of daps-rl.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from daps_rl.files import to_json, write_atomically
-from daps_rl.runs.lock import locked
+
+LOCK = ".lock"
 
 
 class RunFolder:
-    """Paths and files of a run.
-
-    Args:
-        path: of the folder; made if it is missing.
-    """
+    """Paths and files of a run, in a folder that is made when it is first held."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -28,12 +26,37 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder for this process, see `daps_rl.runs.lock.locked`; removes what a killed one left half."""
-        with locked(self.path):
+        """Holds the folder, made if it is missing, for this process, and removes what a killed one left half.
+
+        The lock goes with the process, however that ends. Where nothing was put beside it, neither it nor a folder that
+        was made for it stays behind.
+
+        Raises:
+            ValueError: another process holds it, or the path is no folder.
+            OSError: the lock is a link, which is not followed.
+        """
+        folder, lock = self.path, self.path / LOCK
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder; choose another --out.")
+        made, ours = not folder.exists(), False
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                ours = os.path.samestat(os.fstat(descriptor), os.stat(lock))  # not if it was removed meanwhile
+            if not ours:
+                raise ValueError(f"{folder} is in use by another run; wait for it, or choose another --out.")
             for file in (self.config, self.metrics, self.checkpoint, self.summary):
-                for torn in self.path.glob(f".{file.name}.*"):
+                for torn in folder.glob(f".{file.name}.*"):
                     torn.unlink()
             yield
+        finally:
+            if ours and os.listdir(folder) == [LOCK]:
+                lock.unlink()
+                if made:
+                    folder.rmdir()
+            os.close(descriptor)
 
     def check_new(self) -> None:
         """Raises ValueError where a run is in the folder already."""
@@ -47,11 +70,7 @@ class RunFolder:
         write_atomically(path, to_json(values, indent=2).encode() + b"\n")
 
     def read_json(self, path: Path) -> dict[str, Any]:
-        """Reads a JSON file.
-
-        Raises:
-            ValueError: it is missing or damaged.
-        """
+        """Reads a JSON object; ValueError where the file is missing or damaged."""
         try:
             values = json.loads(path.read_text())
         except FileNotFoundError:
@@ -76,12 +95,8 @@ class RunFolder:
             return
         kept = []
         for line in self.metrics.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if row["step"] <= last_step:
-                kept.append(line)
+            with contextlib.suppress(ValueError):
+                kept += [line] if json.loads(line)["step"] <= last_step else []
         write_atomically(self.metrics, "".join(f"{line}\n" for line in kept).encode())
 
 
@@ -95,8 +110,6 @@ def new_run_path(root: Path, name: str) -> Path:
 
 def folder_is_writable(path: Path) -> None:
     """Raises PermissionError early, before any training, where a run could not be written."""
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
-    if not os.access(parent, os.W_OK):
+    first = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not os.access(first, os.W_OK):
         raise PermissionError(f"{path} cannot be written; choose another --out.")

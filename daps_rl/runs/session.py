@@ -42,10 +42,7 @@ def train_run(
     with settings and data is said before the folder is made; a run that fails in its first step leaves nothing in it.
 
     Args:
-        config: settings; with `resume`, those of the folder.
-        splits: the data.
-        run: the folder.
-        resume: go on from the folder's checkpoint.
+        resume: go on from the folder's checkpoint, with its settings.
         stop: asked after every step; true saves and returns.
         observers: called with the trainer and each row.
         world: the processes that train together; this one by itself if None.
@@ -101,10 +98,7 @@ class _Session:
             tensors, info = found
             same_data(trainer.fingerprint, info["fingerprint"])
             if config_from_dict(info["config"]) != trainer.config:
-                raise CheckpointError(
-                    f"{run.checkpoint} belongs to a run of other settings than {run.config}; restore the one or the "
-                    "other."
-                )
+                raise CheckpointError(f"{run.checkpoint} and {run.config} differ in settings; restore one of them.")
             trainer.load_state(tensors, info)
         self.saved_at = trainer.step
         if world.is_first:

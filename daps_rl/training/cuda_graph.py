@@ -16,15 +16,12 @@ WARMUP = 3  # eager steps first: they make the optimiser's state and choose kern
 class GraphedUpdate:
     """A function of a batch that works on the device alone, recorded once and replayed on every later batch.
 
-    A batch is one tensor or several: data, or contexts and what their rewards are reckoned from.
-
-    The function may change tensors in place (weights, optimiser, temperature) and draw from torch's global generator of
-    the device: each replay draws anew. What it reads of the host (Python numbers) stays as it was when recorded, so
-    whatever changes from step to step has to lie in a tensor. The first three calls, and batches of another shape, run
-    as they are.
+    The function may change tensors in place and draw from torch's global generator of the device: each replay draws
+    anew. What it reads of the host (Python numbers) stays as it was when recorded, so what changes between steps has to
+    lie in a tensor. The first three calls, and batches of another shape, run as they are.
 
     Args:
-        update: a batch's tensors → metrics, 0-dim tensors on the device, the same names every time.
+        update: one batch's tensors → metrics, 0-dim tensors on the device, the same names every time.
     Raises:
         RuntimeError: on the call that records, where the function asks for something on the host.
     """
@@ -35,16 +32,14 @@ class GraphedUpdate:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: tuple[Tensor, ...] = ()
         self._names: list[str] = []
-        self._values: Tensor | None = None  # the metrics of the last replay
+        self._values = torch.empty(0)  # the metrics of the last replay
 
     def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
         self.calls += 1
         if self.calls <= WARMUP:
             return self._aside(*batch)
         if self._graph is None:
-            self._record(*batch)
-        assert self._graph is not None
-        assert self._values is not None
+            self._graph = self._record(*batch)
         if [part.shape for part in batch] != [part.shape for part in self._batch]:
             return self.update(*batch)
         for recorded, part in zip(self._batch, batch, strict=True):
@@ -61,7 +56,7 @@ class GraphedUpdate:
         torch.cuda.current_stream().wait_stream(stream)
         return metrics
 
-    def _record(self, *batch: Tensor) -> None:
+    def _record(self, *batch: Tensor) -> torch.cuda.CUDAGraph:
         self._batch = tuple(part.clone() for part in batch)
         graph = torch.cuda.CUDAGraph()
         try:
@@ -75,7 +70,7 @@ class GraphedUpdate:
                 "--no-cuda-graph, or keep .item(), printing and shapes that depend on data out of policy, decoder and "
                 f"agent. {error}"
             ) from error
-        self._graph = graph
+        return graph
 
 
 def keeps_to_the_device(part: nn.Module | CodeMask) -> bool:

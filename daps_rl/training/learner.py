@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from daps_rl.agents import Agent, AgentLoss, Conditions, Scorer
+from daps_rl.agents import Agent, AgentLoss, Conditions, Scorer, find_agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
 from daps_rl.decoders import CodeDecoder
@@ -25,26 +25,23 @@ class Learner:
     """Agent, decoder and their optimiser. `update` takes one batch, in one graph of the GPU's where all parts allow.
 
     Args:
-        config: settings of the run.
-        autoencoder: the model, on its device.
-        agent: learns the model's policy; on the same device.
-        world: the processes that train together.
+        config, world: settings of the run, and the processes that train together.
+        autoencoder, agent: the model, and who learns its policy, on one device.
     Attributes:
         beta: the one shared value of β, the reward's weight of the KL and the temperature's floor. 0-dim.
-        usage: how often each position has drawn each code in the epoch before, and in this one, by this process.
-            int64 [2, T, V].
+        usage: how often this process has drawn each code, in the epoch before and in this one. int64 [2, T, V].
         evaluations: of the decoder, by this process for the last batch.
         score_precision: "float32" or "bfloat16", of codes that are scored without a gradient.
         graphed: whether a GPU records and replays the update.
     Raises:
-        ValueError: the agent cannot keep to `microbatch`.
+        ValueError: the agent cannot keep to `microbatch`, or to one process's part of a batch.
     """
 
     def __init__(self, config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent, world: World) -> None:
         self.config, self.autoencoder, self.agent, self.world = config, autoencoder, agent, world
         self.beta = torch.tensor(config.beta_start, device=next(autoencoder.parameters()).device)
         self.device = self.beta.device
-        _check_memory(config, autoencoder, agent, world)
+        _check_fit(config, autoencoder, agent, world)
         if config.cpu_kernels and self.device.type == "cpu":
             use_cpu_kernels(agent)
             if config.precision != "float32":
@@ -52,7 +49,8 @@ class Learner:
                     f"CPU kernels are for float32; precision={config.precision!r} trains without.", stacklevel=3
                 )
         self.optimizer = GuardedAdamW(
-            [{"params": [*agent.trained(), *autoencoder.decoder.parameters()], "lr": config.learning_rate}],
+            [*agent.trained(), *autoencoder.decoder.parameters()],
+            learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,
             clip_at=config.clip_at,
@@ -82,27 +80,22 @@ class Learner:
     def prepare(self, progress: float, rate_factor: float, new_epochs: int) -> None:
         """Brings to the device what changes from step to step.
 
-        Args:
-            progress: share of the run that is done, 0 … 1.
-            rate_factor: the learning rate over its base.
-            new_epochs: how many epochs begin with the batch.
+        That is the share of the run that is done, the learning rate over its base, and the epochs that now begin.
         """
         config = self.config
         self.beta.fill_(exponential_decay(progress, config.beta_start, config.beta_end))
-        self.optimizer.set_rates(rate_factor)
+        self.optimizer.set_rate(rate_factor)
         rate = config.learning_rate * rate_factor
         self.agent.prepare(Conditions(self.world, config.microbatch, progress, rate))
         for _ in range(min(new_epochs, 2)):
             self.usage[0], self.usage[1] = self.usage[1].clone(), 0
 
     def learn(self, x: Tensor, target: Tensor | None = None) -> dict[str, Tensor]:
-        """One batch's losses, descended: the agent's and the decoder's. A GPU may record and replay it.
+        """Descends one batch's losses, the agent's and the decoder's; returns metrics, 0-dim, on the device.
 
         Args:
             x: the data. [B, *x].
             target: what is scored in their place; the data themselves if None. [B, *y].
-        Returns:
-            metrics, 0-dim each, on the device.
         Raises:
             ValueError: the agent yields no loss, or one before it has called `score`.
         """
@@ -168,8 +161,13 @@ class Learner:
         return bool(self.optimizer.skipped_in_row == 0) and self.has_learned()
 
 
-def _check_memory(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent, world: World) -> None:
-    """Raises ValueError where an agent cannot keep to `microbatch`; warns where parts of a batch are not exact."""
+def _check_fit(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent, world: World) -> None:
+    """Raises ValueError where an agent cannot work on parts of a batch; warns where these are not exact."""
+    if world.size > 1 and not find_agent(config.agent).several_processes:
+        raise ValueError(
+            f"agent {config.agent!r} has an optimiser or a codebook of its own and trains in one process; leave "
+            "out torchrun, or use another agent."
+        )
     if config.microbatch and not agent.bounded_memory:
         raise ValueError(
             f"agent {config.agent!r} makes passes over whole batches and cannot keep to microbatch; leave it out "

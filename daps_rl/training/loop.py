@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from daps_rl.agents import Agent, find_agent, make_agent
+from daps_rl.agents import Agent, make_agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
-from daps_rl.data import Feed, Splits
+from daps_rl.data import Feed, Splits, load
 from daps_rl.device import choose_device
 from daps_rl.distributed import World
+from daps_rl.envs.problem import find_problem
 from daps_rl.evaluation import evaluate
 from daps_rl.files import finite
 from daps_rl.optim import learning_rate_factor
@@ -24,6 +25,21 @@ from daps_rl.training.state import learner_tensors, load_learner_tensors, seed_p
 
 MAX_SKIPPED_IN_ROW = 100
 CHECK_EVERY = {"cpu": 1, "cuda": 50}  # steps between looks at the skip counter, which costs a GPU a synchronisation
+
+
+def load_data(config: TrainConfig) -> Splits:
+    """Returns the data that the settings name; a problem's own contexts."""
+    if config.problem is not None:
+        return find_problem(config.problem).splits()
+    return load(
+        config.data,
+        config.data_dir,
+        image_size=config.image_size or None,
+        image_column=config.image_column,
+        hub_config=config.hub_config,
+        streaming=config.streaming,
+        max_corrupt=config.max_corrupt,
+    )
 
 
 class TrainingDiverged(RuntimeError):
@@ -37,19 +53,16 @@ class TrainingDiverged(RuntimeError):
 class Trainer:
     """One training run: a learner, the order of the data, a clock and what it schedules.
 
-    Everything that makes the next step what it is can be taken out with `state` and put back with `load_state`, so
-    that a run of `steps` steps that was stopped and resumed ends with the same weights, bit for bit on one CPU.
-
-    Randomness comes from torch's global generators, so that policies and decoders of any make take part; `run` and
-    `train_step` leave those generators as a run of their own would.
+    All that decides the next step can be taken out with `state` and put back with `load_state`: a run of `steps` steps
+    that was stopped and resumed ends with the same weights, bit for bit on one CPU. Randomness comes from torch's
+    global generators, so that policies and decoders of any make take part.
 
     Args:
         config: settings of the run.
         splits: the data.
         policy, decoder, prior: parts of your own, in place of those that the config describes.
         agent: a function of the config and the policy, in place of the one that the config names.
-        world: the processes that train together. Each sees its part of every batch; gradients, temperature and metrics
-            are those of the whole.
+        world: the processes that train together, each on its part of a batch; all that is computed is the whole's.
     Raises:
         ValueError: the settings do not fit together, or ask for what is not here.
     """
@@ -66,7 +79,6 @@ class Trainer:
         world: World | None = None,
     ) -> None:
         self.config, self.splits, self.world = config, splits, world or World()
-        _check_processes(config.agent, self.world)
         part = self.world.share(config.batch_size)
         self.fingerprint = splits.fingerprint()  # once: every checkpoint holds it
         self.device = choose_device(config.device)
@@ -99,10 +111,8 @@ class Trainer:
     @property
     def learning_rate_factor(self) -> float:
         """The learning rate over its base."""
-        config = self.config
-        return learning_rate_factor(
-            self.step, self.progress, schedule=config.learning_rate_schedule, warmup_steps=config.warmup_steps
-        )
+        schedule, warmup_steps = self.config.learning_rate_schedule, self.config.warmup_steps
+        return learning_rate_factor(self.step, self.progress, schedule=schedule, warmup_steps=warmup_steps)
 
     def batch(self) -> Tensor:
         """The data of the current step: a new order every epoch, a function of seed and step alone. [B, *x]."""
@@ -135,7 +145,10 @@ class Trainer:
         _, stopped = self.world.agree(self.seconds, stop())
         while self.progress < 1.0 and not stopped:
             metrics.append(self.train_step())
-            self._check()
+            look = self.step % CHECK_EVERY[self.device.type] == 0
+            if look and self.optimizer.skipped_in_row >= MAX_SKIPPED_IN_ROW:
+                reason = f"{MAX_SKIPPED_IN_ROW} steps in a row had a non-finite loss or gradient"
+                raise TrainingDiverged(self.step, reason)
             due = self.step % self.config.log_every == 0 or self.step % self.config.checkpoint_every == 0
             # Reading the means waits for a GPU, which has been training all the while: that time counts.
             means = _means(metrics, self.world) if due else None
@@ -149,11 +162,6 @@ class Trainer:
                 clock = time.perf_counter()
         if self.progress >= 1.0 and not self.learner.has_learned():
             raise TrainingDiverged(self.step, "no step had a finite loss and gradient, or a weight is not finite")
-
-    def _check(self) -> None:
-        look = self.step % CHECK_EVERY[self.device.type] == 0
-        if look and self.optimizer.skipped_in_row >= MAX_SKIPPED_IN_ROW:
-            raise TrainingDiverged(self.step, f"{MAX_SKIPPED_IN_ROW} steps in a row had a non-finite loss or gradient")
 
     def _row(self, means: dict[str, float], steps: int) -> dict[str, Any]:
         """The means over the steps since the last row, and the state of the run."""
@@ -218,15 +226,6 @@ class Trainer:
         self.learner.restart(info["score_precision"])
         self.step, self.seconds = info["step"], info["seconds"]
         self.decoder_evaluations = info["decoder_evaluations"]
-
-
-def _check_processes(agent: str, world: World) -> None:
-    """Raises ValueError where an agent that trains in one process is to train in several."""
-    if world.size > 1 and not find_agent(agent).several_processes:
-        raise ValueError(
-            f"agent {agent!r} has an optimiser or a codebook of its own and trains in one process; leave "
-            "out torchrun, or use another agent."
-        )
 
 
 def _means(metrics: list[dict[str, Tensor]], world: World) -> dict[str, float]:

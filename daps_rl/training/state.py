@@ -18,41 +18,50 @@ def seed_process(seed: int, world: World, step: int = 0) -> None:
 
 def learner_tensors(learner: Learner) -> dict[str, Tensor]:
     """The learner's state. All processes that train together call it at once."""
+    random = {"cpu": torch.get_rng_state()}
+    if learner.device.type == "cuda":
+        random["cuda"] = torch.cuda.get_rng_state(learner.device)
+    of_all = enumerate(learner.world.of_all(random))
     parts = {
         "learner": learner.agent.optimizer_tensors(),
         "optimizer": learner.optimizer.tensors(),
-        "random": _random_states(learner),
+        "random": {f"{kind}{rank or ''}": state for rank, states in of_all for kind, state in states.items()},
     }
     named = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
     return {**_weights(learner), **named, "beta": learner.beta, "usage": learner.world.total(learner.usage)}
 
 
 def load_learner_tensors(learner: Learner, tensors: dict[str, Tensor], *, step: int) -> None:
-    """Takes up the state that `learner_tensors` gave.
+    """Takes up the state that `learner_tensors` gave, at that step: it seeds a process that was not there before.
 
-    Args:
-        learner: of the same settings.
-        tensors: its state, on any device.
-        step: that the state was taken at; it seeds a process that has no state, where there are more than there were.
     Raises:
         ValueError: the state does not fit the learner.
     """
-    parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("weights", "learner", "optimizer", "random")}
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("model", "agent", "learner", "optimizer", "random")}
     for key, value in tensors.items():
         part, _, name = key.partition(".")
-        if part in ("model", "agent"):
-            parts["weights"][key] = value
-        elif name:
-            parts[part][name] = value
+        if name:
+            parts[part][key if part in ("model", "agent") else name] = value
+    weights, own, random = parts["model"] | parts["agent"], _weights(learner), parts["random"]
     try:
-        _load_weights(learner, parts["weights"])
+        shapes, expected = ({name: value.shape for name, value in of.items()} for of in (weights, own))
+        if other := sorted({name for name, _ in shapes.items() ^ expected.items()}):
+            raise ValueError(f"model or agent has other weights: {', '.join(other)}")
+        for name, value in weights.items():
+            own[name].data.copy_(value)
         learner.agent.load_optimizer_tensors(parts["learner"])
         learner.optimizer.load_tensors(parts["optimizer"])
     except (RuntimeError, KeyError, ValueError) as error:
         raise ValueError(f"the checkpoint does not fit this run: {' '.join(str(error).split())[:200]}") from error
     learner.beta.copy_(tensors["beta"])
     learner.usage.copy_(tensors["usage"] if learner.world.is_first else torch.zeros_like(tensors["usage"]))
-    _load_random_states(learner, parts["random"], step)
+    rank = learner.world.rank or ""
+    if f"cpu{rank}" in random:
+        torch.set_rng_state(random[f"cpu{rank}"])
+    else:  # more processes than before
+        seed_process(learner.config.seed, learner.world, step)
+    if learner.device.type == "cuda" and f"cuda{rank}" in random:
+        torch.cuda.set_rng_state(random[f"cuda{rank}"], learner.device)
 
 
 def _weights(learner: Learner) -> dict[str, Tensor]:
@@ -62,31 +71,3 @@ def _weights(learner: Learner) -> dict[str, Tensor]:
     for name, value in both.state_dict(keep_vars=True).items():
         first.setdefault(id(value), (name, value))
     return dict(first.values())
-
-
-def _load_weights(learner: Learner, tensors: dict[str, Tensor]) -> None:
-    own = _weights(learner)
-    shapes, expected = ({name: value.shape for name, value in of.items()} for of in (tensors, own))
-    if other := sorted({name for name, _ in shapes.items() ^ expected.items()}):
-        raise ValueError(f"model or agent has other weights: {', '.join(other)}")
-    for name, value in tensors.items():
-        own[name].data.copy_(value)
-
-
-def _random_states(learner: Learner) -> dict[str, Tensor]:
-    """Of torch's global generators in each process: "cpu" and "cuda", with the rank behind them but for the first."""
-    states = {"cpu": torch.get_rng_state()}
-    if learner.device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(learner.device)
-    of_all = enumerate(learner.world.of_all(states))
-    return {f"{kind}{rank or ''}": state for rank, states in of_all for kind, state in states.items()}
-
-
-def _load_random_states(learner: Learner, states: dict[str, Tensor], step: int) -> None:
-    rank = learner.world.rank or ""
-    if f"cpu{rank}" in states:
-        torch.set_rng_state(states[f"cpu{rank}"])
-    else:  # more processes than before
-        seed_process(learner.config.seed, learner.world, step)
-    if learner.device.type == "cuda" and f"cuda{rank}" in states:
-        torch.cuda.set_rng_state(states[f"cuda{rank}"], learner.device)
