@@ -173,3 +173,17 @@ def test_a_model_of_transformers_with_its_cache():
     answers = all_answers()
     total = posterior.log_prob(answers[:, None].expand(-1, 3, -1)).exp().sum(0)
     torch.testing.assert_close(total.detach(), torch.ones(3, dtype=torch.float64))
+
+
+def test_rows_beyond_the_vocabulary_are_never_drawn():
+    """Models pad their table of logits; a model with too few is refused."""
+    wide = TinyLM().double()
+    wide.head = nn.Linear(8, V + 3).double()
+    policy = CausalLMPolicy(wide, num_tokens=T, vocab_size=V, end_token=END, pad_token=PAD)
+    codes = policy(PROMPTS).sample((200,))
+    assert codes.max() < V
+    total = policy(PROMPTS).log_prob(all_answers()[:, None].expand(-1, 3, -1)).exp().sum(0)
+    torch.testing.assert_close(total, torch.ones(3, dtype=torch.float64))
+    narrow = CausalLMPolicy(TinyLM(), num_tokens=T, vocab_size=V + 1, end_token=END, pad_token=PAD)
+    with pytest.raises(ValueError, match=f"vocab_size must be at most {V}"):
+        narrow(PROMPTS).sample((2,))

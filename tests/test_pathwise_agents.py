@@ -135,13 +135,16 @@ class TestCodebook:
         assert len(ids) == len(set(ids))
 
     @pytest.mark.parametrize(
-        ("size", "levels"), [(256, (8, 6, 5)), (16, (4, 4)), (4, (4,)), (512, (8, 8, 8)), (9, (3, 3))]
+        ("size", "levels"),
+        [(256, (8, 6, 5)), (16, (4, 4)), (4, (4,)), (512, (8, 8, 8)), (9, (3, 3)), (4096, (8, 8, 8, 8))],
     )
     def test_levels_suit_the_vocabulary(self, size, levels):
         assert fsq_levels(size) == levels
 
     def test_levels_can_be_given(self):
         assert Codebook("fsq", 100, 6, {"levels": (5, 5)}).quantize(torch.randn(9, 9, 6)).codes.max() < 25
+        with pytest.raises(ValueError, match=r"levels \[8, 8, 8\] of FSQ make 512 codes, and vocab_size is 256"):
+            Codebook("fsq", 256, 6, {"levels": (8, 8, 8)})
         with pytest.raises(ValueError, match="vocab_size >= 3"):
             Codebook("fsq", 2, 6)
 

@@ -337,3 +337,12 @@ def test_the_encoder_runs_once_for_sampling_and_scoring(kind):
 def test_codes_of_the_wrong_kind_are_refused(kind, codes):
     with pytest.raises(ValueError, match=rf"codes must be int64 of shape \[\.\.\., {B}, {T}\].*got torch\."):
         make_policy(kind)(data()).log_prob(codes)
+
+
+def test_tokens_of_no_probability_leave_entropy_and_gradient_finite():
+    logits = torch.randn(4, 2, 5).masked_fill(torch.tensor([0, 0, 0, 1, 1]).bool(), -torch.inf).requires_grad_()
+    entropy = FactorizedCategorical(logits).entropy()
+    torch.testing.assert_close(entropy, FactorizedCategorical(logits[..., :3]).entropy())
+    entropy.sum().backward()
+    assert logits.grad.isfinite().all()
+    assert logits.grad[..., :3].abs().max() > 0.0

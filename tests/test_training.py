@@ -15,9 +15,11 @@ from daps_rl.agents import DAPS, Agent, AgentLoss
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import PUBLISHED, make_config
 from daps_rl.data import Splits
+from daps_rl.decoders import MLPDecoder
 from daps_rl.device import choose_device
 from daps_rl.distributed import World
 from daps_rl.optim import GuardedAdamW, adaptive_clip_, exponential_decay, learning_rate_factor
+from daps_rl.priors import UniformPrior
 from daps_rl.training import Trainer, TrainingDiverged, loop
 
 
@@ -310,3 +312,24 @@ def test_spoilt_models_are_refused(splits, tmp_path, spoil, says):
     spoil(tmp_path)
     with pytest.raises(ValueError, match=says):
         DiscreteAutoencoder.from_pretrained(tmp_path)
+
+
+def test_tied_weights_are_saved_and_stay_tied(tmp_path):
+    class Tied(nn.Module):
+        """The embedding and the output matrix are one parameter."""
+
+        num_tokens, vocab_size = 2, 5
+
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(5, 6), nn.Linear(6, 5, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x):
+            return Independent(Categorical(logits=self.head(x).unsqueeze(1).expand(-1, 2, -1)), 1)
+
+    model = DiscreteAutoencoder(Tied(), MLPDecoder(2, 5, (6,)), UniformPrior(2, 5))
+    model.save_pretrained(tmp_path)
+    again = DiscreteAutoencoder.from_pretrained(tmp_path, policy=Tied(), decoder=MLPDecoder(2, 5, (6,)))
+    assert again.policy.embed.weight is again.policy.head.weight
+    assert torch.equal(again.policy.head.weight, model.policy.head.weight)

@@ -149,19 +149,25 @@ class CausalLMPolicy(nn.Module):
     def logits(self, ids: Tensor, prompt_length: int) -> Tensor:
         """Of each answer token, the first of which stands behind the prompt. [N, P + T - 1] → [N, T, V]."""
         out = self.model(**self._inputs(ids, prompt_length))
-        return as_float(out.logits[:, prompt_length - 1 :]) / self.temperature
+        return self._of_tokens(out.logits[:, prompt_length - 1 :])
 
     def next_logits(self, ids: Tensor, prompt_length: int, cache: Any) -> tuple[Tensor, Any]:
         """Logits of the token after the last, [N, V], and the model's cache, or None."""
         inputs = self._inputs(ids, prompt_length)
         if not {"past_key_values", "use_cache"} <= self._takes:
-            return as_float(self.model(**inputs).logits[:, -1]) / self.temperature, None
+            return self._of_tokens(self.model(**inputs).logits[:, -1]), None
         if cache is not None:  # what came before is in it
             inputs["input_ids"] = ids[:, -1:]
             if "position_ids" in inputs:
                 inputs["position_ids"] = inputs["position_ids"][:, -1:]
         out = self.model(**inputs, past_key_values=cache, use_cache=True)
-        return as_float(out.logits[:, -1]) / self.temperature, out.past_key_values
+        return self._of_tokens(out.logits[:, -1]), out.past_key_values
+
+    def _of_tokens(self, logits: Tensor) -> Tensor:
+        """Of the V tokens that there are: models may have more rows, for padding. [..., >= V] → [..., V]."""
+        if logits.shape[-1] < self.vocab_size:
+            raise ValueError(f"vocab_size must be at most {logits.shape[-1]}, the model's own, got {self.vocab_size}.")
+        return as_float(logits[..., : self.vocab_size]) / self.temperature
 
     def _inputs(self, ids: Tensor, prompt_length: int) -> dict[str, Tensor]:
         """Everything but the padding before a prompt is looked at."""

@@ -53,7 +53,8 @@ class FactorizedCategorical(DiscreteCodes):
 
     def entropy(self) -> Tensor:
         """Entropy, exact, in nats. [B]."""
-        return -(self.log_probs.exp() * self.log_probs).sum((-2, -1))
+        possible = self.log_probs > -torch.inf
+        return -(self.log_probs.exp() * torch.where(possible, self.log_probs, 0.0)).sum((-2, -1))
 
 
 class FactorizedPolicy(TokenEncoder):

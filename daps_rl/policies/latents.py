@@ -16,9 +16,10 @@ from torch.distributions import Distribution, Independent, Normal, constraints
 from daps_rl.policies.distribution import SampleShape
 
 FSQ_LEVELS = {
-    256: (8, 6, 5), 1024: (8, 5, 5, 5), 4096: (7, 5, 5, 5, 5), 16384: (8, 8, 8, 6, 5), 65536: (8, 8, 8, 5, 5, 5),
+    256: (8, 6, 5), 1024: (8, 5, 5, 5), 16384: (8, 8, 8, 6, 5), 65536: (8, 8, 8, 5, 5, 5),
 }  # fmt: skip
-"""Recommended levels by the size of the vocabulary that they stand for (Mentzer et al., 2024, table 1)."""
+"""Recommended levels by the vocabulary that they stand for (Mentzer et al., 2024, table 1), without those of
+4,096, which make 4,375 codes."""
 
 
 def fsq_levels(vocab_size: int) -> tuple[int, ...]:
@@ -72,6 +73,11 @@ class Codebook(nn.Module):
         else:
             levels = options.pop("levels", None) or fsq_levels(vocab_size)
             self.size = math.prod(levels)
+            if self.size > vocab_size:
+                raise ValueError(
+                    f"levels {list(levels)} of FSQ make {self.size} codes, and vocab_size is {vocab_size}; raise "
+                    f"it, or leave levels out for {list(fsq_levels(vocab_size))}."
+                )
             self.quantizer = FSQ(list(levels), dim=embed_dim, **options)
 
     def forward(self, codes: Tensor) -> Tensor:
