@@ -126,8 +126,9 @@ class DecoderCallback(BaseCallback):
                 "the environment trains the decoder already, by its decoder_optimizer; leave one optimizer out."
             )
         self.env_learns = learning is not None
-        if learning is not None or self.given_optimizer is not None:
-            self.optimizer = learning or self.given_optimizer
+        given = self.given_optimizer if learning is None else learning
+        if given is not None:
+            self.optimizer = given
         elif decoder is not getattr(self, "decoder", None):
             parameters = [p for p in decoder.parameters() if p.requires_grad]
             if not parameters:
