@@ -98,7 +98,10 @@ class _Session:
             tensors, info = found
             same_data(trainer.fingerprint, info["fingerprint"])
             if config_from_dict(info["config"]) != trainer.config:
-                raise CheckpointError(f"{run.checkpoint} and {run.config} differ in settings; restore one of them.")
+                raise CheckpointError(
+                    f"{run.checkpoint} belongs to a run of other settings than {run.config}; restore the one or the "
+                    "other."
+                )
             trainer.load_state(tensors, info)
         self.saved_at = trainer.step
         if world.is_first:
