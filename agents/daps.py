@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_group, check_positive_integers
 from daps_rl.agents.spec import FACTORIZED, AgentSpec
-from daps_rl.functional import ESS_FRACTION, SAMPLES, effective_sample_size, target_weights
+from daps_rl.functional import ESS_FRACTION, SAMPLES, mean_effective_sample_size, target_weights
 from daps_rl.functional.checks import check_kept, check_pooling
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
@@ -73,7 +73,7 @@ class DAPS(Agent):
         temperature = self.trust_region(batch, beta)  # one for the whole batch
         weights = target_weights(scores, temperature, pooling=self.pooling, batch=batch)
         metrics = {
-            "ESS": effective_sample_size(weights).mean() / self.samples,
+            "ESS": mean_effective_sample_size(scores, temperature).detach() / self.samples,
             "temperature": temperature.detach(),
             "entropy": -group.log_prob.mean(),
         }

@@ -26,8 +26,8 @@ from daps_rl.agents.sb3.distributions import token_sizes
 from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch
 from daps_rl.functional import (
     ESS_FRACTION,
-    effective_sample_size,
     keep_samples,
+    mean_effective_sample_size,
     mean_of_kept,
     target_weights,
     weighted_likelihood_loss,
@@ -267,7 +267,7 @@ class DAPS(OnPolicyAlgorithm):
         record = self.logger.record
         record("train/loss", loss)
         record("train/temperature", self.temperature)
-        record("train/ess", (effective_sample_size(weights).mean() / weights.shape[-1]).item())
+        record("train/ess", mean_effective_sample_size(batch.score, temperature).item() / batch.score.shape[-1])
         record("train/approx_kl", approx_kl)
         record("train/entropy", entropy)
         record("train/beta", float(self._beta.value))

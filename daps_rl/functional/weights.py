@@ -81,14 +81,14 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     Args:
         weights: not negative; need not be normalised. [B, K].
     Returns:
-        [B], in samples; 0 where all weights are 0.
+        [B], in samples; K where all weights are 0, as of other equal ones.
     References:
         Kish (1965), Survey Sampling.
     """
     check_matrix("weights", weights)
     weights = as_float(weights)
-    total = weights.sum(-1)
-    return torch.where(total == 0, 0.0, total.square() / weights.square().sum(-1))
+    squares = weights.square().sum(-1)
+    return torch.where(squares == 0, weights.shape[-1], weights.sum(-1).square() / squares)
 
 
 def weights_kl(weights: Tensor) -> Tensor:
