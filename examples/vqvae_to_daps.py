@@ -96,9 +96,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs")
     options = parser.parse_args()
-    found = train(options.bottleneck, 20 if options.smoke else options.steps, options.seed)
+    steps = 20 if options.smoke else options.steps
+    found = train(options.bottleneck, steps, options.seed)
     print(
-        f"{options.bottleneck}: {found['cpu_seconds']:.0f} s of CPU time; test PSNR {found['psnr']:.2f} dB, "
+        f"{options.bottleneck}: {steps} steps in {found['cpu_seconds']:.0f} s of CPU time; test PSNR {found['psnr']:.2f} dB, "
         f"perplexity {found['perplexity']:.1f} of {VOCAB_SIZE}"
     )
 
