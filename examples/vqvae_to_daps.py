@@ -99,8 +99,8 @@ def main() -> None:
     steps = 20 if options.smoke else options.steps
     found = train(options.bottleneck, steps, options.seed)
     print(
-        f"{options.bottleneck}: {steps} steps in {found['cpu_seconds']:.0f} s of CPU time; test PSNR {found['psnr']:.2f} dB, "
-        f"perplexity {found['perplexity']:.1f} of {VOCAB_SIZE}"
+        f"{options.bottleneck}: {steps} steps in {found['cpu_seconds']:.0f} s of CPU time; "
+        f"test PSNR {found['psnr']:.2f} dB, perplexity {found['perplexity']:.1f} of {VOCAB_SIZE}"
     )
 
 
