@@ -91,7 +91,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "train/tpo",
         "train/grpo",
     ),
-    "the reward of SB3's own algorithms is put together once, where beta log q was added and taken away again: rounding": (
+    "the reward of SB3's own algorithms is put together once; beta log q was added and taken away again: rounding": (
         "train/sb3:ppo",
         "train/sb3:a2c",
         "train/problem reverse8, sb3:ppo",
