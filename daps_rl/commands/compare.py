@@ -22,13 +22,13 @@ def add_parser(commands: Any, arguments: Sequence[str]) -> None:
     options = Options(parser, arguments)
     add = options.add
     add("agent", "--agents", "compare these, as AGENT,LABEL=AGENT; a label lets an agent in again", type=_agents)
-    text = f"repeat with so many seeds, or with those of a list as 0,1,2 (default: {DEFAULT_SEEDS})"
+    text = f"repeat with this many seeds, or with those of a list as 0,1,2 (default: {DEFAULT_SEEDS})"
     add("length", "--seeds", text, type=_seeds)
     text = "give one agent settings of its own; repeatable"
     add("agent", "--set", text, type=_own, action="append", metavar="AGENT:NAME=VALUE,…")
     text = "test the others against this one (default: daps, or else the first)"
     add("agent", "--against", text, metavar="AGENT")
-    text = "run so many at once, on so many parts of the cores (default: 1)"
+    text = "run this many at once, each on its part of the cores (default: 1)"
     add("machine", "--jobs", text, type=int, default=1)
     text = "write to this folder, or go on in it (default: a new one under runs/)"
     add("output", "--out", text, metavar="DIR")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from daps_rl.commands.options import add_command, given_settings, is_asked
-from daps_rl.files import to_json
+from daps_rl.files import to_json, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,7 @@ def add_parsers(commands: Any, arguments: Sequence[str]) -> None:
     for parser in (encode, decode):
         parser.add_argument("--input", required=True, metavar="FILE.npy", help="read from this file")
     sample = add("sample", sample_command, "decode codes drawn from the prior")
-    sample.add_argument("-n", type=int, default=16, help="draw so many (default: 16)")
+    sample.add_argument("-n", type=int, default=16, help="draw this many (default: 16)")
     sample.add_argument("--seed", type=int, default=0, help="draw them by this seed (default: 0)")
     for parser in (encode, decode, sample):
         parser.add_argument("--output", required=True, metavar="FILE.npy", help="write to this file")
@@ -118,14 +119,20 @@ def _read_npy(path: str) -> Tensor:
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False))
     except ValueError as error:
-        raise ValueError(f"{path} is no readable .npy file ({error}); save it with numpy.save.") from error
+        reason = str(error).partition(". ")[0]  # NumPy goes on to advise an unsafe load
+        raise ValueError(f"{path} is no readable .npy file of numbers ({reason}); save it with numpy.save.") from error
 
 
 def _write_npy(path: str, parts: Iterable[Tensor]) -> int:
+    """Writes the parts as one array, whole or not at all, and says so."""
     import numpy as np
     import torch
 
-    np.save(path, torch.cat([part.cpu() for part in parts]).numpy())
+    array, content = torch.cat([part.cpu() for part in parts]).numpy(), io.BytesIO()
+    np.save(content, array)
+    path = path if path.endswith(".npy") else f"{path}.npy"
+    write_atomically(path, content.getvalue())
+    print(f"wrote {path}: {array.dtype} {list(array.shape)}")
     return 0
 
 

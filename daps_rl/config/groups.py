@@ -38,15 +38,15 @@ class DataConfig(Settings):
     )
     data_dir: str | None = _data(None, "look for the data set's files in this folder, and only there")
     image_size: int = _data(
-        0, "resize and crop images of a folder or of the hub to so many pixels; 0 for the data set's default", least=0
+        0, "resize and crop images of a folder or of the hub to this many pixels; 0 for the data set's default", least=0
     )
     image_column: str | None = _data(None, "take the images from this column of a hub data set")
     hub_config: str | None = _data(None, "choose a configuration of a hub data set that has several")
     streaming: bool = _data(False, "read a hub data set as it comes, without keeping it")
     max_corrupt: int = _data(
-        MAX_CORRUPT, "skip at most so many unreadable images of a folder or of a hub data set", least=0
+        MAX_CORRUPT, "skip at most this many unreadable images of a folder or of a hub data set", least=0
     )
-    data_workers: int = _data(2, "decode streamed images in so many processes", least=0)
+    data_workers: int = _data(2, "decode streamed images in this many processes", least=0)
 
 
 @documented
@@ -61,8 +61,8 @@ class ModelConfig(Settings):
         "and code (docs/other-problems.md)",
         common=True,
     )
-    num_tokens: int = _code(8, "write codes of so many tokens (T)", above=0, most=2**16, common=True)
-    vocab_size: int = _code(256, "choose each token among so many (V)", least=2, most=2**20, common=True)
+    num_tokens: int = _code(8, "give codes this many tokens (T)", above=0, most=2**16, common=True)
+    vocab_size: int = _code(256, "choose each token among this many values (V)", least=2, most=2**20, common=True)
     policy: str = _policy(
         "autoregressive", "draw tokens one after another or independently, or quantise instead", choices=tuple(POLICIES)
     )
@@ -70,11 +70,11 @@ class ModelConfig(Settings):
         dict, "pass options to the quantiser, as NAME=VALUE,NAME=VALUE (see vector-quantize-pytorch)"
     )
     embed_dim: int = _policy(64, "give the policy's transformers this width", above=0)
-    num_heads: int = _policy(4, "use so many attention heads", above=0)
-    num_layers: int = _policy(2, "encode the datum by so many blocks", above=0)
-    num_code_layers: int = _policy(1, "read the code so far by so many blocks (autoregressive)", above=0)
-    mlp_ratio: float = _policy(4.0, "make feed-forward layers so many times as wide as the transformer", above=0)
-    num_patches: int = _policy(0, "cut the datum into so many patches; 0 for as many as tokens", least=0)
+    num_heads: int = _policy(4, "use this many attention heads", above=0)
+    num_layers: int = _policy(2, "encode the datum by this many blocks", above=0)
+    num_code_layers: int = _policy(1, "read the code so far by this many blocks (autoregressive)", above=0)
+    mlp_ratio: float = _policy(4.0, "make feed-forward layers this many times as wide as the transformer", above=0)
+    num_patches: int = _policy(0, "cut the datum into this many patches; 0 for as many as tokens", least=0)
     aligned_patches: bool = _policy(True, "add the encoded patches to the positions of an autoregressive policy's code")
     token_vectors: str = _policy(
         "lattice",
@@ -97,10 +97,10 @@ class ModelConfig(Settings):
         "else mlp",
         choices=("auto", *DECODERS),
     )
-    decoder_embed_dim: int = _decoder(64, "give a token so many numbers in the decoder", above=0)
+    decoder_embed_dim: int = _decoder(64, "give a token this many numbers in the decoder", above=0)
     decoder_hidden: tuple[int, ...] = _decoder((256, 512), "give the mlp decoder's hidden layers these widths", above=0)
-    decoder_channels: int = _decoder(64, "give the resnet decoder so many channels", above=0)
-    decoder_blocks: int = _decoder(2, "give the resnet decoder so many residual blocks", above=0)
+    decoder_channels: int = _decoder(64, "give the resnet decoder this many channels", above=0)
+    decoder_blocks: int = _decoder(2, "give the resnet decoder this many residual blocks", above=0)
     decoder_norm: str = _decoder(
         "group",
         "normalise in the resnet decoder; by batch, as published, a code's reward depends on its batch mates",
@@ -130,19 +130,19 @@ class AgentConfig(Settings):
     agent_options: dict[str, Any] = _agent(  # noqa: RUF009  # a field
         dict, "pass more options to the agent, as NAME=VALUE,NAME=VALUE"
     )
-    batch_size: int = _agent(256, "learn from so many data at a time (B)", above=0, common=True)
-    samples: int = _agent(SAMPLES, "draw so many codes for each datum (K)", above=0, common=True)
+    batch_size: int = _agent(256, "use this many data per step (B)", above=0, common=True)
+    samples: int = _agent(SAMPLES, "draw this many codes for each datum (K)", above=0, common=True)
     decoder_samples: int = _agent(
-        1, "let the decoder learn from so many of the K codes, 0 for all; the others cost a third less", least=0
+        1, "let the decoder learn from this many of the K codes, 0 for all; the others cost a third less", least=0
     )
     policy_samples: int = _agent(
         0,
-        "score the policy with a gradient on so many of the K codes, 0 for all; if not given, agents like daps with an "
-        "autoregressive policy, on data and without --config, take ess_fraction · K",
+        "score the policy with a gradient on this many of the K codes, 0 for all; if not given, agents like daps with "
+        "an autoregressive policy, on data and without --config, take ess_fraction · K",
         least=0,
     )
     microbatch: int = _agent(
-        0, "bound memory by so many data at a time, at the price of one more forward pass; 0 for no bound", least=0
+        0, "bound memory by this many data at a time, at the price of one more forward pass; 0 for no bound", least=0
     )
     beta_start: float = _agent(0.5, "weigh the KL by this at first; the weight (β) decays exponentially", above=0)
     beta_end: float = _agent(0.01, "weigh the KL by this at the end", above=0)
@@ -155,7 +155,7 @@ class AgentConfig(Settings):
     learning_rate_schedule: str = _optimizer(
         "cosine", "keep the rate, or warm it up and let it fall to a fiftieth", choices=("constant", "cosine")
     )
-    warmup_steps: int = _optimizer(100, "warm up for so many steps of the cosine schedule", least=0)
+    warmup_steps: int = _optimizer(100, "warm up for this many steps of the cosine schedule", least=0)
     weight_decay: float = _optimizer(1e-4, "let AdamW decay the weights by this", least=0)
     gradient_clip: str = _optimizer(
         "adaptive",
@@ -177,8 +177,8 @@ class AgentConfig(Settings):
 class RunConfig(Settings):
     """How long a run is, where it runs, and what it leaves behind."""
 
-    steps: int | None = _length(None, "train for so many steps", above=0, common=True)
-    minutes: float | None = _length(None, "or train for so many minutes", above=0, common=True)
+    steps: int | None = _length(None, "train for this many steps", above=0, common=True)
+    minutes: float | None = _length(None, "or train for this many minutes", above=0, common=True)
     seed: int = _length(0, "seed the weights, the order of the data and all draws", least=0, common=True)
     device: str = _machine("auto", "train here; auto for a GPU where there is one", choices=DEVICES)
     precision: str = _machine("float32", "multiply matrices in this precision", choices=PRECISIONS)
@@ -193,10 +193,10 @@ class RunConfig(Settings):
         "rounding; needs a C++ compiler",
     )
     cuda_graph: bool = _machine(True, "record the training step on a GPU once and replay it, where the agent allows")
-    log_every: int = _output(10, "write a row of metrics.jsonl every so many steps", above=0)
-    validate_every: int = _output(250, "validate every so many steps; 0 for never", least=0)
-    validation_size: int = _output(1000, "validate on at most so many data", above=0)
-    checkpoint_every: int = _output(500, "save a checkpoint every so many steps", above=0)
+    log_every: int = _output(10, "write a row of metrics.jsonl every N steps", above=0)
+    validate_every: int = _output(250, "validate every N steps; 0 for never", least=0)
+    validation_size: int = _output(1000, "validate on at most this many data", above=0)
+    checkpoint_every: int = _output(500, "save a checkpoint every N steps", above=0)
     tensorboard: bool = _output(False, "log for TensorBoard too")
     fid_weights: str | None = _output(
         None, "measure FID at the end, with this file of Inception's weights (colour images, docs/metrics.md)"
@@ -245,5 +245,5 @@ def config_from_dict(values: dict[str, Any], cls: type[Settings] = TrainConfig) 
 
 
 def latents_text(bits: float | None) -> str:
-    """What a model encodes to, in words: codes of so many bits, or continuous latents (None)."""
+    """What a model encodes to, in words: codes of N bits, or continuous latents (None)."""
     return "continuous latents" if bits is None else f"codes of {bits:g} bits"

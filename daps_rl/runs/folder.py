@@ -75,7 +75,8 @@ class RunFolder:
             values = json.loads(path.read_text())
         except FileNotFoundError:
             raise ValueError(
-                f"{self.path} is no finished or resumable run: {path.name} is missing; "
+                f"{self.path} is no finished or resumable run: "
+                f"{f'{path.name} is missing' if self.path.exists() else 'there is no such folder'}; "
                 "pass the folder that `daps-rl train` wrote."
             ) from None
         except ValueError as error:
