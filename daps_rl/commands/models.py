@@ -21,7 +21,7 @@ def add_parsers(commands: Any, arguments: Sequence[str]) -> None:
         parser = add_command(commands, name, text)
         parser.add_argument("run", help="read the run in this folder")
         if is_asked(parser, arguments):
-            from daps_rl.config.groups import DEVICES  # brings torch
+            from daps_rl.config.run import DEVICES  # brings torch
 
             parser.add_argument("--device", default="auto", choices=DEVICES, help="work here (default: auto)")
         parser.set_defaults(command=command)

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from daps_rl.config.groups import (
-    AgentConfig,
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    config_from_dict,
-    latents_text,
-)
+from daps_rl.config.model import DataConfig, ModelConfig, latents_text
 from daps_rl.config.presets import PUBLISHED, PUBLISHED_SHAPES
+from daps_rl.config.run import AgentConfig, RunConfig, TrainConfig, config_from_dict
 
 if TYPE_CHECKING:
     from daps_rl.config.recipes import make_config

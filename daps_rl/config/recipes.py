@@ -7,8 +7,8 @@ import math
 from typing import Any
 
 from daps_rl.agents import AgentSpec, find_agent
-from daps_rl.config.groups import TrainConfig
 from daps_rl.config.presets import OTHER_DATA, PUBLISHED, PUBLISHED_FOR_ALL, RECIPES
+from daps_rl.config.run import TrainConfig
 from daps_rl.config.settings import declared_in
 from daps_rl.envs.problem import find_problem
 

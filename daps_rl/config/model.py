@@ -1,0 +1,119 @@
+"""The settings of data and model."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from daps_rl.config.settings import Settings, documented, setting
+from daps_rl.data.corrupt import MAX_CORRUPT
+from daps_rl.data.load import NAMES
+from daps_rl.decoders import DECODERS, LIKELIHOODS
+from daps_rl.decoders.likelihoods import MAX_VARIANCE, MIN_VARIANCE, VARIANCE
+from daps_rl.decoders.resampling import NORMS
+from daps_rl.kinds import POLICIES
+
+_data, _code, _policy, _decoder = (
+    functools.partial(setting, group=group) for group in ("data", "code", "policy", "decoder")
+)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Settings):
+    """Which data a run learns from, and how they are read."""
+
+    data: str = _data(
+        "digits",
+        f"learn from a data set ({', '.join(NAMES)}), from a file or a folder, or from a data set of the hub "
+        "(owner/name)",
+        common=True,
+    )
+    data_dir: str | None = _data(None, "look for the data set's files in this folder, and only there")
+    image_size: int = _data(
+        0, "resize and crop images of a folder or of the hub to this many pixels; 0 for the data set's default", least=0
+    )
+    image_column: str | None = _data(None, "take the images from this column of a hub data set")
+    hub_config: str | None = _data(None, "choose a configuration of a hub data set that has several")
+    streaming: bool = _data(False, "read a hub data set as it comes, without keeping it")
+    max_corrupt: int = _data(
+        MAX_CORRUPT, "skip at most this many unreadable images of a folder or of a hub data set", least=0
+    )
+    data_workers: int = _data(2, "decode streamed images in this many processes", least=0)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Settings):
+    """Sizes of a code, and the policy and the decoder that are made for it."""
+
+    observation_shape: tuple[int, ...] = _data((), "leave this to the data: it is the shape of one datum", above=0)
+    problem: str | None = _data(
+        None,
+        "solve a problem instead of encoding: tsp20, say, or package.module:Class of your own; it brings data, reward "
+        "and code (docs/other-problems.md)",
+        common=True,
+    )
+    num_tokens: int = _code(8, "give codes this many tokens (T)", above=0, most=2**16, common=True)
+    vocab_size: int = _code(256, "choose each token among this many values (V)", least=2, most=2**20, common=True)
+    policy: str = _policy(
+        "autoregressive", "draw tokens one after another or independently, or quantise instead", choices=tuple(POLICIES)
+    )
+    policy_options: dict[str, Any] = _policy(  # noqa: RUF009  # a field
+        dict, "pass options to the quantiser, as NAME=VALUE,NAME=VALUE (see vector-quantize-pytorch)"
+    )
+    embed_dim: int = _policy(64, "give the policy's transformers this width", above=0)
+    num_heads: int = _policy(4, "use this many attention heads", above=0)
+    num_layers: int = _policy(2, "encode the datum by this many blocks", above=0)
+    num_code_layers: int = _policy(1, "read the code so far by this many blocks (autoregressive)", above=0)
+    mlp_ratio: float = _policy(4.0, "make feed-forward layers this many times as wide as the transformer", above=0)
+    num_patches: int = _policy(0, "cut the datum into this many patches; 0 for as many as tokens", least=0)
+    aligned_patches: bool = _policy(True, "add the encoded patches to the positions of an autoregressive policy's code")
+    token_vectors: str = _policy(
+        "lattice",
+        "put tokens on a lattice, where the policy is a discretised Gaussian; or learn a free table for the decoder, "
+        "to whose vectors the policy's logits are similarities (shared) or not (separate; published)",
+        choices=("lattice", "shared", "separate"),
+    )
+    likelihood: str = _decoder(
+        "auto",
+        "score reconstructions by this likelihood; auto for what suits the data",
+        choices=("auto", *(name for name, cls in LIKELIHOODS.items() if cls.model_settings is not None)),
+    )
+    variance: float = _decoder(VARIANCE, "fix the variance of the fixed_gaussian likelihood", above=0)
+    min_variance: float = _decoder(MIN_VARIANCE, "bound the variance of the gaussian likelihood from below", above=0)
+    max_variance: float = _decoder(MAX_VARIANCE, "bound it from above", above=0)
+    decoder: str = _decoder(
+        "auto",
+        "decode by dense layers, by convolutions (images), by a transformer in time (time by features), or by a fixed "
+        "renderer of pen strokes, seven tokens each; auto for resnet on images of colour or of 64 pixels and more, "
+        "else mlp",
+        choices=("auto", *DECODERS),
+    )
+    decoder_embed_dim: int = _decoder(64, "give a token this many numbers in the decoder", above=0)
+    decoder_hidden: tuple[int, ...] = _decoder((256, 512), "give the mlp decoder's hidden layers these widths", above=0)
+    decoder_channels: int = _decoder(64, "give the resnet decoder this many channels", above=0)
+    decoder_blocks: int = _decoder(2, "give the resnet decoder this many residual blocks", above=0)
+    decoder_norm: str = _decoder(
+        "group",
+        "normalise in the resnet decoder; by batch, as published, a code's reward depends on its batch mates",
+        choices=NORMS,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.decoder_hidden:
+            raise ValueError("decoder_hidden must be positive widths, got none; pass 64,256.")
+
+    @property
+    def bits(self) -> float | None:
+        """Size of a code, T·log2 V, in bits; None for continuous latents."""
+        vocabulary = POLICIES[self.policy].vocabulary(self)
+        return None if vocabulary is None else self.num_tokens * math.log2(vocabulary)
+
+
+def latents_text(bits: float | None) -> str:
+    """What a model encodes to, in words: codes of N bits, or continuous latents (None)."""
+    return "continuous latents" if bits is None else f"codes of {bits:g} bits"
