@@ -14,6 +14,7 @@ from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead, lattice_leve
 from daps_rl.policies.layers import EmbeddingHead
 from daps_rl.policies.masks import CodeMask, VisitOnce, WithinCapacity
 from daps_rl.policies.observation import ObservationEncoder, Patches, TokenEncoder
+from daps_rl.policies.uniform import UniformCodes, UniformPrior
 
 __all__ = [
     "AutoregressiveCategorical",
@@ -38,6 +39,8 @@ __all__ = [
     "QuantizerPolicy",
     "ReferenceReward",
     "TokenEncoder",
+    "UniformCodes",
+    "UniformPrior",
     "VisitOnce",
     "WithinCapacity",
     "draw",
