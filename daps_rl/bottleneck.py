@@ -1,4 +1,4 @@
-"""A policy in the place of a vector quantiser, between an encoder and a decoder of one's own."""
+"""A policy instead of a vector quantiser, between an encoder and a decoder of one's own."""
 
 from __future__ import annotations
 

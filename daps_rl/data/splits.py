@@ -104,7 +104,7 @@ class Splits:
         return self.train.shape[1:]
 
     def targets(self, split: str) -> Tensor | None:
-        """What is scored in the place of a split's data, or None. [N, ...]."""
+        """What is scored instead of a split's data, or None. [N, ...]."""
         targets: Tensor | None = getattr(self, f"{split}_targets")
         return targets
 

@@ -71,7 +71,7 @@ def evaluate(
         data: [N, *observation_shape], or a stream of as much.
         beta: weight of the KL in `beta_elbo`.
         value_range: smallest and largest possible value of the data, for PSNR, SSIM and perceptual metrics.
-        targets: what is scored in the place of the data, [N, *y].
+        targets: what is scored instead of the data, [N, *y].
         batch_size: data times draws in memory at once; if None 500, or as many as leave the tables of all tokens'
             probabilities, and the reconstructions, under about a gibibyte each.
         importance_samples: draws per datum of `importance_bound` and, where positions' probabilities have no closed

@@ -1,7 +1,7 @@
 """Trust regions: how large a step the target policy may take away from the policy that drew the codes.
 
 A trust region is a module that is called with the scores of a batch and a floor, and gives the temperature. Any
-module called the same way can stand in the place of these.
+module called the same way can be used instead.
 """
 
 from __future__ import annotations

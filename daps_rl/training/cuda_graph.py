@@ -1,4 +1,4 @@
-"""A training step as one CUDA graph: a single launch in the place of thousands, each of which costs the host more time
+"""A training step as one CUDA graph: a single launch instead of thousands, each of which costs the host more time
 than the small kernel it starts costs the GPU."""
 
 from __future__ import annotations

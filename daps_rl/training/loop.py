@@ -119,7 +119,7 @@ class Trainer:
         return self.feed.batch(self.step)
 
     def targets(self) -> Tensor | None:
-        """What is scored in the place of the current step's data; None where it is the data. [B, *y]."""
+        """What is scored instead of the current step's data; None where it is the data. [B, *y]."""
         return None if self._targets is None else self._targets[self.feed.indices(self.step)]
 
     def train_step(self) -> dict[str, Tensor]:
@@ -187,7 +187,7 @@ class Trainer:
     def validate(self) -> dict[str, float | None]:
         """β-ELBO (at β's final value), log-likelihood and PSNR on at most `validation_size` of the validation split.
 
-        Of a problem's decisions: the reward in the log-likelihood's place, the greedy decision's in that of the PSNR.
+        Of a problem's decisions: the reward instead of the log-likelihood, the greedy decision's instead of the PSNR.
         """
         config, splits = self.config, self.splits
         evaluation = evaluate(
