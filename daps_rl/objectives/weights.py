@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
-from daps_rl.functional import ESS_FRACTION, one_sample_groups, target_weights
+from daps_rl.functional import ESS_FRACTION, complete_reward, one_sample_groups, target_weights
 from daps_rl.functional.checks import check_pooling, check_same_shape
 from daps_rl.objectives.trust_regions import make_trust_region
 
@@ -104,7 +104,7 @@ class DAPSWeights(TensorDictModuleBase):
             score = score.squeeze(-1)
         check_same_shape(log_prob=log_prob, reward=score)
         if self.entropy_coeff:
-            score = score - self.entropy_coeff * log_prob
+            score = complete_reward(score, log_prob, self.entropy_coeff)
         score = score.reshape(1, -1) if self.sample_dim is None else self.group(score)  # [B·..., K]; or one group
         batch = score if self.gather is None else self.gather(score)
         temperature = self.trust_region(batch, self.temperature_floor)
