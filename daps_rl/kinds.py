@@ -15,7 +15,6 @@ from daps_rl.policies.autoregressive import AutoregressivePolicy
 from daps_rl.policies.factorized import FactorizedPolicy
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy, fsq_levels
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead
-from daps_rl.policies.layers import EmbeddingHead
 from daps_rl.policies.observation import TokenEncoder
 from daps_rl.priors import NormalPrior, UniformPrior
 
@@ -28,15 +27,11 @@ def _take(settings: Any, *names: str) -> dict[str, Any]:
 
 
 def _head(settings: Any, decoder: nn.Module) -> nn.Module | None:
-    """A head that shares the vectors of the decoder's tokens, where the settings ask for one."""
-    embed = getattr(decoder, "embed", None)
+    """A head on the lattice of the decoder's tokens, where it has one and the settings ask for it."""
     own_lattice = getattr(decoder, "token_lattice", None)
-    lattice = embed if own_lattice is None else own_lattice()
-    if settings.token_vectors == "lattice" and isinstance(lattice, LatticeEmbedding):
-        return LatticeHead(settings.embed_dim, lattice)
-    if settings.token_vectors == "shared" and isinstance(embed, nn.Embedding):
-        return EmbeddingHead(settings.embed_dim, embed)
-    return None
+    lattice = getattr(decoder, "embed", None) if own_lattice is None else own_lattice()
+    on_lattice = settings.token_vectors == "lattice" and isinstance(lattice, LatticeEmbedding)
+    return LatticeHead(settings.embed_dim, lattice) if on_lattice else None
 
 
 def _autoregressive(settings: Any, decoder: nn.Module) -> nn.Module:

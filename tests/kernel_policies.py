@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from daps_rl.kernels import use_cpu_kernels
-from daps_rl.policies import AutoregressivePolicy, EmbeddingHead, LatticeEmbedding, LatticeHead
+from daps_rl.policies import AutoregressivePolicy, LatticeEmbedding, LatticeHead
 
 B, K, T, V, D = 5, 3, 4, 21, 24
 HEADS = {
     "linear": lambda: None,
     "without a bias": lambda: nn.Linear(D, V, bias=False),
-    "shared vectors": lambda: EmbeddingHead(D, nn.Embedding(V, 6)),
     "lattice": lambda: LatticeHead(D, LatticeEmbedding(V, 6)),
 }
 
@@ -34,8 +33,6 @@ def pair(head: str = "linear", **options) -> tuple[AutoregressivePolicy, Autoreg
     """A policy in float64 by PyTorch, and the same by kernels."""
     policy = make_policy(head, **options)
     twin = copy.deepcopy(policy).double()
-    if head == "shared vectors":
-        twin.transformer.head._embedding[0].double()  # held, not registered
     assert use_cpu_kernels(policy) == ["transformer"]
     return twin, policy
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.config import make_config
-from daps_rl.policies import EmbeddingHead, LatticeEmbedding, LatticeHead, lattice_levels
+from daps_rl.config import ModelConfig, config_from_dict, make_config
+from daps_rl.policies import LatticeEmbedding, LatticeHead, lattice_levels
 
 
 @given(st.integers(2, 5000))
@@ -91,9 +91,7 @@ class TestHead:
 
 
 @pytest.mark.parametrize("policy", ["autoregressive", "factorized"])
-@pytest.mark.parametrize(
-    ("vectors", "head"), [("lattice", LatticeHead), ("shared", EmbeddingHead), ("separate", nn.Linear)]
-)
+@pytest.mark.parametrize(("vectors", "head"), [("lattice", LatticeHead), ("separate", nn.Linear)])
 def test_a_config_builds_the_head_it_names_and_reads_it_back(policy, vectors, head, tmp_path):
     config = make_config(policy=policy, token_vectors=vectors, num_tokens=3, vocab_size=12)
     model = DiscreteAutoencoder.from_config(config.model_config((1, 8, 8), "bernoulli")).eval()
@@ -112,7 +110,7 @@ def test_more_of_the_vocabulary_is_used_than_with_a_free_table():
     from daps_rl.training import Trainer
 
     perplexity = {}
-    for vectors in ("lattice", "shared"):
+    for vectors in ("lattice", "separate"):
         config = make_config(
             agent="daps-na",
             token_vectors=vectors,
@@ -126,4 +124,10 @@ def test_more_of_the_vocabulary_is_used_than_with_a_free_table():
         list(trainer.run())
         metrics = evaluate(trainer.autoencoder, trainer.splits.validation, beta=0.01).metrics
         perplexity[vectors] = metrics["code_perplexity"]
-    assert perplexity["lattice"] > 3.0 * perplexity["shared"], perplexity
+    assert perplexity["lattice"] > 1.5 * perplexity["separate"], perplexity  # measured: 43 and 20 of 64
+
+
+def test_a_way_of_sharing_vectors_that_is_no_more_is_refused_in_one_line():
+    assert config_from_dict({"token_vectors": "lattice"}, ModelConfig).token_vectors == "lattice"
+    with pytest.raises(ValueError, match=r"^token_vectors must be one of lattice, separate, got 'shared'\.$"):
+        config_from_dict({"token_vectors": "shared"}, ModelConfig)

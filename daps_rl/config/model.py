@@ -74,8 +74,8 @@ class ModelConfig(Settings):
     token_vectors: str = _policy(
         "lattice",
         "put tokens on a lattice, where the policy is a discretised Gaussian; or learn a free table for the decoder, "
-        "to whose vectors the policy's logits are similarities (shared) or not (separate; published)",
-        choices=("lattice", "shared", "separate"),
+        "apart from the policy's logits (separate; published)",
+        choices=("lattice", "separate"),
     )
     likelihood: str = _decoder(
         "auto",

@@ -13,9 +13,9 @@ from daps_rl.kernels.build import KernelsUnavailable, load
 from daps_rl.policies.code_transformer import CodeTransformer, Context
 from daps_rl.policies.items import PointerHead
 from daps_rl.policies.lattice import LatticeHead
-from daps_rl.policies.layers import CrossAttention, DecoderBlock, EmbeddingHead, FeedForward, SelfAttention
+from daps_rl.policies.layers import CrossAttention, DecoderBlock, FeedForward, SelfAttention
 
-HEADS = (nn.Linear, EmbeddingHead, LatticeHead)
+HEADS = (nn.Linear, LatticeHead)
 EPSILON = 1e-5  # of a norm
 
 
@@ -160,8 +160,6 @@ def _weights(net: CodeTransformer) -> tuple[list[Tensor], bool]:
         tensors += [torch.cat((mean.weight, precision.weight)), torch.cat((mean.bias, precision.bias))]
         tensors += [head.features, head.features.new_zeros(net.vocab_size)]
         gaussian = True
-    elif isinstance(head, EmbeddingHead):
-        tensors += head.matrix()
     else:
         assert isinstance(head, nn.Linear)
         tensors += [head.weight, head.weight.new_zeros(net.vocab_size) if head.bias is None else head.bias]

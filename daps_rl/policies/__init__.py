@@ -11,7 +11,6 @@ from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
 from daps_rl.policies.items import ItemEncoder, PointerHead
 from daps_rl.policies.latents import Codebook, GaussianPolicy, PointCodes, QuantizerPolicy
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead, lattice_levels
-from daps_rl.policies.layers import EmbeddingHead
 from daps_rl.policies.masks import CodeMask, VisitOnce, WithinCapacity
 from daps_rl.policies.observation import ObservationEncoder, Patches, TokenEncoder
 from daps_rl.policies.uniform import UniformCodes, UniformPrior
@@ -25,7 +24,6 @@ __all__ = [
     "CodePosterior",
     "Codebook",
     "Drawn",
-    "EmbeddingHead",
     "FactorizedCategorical",
     "FactorizedPolicy",
     "GaussianPolicy",

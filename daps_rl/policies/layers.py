@@ -174,25 +174,3 @@ class DecoderBlock(nn.Module):
         x = x + self.attention(self.norm_attention(x).view(b * k, length, dim), cache).view(b, k, length, dim)
         x = x + self.cross(self.norm_cross(x).view(b, k * length, dim), context).view(b, k, length, dim)
         return x + self.mlp(self.norm_mlp(x))
-
-
-class EmbeddingHead(nn.Module):
-    """Logits by similarity to the decoder's vectors of the tokens: (W h) · e_v + b_v. [..., D] → [..., V].
-
-    Tokens that the decoder reads alike then have like logits, so that what is learned of one is learned of its kin. The
-    vectors, the decoder's table, stay the decoder's: they are held, not registered, and no gradient reaches them here.
-    """
-
-    def __init__(self, dim: int, embedding: nn.Embedding) -> None:
-        super().__init__()
-        self.project = nn.Linear(dim, embedding.embedding_dim)
-        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
-        self._embedding = (embedding,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.project(x), self._embedding[0].weight.detach(), self.bias)
-
-    def matrix(self) -> tuple[Tensor, Tensor]:
-        """The same as one linear layer: its weight [V, D] and bias [V]."""
-        table = self._embedding[0].weight.detach()
-        return table @ self.project.weight, table @ self.project.bias + self.bias

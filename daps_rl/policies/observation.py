@@ -122,7 +122,7 @@ class TokenEncoder(nn.Module):
         mlp_ratio: width of the feed-forward layers over embed_dim.
         num_patches: patches of the observation; T if None, as published.
         encoder: instead of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
-        head: instead of the linear layer, any module [..., embed_dim] → [..., outputs], such as `EmbeddingHead`.
+        head: instead of the linear layer, any module [..., embed_dim] → [..., outputs], such as `LatticeHead`.
     Raises:
         ValueError: a size is not positive, or num_heads does not divide embed_dim.
     """
