@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from daps_rl.agents.a2c import A2C
-from daps_rl.agents.base import Agent, AgentLoss, Conditions, Draw, Score
-from daps_rl.agents.daps import DAPS
+from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Conditions, Draw, Score, spec_of
+from daps_rl.agents.daps import DAPS, TPO
 from daps_rl.agents.pathwise import GaussianVAE, GumbelRao, GumbelSoftmax, PathwiseAgent, Quantizer, ReinMax, Relaxation
+from daps_rl.agents.policy_gradient import A2C, RLOO, Reinforce, ReinforceNoCritic
 from daps_rl.agents.ppo import GRPO, PPO
-from daps_rl.agents.reinforce import Reinforce, ReinforceNoCritic
-from daps_rl.agents.rloo import RLOO
 from daps_rl.agents.scorer import Scorer
-from daps_rl.agents.spec import AgentSpec, spec_of
-from daps_rl.agents.tpo import TPO
 
 __all__ = [
     "A2C",
@@ -50,7 +46,7 @@ __all__ = [
 if TYPE_CHECKING:
     from daps_rl.agents.trainer import DAPSTrainer
 
-_FILES = ("daps", "tpo", "rloo", "ppo", "a2c", "reinforce", "pathwise")  # an agent is registered by its file's name
+_FILES = ("daps", "policy_gradient", "ppo", "pathwise")  # an agent is registered by its file's name
 AGENTS: dict[str, AgentSpec] = {
     spec.name: spec for file in _FILES for spec in importlib.import_module(f"daps_rl.agents.{file}").SPECS
 }

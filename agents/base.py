@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -101,10 +102,16 @@ class Agent(nn.Module):
     """Whether the agent keeps to `microbatch`: it draws by `draw` or `draw_group`, and has no other pass over the whole
     batch."""
 
+    least_samples: ClassVar[int] = 1
+    """The smallest K: 2 where the codes of a context are compared with each other."""
+
     def __init__(self, policy: nn.Module, *, samples: int = SAMPLES) -> None:
         super().__init__()
-        if samples < 1:
-            raise ValueError(f"samples must be >= 1, got {samples}; it is the number of codes drawn per context.")
+        if samples < self.least_samples:
+            raise ValueError(
+                f"{type(self).__name__} needs samples >= {self.least_samples} (codes per context), got {samples}; pass "
+                "--samples 8, or take an agent with a critic (ppo, a2c, reinforce), which needs one."
+            )
         self.policy, self.samples = policy, samples
         self.world, self.microbatch, self.progress, self.learning_rate = Conditions()
 
@@ -219,10 +226,36 @@ def check_options(name: str, known: Mapping[str, inspect.Parameter], options: Ma
             raise ValueError(f"agent option {option} must be a number such as {default}, got {value!r}.")
 
 
-def check_group(name: str, samples: int) -> None:
-    """Raises ValueError unless there are two codes per context to compare."""
-    if samples < 2:
-        raise ValueError(
-            f"{name} compares the codes of a context and needs samples >= 2, got {samples}; pass --samples 8, or an "
-            "agent with a critic (ppo, a2c, reinforce)."
-        )
+FACTORIZED: Mapping[str, Any] = {"policy": "factorized", "num_layers": 2, "mlp_ratio": 6.0}
+"""Settings of an agent with a factorised policy, as wide in all as an autoregressive one."""
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """An agent by name. A class of one's own says the same by class attributes of the names from `settings` on.
+
+    Attributes:
+        name: `--agent`.
+        cls: the class.
+        help: what it does, a line that begins with a verb.
+        settings: of a run, that make the agent what it is under any preset.
+        recipe: more of them, as tuned by us; a published preset brings its own.
+        several_processes: whether it can train in several.
+        scores_some: whether an autoregressive policy, whose passes cost the most of a step, is scored on
+            ess_fraction · K of the codes unless settings say otherwise.
+    """
+
+    name: str
+    cls: type[Agent]
+    help: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    several_processes: bool = True
+    scores_some: bool = False
+
+
+def spec_of(name: str, cls: type[Agent]) -> AgentSpec:
+    """The description of an agent that is not registered, from the attributes of its class."""
+    names = ("settings", "recipe", "several_processes", "scores_some")
+    own = {key: getattr(cls, key) for key in names if hasattr(cls, key)}
+    return AgentSpec(name, cls, (cls.__doc__ or name).partition("\n")[0], **own)

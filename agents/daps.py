@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from daps_rl.agents.base import Agent, AgentLoss, Score, check_group, check_positive_integers
-from daps_rl.agents.spec import FACTORIZED, AgentSpec
-from daps_rl.functional import ESS_FRACTION, SAMPLES, mean_effective_sample_size, target_weights
+from daps_rl.agents.base import FACTORIZED, Agent, AgentLoss, AgentSpec, Score, check_positive_integers
+from daps_rl.functional import ESS_FRACTION, SAMPLES, mean_effective_sample_size, standardized_reward, target_weights
 from daps_rl.functional.checks import check_kept, check_pooling
 from daps_rl.functional.temperature import check_ess_fraction
-from daps_rl.objectives import make_trust_region
+from daps_rl.objectives import FixedTemperature, make_trust_region
 
 
 class DAPS(Agent):
@@ -39,6 +38,9 @@ class DAPS(Agent):
 
     run_settings: ClassVar[tuple[str, ...]] = ("samples", "ess_fraction", "trust_region", "centered", "policy_samples")
     on_device = True
+    least_samples = 2
+    standardized = False
+    """Whether the weights are made of rewards in units of their group, which have no use for β as a floor."""
 
     def __init__(
         self,
@@ -54,7 +56,6 @@ class DAPS(Agent):
     ) -> None:
         super().__init__(policy, samples=samples)
         check_positive_integers(epochs=epochs)
-        check_group("DAPS", samples)
         check_pooling(pooling, allowed=centered)
         check_kept(policy_samples, samples)
         if trust_region in ("ess", "adaptive"):
@@ -62,13 +63,11 @@ class DAPS(Agent):
         self.centered, self.pooling, self.policy_samples, self.epochs = centered, pooling, policy_samples, epochs
         self.trust_region = make_trust_region(trust_region, ess_fraction)
 
-    def scores(self, reward: Tensor) -> Tensor:
-        """What the weights are made of: the reward. [B, K] → [B, K]."""
-        return reward
-
     def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         group = self.draw_group(observation, self.policy_samples)
-        scores = self.scores(score(group.codes, group.log_prob))
+        scores = score(group.codes, group.log_prob)
+        if self.standardized:
+            scores, beta = standardized_reward(scores), beta.new_zeros(())
         batch = self.world.gather(scores)
         temperature = self.trust_region(batch, beta)  # one for the whole batch
         weights = target_weights(scores, temperature, pooling=self.pooling, batch=batch)
@@ -81,8 +80,39 @@ class DAPS(Agent):
             yield AgentLoss(group.loss(weights, centered=self.centered).mean(), group.codes, metrics)
 
 
+class TPO(DAPS):
+    """Target policy optimisation: the rewards of each group standardised and the temperature fixed.
+
+    Standardised scores have no units, so that β is no floor of the temperature here; it acts through the reward.
+
+    Args:
+        policy, samples: see `Agent`.
+        temperature: of the standardised scores, without units.
+        centered, policy_samples, epochs: see `DAPS`.
+    References:
+        Target Policy Optimization, arXiv 2604.06159: temperature 1.
+    """
+
+    run_settings = ("samples", "centered", "policy_samples")
+    standardized = True
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        *,
+        samples: int = SAMPLES,
+        temperature: float = 1.0,
+        centered: bool = True,
+        policy_samples: int = 0,
+        epochs: int = 1,
+    ) -> None:
+        options: dict[str, Any] = {"centered": centered, "policy_samples": policy_samples, "epochs": epochs}
+        super().__init__(policy, samples=samples, trust_region=FixedTemperature(temperature), **options)
+
+
 SPECS = (
     AgentSpec("daps", DAPS, "imitate the better codes, inside a trust region (DAPS)", scores_some=True),
     AgentSpec("daps-na", DAPS, "do as daps with a factorised policy: cheaper steps", FACTORIZED),
     AgentSpec("daps-fixed", DAPS, "do as daps at a fixed temperature", {"trust_region": "fixed"}, scores_some=True),
+    AgentSpec("tpo", TPO, "imitate by standardised rewards, temperature 1 (TPO)"),
 )

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
-from daps_rl.agents.base import Agent, AgentLoss, Conditions, Score
+from daps_rl.agents.base import FACTORIZED, Agent, AgentLoss, AgentSpec, Conditions, Score
 from daps_rl.agents.scorer import Scorer, as_scorer
-from daps_rl.agents.spec import FACTORIZED, AgentSpec
 from daps_rl.functional import beta_elbo, gumbel_rao, gumbel_softmax, reinmax, tokenwise_kl
 from daps_rl.optim import exponential_decay
 from daps_rl.policies import QuantizerPolicy

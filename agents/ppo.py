@@ -9,9 +9,8 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torchrl.objectives import ClipPPOLoss
 
-from daps_rl.agents.base import AgentLoss, Score, check_group, check_positive_integers
+from daps_rl.agents.base import AgentLoss, AgentSpec, Score, check_positive_integers
 from daps_rl.agents.critic import HostLossAgent
-from daps_rl.agents.spec import AgentSpec
 from daps_rl.functional import SAMPLES, standardized_reward
 
 
@@ -76,6 +75,8 @@ class GRPO(PPO):
         Shao et al. (2024), DeepSeekMath. The KL to the prior is in the reward instead of the loss.
     """
 
+    least_samples = 2
+
     def __init__(
         self,
         policy: nn.Module,
@@ -85,7 +86,6 @@ class GRPO(PPO):
         epochs: int = 2,
         minibatches: int = 1,
     ) -> None:
-        check_group("GRPO", samples)
         super().__init__(
             policy,
             samples=samples,

@@ -30,8 +30,9 @@ def _head(settings: Any, decoder: nn.Module) -> nn.Module | None:
     """A head on the lattice of the decoder's tokens, where it has one and the settings ask for it."""
     own_lattice = getattr(decoder, "token_lattice", None)
     lattice = getattr(decoder, "embed", None) if own_lattice is None else own_lattice()
-    on_lattice = settings.token_vectors == "lattice" and isinstance(lattice, LatticeEmbedding)
-    return LatticeHead(settings.embed_dim, lattice) if on_lattice else None
+    if settings.token_vectors == "lattice" and isinstance(lattice, LatticeEmbedding):
+        return LatticeHead(settings.embed_dim, lattice)
+    return None
 
 
 def _autoregressive(settings: Any, decoder: nn.Module) -> nn.Module:

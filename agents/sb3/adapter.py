@@ -17,11 +17,10 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 
-from daps_rl.agents.base import Agent, AgentLoss, Score, check_options
+from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Score, check_options
 from daps_rl.agents.critic import RewardScale
 from daps_rl.agents.sb3.daps import DAPS
 from daps_rl.agents.sb3.policies import CodePolicy
-from daps_rl.agents.spec import AgentSpec
 from daps_rl.envs.sb3_vec_env import OneObjectVecEnv
 from daps_rl.functional import SAMPLES
 from daps_rl.optim import load_optimizer_tensors, optimizer_tensors
