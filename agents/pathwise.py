@@ -98,7 +98,7 @@ class Relaxation(PathwiseAgent):
         drawn = posterior.relaxed_sample(self.relax, self.samples)  # [B, K, T, V]
         kl = tokenwise_kl(drawn.log_probs, token_log_probs(scorer.prior))
         log_likelihood = scorer.likelihood(x, drawn.one_hot @ scorer.embedding())
-        entropy = -tokenwise_kl(drawn.log_probs, torch.zeros_like(drawn.log_probs[0, 0])).mean(-1)
+        entropy = -tokenwise_kl(drawn.log_probs, 0.0).mean(-1)
         return Path(log_likelihood, kl, torch.zeros_like(kl[:, 0]), drawn.one_hot.argmax(-1), entropy)
 
     def metrics(self) -> dict[str, Tensor]:

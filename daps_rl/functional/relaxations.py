@@ -83,11 +83,12 @@ def _one_hot(token: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(like).scatter_(-1, token.unsqueeze(-1), 1.0)
 
 
-def tokenwise_kl(log_probs: Tensor, prior_log_probs: Tensor) -> Tensor:
+def tokenwise_kl(log_probs: Tensor, prior_log_probs: Tensor | float) -> Tensor:
     """Σ_t KL(q(· | z_<t, x) ‖ p_t), each term exact given the tokens before it, with gradient, in nats.
 
     Exact for a factorised posterior; for an autoregressive one its mean over drawn codes is KL(q ‖ p), with less
-    variance than log q − log p has. The prior's tokens are independent. [..., T, V] and [T, V] → [...].
+    variance than log q − log p has. The prior's tokens are independent; 0 for it gives minus the entropy.
+    [..., T, V] and [T, V] → [...].
     """
     finite = torch.where(log_probs == -torch.inf, 0.0, log_probs)  # a token that may not stand here adds nothing
     return (log_probs.exp() * (finite - prior_log_probs)).sum((-2, -1))

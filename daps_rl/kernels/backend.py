@@ -11,9 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from daps_rl.kernels.build import KernelsUnavailable, load
 from daps_rl.policies.code_transformer import CodeTransformer, Context
-from daps_rl.policies.items import PointerHead
 from daps_rl.policies.lattice import LatticeHead
-from daps_rl.policies.layers import CrossAttention, DecoderBlock, FeedForward, SelfAttention
+from daps_rl.policies.layers import CrossAttention, DecoderBlock, FeedForward, PointerHead, SelfAttention
 
 HEADS = (nn.Linear, LatticeHead)
 EPSILON = 1e-5  # of a norm

@@ -7,13 +7,12 @@ codes from it and score them; see `CodePosterior`.
 from daps_rl.policies.autoregressive import AutoregressiveCategorical, AutoregressivePolicy
 from daps_rl.policies.causal_lm import CausalLMAnswers, CausalLMPolicy, ReferenceReward
 from daps_rl.policies.distribution import CodePosterior, Drawn, draw, score_drawn
-from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy
-from daps_rl.policies.items import ItemEncoder, PointerHead
+from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy, UniformCodes, UniformPrior
 from daps_rl.policies.latents import Codebook, GaussianPolicy, PointCodes, QuantizerPolicy
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead, lattice_levels
+from daps_rl.policies.layers import PointerHead
 from daps_rl.policies.masks import CodeMask, VisitOnce, WithinCapacity
-from daps_rl.policies.observation import ObservationEncoder, Patches, TokenEncoder
-from daps_rl.policies.uniform import UniformCodes, UniformPrior
+from daps_rl.policies.observation import ItemEncoder, ObservationEncoder, Patches, TokenEncoder
 
 __all__ = [
     "AutoregressiveCategorical",

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from daps_rl.functional import draw_categorical
+from daps_rl.functional import tokenwise_kl
 from daps_rl.functional.checks import as_float, casting_once
 from daps_rl.policies.checks import check_code_sizes, check_codes, check_transformer_sizes
 from daps_rl.policies.code_transformer import CodeTransformer, Context, MaskedSteps
-from daps_rl.policies.distribution import DiscreteCodes, Drawn, RelaxedCodes, RelaxTokens, SampleShape
+from daps_rl.policies.distribution import Drawn, RelaxedCodes, RelaxTokens, SequentialCodes, choose_token
 from daps_rl.policies.layers import GrowingCache, KeyValueCache
 from daps_rl.policies.masks import CodeMask
 from daps_rl.policies.observation import ObservationEncoder, make_readout
 
 
-class AutoregressiveCategorical(DiscreteCodes):
+class AutoregressiveCategorical(SequentialCodes):
     """q(z|x) = Π_t q(z_t | z_<t, x): batch shape [B], event shape [T].
 
     Holds the encoded context, from `transformer.prepare`: x is encoded once, however many codes are drawn or scored.
@@ -31,18 +30,6 @@ class AutoregressiveCategorical(DiscreteCodes):
         self.transformer, self.context = transformer, context
         batch = context.keys_values[0][0].shape[0]
         super().__init__(torch.Size([batch]), transformer.num_tokens, transformer.vocab_size)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
-        """Draws codes. [*sample_shape, B, T], int64, without gradient."""
-        return self.draw(sample_shape, generator).codes
-
-    @torch.no_grad()
-    def draw(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Drawn:
-        """Draws codes with their log-probabilities; see `CodePosterior`."""
-        codes, log_prob = self._unroll(torch.Size(sample_shape).numel(), generator, greedy=False)
-        shape = (*sample_shape, *self.batch_shape)
-        return Drawn(codes.transpose(0, 1).reshape(*shape, *self.event_shape), log_prob.transpose(0, 1).reshape(shape))
 
     def relaxed_sample(self, relax: RelaxTokens, num_samples: int = 1) -> RelaxedCodes:
         """Draws K codes per context with a gradient through every drawn token. One-hot [B, K, T, V].
@@ -62,24 +49,15 @@ class AutoregressiveCategorical(DiscreteCodes):
             x = net.embed_tokens(tokens[-1].unsqueeze(2), self.context)
         return RelaxedCodes(torch.stack(tokens, dim=2), torch.stack(log_probs, dim=2))
 
-    @property
-    def mode(self) -> Tensor:
-        """Greedy code: the likeliest token at each position given those before it. [B, T].
-
-        Not always the likeliest code; finding that one takes a search.
-        """
-        return self._unroll(1, None, greedy=True)[0][:, 0]
-
-    @torch.no_grad()
-    def _unroll(self, samples: int, generator: torch.Generator | None, *, greedy: bool) -> tuple[Tensor, Tensor]:
-        """Draws K codes token by token. Returns codes [B, K, T] and log_prob [B, K]."""
+    def unroll(self, samples: int, generator: torch.Generator | None, *, greedy: bool) -> Drawn:
         net = self.transformer
         (batch,), like = self.batch_shape, self.context.keys_values[0][0]
         if backend := net.backend_for(self.context):
             # Token by token, as below: the same seed, the same codes.
             kind: dict[str, Any] = {"generator": generator, "dtype": as_float(like).dtype, "device": like.device}
             numbers = None if greedy else [torch.rand(batch, samples, 1, **kind) for _ in range(net.num_tokens)]
-            return backend.draw(net, self.context, None if numbers is None else torch.cat(numbers, -1))
+            codes, log_prob = backend.draw(net, self.context, None if numbers is None else torch.cat(numbers, -1))
+            return Drawn(codes.transpose(0, 1), log_prob.transpose(0, 1))
         head_dim = like.shape[-1]
         caches = [KeyValueCache((batch * samples, net.num_heads, net.num_tokens, head_dim), like) for _ in net.blocks]
         codes = torch.empty(batch, samples, net.num_tokens, dtype=torch.int64, device=like.device)
@@ -88,20 +66,14 @@ class AutoregressiveCategorical(DiscreteCodes):
         with casting_once(like.device):
             logits = self._first_step(caches, samples)  # [B, K, V]
             for t in range(net.num_tokens):
-                logits = steps.masked(logits)
-                probs = torch.softmax(as_float(logits), dim=-1)
-                if greedy:
-                    token = logits.argmax(-1, keepdim=True)  # [B, K, 1]
-                else:
-                    uniform = torch.rand(batch, samples, 1, generator=generator, device=like.device, dtype=probs.dtype)
-                    token = draw_categorical(probs, uniform)
-                log_prob += probs.gather(-1, token)[..., 0].log()
-                codes[..., t] = token[..., 0]
+                token, of_token = choose_token(steps.masked(logits), generator, greedy=greedy)  # [B, K] each
+                log_prob += of_token
+                codes[..., t] = token
                 if t + 1 < net.num_tokens:
-                    steps.advance(token[..., 0])
-                    last = net.embed_tokens(token, self.context)
+                    steps.advance(token)
+                    last = net.embed_tokens(token.unsqueeze(-1), self.context)
                     logits = net.step(last, self.context, caches, steps.features())
-        return codes, log_prob
+        return Drawn(codes.transpose(0, 1), log_prob.transpose(0, 1))
 
     def _first_step(self, caches: list[KeyValueCache], samples: int) -> Tensor:
         """Logits of the first token, [B, K, V], computed once for the K codes of a context, which begin alike."""
@@ -141,9 +113,7 @@ class AutoregressiveCategorical(DiscreteCodes):
         through the conditional entropies only, not through the choice of prefixes, and so is biased.
         """
         logits = self.token_logits(self.sample((num_samples,), generator))  # [N, B, T, V]
-        log_probs = torch.log_softmax(as_float(logits), dim=-1)
-        finite = torch.where(log_probs == -math.inf, 0.0, log_probs)  # a token that may not stand here adds nothing
-        return -(log_probs.exp() * finite).sum((-2, -1)).mean(0)
+        return -tokenwise_kl(torch.log_softmax(as_float(logits), dim=-1), 0.0).mean(0)
 
 
 class AutoregressivePolicy(nn.Module):

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from daps_rl.functional import draw_categorical, encoding_reward
+from daps_rl.functional import encoding_reward
 from daps_rl.functional.checks import as_float, check_beta
 from daps_rl.policies.checks import check_code_sizes, check_codes
-from daps_rl.policies.distribution import DiscreteCodes, Drawn, SampleShape
+from daps_rl.policies.distribution import Drawn, SequentialCodes, choose_token
 
 OPTIONAL = ("position_ids", "past_key_values", "use_cache")  # passed to models that take them, or **kwargs
 
 
-class CausalLMAnswers(DiscreteCodes):
+class CausalLMAnswers(SequentialCodes):
     """q(z|x) over answers of up to T tokens: batch shape [B], event shape [T].
 
     An answer ends with the end token; what stands behind it is padding, has probability exactly 1 there, and adds
@@ -29,45 +29,19 @@ class CausalLMAnswers(DiscreteCodes):
         self.policy, self.prompt = policy, prompt
         super().__init__(prompt.shape[:1], policy.num_tokens, policy.vocab_size)
 
-    @torch.no_grad()
-    def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
-        """Draws answers. [*sample_shape, B, T], int64, without gradient."""
-        return self.draw(sample_shape, generator).codes
-
-    @torch.no_grad()
-    def draw(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Drawn:
-        """Draws answers with their log-probabilities; see `CodePosterior`."""
-        count = torch.Size(sample_shape).numel()
-        codes, log_prob = self._unroll(self.prompt.repeat(count, 1), generator, greedy=False)
-        shape = (*sample_shape, *self.batch_shape)
-        return Drawn(codes.view(*shape, -1), log_prob.view(shape))
-
-    @property
-    def mode(self) -> Tensor:
-        """The greedy answer. [B, T]."""
-        return self._unroll(self.prompt, None, greedy=True)[0]
-
-    @torch.no_grad()
-    def _unroll(self, prompt: Tensor, generator: torch.Generator | None, *, greedy: bool) -> tuple[Tensor, Tensor]:
-        """Token by token, with the model's own cache where it has one. prompt [N, P] → [N, T] and [N]."""
-        policy, (n, _) = self.policy, prompt.shape
-        ids, cache = prompt, None
-        answer = prompt.new_full((n, policy.num_tokens), policy.pad_token)
+    def unroll(self, samples: int, generator: torch.Generator | None, *, greedy: bool) -> Drawn:
+        """With the model's own cache where it has one; see `SequentialCodes`."""
+        policy, prompt = self.policy, self.prompt.repeat(samples, 1)  # [K·B, P]
+        (n, length), ids, cache = prompt.shape, prompt, None
         ended = torch.zeros(n, dtype=torch.bool, device=prompt.device)
         log_prob = torch.zeros(n, device=prompt.device)
-        for t in range(policy.num_tokens):
-            logits, cache = policy.next_logits(ids, prompt.shape[1], cache)
-            log_probs = torch.log_softmax(logits, dim=-1)  # [N, V]
-            if greedy:
-                token = log_probs.argmax(-1, keepdim=True)
-            else:
-                uniform = torch.rand(n, 1, generator=generator, device=ids.device, dtype=log_probs.dtype)
-                token = draw_categorical(log_probs.exp(), uniform)
-            log_prob = log_prob + torch.where(ended, 0.0, log_probs.gather(-1, token)[:, 0])
-            answer[:, t] = torch.where(ended, policy.pad_token, token[:, 0])
-            ended = ended | (token[:, 0] == policy.end_token)
-            ids = torch.cat((ids, answer[:, t : t + 1]), dim=1)
-        return answer, log_prob
+        for _ in range(policy.num_tokens):
+            logits, cache = policy.next_logits(ids, length, cache)
+            token, of_token = choose_token(logits, generator, greedy=greedy)
+            log_prob = log_prob + torch.where(ended, 0.0, of_token)
+            ids = torch.cat((ids, torch.where(ended, policy.pad_token, token)[:, None]), dim=1)
+            ended = ended | (token == policy.end_token)
+        return Drawn(ids[:, length:].reshape(samples, *self.batch_shape, -1), log_prob.view(samples, *self.batch_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), in nats: one teacher-forced pass. value [*S, B, T] → [*S, B], with gradient."""

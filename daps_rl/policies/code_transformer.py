@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_rl.functional.checks import as_float, in_full_precision
-from daps_rl.policies.items import PointerHead
-from daps_rl.policies.layers import Cache, DecoderBlock, sinusoidal_positions
+from daps_rl.policies.layers import Cache, DecoderBlock, PointerHead, sinusoidal_positions
 from daps_rl.policies.masks import CodeMask
 from daps_rl.recompute import in_microbatches
 

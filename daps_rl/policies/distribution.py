@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from daps_rl.functional import draw_categorical
+from daps_rl.functional.checks import as_float
+
 SampleShape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 RelaxTokens: TypeAlias = Callable[[Tensor], Tensor]
 """Logits [..., V] → one-hot tokens [..., V] with a gradient, such as `functional.gumbel_softmax`."""
@@ -41,6 +44,47 @@ class DiscreteCodes(Distribution):
     def support(self) -> constraints.Constraint:
         """Codes: T integers in 0 … V-1."""
         return constraints.independent(constraints.integer_interval(0, self.vocab_size - 1), 1)
+
+
+class SequentialCodes(DiscreteCodes):
+    """Base of the distributions that write codes token by token: `unroll` is all that drawing takes."""
+
+    def unroll(self, samples: int, generator: torch.Generator | None, *, greedy: bool) -> Drawn:
+        """Writes codes [K, B, T] with log-probabilities [K, B]: drawn, or the likeliest tokens one after another."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
+        """Draws codes. [*sample_shape, B, T], int64, without gradient."""
+        return self.draw(sample_shape, generator).codes
+
+    @torch.no_grad()
+    def draw(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Drawn:
+        """Draws codes with their log-probabilities; see `CodePosterior`."""
+        codes, log_prob = self.unroll(torch.Size(sample_shape).numel(), generator, greedy=False)
+        shape = (*sample_shape, *self.batch_shape)
+        return Drawn(codes.reshape(*shape, *self.event_shape), log_prob.reshape(shape))
+
+    @property
+    @torch.no_grad()
+    def mode(self) -> Tensor:
+        """Greedy code: the likeliest token at each position given those before it. [B, T].
+
+        Not always the likeliest code; finding that one takes a search.
+        """
+        return self.unroll(1, None, greedy=True).codes[0]
+
+
+def choose_token(logits: Tensor, generator: torch.Generator | None, *, greedy: bool) -> tuple[Tensor, Tensor]:
+    """Draws a token, or takes the likeliest, by logits [..., V]; with its log-probability, in nats. [...] each."""
+    probs = torch.softmax(as_float(logits), dim=-1)
+    if greedy:
+        token = logits.argmax(-1, keepdim=True)
+    else:
+        shape = (*probs.shape[:-1], 1)
+        uniform = torch.rand(shape, generator=generator, device=probs.device, dtype=probs.dtype)
+        token = draw_categorical(probs, uniform)
+    return token[..., 0], probs.gather(-1, token)[..., 0].log()
 
 
 @runtime_checkable

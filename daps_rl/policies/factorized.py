@@ -1,13 +1,15 @@
-"""The factorised policy: all tokens of a code are drawn independently given the datum."""
+"""Codes whose tokens are independent: the factorised policy, given the datum, and the uniform prior."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import register_kl
 
-from daps_rl.functional import draw_categorical
+from daps_rl.functional import draw_categorical, tokenwise_kl
 from daps_rl.functional.checks import as_float
 from daps_rl.policies.checks import check_code_sizes, check_codes
 from daps_rl.policies.distribution import DiscreteCodes, RelaxedCodes, RelaxTokens, SampleShape
@@ -53,8 +55,7 @@ class FactorizedCategorical(DiscreteCodes):
 
     def entropy(self) -> Tensor:
         """Entropy, exact, in nats. [B]."""
-        possible = self.log_probs > -torch.inf
-        return -(self.log_probs.exp() * torch.where(possible, self.log_probs, 0.0)).sum((-2, -1))
+        return -tokenwise_kl(self.log_probs, 0.0)
 
 
 class FactorizedPolicy(TokenEncoder):
@@ -80,3 +81,52 @@ class FactorizedPolicy(TokenEncoder):
 
     def forward(self, observation: Tensor) -> FactorizedCategorical:
         return FactorizedCategorical(self.token_outputs(observation))
+
+
+class UniformCodes(DiscreteCodes):
+    """Uniform over V^T codes: batch shape [], event shape [T]; samples are made on the device."""
+
+    def __init__(self, num_tokens: int, vocab_size: int, device: torch.device | str | None = None) -> None:
+        check_code_sizes(num_tokens, vocab_size)
+        self.device = device
+        super().__init__(torch.Size(), num_tokens, vocab_size)
+
+    def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
+        """Draws codes. [*sample_shape, T], int64."""
+        shape = (*sample_shape, *self.event_shape)
+        return torch.randint(self.vocab_size, shape, generator=generator, device=self.device)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """−T log V for every code, in nats. [..., T] → [...]."""
+        return torch.full(value.shape[:-1], -self.event_shape[0] * math.log(self.vocab_size), device=value.device)
+
+    @property
+    def token_log_probs(self) -> Tensor:
+        """log p of every token at every position: what a prior has whose tokens are independent. [T, V]."""
+        return torch.full((self.event_shape[0], self.vocab_size), -math.log(self.vocab_size), device=self.device)
+
+    def entropy(self) -> Tensor:
+        """T log V, in nats. 0-dim."""
+        return torch.full((), self.event_shape[0] * math.log(self.vocab_size), device=self.device)
+
+
+class UniformPrior(nn.Module):
+    """The uniform prior as a module: called without arguments, gives `UniformCodes`.
+
+    A learned or structured prior is any module that gives, called the same way, a distribution of event shape [T].
+    """
+
+    def __init__(self, num_tokens: int, vocab_size: int) -> None:
+        super().__init__()
+        check_code_sizes(num_tokens, vocab_size)
+        self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        self._device = nn.Buffer(torch.empty(0), persistent=False)
+
+    def forward(self) -> UniformCodes:
+        return UniformCodes(self.num_tokens, self.vocab_size, self._device.device)
+
+
+@register_kl(FactorizedCategorical, UniformCodes)
+def _kl_factorized_uniform(q: FactorizedCategorical, p: UniformCodes) -> Tensor:
+    """KL(q(·|x) ‖ p) = T log V − H(q), exact, with gradient, in nats. [B]."""
+    return p.entropy() - q.entropy()

@@ -1,4 +1,4 @@
-"""The transformer's parts: position embeddings, attention with a cache, blocks. Pre-LN throughout."""
+"""The transformer's parts: position embeddings, attention with a cache, blocks (all pre-LN), a pointer."""
 
 from __future__ import annotations
 
@@ -174,3 +174,29 @@ class DecoderBlock(nn.Module):
         x = x + self.attention(self.norm_attention(x).view(b * k, length, dim), cache).view(b, k, length, dim)
         x = x + self.cross(self.norm_cross(x).view(b, k * length, dim), context).view(b, k, length, dim)
         return x + self.mlp(self.norm_mlp(x))
+
+
+class PointerHead(nn.Module):
+    """Logits that point at items: c·tanh(q·k_v / √D), the keys made from the encoded items. [..., D] → [..., V].
+
+    The clip c, in nats, keeps the policy from being certain too early.
+
+    References:
+        Bello et al. (2017), Neural combinatorial optimization, eq. 16. Kool et al. (2019), Attention, learn to solve
+        routing problems!
+    """
+
+    def __init__(self, dim: int, clip: float = 10.0) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.clip = clip
+
+    def keys(self, encoded: Tensor) -> Tensor:
+        """The items' keys, computed once per context. [B, V, D]."""
+        return self.key(encoded)
+
+    def forward(self, x: Tensor, keys: Tensor) -> Tensor:
+        """x [B, K, D] or [B, K, L, D], keys [B, V, D] → [B, K, V] or [B, K, L, V]."""
+        flat = self.query(x).flatten(1, -2)  # [B, K·L, D]
+        scores = flat @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1])
+        return (self.clip * torch.tanh(scores)).view(*x.shape[:-1], keys.shape[1])

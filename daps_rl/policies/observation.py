@@ -1,4 +1,4 @@
-"""From a datum to a sequence of embedded patches: the x-side of every policy."""
+"""From a datum to a sequence of embedded patches or items: the x-side of every policy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from daps_rl.functional.checks import in_full_precision
 from daps_rl.policies.checks import check_transformer_sizes
-from daps_rl.policies.items import ItemEncoder
-from daps_rl.policies.layers import CrossAttention, sinusoidal_positions
+from daps_rl.policies.layers import CrossAttention, EncoderBlock, sinusoidal_positions
 
 
 class Patches(nn.Module):
@@ -60,6 +59,31 @@ class Patches(nn.Module):
         b, channels = plane.shape[:2]
         patches = plane.reshape(b, channels, rows, height, columns, width).permute(0, 2, 4, 1, 3, 5)
         return patches.reshape(b, self.num_patches, self.patch_dim)
+
+
+class ItemEncoder(nn.Module):
+    """Transformer over a set of items: permuting them permutes what comes out. [B, N, F] → [B, N, D].
+
+    Instead of the patch transformer: `AutoregressivePolicy(..., encoder=ItemEncoder(2, 64))` for two features an item.
+    """
+
+    def __init__(
+        self, features: int, embed_dim: int, *, num_heads: int = 4, num_layers: int = 3, mlp_ratio: float = 4.0
+    ) -> None:
+        super().__init__()
+        check_transformer_sizes(embed_dim, num_heads, num_layers)
+        self.embed = nn.Linear(features, embed_dim)
+        self.blocks = nn.ModuleList(EncoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(self, items: Tensor) -> Tensor:
+        return self.mix(self.embed(items))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """The blocks, on embedded items. [B, N, D] → [B, N, D]."""
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
 
 
 class ObservationEncoder(ItemEncoder):

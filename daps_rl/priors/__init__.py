@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution, Independent, Normal
 
-from daps_rl.policies.uniform import UniformCodes, UniformPrior
+from daps_rl.policies.factorized import UniformCodes, UniformPrior
 
 __all__ = ["NormalPrior", "UniformCodes", "UniformPrior"]
 
