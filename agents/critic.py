@@ -47,8 +47,7 @@ class RewardScale(nn.Module):
     def __init__(self, decay: float = 0.95) -> None:
         super().__init__()
         self.decay = decay
-        self.moments: Tensor
-        self.register_buffer("moments", torch.zeros(3))  # weight, mean, mean of squares
+        self.moments = nn.Buffer(torch.zeros(3))  # weight, mean, mean of squares
 
     def forward(self, reward: Tensor) -> Tensor:
         """Takes a batch of rewards into account and gives it standardised. The same shape."""

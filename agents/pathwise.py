@@ -77,8 +77,7 @@ class Relaxation(PathwiseAgent):
                 f"temperatures must be positive, got {temperature_start} and {temperature_end}; 1.0 to 0.5 is usual."
             )
         self.temperature_start, self.temperature_end = temperature_start, temperature_end
-        self.temperature: Tensor  # of the relaxation, now; 0-dim
-        self.register_buffer("temperature", torch.tensor(float(temperature_start)), persistent=False)
+        self.temperature = nn.Buffer(torch.tensor(float(temperature_start)), persistent=False)  # now; 0-dim
 
     def prepare(self, conditions: Conditions) -> None:
         super().prepare(conditions)
@@ -96,7 +95,14 @@ class Relaxation(PathwiseAgent):
                 "none; use a policy of daps_rl.policies, or an agent that needs no such gradient (daps)."
             )
         drawn = posterior.relaxed_sample(self.relax, self.samples)  # [B, K, T, V]
-        kl = tokenwise_kl(drawn.log_probs, token_log_probs(scorer.prior))
+        of_prior = getattr(scorer.prior, "token_log_probs", None)
+        if not isinstance(of_prior, Tensor):
+            raise ValueError(
+                "a relaxation differentiates the KL token by token and needs a prior of independent tokens that has "
+                f"token_log_probs [T, V]; {type(scorer.prior).__name__} has none. Agents that learn from rewards take "
+                "any prior."
+            )
+        kl = tokenwise_kl(drawn.log_probs, of_prior)
         log_likelihood = scorer.likelihood(x, drawn.one_hot @ scorer.embedding())
         entropy = -tokenwise_kl(drawn.log_probs, 0.0).mean(-1)
         return Path(log_likelihood, kl, torch.zeros_like(kl[:, 0]), drawn.one_hot.argmax(-1), entropy)
@@ -190,17 +196,6 @@ class GaussianVAE(PathwiseAgent):
         log_likelihood = scorer.likelihood(x, latents)
         kl = kl_divergence(posterior, scorer.prior).unsqueeze(1).expand_as(log_likelihood)
         return Path(log_likelihood, kl, torch.zeros_like(kl[:, 0]), latents, posterior.entropy())
-
-
-def token_log_probs(prior: Distribution) -> Tensor:
-    """log p of every token at every position of a prior of independent tokens [T, V]; raises ValueError for another."""
-    values = getattr(prior, "token_log_probs", None)
-    if not isinstance(values, Tensor):
-        raise ValueError(
-            "a relaxation differentiates the KL token by token and needs a prior of independent tokens that has "
-            f"token_log_probs [T, V]; {type(prior).__name__} has none. Agents that learn from rewards take any prior."
-        )
-    return values
 
 
 # One code per datum: more cost as much again, for a gradient that is little less noisy.

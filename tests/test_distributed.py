@@ -45,7 +45,7 @@ class DrawnByDatum(FactorizedCategorical):
 class Policy(FactorizedPolicy):
     def forward(self, observation):
         observation = observation.double()
-        return DrawnByDatum(self.token_outputs(observation), observation)
+        return DrawnByDatum(super().forward(observation).log_probs, observation)
 
 
 def make_splits() -> Splits:

@@ -194,7 +194,7 @@ def test_what_a_knapsack_tells(items, position):
     mask, codes = WithinCapacity(CAPACITY, column=1), all_codes(2).expand(B, -1, -1)
     weights = items[:, None, :, 1] * codes
     left = CAPACITY - weights[..., :position].sum(-1)
-    features = mask.features_of(items, codes)[:, :, position]
+    features = mask.along(mask.features, items, codes)[:, :, position]
     torch.testing.assert_close(features[..., 0], left / CAPACITY)
     torch.testing.assert_close(features[..., 1], (left - items[:, None, position, 1]) / CAPACITY)
 

@@ -85,7 +85,8 @@ def test_what_a_cuts_policy_is_told(monkeypatch, undecided):
     monkeypatch.setattr("daps_rl.envs.maxcut.TEMPERATURES", [0.6] * 300)
     x, code = contexts("maxcut6", 1), torch.tensor([0, 1, 1, 0, 1, 0])
     vertex = 5 - undecided
-    told = Sides().features_of(x, code[None, None])[0, 0, vertex].double()
+    sides = Sides()
+    told = sides.along(sides.features, x, code[None, None])[0, 0, vertex].double()
     graph, decided = x[0].double().numpy(), 2.0 * code.double().numpy()[:vertex] - 1.0
 
     def cut(side):
@@ -194,7 +195,7 @@ def test_formulas_and_their_mask_by_pythons_own_parser():
     codes = torch.tensor(list(itertools.product(range(len(TOKENS)), repeat=length)))
     texts = [formula(tuple(code)) for code in codes.tolist()]
     valid = torch.tensor([text is not None for text in texts])
-    allowed = problem.mask.of(torch.ones(1, 1), codes[None])[0]
+    allowed = problem.mask.along(problem.mask.allowed, torch.ones(1, 1), codes[None])[0]
     assert torch.equal(allowed.gather(-1, codes.unsqueeze(-1)).all(-2)[:, 0], valid)
     reward = problem.reward(torch.ones(1, 1, 1), codes[None])[0]
     assert (reward[~valid] == -1.0).all()
@@ -244,7 +245,7 @@ def test_infeasible_decisions_are_paid_less_than_feasible_ones():
     for name in ("tsp5", "knapsack6"):
         problem, x = find_problem(name), contexts(name)
         codes = torch.tensor(list(itertools.product(range(problem.vocab_size), repeat=problem.num_tokens)))
-        allowed = problem.mask.of(x, codes.expand(3, -1, -1))
+        allowed = problem.mask.along(problem.mask.allowed, x, codes.expand(3, -1, -1))
         feasible = allowed.gather(-1, codes.expand(3, -1, -1).unsqueeze(-1)).all(-2)[..., 0]
         reward = problem.reward(x[:, None], codes.expand(3, -1, -1))
         if name == "tsp5":  # trips that begin elsewhere are trips all the same

@@ -1,7 +1,7 @@
-"""Relaxations: gradients through the drawing of a token, for the estimators that DAPS is compared with.
+"""Drawing of tokens: by one uniform number each, and by relaxations, which DAPS is compared with.
 
-Each draws one-hot tokens [..., V] for logits [..., V] (unnormalised log-probabilities) at a temperature τ > 0. Their
-backward pass is that of something soft. All are biased but for the forward pass.
+A relaxation draws one-hot tokens [..., V] for logits [..., V] (unnormalised log-probabilities) at a temperature τ > 0.
+Its backward pass is that of something soft. All are biased but for the forward pass.
 """
 
 from __future__ import annotations
@@ -11,6 +11,19 @@ from torch import Tensor
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 _LEAST = -80.0  # in nats; a token that never comes may have minus infinity, which the noise must not meet
+
+
+def draw_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Draws by inverting the cumulative distribution: the first token whose cumulative probability exceeds u.
+
+    One uniform per draw in place of V Gumbel or exponential variables. A token of probability zero is never drawn.
+    probs [..., V] are not negative and need not be normalised, uniform [..., n] is in [0, 1) → int64 [..., n].
+    """
+    cumulative = probs.cumsum(-1)
+    total = cumulative[..., -1:]
+    # u · total can round up to total, past the last token that has any probability.
+    threshold = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, threshold, right=True).clamp_(max=probs.shape[-1] - 1)
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:

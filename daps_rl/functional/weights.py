@@ -13,6 +13,11 @@ from torch import Tensor
 
 from daps_rl.functional.checks import as_float, check_kept, check_matrix, check_pooling
 
+SAMPLES = 8
+"""K, codes per context: the method's published default, which stands here alone."""
+ESS_FRACTION = 0.33
+"""Effective sample size that the temperature is set for, as a fraction of K; published."""
+
 
 def shifted_reward(reward: Tensor) -> Tensor:
     """Reward minus the best reward of its context: <= 0, and 0 throughout a context whose rewards are all -inf.

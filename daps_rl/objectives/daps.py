@@ -58,6 +58,7 @@ class DAPSLoss(LossModule):
     default_keys = _AcceptedKeys
     out_keys = ["loss_actor", "ESS", "temperature", "kl_approx", "entropy"]  # noqa: RUF012 (TorchRL's own form)
 
+    functional: bool = True  # whether the parameters were taken out of the actor
     actor_network: TensorDictModule
     actor_network_params: TensorDictParams
     target_actor_network_params: TensorDictParams | None
@@ -101,7 +102,7 @@ class DAPSLoss(LossModule):
                 f"policy_samples must be >= 0, and 0 without groups (sample_dim=None), got {policy_samples}; it is how "
                 "many of a group's K actions are scored."
             )
-        self._functional = functional
+        self.functional = functional
         super().__init__()
         if functional:
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
@@ -110,11 +111,6 @@ class DAPSLoss(LossModule):
         self.target, self.sample_dim, self.temperature_floor = target, sample_dim, temperature_floor
         self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
         self._forward_value_estimator_keys()
-
-    @property
-    def functional(self) -> bool:
-        """Whether the parameters were taken out of the actor."""
-        return self._functional
 
     def _forward_value_estimator_keys(self, **kwargs: object) -> None:
         self.target.set_keys(**{name: getattr(self.tensor_keys, name) for name in vars(TargetKeys())})

@@ -99,7 +99,11 @@ class DAPSWeights(TensorDictModuleBase):
 
     def target(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Weights [B·..., K] of the groups, and the temperature, 0-dim."""
-        log_prob, score = self.behaviour_log_prob(tensordict), self._score(tensordict)
+        log_prob = self.behaviour_log_prob(tensordict)
+        score = None if self.sample_dim is not None else tensordict.get(self.tensor_keys.advantage, None)
+        if score is None:
+            remedy = "step an environment, or name the key with set_keys(reward=...)"
+            score = self.read(tensordict, self.reward_key, remedy)
         if score.shape == (*log_prob.shape, 1):
             score = score.squeeze(-1)
         check_same_shape(log_prob=log_prob, reward=score)
@@ -115,11 +119,6 @@ class DAPSWeights(TensorDictModuleBase):
         """With which the actions were drawn, in nats; detached. Of the batch's size."""
         remedy = "use an actor that writes it (return_log_prob=True)"
         return self.read(tensordict, self.tensor_keys.sample_log_prob, remedy).detach()
-
-    def _score(self, tensordict: TensorDictBase) -> Tensor:
-        score = None if self.sample_dim is not None else tensordict.get(self.tensor_keys.advantage, None)
-        remedy = "step an environment, or name the key with set_keys(reward=...)"
-        return self.read(tensordict, self.reward_key, remedy) if score is None else score
 
     @staticmethod
     def read(tensordict: TensorDictBase, key: NestedKey, remedy: str) -> Tensor:

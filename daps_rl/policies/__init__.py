@@ -4,43 +4,31 @@ Batch shape [B], event shape [T]. Any module that gives such a distribution is a
 codes from it and score them; see `CodePosterior`.
 """
 
-from daps_rl.policies.autoregressive import AutoregressiveCategorical, AutoregressivePolicy
-from daps_rl.policies.causal_lm import CausalLMAnswers, CausalLMPolicy, ReferenceReward
-from daps_rl.policies.distribution import CodePosterior, Drawn, draw, score_drawn
-from daps_rl.policies.factorized import FactorizedCategorical, FactorizedPolicy, UniformCodes, UniformPrior
-from daps_rl.policies.latents import Codebook, GaussianPolicy, PointCodes, QuantizerPolicy
-from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead, lattice_levels
-from daps_rl.policies.layers import PointerHead
-from daps_rl.policies.masks import CodeMask, VisitOnce, WithinCapacity
-from daps_rl.policies.observation import ItemEncoder, ObservationEncoder, Patches, TokenEncoder
-
-__all__ = [
-    "AutoregressiveCategorical",
-    "AutoregressivePolicy",
-    "CausalLMAnswers",
-    "CausalLMPolicy",
-    "CodeMask",
-    "CodePosterior",
-    "Codebook",
-    "Drawn",
-    "FactorizedCategorical",
-    "FactorizedPolicy",
-    "GaussianPolicy",
-    "ItemEncoder",
-    "LatticeEmbedding",
-    "LatticeHead",
-    "ObservationEncoder",
-    "Patches",
-    "PointCodes",
-    "PointerHead",
-    "QuantizerPolicy",
-    "ReferenceReward",
-    "TokenEncoder",
-    "UniformCodes",
-    "UniformPrior",
-    "VisitOnce",
-    "WithinCapacity",
-    "draw",
-    "lattice_levels",
-    "score_drawn",
-]
+from daps_rl.policies.autoregressive import AutoregressiveCategorical as AutoregressiveCategorical
+from daps_rl.policies.autoregressive import AutoregressivePolicy as AutoregressivePolicy
+from daps_rl.policies.causal_lm import CausalLMAnswers as CausalLMAnswers
+from daps_rl.policies.causal_lm import CausalLMPolicy as CausalLMPolicy
+from daps_rl.policies.causal_lm import ReferenceReward as ReferenceReward
+from daps_rl.policies.distribution import CodePosterior as CodePosterior
+from daps_rl.policies.distribution import Drawn as Drawn
+from daps_rl.policies.distribution import draw as draw
+from daps_rl.policies.distribution import score_drawn as score_drawn
+from daps_rl.policies.factorized import FactorizedCategorical as FactorizedCategorical
+from daps_rl.policies.factorized import FactorizedPolicy as FactorizedPolicy
+from daps_rl.policies.factorized import UniformCodes as UniformCodes
+from daps_rl.policies.factorized import UniformPrior as UniformPrior
+from daps_rl.policies.latents import Codebook as Codebook
+from daps_rl.policies.latents import GaussianPolicy as GaussianPolicy
+from daps_rl.policies.latents import PointCodes as PointCodes
+from daps_rl.policies.latents import QuantizerPolicy as QuantizerPolicy
+from daps_rl.policies.lattice import LatticeEmbedding as LatticeEmbedding
+from daps_rl.policies.lattice import LatticeHead as LatticeHead
+from daps_rl.policies.lattice import lattice_levels as lattice_levels
+from daps_rl.policies.layers import PointerHead as PointerHead
+from daps_rl.policies.masks import CodeMask as CodeMask
+from daps_rl.policies.masks import VisitOnce as VisitOnce
+from daps_rl.policies.masks import WithinCapacity as WithinCapacity
+from daps_rl.policies.observation import ItemEncoder as ItemEncoder
+from daps_rl.policies.observation import ObservationEncoder as ObservationEncoder
+from daps_rl.policies.observation import Patches as Patches
+from daps_rl.policies.observation import TokenEncoder as TokenEncoder

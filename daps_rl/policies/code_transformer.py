@@ -185,7 +185,8 @@ class CodeTransformer(nn.Module):
         start = self.start.expand(b, k, 1, -1)
         x = self.input_at(torch.cat((start, self.embed_tokens(codes[..., :-1], context)), dim=2), context, 0)
         if self.embed_features is not None:
-            features = cast(CodeMask, self.mask).features_of(context.observation, codes)
+            mask = cast(CodeMask, self.mask)
+            features = mask.along(mask.features, context.observation, codes)
             x = x + self.embed_features(features.to(x.dtype))
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             x = block(x, keys_values)
@@ -196,7 +197,7 @@ class CodeTransformer(nn.Module):
         logits = self.masked(self.logits(hidden, context), slice(None))
         if self.mask is None:
             return logits
-        return torch.where(self.mask.of(context.observation, codes), logits, -math.inf)
+        return torch.where(self.mask.along(self.mask.allowed, context.observation, codes), logits, -math.inf)
 
     def masked(self, logits: Tensor, position: slice | int) -> Tensor:
         """-inf where a position may not take a token. [..., V] at one position, or [..., T, V] at all."""

@@ -80,7 +80,7 @@ class FactorizedPolicy(TokenEncoder):
         self.vocab_size = vocab_size
 
     def forward(self, observation: Tensor) -> FactorizedCategorical:
-        return FactorizedCategorical(self.token_outputs(observation))
+        return FactorizedCategorical(super().forward(observation))
 
 
 class UniformCodes(DiscreteCodes):

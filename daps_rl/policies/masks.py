@@ -45,16 +45,8 @@ class CodeMask:
         """What the policy sees of the state before it writes a position. [B, K, F]; called only where F > 0."""
         raise NotImplementedError
 
-    def of(self, observation: Tensor, codes: Tensor) -> Tensor:
-        """The tokens allowed at every position of whole codes [B, K, T], given those before it. bool [B, K, T, V]."""
-        return self._along(self.allowed, observation, codes)
-
-    def features_of(self, observation: Tensor, codes: Tensor) -> Tensor:
-        """The features at every position of whole codes [B, K, T], given the tokens before it. [B, K, T, F]."""
-        return self._along(self.features, observation, codes)
-
-    def _along(self, ask: Callable[[Any, int], Tensor], observation: Tensor, codes: Tensor) -> Tensor:
-        """The answers at all positions. [B, K, T, ...]."""
+    def along(self, ask: Callable[[Any, int], Tensor], observation: Tensor, codes: Tensor) -> Tensor:
+        """What `allowed` or `features` says at all positions of whole codes [B, K, T]. [B, K, T, V] or [B, K, T, F]."""
         state = self.start(observation, codes.shape[1])
         rows = [ask(state, 0)]
         for position, token in enumerate(codes[..., :-1].unbind(-1)):

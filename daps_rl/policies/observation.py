@@ -32,7 +32,8 @@ class Patches(nn.Module):
         if num_patches < 1:
             raise ValueError(f"num_patches must be >= 1, got {num_patches}; as many as tokens is the published choice.")
         channels, height, width = self._plane(torch.empty(1, *self.observation_shape, device="meta")).shape[1:]
-        rows = _grid_rows(num_patches, height, width)
+        counts = [rows for rows in range(1, num_patches + 1) if num_patches % rows == 0]
+        rows = min(counts, key=lambda r: abs(math.log((height / r) / (width / (num_patches // r)))))  # nearly squares
         self.grid = (rows, num_patches // rows)
         if rows > height or self.grid[1] > width:
             raise ValueError(
@@ -177,14 +178,4 @@ class TokenEncoder(nn.Module):
         self.head = head or nn.Linear(embed_dim, outputs)
 
     def forward(self, observation: Tensor) -> Any:
-        return self.token_outputs(observation)
-
-    def token_outputs(self, observation: Tensor) -> Tensor:
-        """[B, *observation_shape] → [B, T, outputs]."""
         return in_full_precision(self.head, self.readout(self.encoder(observation)))
-
-
-def _grid_rows(num_patches: int, height: int, width: int) -> int:
-    """Rows of the grid of `num_patches` whose patches are most nearly square."""
-    rows = [r for r in range(1, num_patches + 1) if num_patches % r == 0]
-    return min(rows, key=lambda r: abs(math.log((height / r) / (width / (num_patches // r)))))
