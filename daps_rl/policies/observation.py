@@ -57,9 +57,8 @@ class Patches(nn.Module):
         pad_height, pad_width = rows * height - plane.shape[-2], columns * width - plane.shape[-1]
         if pad_height or pad_width:
             plane = F.pad(plane, (0, pad_width, 0, pad_height))
-        b, channels = plane.shape[:2]
-        patches = plane.reshape(b, channels, rows, height, columns, width).permute(0, 2, 4, 1, 3, 5)
-        return patches.reshape(b, self.num_patches, self.patch_dim)
+        patches = plane.unfold(2, height, height).unfold(3, width, width)  # [B, C, rows, columns, height, width]
+        return patches.permute(0, 2, 3, 1, 4, 5).reshape(len(plane), self.num_patches, self.patch_dim)
 
 
 class ItemEncoder(nn.Module):
