@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
 from daps_rl.agents.base import Agent, AgentLoss, Score, check_positive_integers
+from daps_rl.functional.weights import rounding_of
 from daps_rl.objectives import GroupActor
 
 
@@ -56,7 +57,7 @@ class RewardScale(nn.Module):
         updated = self.moments.lerp(new, 1.0 - self.decay)
         self.moments.copy_(torch.where(updated.isfinite().all(), updated, self.moments))
         mean, square = self.moments[1:] / self.moments[0]
-        return (reward - mean) / (square - mean.square()).clamp_min(1e-8).sqrt()
+        return (reward - mean) / (square - mean.square()).maximum(rounding_of(square[None])[0]).sqrt()
 
 
 class HostLossAgent(Agent):

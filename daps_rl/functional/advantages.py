@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from daps_rl.functional.checks import as_float, check_matrix
-from daps_rl.functional.weights import shifted_reward
-
-MIN_STD = 1e-4  # nats: groups whose rewards differ by less count as equal
-ROUNDING = 8  # units in the last place of the largest reward: differences of less are rounding, and count as equal
+from daps_rl.functional.weights import rounding_of, shifted_reward
 
 
 def leave_one_out_advantage(reward: Tensor) -> Tensor:
@@ -25,15 +22,16 @@ def leave_one_out_advantage(reward: Tensor) -> Tensor:
         Kool et al. (2019), Buy 4 REINFORCE samples, get a baseline for free.
     """
     _check_group(reward)
+    equal = (shifted_reward(reward) == 0).all(-1, keepdim=True)  # whose mean may be off by rounding
     reward = as_float(reward.detach())
     k = reward.shape[-1]
-    return (reward - reward.mean(-1, keepdim=True)) * (k / (k - 1))
+    return torch.where(equal, 0.0, (reward - reward.mean(-1, keepdim=True)) * (k / (k - 1)))
 
 
 def standardized_reward(reward: Tensor) -> Tensor:
     """Reward in units of its group: (R_k − mean) / std, without units. Groups of equal rewards give 0.
 
-    Where the deviation is below `MIN_STD`, or below what rounding makes of rewards of that size, that stands in for it.
+    Where the deviation is below what rounding makes of rewards of that size, that stands in for it.
 
     Args:
         reward: larger is better; no gradient flows. [B, K], K >= 2.
@@ -43,8 +41,7 @@ def standardized_reward(reward: Tensor) -> Tensor:
     _check_group(reward)
     shifted = shifted_reward(reward)  # equal rewards are 0 then, of whatever size they were
     centered = shifted - shifted.mean(-1, keepdim=True)
-    rounding = ROUNDING * torch.finfo(shifted.dtype).eps * reward.detach().abs().amax(-1, keepdim=True)
-    return centered / shifted.std(-1, keepdim=True).maximum(rounding.clamp(min=MIN_STD))
+    return centered / shifted.std(-1, keepdim=True).maximum(rounding_of(as_float(reward.detach())))
 
 
 def _check_group(reward: Tensor) -> None:

@@ -88,7 +88,7 @@ def daps_loss(
     check_pooling(pooling, allowed=centered)
     weights = target_weights(reward, temperature, pooling=pooling)
     loss = weighted_likelihood_loss(log_prob, weights, centered=centered)
-    return DAPSTerms(loss, weights, effective_sample_size(weights))
+    return DAPSTerms(loss, weights, effective_sample_size(target_weights(reward, temperature)))  # which pooling leaves
 
 
 def decoder_loss(log_likelihood: Tensor) -> Tensor:

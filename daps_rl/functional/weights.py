@@ -19,14 +19,28 @@ ESS_FRACTION = 0.33
 """Effective sample size that the temperature is set for, as a fraction of K; published."""
 
 
+ROUNDING = 8
+"""Units in the last place of a context's largest reward: rewards that differ by less differ by rounding alone."""
+
+
+def rounding_of(reward: Tensor) -> Tensor:
+    """What rounding can make of a difference of rewards of this size, in their unit; never 0. [B, K] → [B, 1]."""
+    limits = torch.finfo(reward.dtype)
+    size = torch.where(reward.isfinite(), reward, 0.0).abs().amax(-1, keepdim=True)
+    return (size * (ROUNDING * limits.eps)).clamp_min(limits.tiny)
+
+
 def shifted_reward(reward: Tensor) -> Tensor:
     """Reward minus the best reward of its context: <= 0, and 0 throughout a context whose rewards are all -inf.
 
-    Weights are invariant to a shift within a context, and this shift keeps rewards of any size finite. Detached.
+    Weights are invariant to a shift within a context, and this shift keeps rewards of any size finite. Where the finite
+    rewards of a context differ by rounding alone they are all 0, so that no weight is made of it. Detached.
     """
     reward = as_float(reward.detach())
     best = reward.amax(dim=-1, keepdim=True)
-    return torch.where(best == -math.inf, torch.zeros_like(reward), reward - best)
+    shifted = torch.where(best == -math.inf, torch.zeros_like(reward), reward - best)
+    equal = (shifted > -rounding_of(reward)) | (shifted == -math.inf)
+    return torch.where(equal.all(-1, keepdim=True), torch.where(shifted == -math.inf, shifted, 0.0), shifted)
 
 
 @torch.no_grad()
