@@ -84,7 +84,7 @@ def expectation(log_prob: Tensor, values: Tensor) -> Tensor:
     """
     check_same_shape(log_prob=log_prob, values=values)
     prob = log_prob.exp()
-    return torch.where(prob > 0, prob * values, 0.0).sum(0)
+    return (prob * torch.where(prob > 0, values, 0.0)).sum(0)
 
 
 def code_usage(counts: Tensor) -> Tensor:

@@ -103,5 +103,5 @@ def tokenwise_kl(log_probs: Tensor, prior_log_probs: Tensor | float) -> Tensor:
     variance than log q − log p has. The prior's tokens are independent; 0 for it gives minus the entropy.
     [..., T, V] and [T, V] → [...].
     """
-    finite = torch.where(log_probs == -torch.inf, 0.0, log_probs)  # a token that may not stand here adds nothing
-    return (log_probs.exp() * (finite - prior_log_probs)).sum((-2, -1))
+    possible = log_probs > -torch.inf  # a token that may not stand here adds nothing, whatever the prior says of it
+    return (log_probs.exp() * torch.where(possible, log_probs - prior_log_probs, 0.0)).sum((-2, -1))
