@@ -41,7 +41,9 @@ def written_out(logits: Tensor, log_prior: Tensor) -> Tensor:
 
 def same_with_gradients(found: Tensor, expected: Tensor, logits: Tensor) -> None:
     torch.testing.assert_close(found, expected)
-    gradient, reference = (torch.autograd.grad(value.sum(), logits, retain_graph=True)[0] for value in (found, expected))
+    gradient, reference = (
+        torch.autograd.grad(value.sum(), logits, retain_graph=True)[0] for value in (found, expected)
+    )
     torch.testing.assert_close(gradient, reference)
 
 

@@ -29,6 +29,23 @@ def check_same_shape(**tensors: Tensor) -> None:
             )
 
 
+def known(flag: Tensor) -> bool:
+    """A flag's value; False where the host cannot ask for it, while a step is compiled or recorded in a CUDA graph."""
+    if torch.compiler.is_compiling() or (flag.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return False
+    return bool(flag)
+
+
+def check_reward(reward: Tensor) -> None:
+    """Raises ValueError where a reward is NaN or +inf, if that can be known; -inf is a reward like others."""
+    bad = reward.isnan() | (reward == math.inf)
+    if known(bad.any()):
+        raise ValueError(
+            f"reward must be finite, or -inf for a code that is out of the question, got {int(bad.sum())} of "
+            f"{bad.numel()} that are NaN or +inf; mend the decoder, or what else gives the reward."
+        )
+
+
 def check_kept(policy_samples: int, samples: int) -> None:
     """Raises ValueError unless so many of K samples can be scored."""
     if not isinstance(policy_samples, int) or not 0 <= policy_samples <= samples:

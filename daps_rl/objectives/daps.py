@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
+import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModule, dispatch
 from tensordict.utils import NestedKey
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
 from daps_rl.functional import ESS_FRACTION, effective_sample_size, keep_samples, mean_of_kept, weighted_likelihood_loss
-from daps_rl.functional.checks import check_pooling
+from daps_rl.functional.checks import check_pooling, known
 from daps_rl.objectives.group_actor import GroupActor
 from daps_rl.objectives.weights import DAPSWeights, TargetKeys
+
+UNLIKELY = -20.0  # nats: the log-probability of a coincidence that is none
 
 
 class DAPSLoss(LossModule):
@@ -121,6 +124,7 @@ class DAPSLoss(LossModule):
         """The loss of a batch; see the class."""
         weights, temperature = self._target(tensordict)  # [B, K], 0-dim
         old_log_prob = self.target.group(self.target.behaviour_log_prob(tensordict))
+        weights = self._drawn_weights(weights, tensordict.get(self.tensor_keys.action), old_log_prob)
         kept = keep_samples(weights, self.policy_samples, centered=self.centered)
         log_prob = self._log_prob(tensordict if kept is None else self._members(tensordict, kept.indices))
         loss = weighted_likelihood_loss(log_prob, weights, old_log_prob, kept, centered=self.centered)
@@ -145,6 +149,22 @@ class DAPSLoss(LossModule):
             return weights, temperature.detach()
         temperature = DAPSWeights.read(tensordict, self.tensor_keys.temperature, "call DAPSWeights, which writes both")
         return self.target.group(weights), temperature.flatten()[0]
+
+    def _drawn_weights(self, weights: Tensor, action: Any, old_log_prob: Tensor) -> Tensor:
+        """The weights; none, so that nothing is learned, where the actions are the actor's mode K times.
+
+        They are taken to be that where all K of every group are equal and the policy would hardly draw them so.
+        """
+        if self.sample_dim is None or weights.shape[-1] == 1 or not isinstance(action, Tensor):
+            return weights
+        first = action.narrow(self.sample_dim, 0, 1)
+        equal = (action == first).all() & (old_log_prob[:, 1:].sum() < UNLIKELY)
+        if known(equal):
+            self.target.say_once(
+                "the K actions of each group are equal: the actor gave its mode instead of drawing, and nothing is "
+                "learned; act under set_exploration_type(ExplorationType.RANDOM)."
+            )
+        return weights if self.centered else torch.where(equal, 0.0, weights)
 
     def _log_prob(self, tensordict: TensorDictBase) -> Tensor:
         """Of the actions, under the actor as it is now, in nats. [B, K, ...] → [B·..., K]."""

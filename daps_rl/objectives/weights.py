@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
 from daps_rl.functional import ESS_FRACTION, complete_reward, one_sample_groups, target_weights
-from daps_rl.functional.checks import check_pooling, check_same_shape
+from daps_rl.functional.checks import check_pooling, check_reward, check_same_shape, known
 from daps_rl.objectives.trust_regions import make_trust_region
 
 
@@ -50,7 +52,7 @@ class DAPSWeights(TensorDictModuleBase):
         gather: for several processes: gives the scores [N, K] of all for those of this one [B, K]; `World().gather` of
             `daps_rl.distributed`, say. Temperature and pooling are then those of all.
     Raises:
-        ValueError: an option is out of range, or the batch has no dimension `sample_dim`.
+        ValueError: an option is out of range, the batch has no dimension `sample_dim`, or a reward is NaN or +inf.
         KeyError: the batch lacks what is read.
     References:
         Drolet et al. (2026), arXiv 2509.24716. The pooling is ours.
@@ -77,6 +79,7 @@ class DAPSWeights(TensorDictModuleBase):
         # By reference and no buffer: `.to(device)` would make a copy that no schedule reaches.
         self.temperature_floor = temperature_floor
         self.entropy_coeff, self.sample_dim, self.pooling, self.gather = entropy_coeff, sample_dim, pooling, gather
+        self._said: set[str] = set()
         self.set_keys()
 
     def set_keys(self, **keys: Any) -> None:
@@ -107,6 +110,9 @@ class DAPSWeights(TensorDictModuleBase):
         if score.shape == (*log_prob.shape, 1):
             score = score.squeeze(-1)
         check_same_shape(log_prob=log_prob, reward=score)
+        check_reward(score)
+        if known((score == -math.inf).all()):
+            self.say_once("all rewards of a batch are -inf, which says of no code that it is better than another.")
         if self.entropy_coeff:
             score = complete_reward(score, log_prob, self.entropy_coeff)
         score = score.reshape(1, -1) if self.sample_dim is None else self.group(score)  # [B·..., K]; or one group
@@ -119,6 +125,12 @@ class DAPSWeights(TensorDictModuleBase):
         """With which the actions were drawn, in nats; detached. Of the batch's size."""
         remedy = "use an actor that writes it (return_log_prob=True)"
         return self.read(tensordict, self.tensor_keys.sample_log_prob, remedy).detach()
+
+    def say_once(self, what: str) -> None:
+        """Warns, the first time."""
+        if what not in self._said:
+            self._said.add(what)
+            warnings.warn(what, stacklevel=2)
 
     @staticmethod
     def read(tensordict: TensorDictBase, key: NestedKey, remedy: str) -> Tensor:

@@ -1,0 +1,108 @@
+"""What DAPSLoss and DAPSWeights say of batches that nothing can be learned from, and that they do no harm with them."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+from batches import B, K, make_batch, make_policy
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from daps_rl.objectives import DAPSLoss, DAPSWeights, GroupActor
+
+
+def acted(policy, kind: ExplorationType):
+    """A batch whose actions the actor gave under a type of exploration."""
+    with set_exploration_type(kind):
+        return GroupActor(policy)(make_batch(policy).exclude("action", "action_log_prob"))
+
+
+def gradient_norm(loss: DAPSLoss, batch) -> float:
+    loss.zero_grad()
+    loss(batch)["loss_actor"].backward()
+    return math.sqrt(sum(p.grad.square().sum().item() for p in loss.parameters()))
+
+
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("kind", [ExplorationType.DETERMINISTIC, ExplorationType.MODE])
+def test_an_actor_that_gives_its_mode_is_named_once_and_learns_nothing(centered, kind):
+    policy = make_policy()
+    loss = DAPSLoss(GroupActor(policy), centered=centered, functional=False)
+    batch = acted(policy, kind)
+    with pytest.warns(UserWarning, match=r"K actions of each group are equal.*ExplorationType\.RANDOM"):
+        assert gradient_norm(loss, batch) < 1e-12
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gradient_norm(loss, batch) < 1e-12
+        assert gradient_norm(loss, acted(policy, ExplorationType.RANDOM)) > 1e-3
+
+
+def test_uncentred_weights_do_not_lock_a_policy_into_its_mode():
+    policy = make_policy()
+    loss = DAPSLoss(GroupActor(policy), centered=False, functional=False)
+    before = copy.deepcopy(policy.state_dict())
+    optimizer = torch.optim.SGD(loss.parameters(), lr=1.0)
+
+    def update():
+        loss(acted(policy, ExplorationType.MODE))["loss_actor"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with pytest.warns(UserWarning, match="mode instead of drawing"):
+        update()
+    for _ in range(4):
+        update()
+    assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
+
+
+def test_a_policy_that_is_certain_draws_equal_actions_and_learns_from_them():
+    policy = make_policy()
+    with torch.no_grad():
+        policy.head.weight.zero_()
+        policy.head.bias.copy_(torch.tensor([9.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
+    loss = DAPSLoss(GroupActor(policy), centered=False, functional=False)
+    batch = acted(policy, ExplorationType.RANDOM)
+    assert (batch["action"] == 0).all()  # nearly certain, and seeded
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gradient_norm(loss, batch) > 1e-5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("sample_dim", [1, None])
+def test_rewards_that_are_no_numbers_are_an_error(bad, sample_dim):
+    policy = make_policy()
+    batch = make_batch(policy)
+    batch["next", "reward"][0, :2] = bad
+    message = rf"reward must be finite.*got 2 of {B * K} that are NaN or \+inf"
+    with pytest.raises(ValueError, match=message):
+        DAPSLoss(GroupActor(policy), sample_dim=sample_dim)(batch)
+    with pytest.raises(ValueError, match=message):
+        DAPSWeights(sample_dim=sample_dim)(batch)
+    assert "weights" not in set(batch.keys())
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": 2.0}, {"trust_region": "kl"}, {"trust_region": "adaptive"}])
+def test_rewards_of_minus_infinity_weigh_nothing_and_a_batch_of_them_is_said_once(options):
+    policy = make_policy()
+    loss, batch = DAPSLoss(GroupActor(policy), functional=False, **options), make_batch(policy)
+    batch["next", "reward"][0] = -math.inf
+    batch["next", "reward"][1, 0] = -math.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        weights, temperature = loss.target.target(batch)
+        assert weights[1, 0] == 0.0
+        assert (weights[0] == (0.0 if "pooling" in options else 1.0 / K)).all()
+        assert temperature.isfinite()
+        assert math.isfinite(gradient_norm(loss, batch))
+    batch["next", "reward"][:] = -math.inf
+    with pytest.warns(UserWarning, match="all rewards of a batch are -inf"):
+        assert math.isfinite(gradient_norm(loss, batch))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        weights, temperature = loss.target.target(batch)
+    assert temperature.isfinite()
+    torch.testing.assert_close(weights, torch.full_like(weights, 1.0 / K))
