@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tensordict.nn import TensorDictModule
 from torch import nn
 
 from daps_rl.envs import EncodingEnv
@@ -98,7 +99,7 @@ def test_the_greedy_answer_takes_the_likeliest_token_each_time():
     for row, prompt in enumerate(PROMPTS):
         ids = prompt[None]
         for t in range(T):
-            logits = policy.logits(ids, 3)[0, -1]  # of the token that comes next
+            logits = policy.logits(ids, (prompt[None] != PAD).long())[0, -1]  # of the token that comes next
             assert answer[row, t] == logits.argmax()
             if answer[row, t] == END:
                 break
@@ -159,6 +160,49 @@ def test_errors():
         make_policy()(torch.zeros(3))
 
 
+def test_a_mask_says_what_pads_where_tokens_cannot():
+    """Token 3 ends, begins and pads; as the first of a prompt it is read, behind it it is not."""
+    policy, code = make_policy(pad_token=None), torch.tensor([[1, 2, END]])
+    prompt = torch.tensor([[END, 2, 1]])  # begins with it, not padded
+    with torch.no_grad():
+        read = policy(prompt, torch.ones_like(prompt)).log_prob(code)
+        short = policy(prompt[:, 1:]).log_prob(code)
+    assert not torch.isclose(read, short)
+    padded = torch.tensor([[END, END, END, 2, 1]])
+    mask = torch.tensor([[0, 0, 1, 1, 1]])
+    for posterior in (policy(padded, mask), policy(torch.stack((padded, mask), 1).float())):
+        torch.testing.assert_close(posterior.log_prob(code), read, atol=1e-12, rtol=0)
+        assert torch.equal(posterior.mode, policy(prompt, torch.ones_like(prompt)).mode)
+        drawn = posterior.draw((30,))
+        torch.testing.assert_close(posterior.log_prob(drawn.codes), drawn.log_prob)
+
+
+def test_what_could_be_padding_or_a_beginning_is_asked_for():
+    prompt = torch.tensor([[PAD, 2, 1]])
+    assert make_policy()(prompt).mask.tolist() == [[0, 1, 1]]  # a token that does nothing but pad
+    begins = make_policy()
+    begins.model.config = SimpleNamespace(bos_token_id=PAD)
+    begins = CausalLMPolicy(begins.model, num_tokens=T, vocab_size=V, end_token=END, pad_token=PAD)
+    with pytest.raises(ValueError, match=r"prompts begin with token 0, which pads and also.*pass their mask"):
+        begins(prompt)
+    assert begins(prompt[:, 1:]).mask.tolist() == [[1, 1]]  # nothing to guess
+    with pytest.raises(ValueError, match="prompts begin with token 3"):
+        make_policy(pad_token=None)(torch.tensor([[END, 2, 1]]))
+
+
+@pytest.mark.parametrize("mask", [[[1, 1, 0]], [[1, 0, 1]], [[1, 1]], [[0, 0, 0]]])
+def test_masks_of_prompts_that_are_not_padded_on_the_left_are_refused(mask):
+    with pytest.raises(ValueError, match=r"mask must be .* pad on the left"):
+        make_policy()(torch.tensor([[2, 2, 1]]), torch.tensor(mask))
+
+
+def test_a_wrapper_of_a_model_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"model must take input_ids .* TensorDictModule takes tensordict"):
+        CausalLMPolicy(
+            TensorDictModule(TinyLM(), in_keys=["x"], out_keys=["y"]), num_tokens=T, vocab_size=V, end_token=END
+        )
+
+
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
 def test_a_model_of_transformers_with_its_cache():
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -185,5 +229,5 @@ def test_rows_beyond_the_vocabulary_are_never_drawn():
     total = policy(PROMPTS).log_prob(all_answers()[:, None].expand(-1, 3, -1)).exp().sum(0)
     torch.testing.assert_close(total, torch.ones(3, dtype=torch.float64))
     narrow = CausalLMPolicy(TinyLM(), num_tokens=T, vocab_size=V + 1, end_token=END, pad_token=PAD)
-    with pytest.raises(ValueError, match=f"vocab_size must be at most {V}"):
+    with pytest.raises(ValueError, match=f"vocab_size must be at most {V}.*resize_token_embeddings"):
         narrow(PROMPTS).sample((2,))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from daps_rl.functional import encoding_reward
 from daps_rl.functional.checks import as_float, check_beta
@@ -22,21 +23,22 @@ class CausalLMAnswers(SequentialCodes):
 
     An answer ends with the end token; what stands behind it is padding, has probability exactly 1 there, and adds
     nothing to `log_prob`. Anything else behind an end has probability exactly 0. Prompts, int64 [B, P], are padded on
-    the left.
+    the left, where their mask, int64 [B, P], is 0.
     """
 
-    def __init__(self, policy: CausalLMPolicy, prompt: Tensor) -> None:
-        self.policy, self.prompt = policy, prompt
+    def __init__(self, policy: CausalLMPolicy, prompt: Tensor, mask: Tensor) -> None:
+        self.policy, self.prompt, self.mask = policy, prompt, mask
         super().__init__(prompt.shape[:1], policy.num_tokens, policy.vocab_size)
 
     def unroll(self, samples: int, generator: torch.Generator | None, *, greedy: bool) -> Drawn:
         """With the model's own cache where it has one; see `SequentialCodes`."""
-        policy, prompt = self.policy, self.prompt.repeat(samples, 1)  # [K·B, P]
-        (n, length), ids, cache = prompt.shape, prompt, None
-        ended = torch.zeros(n, dtype=torch.bool, device=prompt.device)
-        log_prob = torch.zeros(n, device=prompt.device)
+        policy, cache = self.policy, None
+        ids, mask = self.prompt.repeat(samples, 1), self.mask.repeat(samples, 1)  # [K·B, P]
+        n, length = ids.shape
+        ended = torch.zeros(n, dtype=torch.bool, device=ids.device)
+        log_prob = torch.zeros(n, device=ids.device)
         for _ in range(policy.num_tokens):
-            logits, cache = policy.next_logits(ids, length, cache)
+            logits, cache = policy.next_logits(ids, mask, cache)
             token, of_token = choose_token(logits, generator, greedy=greedy)
             log_prob = log_prob + torch.where(ended, 0.0, of_token)
             ids = torch.cat((ids, torch.where(ended, policy.pad_token, token)[:, None]), dim=1)
@@ -46,10 +48,9 @@ class CausalLMAnswers(SequentialCodes):
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z|x), in nats: one teacher-forced pass. value [*S, B, T] → [*S, B], with gradient."""
         check_codes(value, self.event_shape[0], self.batch_shape)
-        policy, length = self.policy, self.prompt.shape[1]
-        codes = value.reshape(-1, policy.num_tokens)  # [N, T]
-        prompt = self.prompt.repeat(len(codes) // len(self.prompt), 1)
-        logits = policy.logits(torch.cat((prompt, codes[:, :-1]), dim=1), length)  # [N, T, V]
+        policy, codes = self.policy, value.reshape(-1, self.policy.num_tokens)  # [N, T]
+        prompt, mask = (x.repeat(len(codes) // len(self.prompt), 1) for x in (self.prompt, self.mask))
+        logits = policy.logits(torch.cat((prompt, codes[:, :-1]), dim=1), mask)  # [N, T, V]
         picked = torch.log_softmax(logits, dim=-1).gather(-1, codes.unsqueeze(-1))[..., 0]  # [N, T]
         ends = codes == policy.end_token
         ended = (ends.long().cumsum(-1) - ends.long()) > 0  # before each position
@@ -68,17 +69,24 @@ class CausalLMAnswers(SequentialCodes):
 class CausalLMPolicy(nn.Module):
     """Makes a policy of a causal language model, so that `DAPSLoss` and all agents train it on checked answers.
 
-    Called on prompts [B, P], token numbers in any dtype (environments hold floats), gives `CausalLMAnswers`.
+    Called on prompts [B, P], token numbers in any dtype (environments hold floats), gives `CausalLMAnswers`. Which of
+    them are padding says a mask [B, P], 0 and 1 as tokenizers give it: the second argument, or behind the prompts in
+    an observation [B, 2, P]. Without one, `pad_token` before a prompt is padding, unless it also ends or begins a text:
+    then it could be either, and is an error.
 
     Args:
         model: called with `input_ids` [N, L] and `attention_mask` [N, L], gives an object with `logits` [N, L, V], as
             the causal models of Hugging Face transformers do. `position_ids` are passed where it takes them, and
-            `past_key_values` with `use_cache=True`, so that a token costs one step. It is kept in evaluation mode.
+            `past_key_values` with `use_cache=True`, so that a token costs one step. It is kept in evaluation mode. Rows
+            of logits beyond V are left out.
         num_tokens: T, the longest answer, its end token counted.
         vocab_size: V.
         end_token: ends an answer.
         pad_token: stands behind the end, and before a short prompt; the end token if None.
         temperature: that logits are divided by, in drawing and in scoring.
+    Raises:
+        ValueError: an argument is out of range; the model takes no `input_ids`, or has fewer logits than V; prompts are
+            not padded on the left.
     """
 
     def __init__(
@@ -106,6 +114,13 @@ class CausalLMPolicy(nn.Module):
         self.end_token, self.pad_token = end_token, pad_token
         parameters = inspect.signature(model.forward).parameters
         anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        if "tensordict" in parameters or not (anything or "input_ids" in parameters):
+            raise ValueError(
+                f"model must take input_ids and attention_mask, and {type(model).__name__} takes "
+                f"{', '.join(parameters)}; pass the causal model itself, not a wrapper of it."
+            )
+        begins = getattr(getattr(model, "config", None), "bos_token_id", None)
+        self._only_pads = pad_token not in (end_token, begins)
         self._takes = {name for name in OPTIONAL if anything or name in parameters}
         self.model.eval()
 
@@ -115,19 +130,35 @@ class CausalLMPolicy(nn.Module):
         self.model.eval()
         return self
 
-    def forward(self, prompt: Tensor) -> CausalLMAnswers:
+    def forward(self, prompt: Tensor, mask: Tensor | None = None) -> CausalLMAnswers:
+        if prompt.ndim == 3 and prompt.shape[1] == 2 and mask is None:
+            prompt, mask = prompt.unbind(1)
         if prompt.ndim != 2:
-            raise ValueError(f"prompts must be [B, P], got shape {tuple(prompt.shape)}; pad them on the left.")
-        return CausalLMAnswers(self, prompt.long())
+            shape = tuple(prompt.shape)
+            raise ValueError(f"prompts must be [B, P], or [B, 2, P] with masks, got {shape}; pad them on the left.")
+        prompt = prompt.long()
+        if mask is None:
+            mask = ((prompt != self.pad_token).cumsum(-1) > 0).long()
+            if not self._only_pads and not mask.all():
+                raise ValueError(
+                    f"prompts begin with token {self.pad_token}, which pads and also ends or begins a text; pass their "
+                    "mask [B, P], or observations [B, 2, P] of prompts and masks."
+                )
+        if mask.shape != prompt.shape or not (mask[:, -1] == 1).all() or (mask.long().diff() < 0).any():
+            raise ValueError(
+                f"mask must be of shape {list(prompt.shape)}, 0 before each prompt and 1 from its first token to the "
+                f"end, got shape {list(mask.shape)}; pad on the left (padding_side='left')."
+            )
+        return CausalLMAnswers(self, prompt, mask.long())
 
-    def logits(self, ids: Tensor, prompt_length: int) -> Tensor:
-        """Of each answer token, the first of which stands behind the prompt. [N, P + T - 1] → [N, T, V]."""
-        out = self.model(**self._inputs(ids, prompt_length))
-        return self._of_tokens(out.logits[:, prompt_length - 1 :])
+    def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Of each answer token, the first of which stands behind the prompt, mask [N, P]. [N, P + T - 1] → [N, T, V]."""
+        out = self.model(**self._inputs(ids, mask))
+        return self._of_tokens(out.logits[:, mask.shape[1] - 1 :])
 
-    def next_logits(self, ids: Tensor, prompt_length: int, cache: Any) -> tuple[Tensor, Any]:
+    def next_logits(self, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """Logits of the token after the last, [N, V], and the model's cache, or None."""
-        inputs = self._inputs(ids, prompt_length)
+        inputs = self._inputs(ids, mask)
         if not {"past_key_values", "use_cache"} <= self._takes:
             return self._of_tokens(self.model(**inputs).logits[:, -1]), None
         if cache is not None:  # what came before is in it
@@ -140,13 +171,15 @@ class CausalLMPolicy(nn.Module):
     def _of_tokens(self, logits: Tensor) -> Tensor:
         """Of the V tokens that there are: models may have more rows, for padding. [..., >= V] → [..., V]."""
         if logits.shape[-1] < self.vocab_size:
-            raise ValueError(f"vocab_size must be at most {logits.shape[-1]}, the model's own, got {self.vocab_size}.")
+            raise ValueError(
+                f"vocab_size must be at most {logits.shape[-1]}, the model's own, got {self.vocab_size}; after adding "
+                "tokens to a tokenizer, call the model's resize_token_embeddings."
+            )
         return as_float(logits[..., : self.vocab_size]) / self.temperature
 
-    def _inputs(self, ids: Tensor, prompt_length: int) -> dict[str, Tensor]:
+    def _inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Everything but the padding before a prompt is looked at."""
-        seen = torch.ones_like(ids)
-        seen[:, :prompt_length] = ((ids[:, :prompt_length] != self.pad_token).long().cumsum(-1) > 0).long()
+        seen = F.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
         inputs = {"input_ids": ids, "attention_mask": seen}
         if "position_ids" in self._takes:
             inputs["position_ids"] = (seen.cumsum(-1) - 1).clamp_min(0)
