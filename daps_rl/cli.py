@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
-from daps_rl.commands import compare, models, train
 from daps_rl.commands.options import USAGE_ERROR, OneLineParser
+from daps_rl.commands.parser import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,9 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser(arguments).parse_args(arguments))
     if os.getcwd() not in sys.path:  # as with python -m: an agent of one's own may lie in the working directory
         sys.path.append(os.getcwd())
-    command, debug = options.pop("command"), options.pop("debug")
+    (module, _, name), debug = options.pop("command").partition(":"), options.pop("debug")
     try:
-        return command(**options)
+        return getattr(importlib.import_module(module), name)(**options)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, ImportError, RuntimeError) as error:
@@ -45,10 +46,7 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = OneLineParser(prog="daps-rl", description="Train discrete latent codes by policy search (DAPS).")
     parser.add_argument("--version", action="version", version=f"daps-rl {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
-    train.add_parser(commands, arguments)
-    compare.add_parser(commands, arguments)
-    models.add_parsers(commands, arguments)
+    add_commands(parser, arguments)
     return parser
 
 

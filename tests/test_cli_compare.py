@@ -116,7 +116,7 @@ def test_a_comparison_that_another_began_meanwhile_is_left_alone(data, tmp_path,
         folder.path.mkdir()
         folder.write_json(folder.settings, plan.to_json())
 
-    monkeypatch.setattr("daps_rl.training.load_data", slow)
+    monkeypatch.setattr("daps_rl.commands.compare.load_data", slow)
     assert main(["compare", "--agents", "daps", "--steps", "1", "--out", str(folder.path)]) == 2
     assert "changed by another comparison meanwhile" in error_of(capsys)
     assert folder.plan() == plan

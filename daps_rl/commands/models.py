@@ -2,57 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import io
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
-from daps_rl.commands.options import add_command, given_settings, is_asked
+import numpy as np
+import torch
+from torch import Tensor
+
+from daps_rl.commands.options import given_settings
+from daps_rl.evaluation import Perceptual
+from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
 from daps_rl.files import to_json, write_atomically
+from daps_rl.report.run import draw_run
+from daps_rl.runs.session import load_run, same_data
+from daps_rl.training import load_data
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-def add_parsers(commands: Any, arguments: Sequence[str]) -> None:
-    """Adds these commands to the parser's."""
-
-    def add(name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
-        parser = add_command(commands, name, text)
-        parser.add_argument("run", help="read the run in this folder")
-        if is_asked(parser, arguments):
-            from daps_rl.config.run import DEVICES  # brings torch
-
-            parser.add_argument("--device", default="auto", choices=DEVICES, help="work here (default: auto)")
-        parser.set_defaults(command=command)
-        return parser
-
-    evaluate = add("evaluate", evaluate_command, "recompute a run's metrics from its saved model")
-    for name, metric, network in (("fid", "FID", "Inception"), ("lpips", "LPIPS", "AlexNet")):
-        text = f"measure {metric} too, with this file of {network}'s weights (docs/metrics.md)"
-        evaluate.add_argument(f"--{name}-weights", metavar="FILE", help=text)
-    add("report", report_command, "draw a run's pictures again")
-    encode = add("encode", encode_command, "write data as codes: [N, ...] to int64 [N, T]")
-    encode.add_argument("--sampled", action="store_true", help="draw codes instead of taking the greedy ones")
-    decode = add("decode", decode_command, "read codes as data: [N, T] to [N, ...]")
-    for parser in (encode, decode):
-        parser.add_argument("--input", required=True, metavar="FILE.npy", help="read from this file")
-    sample = add("sample", sample_command, "decode codes drawn from the prior")
-    sample.add_argument("-n", type=int, default=16, help="draw this many (default: 16)")
-    sample.add_argument("--seed", type=int, default=0, help="draw them by this seed (default: 0)")
-    for parser in (encode, decode, sample):
-        parser.add_argument("--output", required=True, metavar="FILE.npy", help="write to this file")
+AT_ONCE = 500  # data
 
 
 def evaluate_command(*, run: str, device: str, fid_weights: str | None, lpips_weights: str | None) -> int:
     """`daps-rl evaluate`: prints the metrics as JSON."""
-    import dataclasses
-
-    from daps_rl.evaluation import Perceptual
-    from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
-    from daps_rl.runs.session import load_run, same_data
-    from daps_rl.training import load_data
-
     given: Any = given_settings({"fid_weights": fid_weights, "lpips_weights": lpips_weights})
     if given:
         Perceptual(**given)  # a file that is missing is told before the data are read
@@ -66,10 +37,6 @@ def evaluate_command(*, run: str, device: str, fid_weights: str | None, lpips_we
 
 def report_command(*, run: str, device: str) -> int:
     """`daps-rl report`."""
-    from daps_rl.report.run import draw_run
-    from daps_rl.runs.session import load_run
-    from daps_rl.training import load_data
-
     folder, config, model = load_run(run, device)
     for path in draw_run(folder.path, model, load_data(config)):
         print(path)
@@ -78,8 +45,6 @@ def report_command(*, run: str, device: str) -> int:
 
 def encode_command(*, run: str, device: str, input: str, output: str, sampled: bool) -> int:
     """`daps-rl encode`."""
-    from daps_rl.runs.session import load_run
-
     _, _, model = load_run(run, device)
     parts = _read_npy(input).float().split(500)
     return _write_npy(output, (model.encode(x.to(_device(model)), deterministic=not sampled) for x in parts))
@@ -87,8 +52,6 @@ def encode_command(*, run: str, device: str, input: str, output: str, sampled: b
 
 def decode_command(*, run: str, device: str, input: str, output: str) -> int:
     """`daps-rl decode`."""
-    from daps_rl.runs.session import load_run
-
     _, config, model = load_run(run, device)
     codes = _read_npy(input)
     expected = f"integers [N, {config.num_tokens}] in 0 … {config.vocab_size - 1}"
@@ -101,10 +64,6 @@ def decode_command(*, run: str, device: str, input: str, output: str) -> int:
 
 def sample_command(*, run: str, device: str, n: int, seed: int, output: str) -> int:
     """`daps-rl sample`."""
-    import torch
-
-    from daps_rl.runs.session import load_run
-
     if n < 1:
         raise ValueError(f"-n must be >= 1, got {n}.")
     _, _, model = load_run(run, device)
@@ -113,9 +72,6 @@ def sample_command(*, run: str, device: str, n: int, seed: int, output: str) -> 
 
 
 def _read_npy(path: str) -> Tensor:
-    import numpy as np
-    import torch
-
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False))
     except ValueError as error:
@@ -125,9 +81,6 @@ def _read_npy(path: str) -> Tensor:
 
 def _write_npy(path: str, parts: Iterable[Tensor]) -> int:
     """Writes the parts as one array, whole or not at all, and says so."""
-    import numpy as np
-    import torch
-
     array, content = torch.cat([part.cpu() for part in parts]).numpy(), io.BytesIO()
     np.save(content, array)
     path = path if path.endswith(".npy") else f"{path}.npy"

@@ -1,9 +1,10 @@
-"""What a run shows while it trains: a live bar on a terminal, a line now and then elsewhere; TensorBoard on request."""
+"""A run and who watches it: a bar on a terminal, a line now and then elsewhere, TensorBoard; Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -76,3 +77,28 @@ def tensorboard_observer(folder: Path) -> Observer:
         writer().flush()
 
     return observe
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop, and by which signal."""
+
+    signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Turns Ctrl-C and SIGTERM into a request; a second Ctrl-C interrupts at once."""
+
+        def handle(number: int, frame: object) -> None:
+            if self.signal is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
