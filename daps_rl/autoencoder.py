@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.config import ModelConfig, config_from_dict
+from daps_rl.data.errors import one_line
 from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder
 from daps_rl.envs.problem import find_problem
 from daps_rl.files import write_atomically
@@ -136,7 +137,7 @@ class DiscreteAutoencoder(nn.Module):
                 raise ValueError("config.json is not daps-rl's")
             tensors = load_file(directory / WEIGHTS)
         except (ValueError, AttributeError, SafetensorError) as error:
-            raise ValueError(f"{directory} is no readable daps-rl model ({_short(error)}); save it again.") from error
+            raise ValueError(f"{directory} is no readable daps-rl model ({one_line(error)}); save it again.") from error
         if values.get("model") is None:
             if policy is None or decoder is None:
                 raise ValueError(
@@ -153,7 +154,7 @@ class DiscreteAutoencoder(nn.Module):
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
-            raise ValueError(f"the weights in {directory} do not fit the model ({_short(error)}).") from error
+            raise ValueError(f"the weights in {directory} do not fit the model ({one_line(error)}).") from error
         return model.to(device).eval()
 
 
@@ -176,8 +177,3 @@ def code_sizes(policy: nn.Module) -> tuple[int, int]:
         case int(num_tokens), int(vocab_size):
             return num_tokens, vocab_size
     raise ValueError(f"the policy {type(policy).__name__} needs integer attributes num_tokens and vocab_size.")
-
-
-def _short(error: Exception) -> str:
-    """The first lines of an error, on one line."""
-    return " ".join(str(error).split())[:200]

@@ -136,7 +136,7 @@ def test_a_world_of_one_does_nothing():
     assert world.gather(x) is x
     assert world.total(x) is x
     assert world.agree(2.0, True) == (2.0, True)
-    assert world.from_first("a") == "a"
+    assert world.from_first(lambda: "a") == "a"
     assert world.of_all(1) == [1]
     layer = nn.Linear(2, 1)
     layer(torch.ones(2)).sum().backward()

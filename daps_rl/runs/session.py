@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig, config_from_dict
@@ -83,18 +84,8 @@ class _Session:
 
     def begin(self, resume: bool) -> None:
         """Takes up the checkpoint where there is one, or writes the settings of a new run."""
-        trainer, run, world = self.trainer, self.run, self.trainer.world
-        found = None
-        if world.is_first and resume:
-            if run.summary.exists():  # another process has finished it before this one held it
-                raise ValueError(f"{run.path} is finished already; see {run.summary}")
-            if config_from_dict(run.read_json(run.config)) != trainer.config:
-                raise ValueError(f"{run.config} holds other settings than this run began with; restore them.")
-            found = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
-        elif world.is_first:
-            run.check_new()
-            run.write_json(run.config, dataclasses.asdict(trainer.config))
-        if (found := world.from_first(found)) is not None:
+        trainer, run = self.trainer, self.run
+        if found := trainer.world.from_first(self._found if resume else self._new):
             tensors, info = found
             same_data(trainer.fingerprint, info["fingerprint"])
             if config_from_dict(info["config"]) != trainer.config:
@@ -104,8 +95,20 @@ class _Session:
                 )
             trainer.load_state(tensors, info)
         self.saved_at = trainer.step
-        if world.is_first:
+        if trainer.world.is_first:
             run.cut_rows(trainer.step)
+
+    def _new(self) -> None:
+        self.run.check_new()
+        self.run.write_json(self.run.config, dataclasses.asdict(self.trainer.config))
+
+    def _found(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        run = self.run
+        if run.summary.exists():  # another process has finished it before this one held it
+            raise ValueError(f"{run.path} is finished already; see {run.summary}")
+        if config_from_dict(run.read_json(run.config)) != self.trainer.config:
+            raise ValueError(f"{run.config} holds other settings than this run began with; restore them.")
+        return load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
 
     def train(self, stop: Callable[[], bool], observers: tuple[Observer, ...]) -> None:
         """Trains to the end or until asked to stop, with a row and a checkpoint whenever one is due."""

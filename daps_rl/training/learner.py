@@ -23,6 +23,7 @@ from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
 
 SEED_STRIDE = 1_000_003  # between the processes of a run
 
+
 class Learner:
     """Agent, decoder and their optimiser. `update` takes one batch, in one graph of the GPU's where all parts allow.
 
