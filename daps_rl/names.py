@@ -25,9 +25,7 @@ def import_class(what: str, name: str, base: type[T]) -> type[T]:
         why = f"{type(error).__name__}: {error}"
         raise ValueError(f"{what} {name!r} cannot be imported ({why}); it must be package.module:Class.") from error
     if not (isinstance(made, type) and issubclass(made, base)):
-        raise ValueError(
-            f"{what} {name!r} must be a subclass of {base.__name__}; derive it from that."
-        )
+        raise ValueError(f"{what} {name!r} must be a subclass of {base.__name__}; derive it from that.")
     return made
 
 

@@ -7,7 +7,7 @@ import functools
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,7 @@ if TYPE_CHECKING:
     from daps_rl.runs.session import Observer
     from daps_rl.training import Trainer
 
-SHOWN = (
-    ("β-ELBO", "beta_elbo", "{:.1f}"),
-    ("ESS", "ESS", "{:.2f}"),
-    ("τ", "temperature", "{:.3g}"),
-    ("codes", "code_usage", "{:.0%}"),
-)
+SHOWN = {"beta_elbo": "β-ELBO {:.1f}", "ESS": "ESS {:.2f}", "temperature": "τ {:.3g}", "code_usage": "codes {:.0%}"}
 LINE_EVERY = 5.0  # seconds between lines where there is no terminal
 
 
@@ -54,8 +49,12 @@ def _lines() -> Observer:
 
 
 def _text(row: dict[str, Any]) -> str:
-    parts = [f"{label} {form.format(row[key])}" for label, key, form in SHOWN if row.get(key) is not None]
-    return "  ".join([f"{row['step'] / max(row['seconds'], 1e-9):.1f} steps/s", *parts])
+    return f"{row['step'] / max(row['seconds'], 1e-9):.1f} steps/s  {in_words(row, SHOWN)}"
+
+
+def in_words(values: Mapping[str, Any], forms: Mapping[str, str]) -> str:
+    """Those of the values that are there and have a form, in it."""
+    return "  ".join(form.format(values[key]) for key, form in forms.items() if values.get(key) is not None)
 
 
 def tensorboard_observer(folder: Path) -> Observer:

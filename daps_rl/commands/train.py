@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from daps_rl.commands.options import given_settings
-from daps_rl.commands.terminal import StopRequest, progress, tensorboard_observer
+from daps_rl.commands.terminal import StopRequest, in_words, progress, tensorboard_observer
 from daps_rl.config import PUBLISHED, PUBLISHED_SHAPES, TrainConfig, config_from_dict, latents_text, make_config
 from daps_rl.data import noise
 from daps_rl.device import peak_memory
@@ -21,6 +21,12 @@ from daps_rl.runs.session import Observer, train_run
 from daps_rl.training import Trainer, load_data
 
 COLLAPSED = 0.1  # nats of code_gain
+UNITS = {
+    "beta_elbo": "{:.2f} nats", "log_likelihood": "{:.2f} nats", "kl": "{:.2f} nats", "reward_greedy": "{:.4f}",
+    "gap_greedy": "{:.2%}", "psnr": "{:.2f} dB", "psnr_greedy": "{:.2f} dB", "ssim": "{:.3f}", "code_usage": "{:.0%}",
+    "code_perplexity": "{:.1f}",
+}  # fmt: skip
+"""Metrics of the summary that are printed, how and in what unit."""
 
 
 def train_command(*, out: str | None, resume: bool, config: str | None, dry_run: bool, **options: Any) -> int:
@@ -108,9 +114,7 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
         f"({summary['steps_per_second']:.1f} steps/s), {latents_text(summary['bits'])}"
     )
     for split in ("validation", "test"):
-        shown = {key: form.partition(" ") for key, form in SHOWN.items() if summary[split].get(key) is not None}
-        parts = (f"{key} {summary[split][key]:{form}}{gap}{unit}" for key, (form, gap, unit) in shown.items())
-        print(f"{split:>10}  {'  '.join(parts)}")
+        print(f"{split:>10}  {in_words(summary[split], {name: f'{name} {form}' for name, form in UNITS.items()})}")
     picture = "reconstructions.png" if (path / "reconstructions.png").exists() else "learning_curves.png"
     print(f"look at {path}{os.sep}{picture}")
     gain = summary["validation"].get("code_gain")
@@ -120,11 +124,3 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
             "--beta-start or --learning-rate, or train longer",
             file=sys.stderr,
         )
-
-
-SHOWN = {
-    "beta_elbo": ".2f nats", "log_likelihood": ".2f nats", "kl": ".2f nats", "reward_greedy": ".4f",
-    "gap_greedy": ".2%", "psnr": ".2f dB", "psnr_greedy": ".2f dB", "ssim": ".3f", "code_usage": ".0%",
-    "code_perplexity": ".1f",
-}  # fmt: skip
-"""Metrics of the summary that are printed, how and in what unit."""
