@@ -17,8 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; errors of use are one line on stderr and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = vars(_parser(arguments).parse_args(arguments))
-    if os.getcwd() not in sys.path:  # as with python -m: an agent of one's own may lie in the working directory
-        sys.path.append(os.getcwd())
+    if any(":" in argument or argument == "--trust" for argument in arguments) and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as with python -m: an agent of one's own may lie in the working directory
     (module, _, name), debug = options.pop("command").partition(":"), options.pop("debug")
     try:
         return getattr(importlib.import_module(module), name)(**options)

@@ -258,7 +258,7 @@ def test_a_saved_model_imports_nobodys_problem_unasked(tmp_path):
     DiscreteAutoencoder.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="asks to import test_problems:Ones"):
         DiscreteAutoencoder.from_pretrained(tmp_path)
-    assert DiscreteAutoencoder.from_pretrained(tmp_path, trust_problem=True).encode(torch.ones(1, 3)).shape == (1, 4)
+    assert DiscreteAutoencoder.from_pretrained(tmp_path, trust=True).encode(torch.ones(1, 3)).shape == (1, 4)
 
 
 def test_a_factorised_policy_where_nothing_forbids_it():

@@ -22,12 +22,12 @@ from daps_rl.training import load_data
 AT_ONCE = 500  # data
 
 
-def evaluate_command(*, run: str, device: str, fid_weights: str | None, lpips_weights: str | None) -> int:
+def evaluate_command(*, run: str, trust: bool, device: str, fid_weights: str | None, lpips_weights: str | None) -> int:
     """`daps-rl evaluate`: prints the metrics as JSON."""
     given: Any = given_settings({"fid_weights": fid_weights, "lpips_weights": lpips_weights})
     if given:
         Perceptual(**given)  # a file that is missing is told before the data are read
-    folder, config, model = load_run(run, device)
+    folder, config, model = load_run(run, device, trust=trust)
     splits = load_data(config)
     perceptual = perceptual_metrics(dataclasses.replace(config, **given), splits)
     same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
@@ -35,24 +35,24 @@ def evaluate_command(*, run: str, device: str, fid_weights: str | None, lpips_we
     return 0
 
 
-def report_command(*, run: str, device: str) -> int:
+def report_command(*, run: str, trust: bool, device: str) -> int:
     """`daps-rl report`."""
-    folder, config, model = load_run(run, device)
+    folder, config, model = load_run(run, device, trust=trust)
     for path in draw_run(folder.path, model, load_data(config)):
         print(path)
     return 0
 
 
-def encode_command(*, run: str, device: str, input: str, output: str, sampled: bool) -> int:
+def encode_command(*, run: str, trust: bool, device: str, input: str, output: str, sampled: bool) -> int:
     """`daps-rl encode`."""
-    _, _, model = load_run(run, device)
+    _, _, model = load_run(run, device, trust=trust)
     parts = _read_npy(input).float().split(500)
     return _write_npy(output, (model.encode(x.to(_device(model)), deterministic=not sampled) for x in parts))
 
 
-def decode_command(*, run: str, device: str, input: str, output: str) -> int:
+def decode_command(*, run: str, trust: bool, device: str, input: str, output: str) -> int:
     """`daps-rl decode`."""
-    _, config, model = load_run(run, device)
+    _, config, model = load_run(run, device, trust=trust)
     codes = _read_npy(input)
     expected = f"integers [N, {config.num_tokens}] in 0 … {config.vocab_size - 1}"
     if codes.dtype.is_floating_point or codes.ndim != 2 or codes.shape[1] != config.num_tokens:
@@ -62,11 +62,11 @@ def decode_command(*, run: str, device: str, input: str, output: str) -> int:
     return _write_npy(output, (model.decode(part.long().to(_device(model))) for part in codes.split(500)))
 
 
-def sample_command(*, run: str, device: str, n: int, seed: int, output: str) -> int:
+def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, output: str) -> int:
     """`daps-rl sample`."""
     if n < 1:
         raise ValueError(f"-n must be >= 1, got {n}.")
-    _, _, model = load_run(run, device)
+    _, _, model = load_run(run, device, trust=trust)
     torch.manual_seed(seed)
     return _write_npy(output, [model.sample(n)])
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from daps_rl.commands.options import OneLineParser, Options, choosable, converter, split_settings
 
+TRUST = "import and run the package.module:Class that a file of the run names"
+
 
 def add_commands(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Adds the commands, with the options of those that `arguments`, what was typed, are for: these bring torch."""
@@ -24,6 +26,7 @@ def _train(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     options = Options(parser, arguments)
     options.add("output", "--out", "write to this folder (default: a new one under runs/)", metavar="DIR")
     options.add("output", "--resume", "go on with the run in --out", action="store_true")
+    options.add("output", "--trust", TRUST, common=False, action="store_true")
     text = "take two steps with two data, or with noise where only --config is given, and write nothing"
     options.add("output", "--dry-run", text, common=False, action="store_true")
     options.add_settings()
@@ -45,6 +48,7 @@ def _compare(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     add("output", "--out", text, metavar="DIR")
     add("output", "--report", "train nothing; write the report again from what is in --out", action="store_true")
     add("output", "--retry-failed", "try failed runs again", action="store_true")
+    add("output", "--trust", TRUST, common=False, action="store_true")
     options.add_settings(without=("agent", "seed"))
 
 
@@ -52,6 +56,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     from daps_rl.config.run import DEVICES
 
     parser.add_argument("run", help="read the run in this folder")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     parser.add_argument("--device", default="auto", choices=DEVICES, help="work here (default: auto)")
 
 

@@ -12,7 +12,15 @@ from typing import Any
 
 from daps_rl.commands.options import given_settings
 from daps_rl.commands.terminal import StopRequest, in_words, progress, tensorboard_observer
-from daps_rl.config import PUBLISHED, PUBLISHED_SHAPES, TrainConfig, config_from_dict, latents_text, make_config
+from daps_rl.config import (
+    PUBLISHED,
+    PUBLISHED_SHAPES,
+    TrainConfig,
+    check_trusted,
+    config_from_dict,
+    latents_text,
+    make_config,
+)
 from daps_rl.data import noise
 from daps_rl.device import peak_memory
 from daps_rl.distributed import World, joined, was_restarted
@@ -29,7 +37,9 @@ UNITS = {
 """Metrics of the summary that are printed, how and in what unit."""
 
 
-def train_command(*, out: str | None, resume: bool, config: str | None, dry_run: bool, **options: Any) -> int:
+def train_command(
+    *, out: str | None, resume: bool, config: str | None, dry_run: bool, trust: bool, **options: Any
+) -> int:
     """`daps-rl train`."""
     given = given_settings(options)
     if dry_run:
@@ -37,10 +47,10 @@ def train_command(*, out: str | None, resume: bool, config: str | None, dry_run:
             raise ValueError("--dry-run writes nothing; leave out --out and --resume.")
         return _dry_run(config, given)
     with joined(given.get("device")) as world:
-        return _train(world, out, resume, config, given)
+        return _train(world, out, resume, config, trust, given)
 
 
-def _train(world: World, out: str | None, resume: bool, config: str | None, given: dict[str, Any]) -> int:
+def _train(world: World, out: str | None, resume: bool, config: str | None, trust: bool, given: dict[str, Any]) -> int:
     """In this process, of those that train together."""
     if resume:
         if out is None:
@@ -51,6 +61,8 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, give
         if changed or config is not None:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config"
             raise ValueError(f"a resumed run keeps its settings; leave out {named}, or start anew in another --out.")
+        typed = {given.get("agent"), given.get("problem")}
+        check_trusted({settings.agent, settings.problem} - typed, run.config, trust)
     else:
         settings = make_config(config, **given)
         if config is not None and settings.problem is None and "data" not in {*given, *PUBLISHED[config]}:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from daps_rl.config.model import DataConfig, ModelConfig
@@ -142,3 +144,13 @@ def config_from_dict(values: dict[str, Any], cls: type[Settings] = TrainConfig) 
             "train anew."
         )
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def check_trusted(names: Iterable[str | None], path: Path, trust: bool) -> None:
+    """Raises ValueError where an agent or a problem that a file names is code of somebody's that is not trusted."""
+    own = [name for name in names if name is not None and ":" in name.removeprefix("sb3:")]
+    if own and not trust:
+        raise ValueError(
+            f"{path} asks to import and run {', '.join(own)}, code that is not part of daps-rl; if you know where it "
+            "comes from, pass --trust (trust=True in Python)."
+        )

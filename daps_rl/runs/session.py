@@ -20,11 +20,16 @@ from daps_rl.distributed import World
 from daps_rl.evaluation import Perceptual
 from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
 from daps_rl.report.run import draw_run
-from daps_rl.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from daps_rl.runs.folder import RunFolder
+from daps_rl.tensor_file import load_tensors, save_tensors
 from daps_rl.training import Trainer
 
 Observer = Callable[[Trainer, dict[str, Any]], None]
+STATE = {
+    "step": int, "seconds": float, "decoder_evaluations": int, "fingerprint": str, "score_precision": str,
+    "config": dict,
+}  # fmt: skip
+"""What a checkpoint must say beside its tensors; see `Trainer.state`."""
 
 
 def train_run(
@@ -50,8 +55,8 @@ def train_run(
     Returns:
         the summary, or None if the run was stopped before its end, and in all processes but the first.
     Raises:
-        ValueError: the folder is in use, or holds a run that is not this one's to go on with.
-        CheckpointError: the checkpoint is damaged or of another version, or the data have changed.
+        ValueError: the folder is in use, or holds a run that is not this one's to go on with; the checkpoint is damaged
+            or of another version, or the data have changed.
         TrainingDiverged: see `Trainer.run`.
         OSError: the disk is full; the previous checkpoint is whole.
     """
@@ -86,14 +91,7 @@ class _Session:
         """Takes up the checkpoint where there is one, or writes the settings of a new run."""
         trainer, run = self.trainer, self.run
         if found := trainer.world.from_first(self._found if resume else self._new):
-            tensors, info = found
-            same_data(trainer.fingerprint, info["fingerprint"])
-            if config_from_dict(info["config"]) != trainer.config:
-                raise CheckpointError(
-                    f"{run.checkpoint} belongs to a run of other settings than {run.config}; restore the one or the "
-                    "other."
-                )
-            trainer.load_state(tensors, info)
+            trainer.load_state(*found)
         self.saved_at = trainer.step
         if trainer.world.is_first:
             run.cut_rows(trainer.step)
@@ -108,7 +106,17 @@ class _Session:
             raise ValueError(f"{run.path} is finished already; see {run.summary}")
         if config_from_dict(run.read_json(run.config)) != self.trainer.config:
             raise ValueError(f"{run.config} holds other settings than this run began with; restore them.")
-        return load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
+        if not run.checkpoint.exists():
+            return None
+        tensors, info = load_tensors(run.checkpoint, "checkpoint")
+        if wrong := [name for name, kind in STATE.items() if not isinstance(info.get(name), kind)]:
+            raise ValueError(f"{run.checkpoint} lacks {', '.join(wrong)}; restore a copy, or delete it and train anew.")
+        same_data(self.trainer.fingerprint, info["fingerprint"])
+        if config_from_dict(info["config"]) != self.trainer.config:
+            raise ValueError(
+                f"{run.checkpoint} belongs to a run of other settings than {run.config}; restore the one or the other."
+            )
+        return tensors, info
 
     def train(self, stop: Callable[[], bool], observers: tuple[Observer, ...]) -> None:
         """Trains to the end or until asked to stop, with a row and a checkpoint whenever one is due."""
@@ -128,14 +136,14 @@ class _Session:
             return
         state = trainer.state()
         if trainer.world.is_first:
-            save_checkpoint(self.run.checkpoint, *state)
+            save_tensors(self.run.checkpoint, "checkpoint", *state)
         self.saved_at = trainer.step
 
 
 def same_data(fingerprint: str, expected: str) -> None:
-    """Raises CheckpointError unless the data are those that the run began with."""
+    """Raises ValueError unless the data are those that the run began with."""
     if fingerprint != expected:
-        raise CheckpointError(
+        raise ValueError(
             "the data have changed since this run began (their fingerprint differs); "
             "restore them, or start a new run with another --out."
         )
@@ -174,14 +182,15 @@ def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = Non
     return summary
 
 
-def load_run(path: str | Path, device: str = "auto") -> tuple[RunFolder, TrainConfig, DiscreteAutoencoder]:
+def load_run(
+    path: str | Path, device: str = "auto", *, trust: bool = False
+) -> tuple[RunFolder, TrainConfig, DiscreteAutoencoder]:
     """Opens a finished run: its folder, settings and saved model.
 
     Raises:
-        ValueError: the folder holds no finished run, or is damaged.
+        ValueError: the folder holds no finished run, is damaged, or names code of somebody's without `trust`.
     """
     run = RunFolder(path)
     config = config_from_dict(run.read_json(run.config))
-    # Its problem is the run's own, so it is trusted.
-    model = DiscreteAutoencoder.from_pretrained(run.model, device=choose_device(device), trust_problem=True)
+    model = DiscreteAutoencoder.from_pretrained(run.model, device=choose_device(device), trust=trust)
     return run, config, model
