@@ -90,7 +90,7 @@ class TestPlan:
         for run in plan.runs():
             parsed = vars(_parser().parse_args(plan.command(run)[1:]))
             preset = parsed.pop("config")
-            others = ("command", "debug", "out", "resume", "dry_run")
+            others = ("command", "debug", "out", "resume", "dry_run", "trust")
             given = {name: value for name, value in parsed.items() if name not in others}
             assert make_config(preset, **given) == run.config
 

@@ -132,7 +132,7 @@ REMOVED = {"decoder_learning_rate": 0.0}
 
 
 def config_from_dict(values: dict[str, Any], cls: type[Settings] = TrainConfig) -> Any:
-    """Settings read back from JSON (lists become tuples), of earlier versions too where they mean the same.
+    """Settings read back from JSON, of earlier versions too where they mean the same.
 
     Raises:
         ValueError: unknown or invalid entries.
@@ -143,7 +143,7 @@ def config_from_dict(values: dict[str, Any], cls: type[Settings] = TrainConfig) 
             f"unknown setting {', '.join(unknown)}; the file is from another version of daps-rl: use that one, or "
             "train anew."
         )
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return cls(**values)
 
 
 def check_trusted(names: Iterable[str | None], path: Path, trust: bool) -> None:
