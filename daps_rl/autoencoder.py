@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from daps_rl.config import ModelConfig, check_trusted, config_from_dict
 from daps_rl.data.errors import one_line
 from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder
+from daps_rl.device import memory_size
 from daps_rl.envs.problem import find_problem
 from daps_rl.files import to_json, write_atomically
 from daps_rl.kinds import POLICIES
@@ -139,12 +140,33 @@ class DiscreteAutoencoder(nn.Module):
         else:
             config = config_from_dict(info["model"], ModelConfig)
             check_trusted([config.problem], directory, trust)
+            check_memory(config, bytes_each=8)  # those of the file too
             model = cls.from_config(config, policy=policy, decoder=decoder, prior=prior)
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
             raise ValueError(f"the weights in {directory} do not fit the model ({one_line(error)}).") from error
         return model.to(device).eval()
+
+
+def check_memory(config: ModelConfig, bytes_each: int) -> None:
+    """Raises ValueError, before anything is made, where a model's parameters would not fit into memory.
+
+    They are counted on torch's meta device. What cannot be made there is left to be made, and to say itself what is
+    wrong with it.
+    """
+    if config.policy == "fsq":  # asks its tensors for numbers; a learned codebook is larger by little
+        config = dataclasses.replace(config, policy="vq", policy_options={})
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            needed = bytes_each * sum(p.numel() for p in DiscreteAutoencoder.from_config(config).parameters())
+    except Exception:
+        return
+    if needed > memory_size():
+        raise ValueError(
+            f"a model of these sizes needs {needed / 2**30:,.0f} GiB, and this machine has "
+            f"{memory_size() / 2**30:,.0f} GiB; lower --embed-dim, --num-layers, --vocab-size or the decoder's sizes."
+        )
 
 
 def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> nn.Module:

@@ -33,7 +33,7 @@ class AgentConfig(Settings):
         dict, "pass more options to the agent, as NAME=VALUE,NAME=VALUE"
     )
     batch_size: int = _agent(256, "use this many data per step (B)", above=0, common=True)
-    samples: int = _agent(SAMPLES, "draw this many codes for each datum (K)", above=0, common=True)
+    samples: int = _agent(SAMPLES, "draw this many codes for each datum (K)", above=0, most=2**20, common=True)
     decoder_samples: int = _agent(
         1, "let the decoder learn from this many of the K codes, 0 for all; the others cost a third less", least=0
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.agents import Agent, make_agent
-from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.autoencoder import DiscreteAutoencoder, check_memory
 from daps_rl.config import TrainConfig
 from daps_rl.data import Feed, Splits, load
 from daps_rl.device import choose_device
@@ -83,6 +83,8 @@ class Trainer:
         self.device = choose_device(config.device)
         torch.manual_seed(config.seed)
         model_config = config.model_config(splits.observation_shape, splits.likelihood)
+        if policy is None or decoder is None:
+            check_memory(model_config, bytes_each=16)  # with the gradient and AdamW's two moments
         self.autoencoder = DiscreteAutoencoder.from_config(
             model_config, policy=policy, decoder=decoder, prior=prior, data_mean=splits.train.mean(0)
         ).to(self.device)
