@@ -1,4 +1,4 @@
-"""The device that a run works on: which one, what it is good at, and its memory."""
+"""The device that a run works on, and its memory."""
 
 from __future__ import annotations
 
@@ -19,12 +19,6 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise ValueError("device cuda was asked for, and PyTorch sees no GPU here; use --device auto or cpu.")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
-
-
-def has_bfloat16_units(device: torch.device) -> bool:
-    """Tells whether a CPU multiplies matrices faster in bfloat16."""
-    tell = getattr(torch.cpu, "get_capabilities", None)  # older PyTorch does not
-    return device.type == "cpu" and tell is not None and bool(tell().get("amx_bf16"))
 
 
 def memory_size() -> int:

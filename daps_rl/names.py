@@ -1,4 +1,4 @@
-"""Classes of one's own by name, `package.module:Class`, and what was meant by a name that is not known."""
+"""What is chosen by name: devices, a class of one's own (`package.module:Class`), and what a mistyped name meant."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 def import_class(what: str, name: str, base: type[T]) -> type[T]:

@@ -71,7 +71,7 @@ def test_a_comparison_leaves_everything_behind_and_reports_anew(data, tmp_path, 
     assert main(["compare", "--out", str(out), "--report", "--trust"]) == 0
     assert f"{summary['test']['psnr']:.2f} (no interval)" in capsys.readouterr().out
     assert (out / "curves.png").stat().st_size > 1000
-    assert main(["compare", "--out", str(out), "--steps", "9"]) == 2
+    assert main(["compare", "--out", str(out), "--trust", "--steps", "9"]) == 2
     assert "leave out --steps" in error_of(capsys)
 
 

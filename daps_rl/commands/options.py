@@ -120,7 +120,7 @@ def split_settings(text: str, names: str = r"\w+") -> list[str]:
 
 def converter(declared: Setting) -> Callable[[str], Any]:
     """What turns a flag's text into a value of that setting."""
-    special = {bool: _boolean, Any: _named, ...: _widths}
+    special = {bool: _literal, Any: _named, ...: _widths}
     return next((special[kind] for kind in declared.kinds if kind in special), declared.kinds[0])
 
 
@@ -135,17 +135,11 @@ def _widths(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
-    return text.lower() == "true"
-
-
 def _literal(text: str) -> Any:
     """A number, true, false or null where the text is one, else the text."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, too many digits, too deep
         return text
 
 

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from daps_rl.commands.options import OneLineParser, Options, choosable, converter, split_settings
+from daps_rl.names import DEVICES
 
+MOST_SEEDS = 10_000
 TRUST = "import and run the package.module:Class that a file of the run names"
 
 
 def add_commands(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    """Adds the commands, with the options of those that `arguments`, what was typed, are for: these bring torch."""
+    """Adds the commands; with settings, which bring torch, where `arguments`, what was typed, are for that command."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
-    for name, (text, add_options) in COMMANDS.items():
+    for name, (text, own) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        file = name if name in ("train", "compare") else "models"
+        file = "models" if isinstance(own, dict) else name
         command.set_defaults(command=f"daps_rl.commands.{file}:{name}_command")
-        if not arguments or name in arguments:
-            add_options(command, arguments)
+        if isinstance(own, dict):
+            for argument, options in own.items():
+                command.add_argument(argument, **options)
+        elif not arguments or name in arguments:
+            own(Options(command, arguments))
 
 
-def _train(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    options = Options(parser, arguments)
+def _train(options: Options) -> None:
     options.add("output", "--out", "write to this folder (default: a new one under runs/)", metavar="DIR")
     options.add("output", "--resume", "go on with the run in --out", action="store_true")
     options.add("output", "--trust", TRUST, common=False, action="store_true")
@@ -32,8 +36,7 @@ def _train(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     options.add_settings()
 
 
-def _compare(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    options = Options(parser, arguments)
+def _compare(options: Options) -> None:
     add = options.add
     add("agent", "--agents", "compare these, as AGENT,LABEL=AGENT; a label lets an agent in again", type=agents)
     text = "repeat with this many seeds, or with those of a list as 0,1,2 (default: 3)"
@@ -52,49 +55,33 @@ def _compare(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     options.add_settings(without=("agent", "seed"))
 
 
-def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    from daps_rl.config.run import DEVICES
-
-    parser.add_argument("run", help="read the run in this folder")
-    parser.add_argument("--trust", action="store_true", help=TRUST)
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="work here (default: auto)")
-
-
-def _evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    _run(parser, arguments)
-    for name, metric, network in (("fid", "FID", "Inception"), ("lpips", "LPIPS", "AlexNet")):
-        text = f"measure {metric} too, with this file of {network}'s weights (docs/metrics.md)"
-        parser.add_argument(f"--{name}-weights", metavar="FILE", help=text)
-
-
-def _encode(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    parser.add_argument("--sampled", action="store_true", help="draw codes instead of taking the greedy ones")
-    _decode(parser, arguments)
-
-
-def _decode(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    _run(parser, arguments)
-    parser.add_argument("--input", required=True, metavar="FILE.npy", help="read from this file")
-    parser.add_argument("--output", required=True, metavar="FILE.npy", help="write to this file")
-
-
-def _sample(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    _run(parser, arguments)
-    parser.add_argument("-n", type=int, default=16, help="draw this many (default: 16)")
-    parser.add_argument("--seed", type=int, default=0, help="draw them by this seed (default: 0)")
-    parser.add_argument("--output", required=True, metavar="FILE.npy", help="write to this file")
-
-
-COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser, Sequence[str]], None]]] = {
+RUN: dict[str, dict[str, Any]] = {
+    "run": {"help": "read the run in this folder"},
+    "--trust": {"action": "store_true", "help": TRUST},
+    "--device": {"default": "auto", "choices": DEVICES, "help": "work here (default: auto)"},
+}
+INPUT = {"--input": {"required": True, "metavar": "FILE.npy", "help": "read from this file"}}
+OUTPUT = {"--output": {"required": True, "metavar": "FILE.npy", "help": "write to this file"}}
+MEASURE = "measure {} too, with this file of {}'s weights (docs/metrics.md)"
+WEIGHTS = {
+    "--fid-weights": {"metavar": "FILE", "help": MEASURE.format("FID", "Inception")},
+    "--lpips-weights": {"metavar": "FILE", "help": MEASURE.format("LPIPS", "AlexNet")},
+}
+SAMPLED = {"--sampled": {"action": "store_true", "help": "draw codes instead of taking the greedy ones"}}
+DRAWS = {
+    "-n": {"type": int, "default": 16, "help": "draw this many (default: 16)"},
+    "--seed": {"type": int, "default": 0, "help": "draw them by this seed (default: 0)"},
+}
+COMMANDS: dict[str, tuple[str, Any]] = {
     "train": ("train on data or on a problem; with no option, on digits in about two minutes", _train),
     "compare": ("train several agents over several seeds, and compare them in a table and pictures", _compare),
-    "evaluate": ("recompute a run's metrics from its saved model", _evaluate),
-    "report": ("draw a run's pictures again", _run),
-    "encode": ("write data as codes: [N, ...] to int64 [N, T]", _encode),
-    "decode": ("read codes as data: [N, T] to [N, ...]", _decode),
-    "sample": ("decode codes drawn from the prior", _sample),
+    "evaluate": ("recompute a run's metrics from its saved model", RUN | WEIGHTS),
+    "report": ("draw a run's pictures again", RUN),
+    "encode": ("write data as codes: [N, ...] to int64 [N, T]", RUN | INPUT | OUTPUT | SAMPLED),
+    "decode": ("read codes as data: [N, T] to [N, ...]", RUN | INPUT | OUTPUT),
+    "sample": ("decode codes drawn from the prior", RUN | OUTPUT | DRAWS),
 }
-"""By name: what a command does, a line that begins with a verb, and what adds its options."""
+"""By name: what a command does, a line that begins with a verb; its arguments for argparse, or what adds them."""
 
 
 def agents(text: str) -> dict[str, str]:
@@ -109,8 +96,10 @@ def agents(text: str) -> dict[str, str]:
 def seeds(text: str) -> tuple[int, ...]:
     """Seeds, of how many or of a list."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdigit() for part in parts) or parts == ["0"]:
+    if not parts or not all(part.isdecimal() and len(part) < 19 for part in parts) or parts == ["0"]:
         raise argparse.ArgumentTypeError(f"expected how many, or a list such as 0,1,2, got {text!r}")
+    if "," not in text and int(text) > MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"expected at most {MOST_SEEDS} seeds, got {text}; list those to take")
     return tuple(map(int, parts)) if "," in text else tuple(range(int(text)))
 
 

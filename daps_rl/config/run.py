@@ -12,8 +12,8 @@ from daps_rl.config.model import DataConfig, ModelConfig
 from daps_rl.config.settings import Settings, declared_in, documented, setting
 from daps_rl.decoders import suitable_decoder
 from daps_rl.functional import ESS_FRACTION, SAMPLES
+from daps_rl.names import DEVICES
 
-DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
 
 _agent, _optimizer, _length, _output, _machine = (

@@ -25,10 +25,14 @@ from daps_rl.tensor_file import load_tensors, save_tensors
 from daps_rl.training import Trainer
 
 Observer = Callable[[Trainer, dict[str, Any]], None]
-STATE = {
-    "step": int, "seconds": float, "decoder_evaluations": int, "fingerprint": str, "score_precision": str,
-    "config": dict,
-}  # fmt: skip
+STATE: dict[str, Callable[[Any], bool]] = {
+    "step": lambda value: isinstance(value, int) and 0 <= value < 2**63,
+    "seconds": lambda value: isinstance(value, float) and value >= 0.0,
+    "decoder_evaluations": lambda value: isinstance(value, int),
+    "fingerprint": lambda value: isinstance(value, str),
+    "score_precision": lambda value: value in ("float32", "bfloat16"),
+    "config": lambda value: isinstance(value, dict),
+}
 """What a checkpoint must say beside its tensors; see `Trainer.state`."""
 
 
@@ -109,7 +113,7 @@ class _Session:
         if not run.checkpoint.exists():
             return None
         tensors, info = load_tensors(run.checkpoint, "checkpoint")
-        if wrong := [name for name, kind in STATE.items() if not isinstance(info.get(name), kind)]:
+        if wrong := [name for name, fits in STATE.items() if not fits(info.get(name))]:
             raise ValueError(f"{run.checkpoint} lacks {', '.join(wrong)}; restore a copy, or delete it and train anew.")
         same_data(self.trainer.fingerprint, info["fingerprint"])
         if config_from_dict(info["config"]) != self.trainer.config:

@@ -13,7 +13,6 @@ from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
 from daps_rl.data.errors import one_line
 from daps_rl.decoders import CodeDecoder
-from daps_rl.device import has_bfloat16_units
 from daps_rl.distributed import World
 from daps_rl.evaluation import count_codes
 from daps_rl.functional import code_usage
@@ -67,9 +66,10 @@ class Learner:
         recordable = recordable and all(map(keeps_to_the_device, (*agent.modules(), *autoencoder.modules())))
         self.graphed = config.cuda_graph and recordable and self.device.type == "cuda"
         self.score_precision = config.score_precision
-        if self.score_precision == "auto":  # a decoder of the user's may not be made for it
-            low = isinstance(autoencoder.decoder, CodeDecoder) and has_bfloat16_units(self.device)
-            self.score_precision = "bfloat16" if low else "float32"
+        if self.score_precision == "auto":
+            units = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16") and self.device.type == "cpu"
+            made_for_it = isinstance(autoencoder.decoder, CodeDecoder)  # a decoder of the user's may not be
+            self.score_precision = "bfloat16" if units and made_for_it else "float32"
         self.update = GraphedUpdate(self.learn) if self.graphed else self.learn
 
     def prepare(self, progress: float, rate_factor: float, new_epochs: int) -> None:
@@ -182,29 +182,39 @@ class Learner:
         for key, value in tensors.items():
             part, _, name = key.partition(".")
             parts[part if part in parts else ""][name if part in parts else key] = value
-        weights, own, random = parts[""], self._weights(), parts["random"]
+        own, random = {**self._weights(), "beta": self.beta, "usage": self.usage}, parts["random"]
         try:
-            self.beta.copy_(weights.pop("beta"))
-            usage = weights.pop("usage")
-            self.usage.copy_(usage if self.world.is_first else torch.zeros_like(usage))
-            shapes, expected = ({name: value.shape for name, value in of.items()} for of in (weights, own))
+            shapes, expected = ({name: value.shape for name, value in of.items()} for of in (parts[""], own))
             if other := sorted({name for name, _ in shapes.items() ^ expected.items()}):
                 raise ValueError(f"model or agent has other weights: {', '.join(other)}")
-            for name, value in weights.items():
+            for name, value in parts[""].items():
                 own[name].data.copy_(value)
+            if not self.world.is_first:
+                self.usage.zero_()
+            self._check_optimizer(parts["optimizer"])
             self.agent.load_optimizer_tensors(parts["learner"])
             self.optimizer.load_tensors(parts["optimizer"])
             rank = self.world.rank or ""
-            if f"cpu{rank}" in random:
+            if not rank or f"cpu{rank}" in random:
                 torch.set_rng_state(random[f"cpu{rank}"])
             else:  # more processes than before
                 self.seed(step)
             if self.device.type == "cuda" and f"cuda{rank}" in random:
                 torch.cuda.set_rng_state(random[f"cuda{rank}"], self.device)
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise ValueError(f"the checkpoint does not fit this run: {one_line(error)}") from error
         self.score_precision = score_precision
         self.update = GraphedUpdate(self.learn) if self.graphed else self.learn
+
+    def _check_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        """Raises ValueError unless AdamW's state of each parameter is there, of its shape, or none of it."""
+        expected = {name: torch.Size() for name in ("skipped", "skipped_in_row")}
+        for index, parameter in enumerate(self.optimizer.parameters):
+            shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            if any(f"{index}.{name}" in tensors for name in shapes):
+                expected |= {f"{index}.{name}": shape for name, shape in shapes.items()}
+        if other := sorted({name for name, _ in expected.items() ^ {n: v.shape for n, v in tensors.items()}.items()}):
+            raise ValueError(f"the optimiser has another state: {', '.join(other)}")
 
     def seed(self, step: int = 0) -> None:
         """Gives this process random numbers of its own."""
