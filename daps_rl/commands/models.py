@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from daps_rl.commands.options import given_settings
+from daps_rl.device import memory_size
 from daps_rl.evaluation import Perceptual
 from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
 from daps_rl.files import to_json, write_atomically
@@ -46,7 +48,7 @@ def report_command(*, run: str, trust: bool, device: str) -> int:
 def encode_command(*, run: str, trust: bool, device: str, input: str, output: str, sampled: bool) -> int:
     """`daps-rl encode`."""
     _, _, model = load_run(run, device, trust=trust)
-    parts = _read_npy(input).float().split(500)
+    parts = _read_npy(input).float().split(AT_ONCE)
     return _write_npy(output, (model.encode(x.to(_device(model)), deterministic=not sampled) for x in parts))
 
 
@@ -59,16 +61,20 @@ def decode_command(*, run: str, trust: bool, device: str, input: str, output: st
         raise ValueError(f"{input} must hold {expected}, got {codes.dtype} of shape {tuple(codes.shape)}.")
     if len(codes) and not (codes.min() >= 0 and codes.max() < config.vocab_size):
         raise ValueError(f"{input} must hold {expected}, got values {codes.min()} … {codes.max()}.")
-    return _write_npy(output, (model.decode(part.long().to(_device(model))) for part in codes.split(500)))
+    return _write_npy(output, (model.decode(part.long().to(_device(model))) for part in codes.split(AT_ONCE)))
 
 
 def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, output: str) -> int:
     """`daps-rl sample`."""
-    if n < 1:
-        raise ValueError(f"-n must be >= 1, got {n}.")
-    _, _, model = load_run(run, device, trust=trust)
+    _, config, model = load_run(run, device, trust=trust)
+    most = memory_size() // (8 * max(config.num_tokens, math.prod(model.config.observation_shape)))
+    if not 1 <= n <= most:
+        raise ValueError(f"-n must lie in 1 … {most:,}, what this machine's memory can hold, got {n}.")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed must be >= 0 and below 2^63, got {seed}.")
     torch.manual_seed(seed)
-    return _write_npy(output, [model.sample(n)])
+    codes = model.prior().sample((n,))
+    return _write_npy(output, (model.decode(part) for part in codes.split(AT_ONCE)))
 
 
 def _read_npy(path: str) -> Tensor:

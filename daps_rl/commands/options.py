@@ -24,7 +24,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong with the options in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 class Options:

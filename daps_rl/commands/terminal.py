@@ -82,6 +82,7 @@ class StopRequest:
     """Whether somebody asked the run to stop, and by which signal."""
 
     signal: int | None = None
+    _interrupts = False
 
     def __call__(self) -> bool:
         return self.signal is not None
@@ -91,9 +92,9 @@ class StopRequest:
         """Turns Ctrl-C and SIGTERM into a request; a second Ctrl-C interrupts at once."""
 
         def handle(number: int, frame: object) -> None:
-            if self.signal is not None and number == signal.SIGINT:
+            again, self.signal = self.signal is not None, number
+            if self._interrupts or (again and number == signal.SIGINT):
                 raise KeyboardInterrupt
-            self.signal = number
 
         previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -101,3 +102,14 @@ class StopRequest:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Meanwhile a request interrupts at once: what is under way is saved, or can be done again."""
+        self._interrupts = True
+        try:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._interrupts = False

@@ -24,8 +24,9 @@ from daps_rl.config import (
 from daps_rl.data import noise
 from daps_rl.device import peak_memory
 from daps_rl.distributed import World, joined, was_restarted
+from daps_rl.report.run import draw_run
 from daps_rl.runs.folder import RunFolder, folder_is_writable, new_run_path
-from daps_rl.runs.session import Observer, train_run
+from daps_rl.runs.session import Observer, load_run, train_run
 from daps_rl.training import Trainer, load_data
 
 COLLAPSED = 0.1  # nats of code_gain
@@ -78,6 +79,9 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, trus
         if world.is_first:
             folder_is_writable(path)
     if resume and world.from_first(run.summary.exists):
+        drawn = run.read_json(run.summary).get("pictures") or ()
+        if world.is_first and not all((run.path / str(name)).exists() for name in drawn):
+            draw_run(run.path, load_run(run.path, settings.device, trust=True)[2], load_data(settings))
         print(f"{run.path} is finished already; see {run.summary}")
         return 0
     splits = load_data(settings)
@@ -89,7 +93,15 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, trus
             observers.append(stack.enter_context(progress()))
         if world.is_first and settings.tensorboard:
             observers.append(tensorboard_observer(run.path / "tensorboard"))
-        summary = train_run(settings, splits, run, resume=resume, stop=stop, observers=tuple(observers), world=world)
+        try:
+            summary = train_run(
+                settings, splits, run,
+                resume=resume, stop=stop, finishing=stop.interrupting, observers=tuple(observers), world=world,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if not run.config.exists():  # before the first step: there is nothing to go on with
+                raise
+            summary = None
     if not world.is_first:
         return 0 if stop.signal is None else 128 + stop.signal
     if summary is None:

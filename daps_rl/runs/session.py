@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import platform
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def train_run(
     *,
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    finishing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     observers: tuple[Observer, ...] = (),
     world: World | None = None,
 ) -> dict[str, Any] | None:
@@ -54,6 +56,7 @@ def train_run(
     Args:
         resume: go on from the folder's checkpoint, with its settings.
         stop: asked after every step; true saves and returns.
+        finishing: entered for the last part, evaluation and pictures, which can be done again and ask no `stop`.
         observers: called with the trainer and each row.
         world: the processes that train together; this one by itself if None.
     Returns:
@@ -82,7 +85,8 @@ def train_run(
         session.save()
         if trainer.progress < 1.0 or not world.is_first:
             return None
-        return finish(trainer, run, perceptual)
+        with finishing():
+            return finish(trainer, run, perceptual)
 
 
 class _Session:
@@ -154,7 +158,7 @@ def same_data(fingerprint: str, expected: str) -> None:
 
 
 def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = None) -> dict[str, Any]:
-    """Saves the model, evaluates it on validation and test, and writes summary and pictures; returns the summary."""
+    """Saves the model, evaluates it on validation and test, and writes pictures and summary; returns the summary."""
     model, config = trainer.autoencoder.eval(), trainer.config
     model.save_pretrained(run.model)
     summary = {
@@ -181,8 +185,8 @@ def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = Non
         "unreadable_files": trainer.splits.unreadable_files(),
         **evaluate_splits(model, trainer.splits, config.beta_end, perceptual),
     }
-    run.write_json(run.summary, summary)
-    draw_run(run.path, model, trainer.splits)
+    summary["pictures"] = [path.name for path in draw_run(run.path, model, trainer.splits)]
+    run.write_json(run.summary, summary)  # last: a run that has one is whole
     return summary
 
 

@@ -67,7 +67,8 @@ class Learner:
         self.graphed = config.cuda_graph and recordable and self.device.type == "cuda"
         self.score_precision = config.score_precision
         if self.score_precision == "auto":
-            units = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16") and self.device.type == "cpu"
+            tell = getattr(torch.cpu, "get_capabilities", None)  # older PyTorch does not
+            units = tell is not None and tell().get("amx_bf16") and self.device.type == "cpu"
             made_for_it = isinstance(autoencoder.decoder, CodeDecoder)  # a decoder of the user's may not be
             self.score_precision = "bfloat16" if units and made_for_it else "float32"
         self.update = GraphedUpdate(self.learn) if self.graphed else self.learn
