@@ -13,6 +13,7 @@ from daps_rl.agents.pathwise import GaussianVAE, GumbelRao, GumbelSoftmax, Pathw
 from daps_rl.agents.policy_gradient import A2C, RLOO, Reinforce, ReinforceNoCritic
 from daps_rl.agents.ppo import GRPO, PPO
 from daps_rl.agents.scorer import Scorer
+from daps_rl.names import import_class
 
 __all__ = [
     "A2C",
@@ -76,13 +77,7 @@ def find_agent(name: str) -> AgentSpec:
             f"agent must be one of {', '.join(AGENTS)}, sb3:NAME for an algorithm of Stable-Baselines3, or "
             f"package.module:Class for one of your own, got {name!r}."
         )
-    try:
-        made = getattr(importlib.import_module(host), rest)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"agent {name!r} cannot be imported ({error}); it must be package.module:Class.") from error
-    if not (isinstance(made, type) and issubclass(made, Agent)):
-        raise ValueError(f"agent {name!r} must be a subclass of daps_rl.agents.Agent; derive it from Agent.")
-    return spec_of(name, made)
+    return spec_of(name, import_class("agent", name, Agent))
 
 
 def __getattr__(name: str) -> object:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from daps_rl.config import ModelConfig, config_from_dict
+from daps_rl.config import ModelConfig, check_trusted, config_from_dict
+from daps_rl.data.errors import one_line
 from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder
+from daps_rl.device import memory_size
 from daps_rl.envs.problem import find_problem
-from daps_rl.files import write_atomically
+from daps_rl.files import to_json, write_atomically
 from daps_rl.kinds import POLICIES
 from daps_rl.priors import UniformPrior
+from daps_rl.tensor_file import load_tensors, save_tensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -91,14 +93,11 @@ class DiscreteAutoencoder(nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes `config.json` and `model.safetensors` to a folder, atomically, each file whole or not at all."""
-        from safetensors.torch import save
-
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}  # tied ones apart
-        config = {"format": "daps-rl", "model": None if self.config is None else dataclasses.asdict(self.config)}
-        write_atomically(directory / WEIGHTS, save(tensors))
-        write_atomically(directory / CONFIG, json.dumps(config, indent=2).encode() + b"\n")
+        config = {"model": None if self.config is None else dataclasses.asdict(self.config)}
+        save_tensors(directory / WEIGHTS, "model", self.state_dict(), config)
+        write_atomically(directory / CONFIG, _as_text(config))
 
     @classmethod
     def from_pretrained(
@@ -109,20 +108,17 @@ class DiscreteAutoencoder(nn.Module):
         decoder: nn.Module | None = None,
         prior: nn.Module | None = None,
         device: torch.device | str = "cpu",
-        trust_problem: bool = False,
+        trust: bool = False,
     ) -> DiscreteAutoencoder:
-        """Reads what `save_pretrained` wrote. Nothing is unpickled and no code is run from the folder.
+        """Reads what `save_pretrained` wrote, as it was written. Nothing is unpickled, and no code runs that it names.
 
         Args:
             policy, decoder, prior: parts of your own, built as they were when saved; their weights are loaded.
-            trust_problem: import the problem that the folder names, package.module:Class.
+            trust: import the problem that the folder names where it is not one of ours, package.module:Class.
         Raises:
             ValueError: the folder is not a saved model, is damaged, does not fit the parts given, or names a problem
                 that is not one of ours.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         directory = Path(directory)
         for name in (CONFIG, WEIGHTS):
             if not (directory / name).is_file():
@@ -130,31 +126,47 @@ class DiscreteAutoencoder(nn.Module):
                     f"{directory} holds no saved model: {name} is missing; "
                     "pass a folder that save_pretrained wrote, such as RUN/model."
                 )
-        try:
-            values = json.loads((directory / CONFIG).read_text())
-            if values.get("format") != "daps-rl":
-                raise ValueError("config.json is not daps-rl's")
-            tensors = load_file(directory / WEIGHTS)
-        except (ValueError, AttributeError, SafetensorError) as error:
-            raise ValueError(f"{directory} is no readable daps-rl model ({_short(error)}); save it again.") from error
-        if values.get("model") is None:
+        tensors, info = load_tensors(directory / WEIGHTS, "model")
+        text = _as_text(info)
+        with open(directory / CONFIG, "rb") as file:
+            if file.read(len(text) + 1) != text:
+                raise ValueError(f"{directory / CONFIG} is not what was saved with {WEIGHTS}; restore a copy of both.")
+        if info.get("model") is None:
             if policy is None or decoder is None:
                 raise ValueError(
                     f"{directory} was saved from parts of your own; pass them: from_pretrained(..., policy=, decoder=)."
                 )
             model = cls(policy, decoder, prior or UniformPrior(*code_sizes(policy)))
         else:
-            config = config_from_dict(values["model"], ModelConfig)
-            if ":" in (config.problem or "") and not trust_problem:
-                raise ValueError(
-                    f"{directory} asks to import {config.problem}; if you trust it, pass trust_problem=True."
-                )
+            config = config_from_dict(info["model"], ModelConfig)
+            check_trusted([config.problem], directory, trust)
+            check_memory(config, bytes_each=8)  # those of the file too
             model = cls.from_config(config, policy=policy, decoder=decoder, prior=prior)
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
-            raise ValueError(f"the weights in {directory} do not fit the model ({_short(error)}).") from error
+            raise ValueError(f"the weights in {directory} do not fit the model ({one_line(error)}).") from error
         return model.to(device).eval()
+
+
+def check_memory(config: ModelConfig, bytes_each: int) -> None:
+    """Raises ValueError, before anything is made, where a model's parameters would not fit into memory.
+
+    They are counted on torch's meta device. What cannot be made there is left to be made, and to say itself what is
+    wrong with it.
+    """
+    if config.policy == "fsq":  # asks its tensors for numbers; a learned codebook is larger by little
+        config = dataclasses.replace(config, policy="vq", policy_options={})
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            needed = bytes_each * sum(p.numel() for p in DiscreteAutoencoder.from_config(config).parameters())
+    except Exception:
+        return
+    if needed > memory_size():
+        raise ValueError(
+            f"a model of these sizes needs {needed / 2**30:,.0f} GiB, and this machine has "
+            f"{memory_size() / 2**30:,.0f} GiB; lower --embed-dim, --num-layers, --vocab-size or the decoder's sizes."
+        )
 
 
 def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> nn.Module:
@@ -178,6 +190,6 @@ def code_sizes(policy: nn.Module) -> tuple[int, int]:
     raise ValueError(f"the policy {type(policy).__name__} needs integer attributes num_tokens and vocab_size.")
 
 
-def _short(error: Exception) -> str:
-    """The first lines of an error, on one line."""
-    return " ".join(str(error).split())[:200]
+def _as_text(config: dict[str, Any]) -> bytes:
+    """What config.json holds, which is saved with the weights too."""
+    return to_json(config, indent=2).encode() + b"\n"

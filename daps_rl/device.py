@@ -1,7 +1,8 @@
-"""The device that a run works on: which one, what it is good at, and how much of its memory was held."""
+"""The device that a run works on, and its memory."""
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 
@@ -20,10 +21,9 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
 
 
-def has_bfloat16_units(device: torch.device) -> bool:
-    """Tells whether a CPU multiplies matrices faster in bfloat16."""
-    tell = getattr(torch.cpu, "get_capabilities", None)  # older PyTorch does not
-    return device.type == "cpu" and tell is not None and bool(tell().get("amx_bf16"))
+def memory_size() -> int:
+    """Returns the memory of this machine, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_memory(device: torch.device) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -91,12 +91,11 @@ class World:
         dist.all_reduce(said)  # on the host: a GPU does not wait
         return said[0].item(), said[1].item() > 0.0
 
-    def from_first(self, value: T) -> T:
-        """What the first process has."""
-        if self.size == 1:
-            return value
-        held: list[Any] = [value]
-        dist.broadcast_object_list(held, src=0)
+    def from_first(self, function: Callable[[], T]) -> T:
+        """What a function returns that the first process calls, in all of them."""
+        held: list[Any] = [function() if self.is_first else None]
+        if self.size > 1:
+            dist.broadcast_object_list(held, src=0)
         return held[0]
 
     def of_all(self, value: T) -> list[T]:

@@ -44,3 +44,22 @@ def finite(value: Any) -> Any:
 def to_json(value: Any, indent: int | None = None) -> str:
     """Returns the value as JSON, with null for numbers that are not finite."""
     return json.dumps(finite(value), indent=indent, allow_nan=False)
+
+
+def from_json(text: str | bytes) -> dict[str, Any]:
+    """Returns the JSON object that a text holds.
+
+    Raises:
+        ValueError: it holds none, is nested too deep, or has a number that is not finite, which we never write.
+    """
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no number")
+
+    try:
+        values = json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    return values

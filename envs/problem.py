@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import re
@@ -18,6 +17,7 @@ from daps_rl.data import SPLITS, Splits
 from daps_rl.decoders import RewardDecoder
 from daps_rl.envs.encoding import EncodingEnv
 from daps_rl.functional import optimality_gap
+from daps_rl.names import import_class
 from daps_rl.policies import AutoregressivePolicy, CodeMask, FactorizedPolicy, ItemEncoder
 
 OPTIMA = Path(__file__).parent / "optima"
@@ -195,26 +195,17 @@ def find_problem(name: str) -> DiscreteProblem:
         ValueError: there is no such problem.
     """
     kind, size = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]  # matches anything
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        size = ""
-    elif kind in _MODULES:
-        module, _, attribute = f"daps_rl.envs.{_MODULES[kind]}".partition(":")
-    else:
+    own = ":" in name
+    if not own and kind not in _MODULES:
         raise ValueError(
             f"problem must be one of {', '.join(PROBLEMS)}, one of these with another number, or package.module:Class "
             f"of one of your own, got {name!r}."
         )
     if size and kind == "bandit-digits":
         raise ValueError(f"bandit-digits has one size, got {name!r}; leave the number out.")
-    try:
-        made: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"problem {name!r} cannot be imported ({error}); it must be package.module:Class.") from error
-    if not (isinstance(made, type) and issubclass(made, DiscreteProblem)):
-        raise ValueError(f"problem {name!r} must be a subclass of daps_rl.envs.DiscreteProblem.")
-    if size:
-        return made(int(size))  # type: ignore[call-arg]  # the classes of `_MODULES` take it
+    made: Any = import_class("problem", name if own else f"daps_rl.envs.{_MODULES[kind]}", DiscreteProblem)
+    if size and not own:
+        return made(int(size))  # the classes of `_MODULES` take it
     try:
         problem = made()
     except TypeError as error:

@@ -138,9 +138,9 @@ def test_signals_save_and_exit(data, tmp_path, number):
     assert child.returncode == 128 + number
     assert "--resume" in error
     assert "Traceback" not in error
-    from daps_rl.runs.checkpoint import load_checkpoint
+    from daps_rl.tensor_file import load_tensors
 
-    _, info = load_checkpoint(run / "checkpoint.safetensors")
+    _, info = load_tensors(run / "checkpoint.safetensors", "checkpoint")
     rows = (run / "metrics.jsonl").read_text().splitlines()
     assert info["step"] == json.loads(rows[-1])["step"]
     assert not list(run.glob(".checkpoint*"))

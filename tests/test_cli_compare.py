@@ -66,10 +66,12 @@ def test_a_comparison_leaves_everything_behind_and_reports_anew(data, tmp_path, 
     assert f"{summary['test']['psnr']:.2f} (no interval)" in shown.out
     for name in ("comparison.md", "curves.png", "rows.jsonl"):
         (out / name).unlink()
-    assert main(["compare", "--out", str(out), "--report"]) == 0
+    assert main(["compare", "--out", str(out), "--report"]) == 2
+    assert "asks to import and run own_agents:Dies" in capsys.readouterr().err
+    assert main(["compare", "--out", str(out), "--report", "--trust"]) == 0
     assert f"{summary['test']['psnr']:.2f} (no interval)" in capsys.readouterr().out
     assert (out / "curves.png").stat().st_size > 1000
-    assert main(["compare", "--out", str(out), "--steps", "9"]) == 2
+    assert main(["compare", "--out", str(out), "--trust", "--steps", "9"]) == 2
     assert "leave out --steps" in error_of(capsys)
 
 
@@ -82,10 +84,10 @@ def test_signals_stop_and_save_all_runs(data, tmp_path, number):
     assert child.returncode == 128 + number
     assert "stopped; go on with: daps-rl compare --out" in error
     assert "Traceback" not in error
-    from daps_rl.runs.checkpoint import load_checkpoint
+    from daps_rl.tensor_file import load_tensors
 
     for run in out.glob("runs/*"):
-        _, info = load_checkpoint(run / "checkpoint.safetensors")
+        _, info = load_tensors(run / "checkpoint.safetensors", "checkpoint")
         assert info["step"] == json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert (out / "rows.jsonl").read_text() == ""
     assert "Runs still to do" in (out / "comparison.md").read_text()
@@ -116,7 +118,7 @@ def test_a_comparison_that_another_began_meanwhile_is_left_alone(data, tmp_path,
         folder.path.mkdir()
         folder.write_json(folder.settings, plan.to_json())
 
-    monkeypatch.setattr("daps_rl.training.load_data", slow)
+    monkeypatch.setattr("daps_rl.commands.compare.load_data", slow)
     assert main(["compare", "--agents", "daps", "--steps", "1", "--out", str(folder.path)]) == 2
     assert "changed by another comparison meanwhile" in error_of(capsys)
     assert folder.plan() == plan

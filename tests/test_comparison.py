@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daps_rl.commands.compare import _agents, _own, _seeds
+from daps_rl.commands.parser import agents, own_settings, seeds
 from daps_rl.comparison import runner
 from daps_rl.comparison.curves import common_point, points, read_at, read_curve, validation
 from daps_rl.comparison.environment import environment, threads_each
@@ -90,7 +90,7 @@ class TestPlan:
         for run in plan.runs():
             parsed = vars(_parser().parse_args(plan.command(run)[1:]))
             preset = parsed.pop("config")
-            others = ("command", "debug", "out", "resume", "dry_run")
+            others = ("command", "debug", "out", "resume", "dry_run", "trust")
             given = {name: value for name, value in parsed.items() if name not in others}
             assert make_config(preset, **given) == run.config
 
@@ -152,14 +152,14 @@ class TestPlan:
 
 class TestOptions:
     def test_agents_and_seeds(self) -> None:
-        assert _agents("daps, ppo,wide=sb3:ppo") == {"daps": "daps", "ppo": "ppo", "wide": "sb3:ppo"}
-        assert _seeds("3") == (0, 1, 2)
-        assert _seeds("4,2") == (4, 2)
-        assert _seeds("5,") == (5,)
+        assert agents("daps, ppo,wide=sb3:ppo") == {"daps": "daps", "ppo": "ppo", "wide": "sb3:ppo"}
+        assert seeds("3") == (0, 1, 2)
+        assert seeds("4,2") == (4, 2)
+        assert seeds("5,") == (5,)
 
     def test_own_settings_have_the_types_of_a_run(self) -> None:
         text = "sb3:ppo:decoder-hidden=64,256,centered=false,agent_options=clip=0.1,epochs=2,learning_rate=1e-3"
-        agent, values = _own(text)
+        agent, values = own_settings(text)
         assert agent == "sb3:ppo"
         assert values.pop("agent_options") == {"clip": 0.1, "epochs": 2}
         assert values == {"decoder_hidden": (64, 256), "centered": False, "learning_rate": 1e-3}
@@ -169,7 +169,7 @@ class TestOptions:
         from argparse import ArgumentTypeError
 
         with pytest.raises(ArgumentTypeError):
-            _own(text)
+            own_settings(text)
 
 
 class TestTraining:

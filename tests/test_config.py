@@ -79,7 +79,7 @@ def test_choices_are_what_is_registered():
         ({"decoder_hidden": ()}, "decoder_hidden must be positive widths"),
         ({"vocab_size": 1}, "vocab_size must be >= 2 and <= 1,048,576 and whole, got 1"),
         ({"ess_fraction": 1.5}, "ess_fraction must be positive and <= 1 and finite"),
-        ({"num_heads": None}, "num_heads must be positive and whole, got None"),
+        ({"num_heads": None}, "num_heads must be positive and <= 1,024 and whole, got None"),
     ],
 )
 def test_what_makes_no_sense_is_an_error(options, message):

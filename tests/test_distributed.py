@@ -136,7 +136,7 @@ def test_a_world_of_one_does_nothing():
     assert world.gather(x) is x
     assert world.total(x) is x
     assert world.agree(2.0, True) == (2.0, True)
-    assert world.from_first("a") == "a"
+    assert world.from_first(lambda: "a") == "a"
     assert world.of_all(1) == [1]
     layer = nn.Linear(2, 1)
     layer(torch.ones(2)).sum().backward()
@@ -178,11 +178,13 @@ def test_a_run_under_torchrun_stops_and_goes_on(tmp_path: Path):
     last += -last % 5
     (run / "config.json").write_text(json.dumps({**config, "steps": last + 20}))
     # A checkpoint knows its settings: the shorter run is written into it, as no test waits for 100,000 steps.
-    from daps_rl.runs.checkpoint import load_checkpoint, save_checkpoint
+    from daps_rl.tensor_file import load_tensors, save_tensors
 
-    tensors, info = load_checkpoint(run / "checkpoint.safetensors")
+    tensors, info = load_tensors(run / "checkpoint.safetensors", "checkpoint")
     assert {"random.cpu", "random.cpu1"} <= set(tensors)
-    save_checkpoint(run / "checkpoint.safetensors", tensors, {**info, "config": {**config, "steps": last + 20}})
+    save_tensors(
+        run / "checkpoint.safetensors", "checkpoint", tensors, {**info, "config": {**config, "steps": last + 20}}
+    )
     done = torchrun("train", "--resume", "--out", str(run))
     assert done.returncode == 0, done.stderr[-2000:]
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]

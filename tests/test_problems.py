@@ -256,9 +256,9 @@ def test_a_problem_of_ones_own():
 def test_a_saved_model_imports_nobodys_problem_unasked(tmp_path):
     config = make_config(problem="test_problems:Ones", steps=1).model_config((3,), "gaussian")
     DiscreteAutoencoder.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="asks to import test_problems:Ones"):
+    with pytest.raises(ValueError, match="asks to import and run test_problems:Ones"):
         DiscreteAutoencoder.from_pretrained(tmp_path)
-    assert DiscreteAutoencoder.from_pretrained(tmp_path, trust_problem=True).encode(torch.ones(1, 3)).shape == (1, 4)
+    assert DiscreteAutoencoder.from_pretrained(tmp_path, trust=True).encode(torch.ones(1, 3)).shape == (1, 4)
 
 
 def test_a_factorised_policy_where_nothing_forbids_it():

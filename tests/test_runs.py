@@ -17,9 +17,9 @@ from daps_rl.cli import main
 from daps_rl.config import TrainConfig, make_config
 from daps_rl.data import Splits, from_arrays
 from daps_rl.files import finite, to_json
-from daps_rl.runs.checkpoint import CheckpointError, load_checkpoint
 from daps_rl.runs.folder import RunFolder
 from daps_rl.runs.session import _Session, train_run
+from daps_rl.tensor_file import load_tensors
 from daps_rl.training import Trainer, TrainingDiverged
 
 SIZES = {
@@ -117,7 +117,7 @@ def test_no_checkpoint_is_written_while_steps_are_skipped(splits, run):
         session.train(lambda: False, ())
         session.save()
     assert (trainer.step, int(trainer.optimizer.skipped)) == (6, 3)
-    assert load_checkpoint(run.checkpoint)[1]["step"] == 2
+    assert load_tensors(run.checkpoint, "checkpoint")[1]["step"] == 2
     assert [json.loads(line)["skipped"] for line in run.metrics.read_text().splitlines()] == [0, 0, 0, 1, 2, 3]
 
 
@@ -147,8 +147,8 @@ def test_a_run_whose_steps_were_all_skipped_is_no_success(splits, run):
 def test_a_checkpoint_of_an_older_version_is_refused_in_one_line(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     save_file({"beta": torch.zeros(())}, path, {"format": "daps-rl checkpoint 1", "info": "{}", "digest": ""})
-    with pytest.raises(CheckpointError, match=r"another version .*finish the run with that version, or start"):
-        load_checkpoint(path)
+    with pytest.raises(ValueError, match=r"not a checkpoint of this version .*another version wrote it .*use that"):
+        load_tensors(path, "checkpoint")
 
 
 def test_what_was_looked_for_before_the_lock_is_looked_for_under_it(splits, run):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from daps_rl.agents.sb3.daps import DAPS
 from daps_rl.agents.sb3.policies import CodePolicy
 from daps_rl.envs.sb3_vec_env import OneObjectVecEnv
 from daps_rl.functional import SAMPLES
+from daps_rl.names import import_class
 from daps_rl.optim import load_optimizer_tensors, optimizer_tensors
 
 OWNED = {
@@ -163,18 +163,11 @@ def find_sb3_agent(name: str) -> AgentSpec:
     """
     if name in SB3_AGENTS:
         return SB3_AGENTS[name]
-    module, _, attribute = name.removeprefix("sb3:").partition(":")
-    try:
-        algorithm: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"agent {name} is not known; use {', '.join(SB3_AGENTS)}, or sb3:package.module:Class."
-        ) from error
-    if not (isinstance(algorithm, type) and issubclass(algorithm, OnPolicyAlgorithm)):
-        raise ValueError(
-            f"agent {name} must be an on-policy algorithm of Stable-Baselines3: a code's reward counts once, and "
-            "replayed rewards are those of an older decoder."
-        )
+    own = name.removeprefix("sb3:")
+    if ":" not in own:
+        raise ValueError(f"agent {name} is not known; use {', '.join(SB3_AGENTS)}, or sb3:package.module:Class.")
+    # On-policy: a code's reward counts once, and replayed rewards are those of an older decoder.
+    algorithm: Any = import_class("on-policy algorithm", own, OnPolicyAlgorithm)
     return one_process(name, around(algorithm), f"run {algorithm.__name__}")
 
 

@@ -24,25 +24,24 @@ class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong with the options in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 class Options:
     """Adds options to a command under headings, and leaves those that few people use out of the short help.
 
-    Settings and the list of agents bring torch: they are added where `arguments`, what was typed, are for the command.
+    `arguments` are what was typed: they say whether help is asked for.
     """
 
     def __init__(self, parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         self.parser, self.everything = parser, "--help-all" in arguments
-        self.asked = is_asked(parser, arguments)
         self.groups = {title: parser.add_argument_group(title) for title in GROUPS}
         parser.add_argument("--help-all", action="help", help="show all options and exit")
         parser.usage = "%(prog)s [options]"
         more = "" if self.everything else " These are the options that most people use; --help-all shows all."
         parser.description = textwrap.fill(f"{parser.description}{more}", 78)
         parser.formatter_class = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26)
-        if self.asked and {"-h", "--help", "--help-all"} & set(arguments):
+        if {"-h", "--help", "--help-all"} & set(arguments):
             parser.epilog = agents_text()
 
     def add(self, group: str, flag: str, text: str, *, common: bool = True, **arguments: Any) -> None:
@@ -54,8 +53,6 @@ class Options:
 
     def add_settings(self, *, without: Collection[str] = ()) -> None:
         """Adds one option for each setting of a run but those named, and --config."""
-        if not self.asked:
-            return
         from daps_rl.config import PUBLISHED
 
         for name, declared in choosable().items():
@@ -70,11 +67,6 @@ class Options:
         self.add("data", "--config", "take the published settings for these data", choices=sorted(PUBLISHED))
 
 
-def is_asked(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> bool:
-    """Whether these arguments, if any, are for that command."""
-    return not arguments or parser.prog.split()[-1] in arguments
-
-
 def default_text(name: str) -> str:
     """What a setting is if nobody says it, in brackets: its default, and where a recipe says otherwise."""
     from daps_rl.config import TrainConfig
@@ -86,11 +78,6 @@ def default_text(name: str) -> str:
     own = {data: recipe[name] for data, recipe in recipes.items() if recipe.get(name, default) != default}
     parts += [f"{_show(value)} for {data}" for data, value in own.items()]
     return f" (default: {'; '.join(parts)})" if parts else ""
-
-
-def add_command(commands: Any, name: str, text: str) -> Any:
-    """Adds a command that does what `text` says, a line that begins with a verb; gives its parser."""
-    return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
 
 def agents_text() -> str:
@@ -126,14 +113,14 @@ def given_settings(options: dict[str, Any]) -> dict[str, Any]:
     return {name: os.path.abspath(value) if name in paths else value for name, value in given.items()}
 
 
-def split_settings(text: str) -> list[str]:
-    """NAME=VALUE,NAME=VALUE apart; a value may hold commas of its own, as a list does."""
-    return [part.strip() for part in re.split(r",(?=\s*\w+=)", text) if part.strip()]
+def split_settings(text: str, names: str = r"\w+") -> list[str]:
+    """NAME=VALUE,NAME=VALUE apart; a comma before anything but NAME= belongs to the value, as in a list."""
+    return [part.strip() for part in re.split(rf",(?=\s*(?:{names})=)", text) if part.strip()]
 
 
 def converter(declared: Setting) -> Callable[[str], Any]:
     """What turns a flag's text into a value of that setting."""
-    special = {bool: _boolean, Any: _named, ...: _widths}
+    special = {bool: _literal, Any: _named, ...: _widths}
     return next((special[kind] for kind in declared.kinds if kind in special), declared.kinds[0])
 
 
@@ -148,17 +135,11 @@ def _widths(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
-    return text.lower() == "true"
-
-
 def _literal(text: str) -> Any:
     """A number, true, false or null where the text is one, else the text."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, too many digits, too deep
         return text
 
 

@@ -7,80 +7,81 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from daps_rl.commands.options import Options, add_command, given_settings
-from daps_rl.commands.progress import progress, tensorboard_observer
-from daps_rl.commands.stop import StopRequest
-
-if TYPE_CHECKING:
-    from daps_rl.config import TrainConfig
-    from daps_rl.distributed import World
+from daps_rl.commands.options import given_settings
+from daps_rl.commands.terminal import StopRequest, in_words, progress, tensorboard_observer
+from daps_rl.config import (
+    PUBLISHED,
+    PUBLISHED_SHAPES,
+    TrainConfig,
+    check_trusted,
+    config_from_dict,
+    latents_text,
+    make_config,
+)
+from daps_rl.data import noise
+from daps_rl.device import peak_memory
+from daps_rl.distributed import World, joined, was_restarted
+from daps_rl.report.run import draw_run
+from daps_rl.runs.folder import RunFolder, folder_is_writable, new_run_path
+from daps_rl.runs.session import Observer, load_run, train_run
+from daps_rl.training import Trainer, load_data
 
 COLLAPSED = 0.1  # nats of code_gain
+UNITS = {
+    "beta_elbo": "{:.2f} nats", "log_likelihood": "{:.2f} nats", "kl": "{:.2f} nats", "reward_greedy": "{:.4f}",
+    "gap_greedy": "{:.2%}", "psnr": "{:.2f} dB", "psnr_greedy": "{:.2f} dB", "ssim": "{:.3f}", "code_usage": "{:.0%}",
+    "code_perplexity": "{:.1f}",
+}  # fmt: skip
+"""Metrics of the summary that are printed, how and in what unit."""
 
 
-def add_parser(commands: Any, arguments: Sequence[str]) -> None:
-    """Adds `train` to the parser's commands: options of its own, and the settings of a run."""
-    text = "train on data or on a problem; with no option, on digits in about two minutes"
-    parser = add_command(commands, "train", text)
-    options = Options(parser, arguments)
-    options.add("output", "--out", "write to this folder (default: a new one under runs/)", metavar="DIR")
-    options.add("output", "--resume", "go on with the run in --out", action="store_true")
-    text = "take two steps with two data, or with noise where only --config is given, and write nothing"
-    options.add("output", "--dry-run", text, common=False, action="store_true")
-    options.add_settings()
-    parser.set_defaults(command=train_command)
-
-
-def train_command(*, out: str | None, resume: bool, config: str | None, dry_run: bool, **options: Any) -> int:
+def train_command(
+    *, out: str | None, resume: bool, config: str | None, dry_run: bool, trust: bool, **options: Any
+) -> int:
     """`daps-rl train`."""
+    given = given_settings(options)
     if dry_run:
         if out is not None or resume:
             raise ValueError("--dry-run writes nothing; leave out --out and --resume.")
-        return dry_run_command(config, options)
-    from daps_rl.distributed import joined
-
-    with joined(options.get("device")) as world:
-        return _train(world, out, resume, config, options)
+        return _dry_run(config, given)
+    with joined(given.get("device")) as world:
+        return _train(world, out, resume, config, trust, given)
 
 
-def _train(world: World, out: str | None, resume: bool, config: str | None, options: dict[str, Any]) -> int:
+def _train(world: World, out: str | None, resume: bool, config: str | None, trust: bool, given: dict[str, Any]) -> int:
     """In this process, of those that train together."""
-    from daps_rl.config import PUBLISHED, config_from_dict, make_config
-    from daps_rl.distributed import was_restarted
-    from daps_rl.runs.folder import RunFolder, folder_is_writable, new_run_path
-    from daps_rl.runs.session import Observer, train_run
-    from daps_rl.training import load_data
-
-    given = given_settings(options)
     if resume:
         if out is None:
             raise ValueError("--resume needs --out, the folder of the run to go on with.")
         run = RunFolder(out)
-        recorded = world.from_first(run.read_json(run.config) if world.is_first else {})
-        settings: TrainConfig = config_from_dict(recorded)
+        settings: TrainConfig = config_from_dict(world.from_first(lambda: run.read_json(run.config)))
         changed = [name for name, value in given.items() if getattr(settings, name) != value]
         if changed or config is not None:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config"
             raise ValueError(f"a resumed run keeps its settings; leave out {named}, or start anew in another --out.")
+        typed = {given.get("agent"), given.get("problem")}
+        check_trusted({settings.agent, settings.problem} - typed, run.config, trust)
     else:
         settings = make_config(config, **given)
         if config is not None and settings.problem is None and "data" not in {*given, *PUBLISHED[config]}:
             raise ValueError(f"--config {config} names no data; pass --data, or --dry-run to see that all fits.")
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(settings.data).stem}-{settings.agent}")
-        path = world.from_first(Path(out) if out is not None else new_run_path(Path("runs"), name))
+        path = world.from_first(lambda: new_run_path(Path("runs"), name) if out is None else Path(out))
         run = RunFolder(path)
-        held = world.from_first(run.read_json(run.config) if world.is_first and run.config.exists() else None)
+        held = world.from_first(lambda: run.read_json(run.config) if run.config.exists() else None)
         # torchrun starts the same command again where a process has died: it goes on with the run that it began.
         resume = held is not None and any(world.of_all(was_restarted())) and config_from_dict(held) == settings
         if held is not None and not resume:
             run.check_new()
         if world.is_first:
             folder_is_writable(path)
-    if resume and world.from_first(run.summary.exists()):
+    if resume and world.from_first(run.summary.exists):
+        drawn = run.read_json(run.summary).get("pictures") or ()
+        if world.is_first and not all((run.path / str(name)).exists() for name in drawn):
+            draw_run(run.path, load_run(run.path, settings.device, trust=True)[2], load_data(settings))
         print(f"{run.path} is finished already; see {run.summary}")
         return 0
     splits = load_data(settings)
@@ -92,7 +93,15 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
             observers.append(stack.enter_context(progress()))
         if world.is_first and settings.tensorboard:
             observers.append(tensorboard_observer(run.path / "tensorboard"))
-        summary = train_run(settings, splits, run, resume=resume, stop=stop, observers=tuple(observers), world=world)
+        try:
+            summary = train_run(
+                settings, splits, run,
+                resume=resume, stop=stop, finishing=stop.interrupting, observers=tuple(observers), world=world,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if not run.config.exists():  # before the first step: there is nothing to go on with
+                raise
+            summary = None
     if not world.is_first:
         return 0 if stop.signal is None else 128 + stop.signal
     if summary is None:
@@ -102,16 +111,9 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, opti
     return 0
 
 
-def dry_run_command(preset: str | None, options: dict[str, Any]) -> int:
+def _dry_run(preset: str | None, given: dict[str, Any]) -> int:
     """Two steps with two data to a batch, to see that settings and data fit together; nothing is written."""
-    from daps_rl.config import PUBLISHED_SHAPES, latents_text, make_config
-    from daps_rl.data import noise
-    from daps_rl.device import peak_memory
-    from daps_rl.training import Trainer, load_data
-
-    given = given_settings(options)
-    given.pop("minutes", None)
-    settings = make_config(preset, **{"batch_size": 2, "validate_every": 0, **given, "steps": 2})
+    settings = make_config(preset, **{"batch_size": 2, "validate_every": 0, **given, "steps": 2, "minutes": None})
     if preset is not None and "data" not in given:
         splits = noise(2 * settings.batch_size, PUBLISHED_SHAPES[preset], settings.likelihood, seed=settings.seed)
     else:
@@ -131,16 +133,12 @@ def dry_run_command(preset: str | None, options: dict[str, Any]) -> int:
 
 
 def _print_summary(summary: dict[str, Any], path: Path) -> None:
-    from daps_rl.config import latents_text
-
     print(
         f"{summary['agent']} on {summary['data']}: {summary['steps']} steps in {summary['seconds']:.0f} s "
         f"({summary['steps_per_second']:.1f} steps/s), {latents_text(summary['bits'])}"
     )
     for split in ("validation", "test"):
-        shown = {key: form.partition(" ") for key, form in SHOWN.items() if summary[split].get(key) is not None}
-        parts = (f"{key} {summary[split][key]:{form}}{gap}{unit}" for key, (form, gap, unit) in shown.items())
-        print(f"{split:>10}  {'  '.join(parts)}")
+        print(f"{split:>10}  {in_words(summary[split], {name: f'{name} {form}' for name, form in UNITS.items()})}")
     picture = "reconstructions.png" if (path / "reconstructions.png").exists() else "learning_curves.png"
     print(f"look at {path}{os.sep}{picture}")
     gain = summary["validation"].get("code_gain")
@@ -150,11 +148,3 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
             "--beta-start or --learning-rate, or train longer",
             file=sys.stderr,
         )
-
-
-SHOWN = {
-    "beta_elbo": ".2f nats", "log_likelihood": ".2f nats", "kl": ".2f nats", "reward_greedy": ".4f",
-    "gap_greedy": ".2%", "psnr": ".2f dB", "psnr_greedy": ".2f dB", "ssim": ".3f", "code_usage": ".0%",
-    "code_perplexity": ".1f",
-}  # fmt: skip
-"""Metrics of the summary that are printed, how and in what unit."""

@@ -95,7 +95,7 @@ def plot_reconstructions_of(path: Path, runs: Mapping[str, Path], splits: Splits
     shown = splits.test[: images_in_a_line(shape[-1]) if len(shape) == 3 else SHOWN_SERIES]
     sheet = {"original": shown}
     for label, run in runs.items():
-        _, _, model = load_run(run, device)
+        _, _, model = load_run(run, device, trust=True)
         x = shown.to(next(model.parameters()).device)
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(0)

@@ -70,9 +70,7 @@ class Plan:
 
     def config(self, label: str, seed: int) -> TrainConfig:
         """Settings of one run: the recipes of data and agent, the shared options, then the entry's own."""
-        given = self._options(label)
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-        return make_config(self.preset, agent=self.agents[label], seed=seed, **options)
+        return make_config(self.preset, agent=self.agents[label], seed=seed, **self._options(label))
 
     def _options(self, label: str) -> dict[str, Any]:
         """The shared options under the entry's own; its own length stands in for the shared one."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 LOOK_EVERY = 0.3  # seconds
-TRAIN = (sys.executable, "-m", "daps_rl", "train", "--resume", "--out")
+TRAIN = (sys.executable, "-m", "daps_rl", "train", "--trust", "--resume", "--out")  # what the person compares
 """A child whose parent was killed ends by itself, checkpointed: the pipe that it writes its progress to is broken."""
 
 Task = TypeVar("Task")

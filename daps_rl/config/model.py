@@ -33,7 +33,10 @@ class DataConfig(Settings):
     )
     data_dir: str | None = _data(None, "look for the data set's files in this folder, and only there")
     image_size: int = _data(
-        0, "resize and crop images of a folder or of the hub to this many pixels; 0 for the data set's default", least=0
+        0,
+        "resize and crop images of a folder or of the hub to this many pixels; 0 for the data set's default",
+        least=0,
+        most=2**14,
     )
     image_column: str | None = _data(None, "take the images from this column of a hub data set")
     hub_config: str | None = _data(None, "choose a configuration of a hub data set that has several")
@@ -41,7 +44,7 @@ class DataConfig(Settings):
     max_corrupt: int = _data(
         MAX_CORRUPT, "skip at most this many unreadable images of a folder or of a hub data set", least=0
     )
-    data_workers: int = _data(2, "decode streamed images in this many processes", least=0)
+    data_workers: int = _data(2, "decode streamed images in this many processes", least=0, most=2**10)
 
 
 @documented
@@ -64,12 +67,14 @@ class ModelConfig(Settings):
     policy_options: dict[str, Any] = _policy(  # noqa: RUF009  # a field
         dict, "pass options to the quantiser, as NAME=VALUE,NAME=VALUE (see vector-quantize-pytorch)"
     )
-    embed_dim: int = _policy(64, "give the policy's transformers this width", above=0)
-    num_heads: int = _policy(4, "use this many attention heads", above=0)
-    num_layers: int = _policy(2, "encode the datum by this many blocks", above=0)
-    num_code_layers: int = _policy(1, "read the code so far by this many blocks (autoregressive)", above=0)
-    mlp_ratio: float = _policy(4.0, "make feed-forward layers this many times as wide as the transformer", above=0)
-    num_patches: int = _policy(0, "cut the datum into this many patches; 0 for as many as tokens", least=0)
+    embed_dim: int = _policy(64, "give the policy's transformers this width", above=0, most=2**16)
+    num_heads: int = _policy(4, "use this many attention heads", above=0, most=2**10)
+    num_layers: int = _policy(2, "encode the datum by this many blocks", above=0, most=2**10)
+    num_code_layers: int = _policy(1, "read the code so far by this many blocks (autoregressive)", above=0, most=2**10)
+    mlp_ratio: float = _policy(
+        4.0, "make feed-forward layers this many times as wide as the transformer", above=0, most=2**10
+    )
+    num_patches: int = _policy(0, "cut the datum into this many patches; 0 for as many as tokens", least=0, most=2**16)
     aligned_patches: bool = _policy(True, "add the encoded patches to the positions of an autoregressive policy's code")
     token_vectors: str = _policy(
         "lattice",
@@ -92,10 +97,12 @@ class ModelConfig(Settings):
         "else mlp",
         choices=("auto", *DECODERS),
     )
-    decoder_embed_dim: int = _decoder(64, "give a token this many numbers in the decoder", above=0)
-    decoder_hidden: tuple[int, ...] = _decoder((256, 512), "give the mlp decoder's hidden layers these widths", above=0)
-    decoder_channels: int = _decoder(64, "give the resnet decoder this many channels", above=0)
-    decoder_blocks: int = _decoder(2, "give the resnet decoder this many residual blocks", above=0)
+    decoder_embed_dim: int = _decoder(64, "give a token this many numbers in the decoder", above=0, most=2**16)
+    decoder_hidden: tuple[int, ...] = _decoder(
+        (256, 512), "give the mlp decoder's hidden layers these widths", above=0, most=2**20
+    )
+    decoder_channels: int = _decoder(64, "give the resnet decoder this many channels", above=0, most=2**16)
+    decoder_blocks: int = _decoder(2, "give the resnet decoder this many residual blocks", above=0, most=2**10)
     decoder_norm: str = _decoder(
         "group",
         "normalise in the resnet decoder; by batch, as published, a code's reward depends on its batch mates",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from daps_rl.config.model import DataConfig, ModelConfig
 from daps_rl.config.settings import Settings, declared_in, documented, setting
 from daps_rl.decoders import suitable_decoder
 from daps_rl.functional import ESS_FRACTION, SAMPLES
+from daps_rl.names import DEVICES
 
-DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
 
 _agent, _optimizer, _length, _output, _machine = (
@@ -31,7 +33,7 @@ class AgentConfig(Settings):
         dict, "pass more options to the agent, as NAME=VALUE,NAME=VALUE"
     )
     batch_size: int = _agent(256, "use this many data per step (B)", above=0, common=True)
-    samples: int = _agent(SAMPLES, "draw this many codes for each datum (K)", above=0, common=True)
+    samples: int = _agent(SAMPLES, "draw this many codes for each datum (K)", above=0, most=2**20, common=True)
     decoder_samples: int = _agent(
         1, "let the decoder learn from this many of the K codes, 0 for all; the others cost a third less", least=0
     )
@@ -130,7 +132,7 @@ REMOVED = {"decoder_learning_rate": 0.0}
 
 
 def config_from_dict(values: dict[str, Any], cls: type[Settings] = TrainConfig) -> Any:
-    """Settings read back from JSON (lists become tuples), of earlier versions too where they mean the same.
+    """Settings read back from JSON, of earlier versions too where they mean the same.
 
     Raises:
         ValueError: unknown or invalid entries.
@@ -141,4 +143,14 @@ def config_from_dict(values: dict[str, Any], cls: type[Settings] = TrainConfig) 
             f"unknown setting {', '.join(unknown)}; the file is from another version of daps-rl: use that one, or "
             "train anew."
         )
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return cls(**values)
+
+
+def check_trusted(names: Iterable[str | None], path: Path, trust: bool) -> None:
+    """Raises ValueError where an agent or a problem that a file names is code of somebody's that is not trusted."""
+    own = [name for name in names if name is not None and ":" in name.removeprefix("sb3:")]
+    if own and not trust:
+        raise ValueError(
+            f"{path} asks to import and run {', '.join(own)}, code that is not part of daps-rl; if you know where it "
+            "comes from, pass --trust (trust=True in Python)."
+        )

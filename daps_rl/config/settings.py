@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
-import operator
+import os
+import reprlib
 import typing
 from dataclasses import dataclass
+from operator import ge, gt, le
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+KINDS: dict[type, tuple[Any, str, Any, float | None]] = {
+    bool: (bool, "true or false", bool, None),
+    int: (numbers.Integral, "whole", int, 2**63 - 1),
+    float: (numbers.Real, "finite", float, 10**30),  # far from where float32 overflows
+    str: ((str, os.PathLike), "text", os.fspath, None),
+    dict: (dict, "names with values", dict, None),
+}
+"""By the type of a setting: what is accepted, in words, what it is held as, and how large a number may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +44,36 @@ class Setting:
     name: str = ""
     kinds: tuple[Any, ...] = ()
 
-    def check(self, value: Any) -> None:
-        """Raises ValueError unless a value is what was declared."""
-        if self.choices and value not in self.choices:
-            raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}.")
-        if not {int, float} & set(self.kinds) or (value is None and type(None) in self.kinds):
-            return
-        whole = int in self.kinds
-        signs = ((">", operator.gt, self.above), (">=", operator.ge, self.least), ("<=", operator.le, self.most))
-        bounds = [(sign, holds, bound) for sign, holds, bound in signs if bound is not None]
-        for number in value if isinstance(value, tuple) else (value,):
-            fits = isinstance(number, numbers.Integral if whole else numbers.Real) and math.isfinite(number)
-            if not (fits and all(holds(number, bound) for _, holds, bound in bounds)):
-                words = [*(f"{sign} {bound:,}" for sign, _, bound in bounds), "whole" if whole else "finite"]
-                text = " and ".join(words).replace("> 0 ", "positive ")
-                raise ValueError(f"{self.name} must be {text}, got {value!r}.")
+    def taken(self, value: Any) -> Any:
+        """Returns a value as it is held: NumPy's numbers as Python's, a list as a tuple, a path as text.
+
+        Raises:
+            ValueError: it is not what was declared.
+        """
+        if value is None and type(None) in self.kinds:
+            return None
+        kind, several = dict if Any in self.kinds else self.kinds[0], ... in self.kinds
+        accepted, word, hold, largest = KINDS[kind]
+        bounds = [
+            (f"{sign} {bound:,}", holds, bound)
+            for sign, holds, bound in ((">", gt, self.above), (">=", ge, self.least), ("<=", le, self.most))
+            if bound is not None
+        ]
+
+        def fits(part: Any) -> bool:
+            if self.choices or not isinstance(part, accepted) or isinstance(part, bool) is not (kind is bool):
+                return part in self.choices
+            return largest is None or (abs(part) <= largest and all(holds(part, bound) for _, holds, bound in bounds))
+
+        parts = value if several and isinstance(value, tuple | list) else (value,)
+        if not all(map(fits, parts)) or (several and parts is not value):
+            words = [*(text for text, _, _ in bounds), word]
+            if largest is not None and any(isinstance(part, accepted) and abs(part) > largest for part in parts):
+                words.append(f"<= {largest:g}")
+            need = f"one of {', '.join(self.choices)}" if self.choices else " and ".join(words)
+            raise ValueError(f"{self.name} must be {need.replace('> 0 ', 'positive ')}, got {reprlib.repr(value)}.")
+        held = tuple(map(hold, parts))
+        return held if several else held[0]
 
 
 def setting(default: Any, text: str, **options: Any) -> Any:
@@ -66,7 +90,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, declared in declared_in(type(self)).items():
-            declared.check(getattr(self, name))
+            object.__setattr__(self, name, declared.taken(getattr(self, name)))
 
 
 def declared_in(cls: type[Settings]) -> dict[str, Setting]:

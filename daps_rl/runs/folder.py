@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from daps_rl.files import to_json, write_atomically
+from daps_rl.files import from_json, to_json, write_atomically
 
 LOCK = ".lock"
 
@@ -71,19 +71,16 @@ class RunFolder:
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """Reads a JSON object; ValueError where the file is missing or damaged."""
-        try:
-            values = json.loads(path.read_text())
-        except FileNotFoundError:
+        if not path.is_file():
             raise ValueError(
                 f"{self.path} is no finished or resumable run: "
                 f"{f'{path.name} is missing' if self.path.exists() else 'there is no such folder'}; "
                 "pass the folder that `daps-rl train` wrote."
-            ) from None
+            )
+        try:
+            return from_json(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); restore a copy, or train anew.") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} is damaged (no JSON object); restore a copy, or train anew.")
-        return values
 
     def append_row(self, row: dict[str, Any]) -> None:
         """Adds a row to metrics.jsonl."""

@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import platform
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig, config_from_dict
@@ -19,11 +21,20 @@ from daps_rl.distributed import World
 from daps_rl.evaluation import Perceptual
 from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
 from daps_rl.report.run import draw_run
-from daps_rl.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from daps_rl.runs.folder import RunFolder
+from daps_rl.tensor_file import load_tensors, save_tensors
 from daps_rl.training import Trainer
 
 Observer = Callable[[Trainer, dict[str, Any]], None]
+STATE: dict[str, Callable[[Any], bool]] = {
+    "step": lambda value: isinstance(value, int) and 0 <= value < 2**63,
+    "seconds": lambda value: isinstance(value, float) and value >= 0.0,
+    "decoder_evaluations": lambda value: isinstance(value, int),
+    "fingerprint": lambda value: isinstance(value, str),
+    "score_precision": lambda value: value in ("float32", "bfloat16"),
+    "config": lambda value: isinstance(value, dict),
+}
+"""What a checkpoint must say beside its tensors; see `Trainer.state`."""
 
 
 def train_run(
@@ -33,6 +44,7 @@ def train_run(
     *,
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    finishing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     observers: tuple[Observer, ...] = (),
     world: World | None = None,
 ) -> dict[str, Any] | None:
@@ -44,13 +56,14 @@ def train_run(
     Args:
         resume: go on from the folder's checkpoint, with its settings.
         stop: asked after every step; true saves and returns.
+        finishing: entered for the last part, evaluation and pictures, which can be done again and ask no `stop`.
         observers: called with the trainer and each row.
         world: the processes that train together; this one by itself if None.
     Returns:
         the summary, or None if the run was stopped before its end, and in all processes but the first.
     Raises:
-        ValueError: the folder is in use, or holds a run that is not this one's to go on with.
-        CheckpointError: the checkpoint is damaged or of another version, or the data have changed.
+        ValueError: the folder is in use, or holds a run that is not this one's to go on with; the checkpoint is damaged
+            or of another version, or the data have changed.
         TrainingDiverged: see `Trainer.run`.
         OSError: the disk is full; the previous checkpoint is whole.
     """
@@ -72,7 +85,8 @@ def train_run(
         session.save()
         if trainer.progress < 1.0 or not world.is_first:
             return None
-        return finish(trainer, run, perceptual)
+        with finishing():
+            return finish(trainer, run, perceptual)
 
 
 class _Session:
@@ -83,29 +97,34 @@ class _Session:
 
     def begin(self, resume: bool) -> None:
         """Takes up the checkpoint where there is one, or writes the settings of a new run."""
-        trainer, run, world = self.trainer, self.run, self.trainer.world
-        found = None
-        if world.is_first and resume:
-            if run.summary.exists():  # another process has finished it before this one held it
-                raise ValueError(f"{run.path} is finished already; see {run.summary}")
-            if config_from_dict(run.read_json(run.config)) != trainer.config:
-                raise ValueError(f"{run.config} holds other settings than this run began with; restore them.")
-            found = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
-        elif world.is_first:
-            run.check_new()
-            run.write_json(run.config, dataclasses.asdict(trainer.config))
-        if (found := world.from_first(found)) is not None:
-            tensors, info = found
-            same_data(trainer.fingerprint, info["fingerprint"])
-            if config_from_dict(info["config"]) != trainer.config:
-                raise CheckpointError(
-                    f"{run.checkpoint} belongs to a run of other settings than {run.config}; restore the one or the "
-                    "other."
-                )
-            trainer.load_state(tensors, info)
+        trainer, run = self.trainer, self.run
+        if found := trainer.world.from_first(self._found if resume else self._new):
+            trainer.load_state(*found)
         self.saved_at = trainer.step
-        if world.is_first:
+        if trainer.world.is_first:
             run.cut_rows(trainer.step)
+
+    def _new(self) -> None:
+        self.run.check_new()
+        self.run.write_json(self.run.config, dataclasses.asdict(self.trainer.config))
+
+    def _found(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        run = self.run
+        if run.summary.exists():  # another process has finished it before this one held it
+            raise ValueError(f"{run.path} is finished already; see {run.summary}")
+        if config_from_dict(run.read_json(run.config)) != self.trainer.config:
+            raise ValueError(f"{run.config} holds other settings than this run began with; restore them.")
+        if not run.checkpoint.exists():
+            return None
+        tensors, info = load_tensors(run.checkpoint, "checkpoint")
+        if wrong := [name for name, fits in STATE.items() if not fits(info.get(name))]:
+            raise ValueError(f"{run.checkpoint} lacks {', '.join(wrong)}; restore a copy, or delete it and train anew.")
+        same_data(self.trainer.fingerprint, info["fingerprint"])
+        if config_from_dict(info["config"]) != self.trainer.config:
+            raise ValueError(
+                f"{run.checkpoint} belongs to a run of other settings than {run.config}; restore the one or the other."
+            )
+        return tensors, info
 
     def train(self, stop: Callable[[], bool], observers: tuple[Observer, ...]) -> None:
         """Trains to the end or until asked to stop, with a row and a checkpoint whenever one is due."""
@@ -125,21 +144,21 @@ class _Session:
             return
         state = trainer.state()
         if trainer.world.is_first:
-            save_checkpoint(self.run.checkpoint, *state)
+            save_tensors(self.run.checkpoint, "checkpoint", *state)
         self.saved_at = trainer.step
 
 
 def same_data(fingerprint: str, expected: str) -> None:
-    """Raises CheckpointError unless the data are those that the run began with."""
+    """Raises ValueError unless the data are those that the run began with."""
     if fingerprint != expected:
-        raise CheckpointError(
+        raise ValueError(
             "the data have changed since this run began (their fingerprint differs); "
             "restore them, or start a new run with another --out."
         )
 
 
 def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = None) -> dict[str, Any]:
-    """Saves the model, evaluates it on validation and test, and writes summary and pictures; returns the summary."""
+    """Saves the model, evaluates it on validation and test, and writes pictures and summary; returns the summary."""
     model, config = trainer.autoencoder.eval(), trainer.config
     model.save_pretrained(run.model)
     summary = {
@@ -166,19 +185,20 @@ def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = Non
         "unreadable_files": trainer.splits.unreadable_files(),
         **evaluate_splits(model, trainer.splits, config.beta_end, perceptual),
     }
-    run.write_json(run.summary, summary)
-    draw_run(run.path, model, trainer.splits)
+    summary["pictures"] = [path.name for path in draw_run(run.path, model, trainer.splits)]
+    run.write_json(run.summary, summary)  # last: a run that has one is whole
     return summary
 
 
-def load_run(path: str | Path, device: str = "auto") -> tuple[RunFolder, TrainConfig, DiscreteAutoencoder]:
+def load_run(
+    path: str | Path, device: str = "auto", *, trust: bool = False
+) -> tuple[RunFolder, TrainConfig, DiscreteAutoencoder]:
     """Opens a finished run: its folder, settings and saved model.
 
     Raises:
-        ValueError: the folder holds no finished run, or is damaged.
+        ValueError: the folder holds no finished run, is damaged, or names code of somebody's without `trust`.
     """
     run = RunFolder(path)
     config = config_from_dict(run.read_json(run.config))
-    # Its problem is the run's own, so it is trusted.
-    model = DiscreteAutoencoder.from_pretrained(run.model, device=choose_device(device), trust_problem=True)
+    model = DiscreteAutoencoder.from_pretrained(run.model, device=choose_device(device), trust=trust)
     return run, config, model

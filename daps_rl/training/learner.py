@@ -1,4 +1,4 @@
-"""What one batch changes: the agent, the decoder and their optimiser, in one update."""
+"""What one batch changes: the agent, the decoder and their optimiser, in one update; and that state by name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from daps_rl.agents import Agent, AgentLoss, Conditions, Scorer, find_agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
+from daps_rl.data.errors import one_line
 from daps_rl.decoders import CodeDecoder
-from daps_rl.device import has_bfloat16_units
 from daps_rl.distributed import World
 from daps_rl.evaluation import count_codes
 from daps_rl.functional import code_usage
 from daps_rl.kernels import use_cpu_kernels
 from daps_rl.optim import GuardedAdamW, exponential_decay
 from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
+
+SEED_STRIDE = 1_000_003  # between the processes of a run
 
 
 class Learner:
@@ -63,18 +65,12 @@ class Learner:
         recordable = agent.on_device and not config.microbatch and world.size == 1
         recordable = recordable and all(map(keeps_to_the_device, (*agent.modules(), *autoencoder.modules())))
         self.graphed = config.cuda_graph and recordable and self.device.type == "cuda"
-        precision = config.score_precision
-        if precision == "auto":  # a decoder of the user's may not be made for it
-            low = isinstance(autoencoder.decoder, CodeDecoder) and has_bfloat16_units(self.device)
-            precision = "bfloat16" if low else "float32"
-        self.restart(precision)
-
-    def restart(self, score_precision: str) -> None:
-        """Goes on from a state that was loaded, scoring as the run began, whatever "auto" is here.
-
-        What a GPU has recorded is forgotten: the optimiser's state lies elsewhere now.
-        """
-        self.score_precision = score_precision
+        self.score_precision = config.score_precision
+        if self.score_precision == "auto":
+            tell = getattr(torch.cpu, "get_capabilities", None)  # older PyTorch does not
+            units = tell is not None and tell().get("amx_bf16") and self.device.type == "cpu"
+            made_for_it = isinstance(autoencoder.decoder, CodeDecoder)  # a decoder of the user's may not be
+            self.score_precision = "bfloat16" if units and made_for_it else "float32"
         self.update = GraphedUpdate(self.learn) if self.graphed else self.learn
 
     def prepare(self, progress: float, rate_factor: float, new_epochs: int) -> None:
@@ -159,6 +155,79 @@ class Learner:
     def is_sound(self) -> bool:
         """Whether this is a state worth keeping: the last step was taken, and every weight is finite."""
         return bool(self.optimizer.skipped_in_row == 0) and self.has_learned()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that decides the next step, by name. All processes that train together call it at once."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        of_all = enumerate(self.world.of_all(random))
+        parts = {
+            "learner": self.agent.optimizer_tensors(),
+            "optimizer": self.optimizer.tensors(),
+            "random": {f"{kind}{rank or ''}": state for rank, states in of_all for kind, state in states.items()},
+        }
+        named = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        return {**self._weights(), **named, "beta": self.beta, "usage": self.world.total(self.usage)}
+
+    def load_state(self, tensors: dict[str, Tensor], *, step: int, score_precision: str) -> None:
+        """Takes up the state that `state` gave at that step, and scores as the run began, whatever "auto" is here.
+
+        What a GPU has recorded is forgotten: the optimiser's state lies elsewhere now. A process that was not there
+        before gets random numbers of its own.
+
+        Raises:
+            ValueError: the state does not fit the learner.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"learner": {}, "optimizer": {}, "random": {}, "": {}}
+        for key, value in tensors.items():
+            part, _, name = key.partition(".")
+            parts[part if part in parts else ""][name if part in parts else key] = value
+        own, random = {**self._weights(), "beta": self.beta, "usage": self.usage}, parts["random"]
+        try:
+            shapes, expected = ({name: value.shape for name, value in of.items()} for of in (parts[""], own))
+            if other := sorted({name for name, _ in shapes.items() ^ expected.items()}):
+                raise ValueError(f"model or agent has other weights: {', '.join(other)}")
+            for name, value in parts[""].items():
+                own[name].data.copy_(value)
+            if not self.world.is_first:
+                self.usage.zero_()
+            self._check_optimizer(parts["optimizer"])
+            self.agent.load_optimizer_tensors(parts["learner"])
+            self.optimizer.load_tensors(parts["optimizer"])
+            rank = self.world.rank or ""
+            if not rank or f"cpu{rank}" in random:
+                torch.set_rng_state(random[f"cpu{rank}"])
+            else:  # more processes than before
+                self.seed(step)
+            if self.device.type == "cuda" and f"cuda{rank}" in random:
+                torch.cuda.set_rng_state(random[f"cuda{rank}"], self.device)
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise ValueError(f"the checkpoint does not fit this run: {one_line(error)}") from error
+        self.score_precision = score_precision
+        self.update = GraphedUpdate(self.learn) if self.graphed else self.learn
+
+    def _check_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        """Raises ValueError unless AdamW's state of each parameter is there, of its shape, or none of it."""
+        expected = {name: torch.Size() for name in ("skipped", "skipped_in_row")}
+        for index, parameter in enumerate(self.optimizer.parameters):
+            shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            if any(f"{index}.{name}" in tensors for name in shapes):
+                expected |= {f"{index}.{name}": shape for name, shape in shapes.items()}
+        if other := sorted({name for name, _ in expected.items() ^ {n: v.shape for n, v in tensors.items()}.items()}):
+            raise ValueError(f"the optimiser has another state: {', '.join(other)}")
+
+    def seed(self, step: int = 0) -> None:
+        """Gives this process random numbers of its own."""
+        torch.manual_seed(self.config.seed + SEED_STRIDE * self.world.rank + step)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Parameters and buffers of model and agent: each once, however many names it has."""
+        both = nn.ModuleDict({"model": self.autoencoder, "agent": self.agent})
+        first: dict[int, tuple[str, Tensor]] = {}
+        for name, value in both.state_dict(keep_vars=True).items():
+            first.setdefault(id(value), (name, value))
+        return dict(first.values())
 
 
 def _check_fit(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent, world: World) -> None:

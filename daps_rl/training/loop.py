@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.agents import Agent, make_agent
-from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.autoencoder import DiscreteAutoencoder, check_memory
 from daps_rl.config import TrainConfig
 from daps_rl.data import Feed, Splits, load
 from daps_rl.device import choose_device
@@ -21,7 +21,6 @@ from daps_rl.evaluation import evaluate
 from daps_rl.files import finite
 from daps_rl.optim import learning_rate_factor
 from daps_rl.training.learner import Learner
-from daps_rl.training.state import learner_tensors, load_learner_tensors, seed_process
 
 MAX_SKIPPED_IN_ROW = 100
 CHECK_EVERY = {"cpu": 1, "cuda": 50}  # steps between looks at the skip counter, which costs a GPU a synchronisation
@@ -84,6 +83,8 @@ class Trainer:
         self.device = choose_device(config.device)
         torch.manual_seed(config.seed)
         model_config = config.model_config(splits.observation_shape, splits.likelihood)
+        if policy is None or decoder is None:
+            check_memory(model_config, bytes_each=16)  # with the gradient and AdamW's two moments
         self.autoencoder = DiscreteAutoencoder.from_config(
             model_config, policy=policy, decoder=decoder, prior=prior, data_mean=splits.train.mean(0)
         ).to(self.device)
@@ -98,7 +99,7 @@ class Trainer:
         self.step, self.seconds, self.decoder_evaluations = 0, 0.0, 0
         self.world.share_first(self.agent, self.autoencoder)
         if self.world.size > 1:  # the same weights everywhere, codes of its own in each process
-            seed_process(config.seed, self.world)
+            self.learner.seed()
 
     @property
     def progress(self) -> float:
@@ -214,7 +215,7 @@ class Trainer:
             "score_precision": self.learner.score_precision,
             "config": dataclasses.asdict(self.config),
         }
-        return learner_tensors(self.learner), info
+        return self.learner.state(), info
 
     def load_state(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Takes up the state that `state` gave.
@@ -222,8 +223,7 @@ class Trainer:
         Raises:
             ValueError: the state does not fit this run's settings.
         """
-        load_learner_tensors(self.learner, tensors, step=info["step"])
-        self.learner.restart(info["score_precision"])
+        self.learner.load_state(tensors, step=info["step"], score_precision=info["score_precision"])
         self.step, self.seconds = info["step"], info["seconds"]
         self.decoder_evaluations = info["decoder_evaluations"]
 

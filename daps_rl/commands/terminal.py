@@ -1,12 +1,13 @@
-"""What a run shows while it trains: a live bar on a terminal, a line now and then elsewhere; TensorBoard on request."""
+"""A run and who watches it: a bar on a terminal, a line now and then elsewhere, TensorBoard; Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,7 @@ if TYPE_CHECKING:
     from daps_rl.runs.session import Observer
     from daps_rl.training import Trainer
 
-SHOWN = (
-    ("β-ELBO", "beta_elbo", "{:.1f}"),
-    ("ESS", "ESS", "{:.2f}"),
-    ("τ", "temperature", "{:.3g}"),
-    ("codes", "code_usage", "{:.0%}"),
-)
+SHOWN = {"beta_elbo": "β-ELBO {:.1f}", "ESS": "ESS {:.2f}", "temperature": "τ {:.3g}", "code_usage": "codes {:.0%}"}
 LINE_EVERY = 5.0  # seconds between lines where there is no terminal
 
 
@@ -53,8 +49,12 @@ def _lines() -> Observer:
 
 
 def _text(row: dict[str, Any]) -> str:
-    parts = [f"{label} {form.format(row[key])}" for label, key, form in SHOWN if row.get(key) is not None]
-    return "  ".join([f"{row['step'] / max(row['seconds'], 1e-9):.1f} steps/s", *parts])
+    return f"{row['step'] / max(row['seconds'], 1e-9):.1f} steps/s  {in_words(row, SHOWN)}"
+
+
+def in_words(values: Mapping[str, Any], forms: Mapping[str, str]) -> str:
+    """Those of the values that are there and have a form, in it."""
+    return "  ".join(form.format(values[key]) for key, form in forms.items() if values.get(key) is not None)
 
 
 def tensorboard_observer(folder: Path) -> Observer:
@@ -76,3 +76,40 @@ def tensorboard_observer(folder: Path) -> Observer:
         writer().flush()
 
     return observe
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop, and by which signal."""
+
+    signal: int | None = None
+    _interrupts = False
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Turns Ctrl-C and SIGTERM into a request; a second Ctrl-C interrupts at once."""
+
+        def handle(number: int, frame: object) -> None:
+            again, self.signal = self.signal is not None, number
+            if self._interrupts or (again and number == signal.SIGINT):
+                raise KeyboardInterrupt
+
+        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Meanwhile a request interrupts at once: what is under way is saved, or can be done again."""
+        self._interrupts = True
+        try:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._interrupts = False
