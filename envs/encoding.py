@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch.distributions import Distribution
 from torchrl.data import Bounded, Composite, MultiCategorical, Unbounded
 from torchrl.envs import EnvBase
 
+from daps_rl.envs.default import Data
 from daps_rl.envs.processes import refuse_stale_copies
 from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, takes_task_arguments
 from daps_rl.functional import encoding_reward, kl_estimate
@@ -45,7 +45,7 @@ class EncodingEnv(HoldsTask, EnvBase):
     in place (`env.beta.fill_(0.1)`) and pass it to `DAPSLoss(temperature_floor=env.beta)`.
 
     Args:
-        data, decoder, num_tokens, vocab_size, options: see `EncodingTask`; the device is that of the tensordicts too.
+        data, decoder, options: see `EncodingTask`; the device is that of the tensordicts too.
         batch_size: [B, K], contexts and codes per context.
         seed: of the sequence of data; drawn from torch's global generator if None.
     Raises:
@@ -56,18 +56,16 @@ class EncodingEnv(HoldsTask, EnvBase):
     @takes_task_arguments
     def __init__(
         self,
-        data: Tensor | np.ndarray,
+        data: Data | None = None,
         decoder: nn.Module | None = None,
         *,
-        num_tokens: int,
-        vocab_size: int,
         batch_size: Sequence[int],
         seed: int | None = None,
         **options: Unpack[TaskOptions],
     ) -> None:
         if len(batch_size) != 2 or min(batch_size) < 1:
             raise ValueError(f"batch_size must be [B, K], contexts and codes per context, got {list(batch_size)}.")
-        task = EncodingTask(data, decoder, num_tokens=num_tokens, vocab_size=vocab_size, **options)
+        task = EncodingTask(data, decoder, **options)
         super().__init__(device=task.device, batch_size=torch.Size(batch_size))
         refuse_stale_copies(decoder, options.get("beta", 0.0))
         self.task = task

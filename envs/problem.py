@@ -223,8 +223,3 @@ def find_problem(name: str) -> DiscreteProblem:
         ) from error
     problem.name = problem.name or name
     return problem
-
-
-def problem_arguments(problem: str | DiscreteProblem, split: str) -> dict[str, Any]:
-    """What an encoding environment takes to be a problem, given by its name or itself. See `find_problem`."""
-    return (find_problem(problem) if isinstance(problem, str) else problem).env_options(split)

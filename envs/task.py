@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -20,27 +20,19 @@ from daps_rl.functional.checks import check_beta
 from daps_rl.optim import descend
 from daps_rl.priors import UniformCodes
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 RewardFn = Callable[[Tensor, Tensor], Tensor]
 
 
 class TaskOptions(TypedDict, total=False):
     """What every encoding environment takes by name: see `EncodingTask`."""
 
+    num_tokens: int | None
+    vocab_size: int | None
     beta: Tensor | float
     prior: Distribution | None
     reward_fn: RewardFn | None
     targets: Tensor | np.ndarray | None
     device: torch.device | str | None
-
-
-class TaskArguments(TaskOptions, total=False):
-    """The same, and sizes that may be left out: see `EncodingTask.from_arguments`."""
-
-    num_tokens: int | None
-    vocab_size: int | None
 
 
 class EncodingTask(nn.Module):
@@ -49,28 +41,29 @@ class EncodingTask(nn.Module):
     The decoder scores in the mode it is in: one with batch statistics wants `decoder.eval()` where it is not to learn.
 
     Args:
-        data: the data [N, ...], floating point; kept on `device`.
-        decoder: maps codes [..., T] to a distribution over x, whose log_prob(x) is the score. Or None, with
-            `reward_fn`.
-        num_tokens: T.
-        vocab_size: V.
+        data: a floating-point tensor or array [N, ...], a name or path for `daps_rl.data.load` (its training split), or
+            None: digits, flat.
+        decoder: maps codes [..., T] to a distribution over x, whose log_prob(x) is the score. If None, `reward_fn`
+            scores, or where there is none either the data's principal components, frozen.
+        num_tokens, vocab_size: T and V; the decoder's own if None.
         beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
         prior: distribution over codes of event shape [T]; uniform if None.
         reward_fn: instead of a decoder, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
             differentiable. -inf is a score, NaN and +inf are errors.
         targets: what is scored instead of x, where more is known of it than the encoder sees. [N, *y].
-        device: of data and decoder; the data's own if None.
+        device: of data and decoder; if None the accelerator's, where one of them is on one.
     Raises:
-        ValueError: data, sizes or beta make no sense, or not exactly one of decoder and reward_fn is given.
+        ValueError: data, sizes or beta make no sense, T and V can be had from nowhere, or both decoder and reward_fn
+            are given.
     """
 
     def __init__(
         self,
-        data: Tensor | np.ndarray,
+        data: Data | None = None,
         decoder: nn.Module | None = None,
         *,
-        num_tokens: int,
-        vocab_size: int,
+        num_tokens: int | None = None,
+        vocab_size: int | None = None,
         beta: Tensor | float = 0.0,
         prior: Distribution | None = None,
         reward_fn: RewardFn | None = None,
@@ -79,62 +72,37 @@ class EncodingTask(nn.Module):
     ) -> None:
         use_one_thread_after_fork()
         super().__init__()
-        if (decoder is None) == (reward_fn is None):
-            raise ValueError("exactly one of decoder and reward_fn must be given; pass the one that scores the codes.")
-        data = check_data(data)
-        scored = data if targets is None else torch.as_tensor(targets)
-        if scored.ndim < 1 or len(scored) != len(data):
-            raise ValueError(f"targets must be one for each of the {len(data)} data, got shape {tuple(scored.shape)}.")
-        check_decoder_sizes(decoder, num_tokens, vocab_size, tuple(scored.shape[1:]))
+        if decoder is not None and reward_fn is not None:
+            raise ValueError("exactly one of decoder and reward_fn scores the codes, got both; leave one of them out.")
+        tensor = check_data(find_data(data))
+        scored = tensor if targets is None else torch.as_tensor(targets)
+        if scored.ndim < 1 or len(scored) != len(tensor):
+            raise ValueError(
+                f"targets must be one for each of the {len(tensor)} data, got shape {tuple(scored.shape)}."
+            )
+        if decoder is None and reward_fn is None:
+            decoder = principal_decoder(tensor, num_tokens or NUM_TOKENS, vocab_size or VOCAB_SIZE)
+        self.num_tokens = find_size("num_tokens", num_tokens, decoder)
+        self.vocab_size = find_size("vocab_size", vocab_size, decoder)
+        check_decoder_sizes(decoder, self.num_tokens, self.vocab_size, tuple(scored.shape[1:]))
         if prior is not None and not hasattr(prior, "log_prob"):
             raise ValueError(
                 f"prior must be a distribution over codes, got {type(prior).__name__}; of a module that makes it, give "
                 "what it makes: prior=module()."
             )
         check_beta(beta)
-        device = torch.device(device) if device is not None else data.device
+        if device is None:
+            parameters = iter(()) if decoder is None else decoder.parameters()
+            device = next(parameters, tensor).device if tensor.device.type == "cpu" else tensor.device
         self.data: Tensor
         self.beta: Tensor
-        self.register_buffer("data", data.to(device), persistent=False)
+        self.register_buffer("data", tensor.to(device), persistent=False)
         self.targets: Tensor | None
         self.register_buffer("targets", None if targets is None else scored.to(device), persistent=False)
         self.register_buffer("beta", beta if isinstance(beta, Tensor) else torch.tensor(float(beta), device=device))
         self.decoder = decoder if decoder is None else decoder.to(device)
         self.reward_fn = reward_fn
-        self.num_tokens, self.vocab_size = num_tokens, vocab_size
-        self.prior = prior or UniformCodes(num_tokens, vocab_size, device)
-
-    @classmethod
-    def from_arguments(
-        cls, data: Data | None = None, decoder: nn.Module | None = None, **arguments: Unpack[TaskArguments]
-    ) -> EncodingTask:
-        """A task with everything filled in that was left out; takes what `EncodingTask` takes.
-
-        Args:
-            data: a tensor or array [N, *x], a name or path for `daps_rl.data.load` (its training split), or None:
-                digits, flat. In float32.
-            decoder: or None: `reward_fn` if there is one, else the data's principal components, frozen.
-            arguments: sizes that are left out are the decoder's own; so is the device, or else the data's.
-        Raises:
-            ValueError: as `EncodingTask`; or T and V can be had from nowhere.
-        """
-        use_one_thread_after_fork()
-        tensor, filled = check_data(find_data(data)).float(), dict[str, Any](arguments)
-        sizes = {name: filled.get(name) for name in ("num_tokens", "vocab_size")}
-        if decoder is None and filled.get("reward_fn") is None:
-            decoder = principal_decoder(tensor, sizes["num_tokens"] or NUM_TOKENS, sizes["vocab_size"] or VOCAB_SIZE)
-        for name, size in sizes.items():
-            size = getattr(decoder, name, None) if size is None else size
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                scorer = "reward_fn" if decoder is None else f"the decoder {type(decoder).__name__}"
-                raise ValueError(
-                    f"{name} must be a positive integer, got {size}; {scorer} does not say it, so pass it."
-                )
-            filled[name] = size
-        if filled.get("device") is None:
-            parameter = None if decoder is None else next(decoder.parameters(), None)
-            filled["device"] = tensor.device if parameter is None else parameter.device
-        return cls(tensor, decoder, **filled)
+        self.prior = prior or UniformCodes(self.num_tokens, self.vocab_size, self.device)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
@@ -195,7 +163,7 @@ def takes_task_arguments(init: Constructor) -> Constructor:
     *own, _ = inspect.signature(init).parameters.values()
     named = {parameter.name for parameter in own}
     task = [p for name, p in inspect.signature(EncodingTask.__init__).parameters.items() if name not in named]
-    signature = inspect.Signature([*own, *(p.replace(default=None) if p.default is p.empty else p for p in task)])
+    signature = inspect.Signature([*own, *task])
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **arguments: Any) -> None:
@@ -240,6 +208,15 @@ def check_data(data: Tensor | np.ndarray) -> Tensor:
     if not tensor.isfinite().all():
         raise ValueError("data must be finite, got NaN or infinite entries; remove the data that hold them.")
     return tensor
+
+
+def find_size(name: str, size: int | None, decoder: nn.Module | None) -> int:
+    """T or V as given, or else as the decoder says; ValueError where that is no positive integer."""
+    size = getattr(decoder, name, None) if size is None else size
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        scorer = "reward_fn" if decoder is None else f"the decoder {type(decoder).__name__}"
+        raise ValueError(f"{name} must be a positive integer, got {size}; {scorer} does not say it, so pass it.")
+    return size
 
 
 def check_decoder_sizes(

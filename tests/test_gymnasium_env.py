@@ -77,7 +77,7 @@ def test_the_default_reward_depends_on_every_token():
     codes = np.random.default_rng(0).integers(16, size=(1024, 8))
     reward = envs.step(codes)[1].reshape(32, 32)
     assert reward.std(1).mean() > 30.0
-    task, index = envs.task, envs._batch.shown
+    task, index = envs.task, envs._shown
     levels, layer = task.decoder.embed.weight[:, 0], task.decoder.layers[0]
     wanted = (task.data[index] - layer.bias) @ torch.linalg.pinv(layer.weight).T
     best = (wanted[..., None] - levels).abs().argmin(-1)
