@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
 from daps_rl.envs import Completion, EncodingTask
-from daps_rl.functional import complete_reward
+from daps_rl.functional import complete_reward, kl_estimate
 from daps_rl.functional.checks import check_beta
 
 BetaArgument = float | Tensor | Callable[[float], float] | None
@@ -48,6 +48,7 @@ class SharedBeta:
 
     def __init__(self, beta: BetaArgument, env: VecEnv | None, by: str, during: Hashable) -> None:
         self.argument, self.by, self._completions = beta, by, _completions(env)
+        self.task = env_attribute(env, "task")
         self.claim(during)
         self.in_env = _env_betas(env)
         own = beta if isinstance(beta, Tensor) else torch.zeros(())
@@ -89,16 +90,21 @@ class SharedBeta:
 
 
 class CompleteReward(BaseCallback):
-    """Subtracts β·log q from the step's rewards, in place, before SB3 stores them."""
+    """Subtracts β·log q from the step's rewards, in place, before SB3 stores them; logs β and the KL to the prior."""
 
     beta: SharedBeta
 
     def _on_step(self) -> bool:
+        log_prob = self.locals["log_probs"].detach().flatten().cpu()
+        self.logger.record("train/beta", float(self.beta.value))
+        if isinstance(task := self.beta.task, EncodingTask):
+            codes = torch.as_tensor(self.locals["actions"], device=task.device).long()
+            kl = kl_estimate(log_prob, task.prior.log_prob(codes).to(log_prob))
+            self.logger.record_mean("rollout/kl", kl.mean().item())
         if self.beta.completes:
             rewards = self.locals["rewards"]
             if rewards.dtype.kind != "f":
                 raise ValueError(f"β·log q cannot be subtracted from rewards of type {rewards.dtype}; give floats.")
-            log_prob = self.locals["log_probs"].detach().flatten().cpu()
             rewards[:] = complete_reward(torch.from_numpy(rewards), log_prob, float(self.beta.value)).numpy()
         return True
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor, nn
 
 from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, SharedBeta, env_attribute, progress_remaining
-from daps_rl.functional import decoder_loss, kl_estimate
+from daps_rl.functional import decoder_loss
 from daps_rl.optim import descend
 
 ATTRIBUTE = "_daps_rl_callbacks"  # of the model: what its zip holds beside SB3's own
@@ -233,7 +233,6 @@ class KLRewardCallback(CompleteReward):
     def __init__(self, beta: BetaArgument = None, verbose: int = 0) -> None:
         super().__init__(verbose)
         self.argument = beta
-        self.prior: torch.distributions.Distribution | None = None
 
     def _init_callback(self) -> None:
         model, env = self.model, self.training_env
@@ -243,7 +242,6 @@ class KLRewardCallback(CompleteReward):
         saved = saved_state(model, "kl_reward")
         if saved is not None and saved.callback is None and self.argument is None:
             self.beta.fill(saved.current()["beta"])
-        self.prior = getattr(env_attribute(env, "task"), "prior", None)
         setattr(model, ATTRIBUTE, {**getattr(model, ATTRIBUTE, {}), "kl_reward": SavedState(self)})
 
     def state_dict(self) -> dict[str, Any]:
@@ -252,15 +250,6 @@ class KLRewardCallback(CompleteReward):
 
     def _on_rollout_start(self) -> None:
         self.beta.update(progress_remaining(self.model))
-
-    def _on_step(self) -> bool:
-        self.logger.record("train/beta", float(self.beta.value))
-        if self.prior is not None:
-            log_prob = self.locals["log_probs"].detach().flatten().cpu()
-            codes = torch.as_tensor(self.locals["actions"]).long()
-            kl = kl_estimate(log_prob, self.prior.log_prob(codes).to(log_prob))
-            self.logger.record_mean("rollout/kl", kl.mean().item())
-        return super()._on_step()
 
 
 def _load(decoder: nn.Module, state: dict[str, Tensor]) -> None:

@@ -270,7 +270,6 @@ class DAPS(OnPolicyAlgorithm):
         record("train/ess", mean_effective_sample_size(batch.score, temperature).item() / batch.score.shape[-1])
         record("train/approx_kl", approx_kl)
         record("train/entropy", entropy)
-        record("train/beta", float(self._beta.value))
         record("train/skipped_updates", self.skipped_updates)
         record("train/n_updates", self._n_updates, exclude="tensorboard")
         self._form.log(self, batch, critic)

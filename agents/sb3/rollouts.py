@@ -17,9 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
-from daps_rl.agents.sb3.beta import env_attribute
 from daps_rl.agents.sb3.policies import CodePolicy
-from daps_rl.functional import KeptSamples, kl_estimate, one_sample_groups
+from daps_rl.functional import KeptSamples, one_sample_groups
 from daps_rl.functional.checks import check_kept
 
 if TYPE_CHECKING:
@@ -137,13 +136,8 @@ class Groups:
         return Evaluation(policy.evaluate_actions(observations, batch.actions[flat])[1].view(members.shape), zero)
 
     def log(self, algorithm: DAPS, batch: Batch, critic: float) -> None:
-        """Records the mean score, and the KL to the prior where the environment has one."""
+        """Records the mean score."""
         algorithm.logger.record("rollout/score", batch.score.mean().item())
-        task = env_attribute(algorithm.env, "task")
-        if task is not None:
-            log_prob = batch.log_prob.flatten()
-            kl = kl_estimate(log_prob, task.prior.log_prob(batch.actions.long()).to(log_prob))
-            algorithm.logger.record("rollout/kl", kl.mean().item())
 
 
 @dataclass(frozen=True)
