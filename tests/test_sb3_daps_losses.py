@@ -40,8 +40,7 @@ def actor_loss(model, batch, temperature, groups=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("daps_rl.agents.sb3.daps.descend", instead_of_a_step)
         groups = torch.arange(len(batch.log_prob)) if groups is None else groups
-        weights = model._form.rows(target_weights(batch.score, temperature, pooling=model.pooling))
-        _, critic, _, approx_kl = model._step(batch, weights, groups)
+        _, critic, _, approx_kl = model._step(batch, model._weights(batch, temperature), groups)
     return caught["loss"] - model.vf_coef * critic, critic, approx_kl
 
 

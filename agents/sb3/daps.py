@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, SharedBeta, env_attribute, progress_remaining
 from daps_rl.agents.sb3.distributions import token_sizes
-from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch
+from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch, evaluate
 from daps_rl.functional import (
     ESS_FRACTION,
     keep_samples,
     mean_effective_sample_size,
     mean_of_kept,
+    one_sample_groups,
     target_weights,
     weighted_likelihood_loss,
 )
@@ -37,7 +38,8 @@ from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
 from daps_rl.optim import descend
 
-SelfDAPS = TypeVar("SelfDAPS", bound="DAPS")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class DAPS(OnPolicyAlgorithm):
@@ -214,14 +216,14 @@ class DAPS(OnPolicyAlgorithm):
         super().save(path, exclude, include)
 
     def learn(
-        self: SelfDAPS,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int | None = None,
         tb_log_name: str = "DAPS",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfDAPS:
+    ) -> Self:
         """As in SB3. A rollout of groups is short: by default it logs every 20th, and every whole-batch rollout."""
         log_interval = self._form.log_interval if log_interval is None else log_interval
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -260,9 +262,9 @@ class DAPS(OnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         batch = self._form.batch(self)
         temperature = self._trust_region(batch.score, self._beta.value.to(self.device))
-        weights = target_weights(batch.score, temperature, pooling=self.pooling)
+        weights = self._weights(batch, temperature)
         self.temperature = float(temperature)
-        steps = [self._step(batch, self._form.rows(weights), groups) for groups in self._minibatches(batch)]
+        steps = [self._step(batch, weights, groups) for groups in self._minibatches(batch)]
         loss, critic, entropy, approx_kl = (float(np.mean(values)) for values in zip(*steps, strict=True))
         record = self.logger.record
         record("train/loss", loss)
@@ -273,6 +275,11 @@ class DAPS(OnPolicyAlgorithm):
         record("train/skipped_updates", self.skipped_updates)
         record("train/n_updates", self._n_updates, exclude="tensorboard")
         self._form.log(self, batch, critic)
+
+    def _weights(self, batch: Batch, temperature: Tensor) -> Tensor:
+        """The actions' weights, [G, K]; of a batch that is one group the ratios, [N, 1]."""
+        weights = target_weights(batch.score, temperature, pooling=self.pooling)
+        return one_sample_groups(weights) if self.samples_per_context is None else weights
 
     def _minibatches(self, batch: Batch) -> Iterator[Tensor]:
         """The groups of each gradient step."""
@@ -286,7 +293,7 @@ class DAPS(OnPolicyAlgorithm):
         """Takes a gradient step on some groups; gives the losses of actor and critic, entropy and approximate KL."""
         weights, drawn = weights[groups], batch.log_prob[groups]  # [g, K] each
         kept = keep_samples(weights, self.policy_samples, centered=self.centered)
-        log_prob, critic = self._form.evaluate(self, batch, groups, kept)
+        log_prob, critic = evaluate(self, batch, groups, kept)
         loss = weighted_likelihood_loss(log_prob, weights, drawn, kept, centered=self.centered).mean()
         self.skipped_updates += not descend(self.policy.optimizer, loss + self.vf_coef * critic, self.max_grad_norm)
         self._n_updates += 1

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daps_rl.agents.sb3.policies import CodePolicy
-from daps_rl.functional import KeptSamples, one_sample_groups
+from daps_rl.functional import KeptSamples
 from daps_rl.functional.checks import check_kept
 
 if TYPE_CHECKING:
@@ -33,13 +33,6 @@ class Batch(NamedTuple):
     log_prob: Tensor  # [G, K], of the policy that drew the actions, in nats
     score: Tensor  # [G, K] rewards of groups; [1, N] advantages of the whole batch
     returns: Tensor  # [G·K]
-
-
-class Evaluation(NamedTuple):
-    """A policy as it is now on some groups of a batch."""
-
-    log_prob: Tensor  # [g, M], in nats, with gradient
-    critic: Tensor  # 0-dim: the critic's squared error; 0 without one
 
 
 @dataclass(frozen=True)
@@ -119,22 +112,6 @@ class Groups:
         score = _tensor(algorithm, algorithm.rollout_buffer.rewards).view(-1, self.samples)
         return _batch(algorithm, score, self.samples, every)
 
-    def rows(self, weights: Tensor) -> Tensor:
-        """Weights of the groups [G, K] from the target's on the scores: these."""
-        return weights
-
-    def evaluate(self, algorithm: DAPS, batch: Batch, groups: Tensor, kept: KeptSamples | None) -> Evaluation:
-        """Scores all the actions of some groups, or those kept."""
-        places = torch.arange(self.samples, device=groups.device) if kept is None else kept.indices
-        members = groups[:, None] * self.samples + places  # [g, M]
-        policy, zero = algorithm.policy, batch.log_prob.new_zeros(())
-        if isinstance(policy, CodePolicy):
-            contexts = of_each(batch.observations, lambda x: x[groups])
-            return Evaluation(policy.score_groups(contexts, batch.actions[members]), zero)
-        flat = members.flatten()
-        observations = of_each(batch.observations, lambda x: x[flat])
-        return Evaluation(policy.evaluate_actions(observations, batch.actions[flat])[1].view(members.shape), zero)
-
     def log(self, algorithm: DAPS, batch: Batch, critic: float) -> None:
         """Records the mean score."""
         algorithm.logger.record("rollout/score", batch.score.mean().item())
@@ -172,22 +149,29 @@ class WholeBatch:
         """The rollout."""
         return _batch(algorithm, _tensor(algorithm, algorithm.rollout_buffer.advantages).view(1, -1), 1, 1)
 
-    def rows(self, weights: Tensor) -> Tensor:
-        """Weights of single actions [N, 1] from the target's on the scores [1, N]."""
-        return one_sample_groups(weights)
-
-    def evaluate(self, algorithm: DAPS, batch: Batch, groups: Tensor, kept: KeptSamples | None) -> Evaluation:
-        """Scores some actions, and the critic on their observations."""
-        observations = of_each(batch.observations, lambda x: x[groups])
-        values, log_prob, _ = algorithm.policy.evaluate_actions(observations, batch.actions[groups])
-        return Evaluation(log_prob.unsqueeze(-1), F.mse_loss(values.flatten(), batch.returns[groups]))
-
     def log(self, algorithm: DAPS, batch: Batch, critic: float) -> None:
         """Records what the critic did."""
         buffer = algorithm.rollout_buffer
         algorithm.logger.record("train/value_loss", critic)
         explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
         algorithm.logger.record("train/explained_variance", explained)
+
+
+def evaluate(algorithm: DAPS, batch: Batch, groups: Tensor, kept: KeptSamples | None) -> tuple[Tensor, Tensor]:
+    """The policy as it is now on some groups of a batch, or on those of their actions that are kept.
+
+    Gives the log-probabilities [g, M], in nats, with gradient, and the critic's squared error [], 0 without one.
+    """
+    policy, samples, grouped = algorithm.policy, batch.log_prob.shape[1], algorithm.samples_per_context is not None
+    places = torch.arange(samples, device=groups.device) if kept is None else kept.indices
+    members = groups[:, None] * samples + places  # [g, M]
+    if grouped and isinstance(policy, CodePolicy):
+        contexts = of_each(batch.observations, lambda x: x[groups])
+        return policy.score_groups(contexts, batch.actions[members]), batch.log_prob.new_zeros(())
+    flat = members.flatten()
+    values, log_prob, _ = policy.evaluate_actions(of_each(batch.observations, lambda x: x[flat]), batch.actions[flat])
+    critic = batch.log_prob.new_zeros(()) if grouped else F.mse_loss(values.flatten(), batch.returns[flat])
+    return log_prob.view(members.shape), critic
 
 
 def of_each(observations: Any, function: Callable[[Any], Any]) -> Any:
