@@ -14,8 +14,7 @@ from torchrl.data import Bounded, Composite, MultiCategorical, Unbounded
 from torchrl.envs import EnvBase
 
 from daps_rl.envs.default import Data
-from daps_rl.envs.processes import refuse_stale_copies
-from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, takes_task_arguments
+from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, refuse_stale_copies, takes_task_arguments
 from daps_rl.functional import encoding_reward, kl_estimate
 from daps_rl.functional.checks import check_same_shape
 
@@ -120,10 +119,11 @@ class EncodingEnv(HoldsTask, EnvBase):
         if self.task.targets is not None:
             drawn["target"] = self.task.scored(index)
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        if mask is not None:
-            drawn = {
-                name: self._keep_unreset(name, x, mask.view(contexts, samples), tensordict) for name, x in drawn.items()
-            }
+        if mask is not None and (mask != mask[:, :1]).any():  # where it is not set, TorchRL keeps what there was
+            raise ValueError(
+                "the K codes of a context reset together, got a `_reset` mask that splits a group; "
+                "set it for all entries along dimension 1, or for none."
+            )
         zeros = torch.zeros(*self.batch_size, 1, device=self.device)
         return TensorDict(
             {
@@ -136,19 +136,6 @@ class EncodingEnv(HoldsTask, EnvBase):
             batch_size=self.batch_size,
             device=self.device,
         )
-
-    def _keep_unreset(self, name: str, x: Tensor, mask: Tensor, tensordict: TensorDictBase) -> Tensor:
-        """New data where a group resets, the old where it does not. mask [B, K], x [B, *x] → [B, *x]."""
-        whole = mask[:, 0]
-        if (mask != whole[:, None]).any():
-            raise ValueError(
-                "the K codes of a context reset together, got a `_reset` mask that splits a group; "
-                "set it for all entries along dimension 1, or for none."
-            )
-        old = tensordict.get(name, None)
-        if old is None or whole.all():
-            return x
-        return torch.where(whole.view(-1, *[1] * (x.ndim - 1)), x, old[:, 0])
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         kept = {"observation": tensordict["observation"]}

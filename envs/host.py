@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from daps_rl.envs.default import Data
 from daps_rl.envs.pictures import image_shape, side_by_side
 from daps_rl.envs.problem import DiscreteProblem, find_problem
-from daps_rl.envs.processes import refuse_stale_copies
-from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions
+from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, refuse_stale_copies
 
 if TYPE_CHECKING:
     from typing_extensions import Self
