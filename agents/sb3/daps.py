@@ -21,7 +21,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor, nn
 
-from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, SharedBeta, env_attribute, progress_remaining
+from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, env_attribute
 from daps_rl.agents.sb3.distributions import token_sizes
 from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch, evaluate
 from daps_rl.functional import (
@@ -191,8 +191,8 @@ class DAPS(OnPolicyAlgorithm):
 
     def _attach_beta(self) -> None:
         """Shares β with the environment; a loaded model's β goes on from where it was."""
-        self._complete = CompleteReward()
-        self._complete.beta = self._beta = SharedBeta(self.beta, self.env, "DAPS", during=object())
+        self._beta = CompleteReward(self.beta, "DAPS")
+        self._beta.attach(self.env, during=object())
         if self._beta_saved is not None and self.beta is None:
             self._beta.fill(self._beta_saved)
 
@@ -205,7 +205,7 @@ class DAPS(OnPolicyAlgorithm):
         self._attach_beta()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_beta", "_complete"]
+        return [*super()._excluded_save_params(), "_beta"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "_trust_region"], []
@@ -251,9 +251,8 @@ class DAPS(OnPolicyAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """As in SB3, with β·log π subtracted from the rewards after the callbacks have seen them."""
-        self._beta.update(progress_remaining(self))
-        callbacks = CallbackList([callback, self._complete])
-        callbacks.model = self._complete.model = self
+        callbacks = CallbackList([callback, self._beta])
+        callbacks.model = self._beta.model = self
         return self._form.collect(self, env, callbacks, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
