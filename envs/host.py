@@ -222,7 +222,7 @@ class TaskHost(HoldsTask):
         means = np.full_like(originals, sum(self._range) / 2)
         if self.task.decoder is not None and self._shown_codes is not None:
             means = self.task.decoder(self._shown_codes).mean.flatten(0, 1).float().cpu().numpy()
-        return [side_by_side([*pair], *self._range) for pair in zip(originals, means, strict=True)]
+        return [side_by_side(*pair, *self._range) for pair in zip(originals, means, strict=True)]
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, decoder: nn.Module | None) -> None:

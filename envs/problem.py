@@ -196,10 +196,9 @@ def find_problem(name: str) -> DiscreteProblem:
     """
     kind, size = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]  # matches anything
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        size = ""
+        path, size = name, ""
     elif kind in _MODULES:
-        module, _, attribute = f"daps_rl.envs.{_MODULES[kind]}".partition(":")
+        path = f"daps_rl.envs.{_MODULES[kind]}"
     else:
         raise ValueError(
             f"problem must be one of {', '.join(PROBLEMS)}, one of these with another number, or package.module:Class "
@@ -207,6 +206,7 @@ def find_problem(name: str) -> DiscreteProblem:
         )
     if size and kind == "bandit-digits":
         raise ValueError(f"bandit-digits has one size, got {name!r}; leave the number out.")
+    module, _, attribute = path.partition(":")
     try:
         made: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -86,7 +86,11 @@ class EncodingTask(nn.Module):
             decoder = principal_decoder(tensor, num_tokens or NUM_TOKENS, vocab_size or VOCAB_SIZE)
         self.num_tokens = find_size("num_tokens", num_tokens, decoder)
         self.vocab_size = find_size("vocab_size", vocab_size, decoder)
-        check_decoder_sizes(decoder, self.num_tokens, self.vocab_size, tuple(scored.shape[1:]))
+        own, shape = getattr(decoder, "observation_shape", None), tuple(scored.shape[1:])
+        if isinstance(own, tuple) and own != shape:
+            raise ValueError(
+                f"observation_shape must be the decoder's own, {own}, got {shape} from the data; make the two fit."
+            )
         if prior is not None and not hasattr(prior, "log_prob"):
             raise ValueError(
                 f"prior must be a distribution over codes, got {type(prior).__name__}; of a module that makes it, give "
@@ -213,28 +217,16 @@ def check_data(data: Tensor | np.ndarray) -> Tensor:
 
 
 def find_size(name: str, size: int | None, decoder: nn.Module | None) -> int:
-    """T or V as given, or else as the decoder says; ValueError where that is no positive integer."""
-    size = getattr(decoder, name, None) if size is None else size
+    """T or V as given, else the decoder's own; ValueError where that is no positive integer, or the two do not fit."""
+    own = getattr(decoder, name, None)
+    size = own if size is None else size
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         scorer = "reward_fn" if decoder is None else f"the decoder {type(decoder).__name__}"
         raise ValueError(f"{name} must be a positive integer, got {size}; {scorer} does not say it, so pass it.")
+    if isinstance(own, int) and (size > own or (size < own and name == "num_tokens")):
+        at_most = "at most " if name == "vocab_size" else ""
+        raise ValueError(f"{name} must be {at_most}the decoder's own, {own}, got {size}; make the two fit.")
     return size
-
-
-def check_decoder_sizes(
-    decoder: nn.Module | None, num_tokens: int, vocab_size: int, observation_shape: tuple[int, ...]
-) -> None:
-    """Raises ValueError where a decoder that says its sizes cannot read such codes, or explains other data."""
-    own_vocab = getattr(decoder, "vocab_size", None)
-    if isinstance(own_vocab, int) and vocab_size > own_vocab:
-        raise ValueError(f"vocab_size must be at most the decoder's own, {own_vocab}, got {vocab_size}; lower it.")
-    for name, value in (("num_tokens", num_tokens), ("observation_shape", observation_shape)):
-        own = getattr(decoder, name, None)
-        if isinstance(own, (int, tuple)) and own != value:
-            raise ValueError(
-                f"{name} must be the decoder's own, {own}, got {value}"
-                f"{' from the data' if name == 'observation_shape' else ''}; make the two fit."
-            )
 
 
 def use_one_thread_after_fork() -> None:

@@ -179,11 +179,13 @@ class _SizedPolicy(CodePolicy):
         self.sizes = {name: value for name, value in of_network.items() if value is not None}
         super().__init__(*args, exact_entropy=self.exact, **options)
 
-    def make_network(self, observation_shape: tuple[int, ...], **options: Any) -> nn.Module:
-        """The transformer."""
-        num_tokens = len(self.token_sizes)
-        options = {"num_patches": most_patches(observation_shape, num_tokens), **options, **self.sizes}
-        return self.network_class(observation_shape, num_tokens, self.vocab_size(), **options)
+    def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
+        """The transformer, with tokens of different sizes where the action has them."""
+        num_tokens, vocab_size = len(self.token_sizes), self.vocab_size()
+        options = {"num_patches": most_patches(observation_shape, num_tokens), **self.sizes}
+        if any(size != vocab_size for size in self.token_sizes):
+            options["token_sizes"] = self.token_sizes
+        return self.network_class(observation_shape, num_tokens, vocab_size, **options)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -215,12 +217,6 @@ class AutoregressivePolicy(_SizedPolicy):
     def vocab_size(self) -> int:
         """V, the largest of the tokens' sizes."""
         return max(2, *self.token_sizes)
-
-    def make_network(self, observation_shape: tuple[int, ...], **options: Any) -> nn.Module:
-        """The transformer, with tokens of different sizes where the action has them."""
-        different = any(size != self.vocab_size() for size in self.token_sizes)
-        token_sizes = self.token_sizes if different else None
-        return super().make_network(observation_shape, token_sizes=token_sizes, **options)
 
 
 class FactorizedPolicy(_SizedPolicy):
