@@ -55,6 +55,7 @@ class CompleteReward(BaseCallback):
             RuntimeError: the environments live in other processes, where their β cannot be filled.
         """
         self._completions = _completions(env)
+        self.outside = env is not None and not env.has_attr("completion")  # another's environment
         self.claim(during)
         self.task, self.in_env = env_attribute(env, "task"), _env_betas(env)
         own = self.argument if isinstance(self.argument, Tensor) else torch.zeros(())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
@@ -45,6 +46,7 @@ class Groups:
     }  # fmt: skip
     log_interval: ClassVar[int] = 20  # a rollout is short
     shuffled: ClassVar[bool] = False  # whether an epoch's minibatches are
+    forbids: ClassVar[bool] = True  # a reward of -inf is one
 
     def check(self, algorithm: DAPS) -> None:
         """Raises ValueError where an option does not go with groups."""
@@ -127,6 +129,7 @@ class WholeBatch:
     }  # fmt: skip
     log_interval: ClassVar[int] = 1
     shuffled: ClassVar[bool] = True
+    forbids: ClassVar[bool] = False
 
     def check(self, algorithm: DAPS) -> None:
         """Raises ValueError where an option does not go without groups."""
@@ -184,11 +187,22 @@ def of_each(observations: Any, function: Callable[[Any], Any]) -> Any:
 def _batch(algorithm: DAPS, score: Tensor, samples: int, every: int) -> Batch:
     """The rollout as tensors, one observation of `every` so many."""
     buffer, device = algorithm.rollout_buffer, algorithm.device
+    _check_rewards(algorithm, buffer.rewards)
     actions = torch.as_tensor(_flat(buffer.actions), device=device)
     actions = actions.long().flatten() if isinstance(algorithm.action_space, spaces.Discrete) else actions.float()
     observations = of_each(buffer.observations, lambda x: torch.as_tensor(_flat(x)[::every].copy(), device=device))
     log_prob = _tensor(algorithm, buffer.log_probs).view(-1, samples)
     return Batch(observations, actions, log_prob, score, _tensor(algorithm, buffer.returns))
+
+
+def _check_rewards(algorithm: DAPS, rewards: np.ndarray) -> None:
+    """Raises ValueError for rewards that no environment may give; steps on a decoder's are skipped and counted."""
+    forbids = algorithm._form.forbids
+    if algorithm._beta.outside and not (np.isfinite(rewards) | (forbids & np.isneginf(rewards))).all():
+        also = " (or -inf, for what must not be)" if forbids else ""
+        raise ValueError(f"rewards must be finite{also}, got NaN or infinite ones from the environment; mend it.")
+    if np.isneginf(rewards).all():
+        warnings.warn("all rewards of a rollout are -inf, which do not say what is better.", stacklevel=2)
 
 
 def _tensor(algorithm: DAPS, value: np.ndarray) -> Tensor:
