@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn, optim
 from torchrl.collectors import BaseCollector
 from torchrl.data import ReplayBuffer
 from torchrl.data.replay_buffers.samplers import SamplerWithoutReplacement
 from torchrl.trainers import LogScalar, LRSchedulerHook, OptimizerHook, Trainer, UpdateWeights
-from torchrl.trainers.trainers import TrainerHookBase
 
 from daps_rl.functional.checks import check_beta
 from daps_rl.objectives import DAPSLoss, DecoderLoss
@@ -172,7 +170,7 @@ class Minibatches:
         return next(self.minibatches).to(batch.device)
 
 
-class BetaHook(TrainerHookBase):
+class BetaHook(nn.Module):
     """Moves β (0-dim, in place) along its schedule, where it has one, and logs and saves it.
 
     It moves between a batch's last step and the next batch, so that a batch is scored, and its temperature bounded,
@@ -180,33 +178,24 @@ class BetaHook(TrainerHookBase):
     """
 
     def __init__(self, beta: Tensor, schedule: Callable[[float], float] | None) -> None:
-        self.beta, self.schedule = beta, schedule
+        super().__init__()
+        self.beta: Tensor
+        self.register_buffer("beta", beta)  # saved, and loaded in place
+        self.schedule = schedule
 
-    def register(self, trainer: Trainer, name: str = "beta") -> None:
-        """Registers the hook under a name."""
+    def register(self, trainer: Trainer) -> None:
+        """Registers the hook as "beta"."""
         if self.schedule is not None:
             move = partial(self._move, trainer, self.schedule)
             trainer.register_op("setup", move)
             trainer.register_op("post_steps", move)
-        trainer.register_op("pre_steps_log", self._log)
-        trainer.register_module(name, self)
+        trainer.register_op("pre_steps_log", lambda batch: {"beta": self.beta.item()})
+        trainer.register_module("beta", self)
 
     def _move(self, trainer: Trainer, schedule: Callable[[float], float]) -> None:
         beta = schedule(min(trainer.collected_frames / trainer.total_frames, 1.0))
         check_beta(beta)
         self.beta.fill_(beta)
-
-    def _log(self, batch: TensorDictBase) -> dict[str, float]:
-        return {"beta": self.beta.item()}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """β."""
-        return {"beta": self.beta.clone()}
-
-    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Takes up β, in place."""
-        with torch.no_grad():
-            self.beta.copy_(state_dict["beta"])
 
 
 def _log_mean(name: str, batch: TensorDictBase) -> dict[str, float] | None:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from daps_rl.envs.encoding import EncodingEnv
-from daps_rl.envs.gymnasium_env import GymnasiumEncodingEnv, KLReward
+from daps_rl.envs.gymnasium_env import EncodingVectorEnv, GymnasiumEncodingEnv, KLReward, VectorKLReward
 from daps_rl.envs.host import Completion, Shared
 from daps_rl.envs.problem import PROBLEMS, Constant, DiscreteProblem, find_problem
 from daps_rl.envs.task import EncodingTask
-from daps_rl.envs.vector_env import EncodingVectorEnv, VectorKLReward
 
 if TYPE_CHECKING:
     from daps_rl.envs.sb3_vec_env import EncodingVecEnv
@@ -37,12 +36,12 @@ __all__ = [
 gymnasium.register(
     "daps_rl/Encoding-v0",
     entry_point="daps_rl.envs.gymnasium_env:GymnasiumEncodingEnv",
-    vector_entry_point="daps_rl.envs.vector_env:EncodingVectorEnv",
+    vector_entry_point="daps_rl.envs.gymnasium_env:EncodingVectorEnv",
 )
 gymnasium.register(
     "daps_rl/Problem-v0",
     entry_point="daps_rl.envs.gymnasium_env:make_problem_env",
-    vector_entry_point="daps_rl.envs.vector_env:make_problem_vector_env",
+    vector_entry_point="daps_rl.envs.gymnasium_env:make_problem_vector_env",
 )
 
 

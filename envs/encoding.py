@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
@@ -14,8 +13,8 @@ from torch.distributions import Distribution
 from torchrl.data import Bounded, Composite, MultiCategorical, Unbounded
 from torchrl.envs import EnvBase
 
-from daps_rl.envs.processes import refuse_stale_copies
-from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, takes_task_arguments
+from daps_rl.envs.default import Data
+from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, refuse_stale_copies, takes_task_arguments
 from daps_rl.functional import encoding_reward, kl_estimate
 from daps_rl.functional.checks import check_same_shape
 
@@ -45,7 +44,7 @@ class EncodingEnv(HoldsTask, EnvBase):
     in place (`env.beta.fill_(0.1)`) and pass it to `DAPSLoss(temperature_floor=env.beta)`.
 
     Args:
-        data, decoder, num_tokens, vocab_size, options: see `EncodingTask`; the device is that of the tensordicts too.
+        data, decoder, options: see `EncodingTask`; the device is that of the tensordicts too.
         batch_size: [B, K], contexts and codes per context.
         seed: of the sequence of data; drawn from torch's global generator if None.
     Raises:
@@ -56,18 +55,16 @@ class EncodingEnv(HoldsTask, EnvBase):
     @takes_task_arguments
     def __init__(
         self,
-        data: Tensor | np.ndarray,
+        data: Data | None = None,
         decoder: nn.Module | None = None,
         *,
-        num_tokens: int,
-        vocab_size: int,
         batch_size: Sequence[int],
         seed: int | None = None,
         **options: Unpack[TaskOptions],
     ) -> None:
         if len(batch_size) != 2 or min(batch_size) < 1:
             raise ValueError(f"batch_size must be [B, K], contexts and codes per context, got {list(batch_size)}.")
-        task = EncodingTask(data, decoder, num_tokens=num_tokens, vocab_size=vocab_size, **options)
+        task = EncodingTask(data, decoder, **options)
         super().__init__(device=task.device, batch_size=torch.Size(batch_size))
         refuse_stale_copies(decoder, options.get("beta", 0.0))
         self.task = task
@@ -122,10 +119,11 @@ class EncodingEnv(HoldsTask, EnvBase):
         if self.task.targets is not None:
             drawn["target"] = self.task.scored(index)
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        if mask is not None:
-            drawn = {
-                name: self._keep_unreset(name, x, mask.view(contexts, samples), tensordict) for name, x in drawn.items()
-            }
+        if mask is not None and (mask != mask[:, :1]).any():  # where it is not set, TorchRL keeps what there was
+            raise ValueError(
+                "the K codes of a context reset together, got a `_reset` mask that splits a group; "
+                "set it for all entries along dimension 1, or for none."
+            )
         zeros = torch.zeros(*self.batch_size, 1, device=self.device)
         return TensorDict(
             {
@@ -138,19 +136,6 @@ class EncodingEnv(HoldsTask, EnvBase):
             batch_size=self.batch_size,
             device=self.device,
         )
-
-    def _keep_unreset(self, name: str, x: Tensor, mask: Tensor, tensordict: TensorDictBase) -> Tensor:
-        """New data where a group resets, the old where it does not. mask [B, K], x [B, *x] → [B, *x]."""
-        whole = mask[:, 0]
-        if (mask != whole[:, None]).any():
-            raise ValueError(
-                "the K codes of a context reset together, got a `_reset` mask that splits a group; "
-                "set it for all entries along dimension 1, or for none."
-            )
-        old = tensordict.get(name, None)
-        if old is None or whole.all():
-            return x
-        return torch.where(whole.view(-1, *[1] * (x.ndim - 1)), x, old[:, 0])
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         kept = {"observation": tensordict["observation"]}

@@ -1,4 +1,4 @@
-"""Encoding as a one-step Gymnasium environment, and the wrapper that completes its reward."""
+"""Encoding as a Gymnasium environment, one or many at once, and the wrappers that complete its reward."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 
 from daps_rl.envs.default import Data
-from daps_rl.envs.host import TaskHost, unwrap
+from daps_rl.envs.host import TaskHost
 from daps_rl.envs.pictures import image_shape
-from daps_rl.envs.problem import DiscreteProblem, problem_arguments
-from daps_rl.envs.task import TaskArguments, takes_task_arguments
+from daps_rl.envs.task import TaskOptions, takes_task_arguments
 from daps_rl.functional import complete_reward
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
     `decoder.share_memory()` before the workers start by fork. Any other is refused, a RuntimeError at the first reset.
 
     Args:
-        data, decoder, arguments: see `EncodingTask.from_arguments`; each of them may be held by `Shared`.
+        data, decoder, arguments: see `EncodingTask`; each of them may be held by `Shared`.
         render_mode: "rgb_array": the original beside its reconstruction, for images; or None.
     Raises:
         ValueError: render_mode makes no sense, or as `EncodingTask`.
@@ -62,7 +63,7 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         decoder: nn.Module | None = None,
         *,
         render_mode: str | None = None,
-        **arguments: Unpack[TaskArguments],
+        **arguments: Unpack[TaskOptions],
     ) -> None:
         self.observation_space, self.action_space = self._hold(data, decoder, arguments, render_mode)
         if image_shape(self.observation_space.shape) is None:
@@ -74,7 +75,7 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """A new datum. See the class."""
         super().reset(seed=seed)
-        observation = self._batch.reset(self.np_random, options)
+        observation = self._start(self.np_random, options)
         self._over = False
         return observation[0], {}
 
@@ -82,9 +83,9 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         """Scores the code and ends the episode. See the class."""
         if self._over:
             raise ResetNeeded("an encoding episode is over after one step; call reset() for the next datum.")
-        reward, log_likelihood = self._batch.step(np.asarray(action)[None])
+        reward, log_likelihood = self._score(np.asarray(action)[None])
         self._over = True
-        return self._batch.observation()[0], float(reward[0]), True, False, {"log_likelihood": float(log_likelihood[0])}
+        return self._observation()[0], float(reward[0]), True, False, {"log_likelihood": float(log_likelihood[0])}
 
     def render(self) -> np.ndarray | None:
         """The datum beside its reconstruction (grey before there is one). [H, W, 3], uint8."""
@@ -92,17 +93,96 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         return None if frames is None else frames[0]
 
 
-def make_problem_env(
-    problem: str | DiscreteProblem = "", *, split: str = "train", **options: Any
-) -> GymnasiumEncodingEnv:
-    """`gymnasium.make("daps_rl/Problem-v0", problem="tsp20")`: another problem than encoding, in the same form.
+class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Environments scored in one decoder call per step: `gymnasium.make_vec("daps_rl/Encoding-v0", num_envs=...)`.
+
+    Observation:
+        data [num_envs, *x], float32, in memory of their own at every step; environment b·K + k is copy k of context b.
+    Action:
+        codes [num_envs, T], integers in 0 … V-1.
+    Reward:
+        log p(x|z) + β·log p(z) [num_envs], float64, in nats; larger is better. Where β > 0 it is to be completed: see
+        `GymnasiumEncodingEnv`.
+    Episode end:
+        Every environment terminates at every step, and resets in the same step (`AutoresetMode.SAME_STEP`): the
+        observation that step returns is the next datum. `final_obs` and `final_info` are as `SyncVectorEnv` gives
+        them; `log_likelihood` at the top of the info is ours.
+    Reset and seed:
+        Contexts are drawn uniformly from `np_random`, the one generator of all environments. There are no options.
 
     Args:
-        problem: a name (see `find_problem`) or the problem itself.
-        split: whose contexts are drawn.
-        options: of `GymnasiumEncodingEnv`.
+        data, decoder, arguments, render_mode: see `GymnasiumEncodingEnv`.
+        num_envs: environments, all copies of a context counted.
+        samples_per_context: K, which divides num_envs.
+        decoder_optimizer: see `EncodingVecEnv`.
+    Raises:
+        ValueError: sizes, optimiser or render_mode make no sense, or as `EncodingTask`.
     """
-    return GymnasiumEncodingEnv(**problem_arguments(unwrap(problem), split), **options)
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]  # as gymnasium's own
+        **GymnasiumEncodingEnv.metadata,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    @takes_task_arguments
+    def __init__(
+        self,
+        data: Data | None = None,
+        decoder: nn.Module | None = None,
+        *,
+        num_envs: int = 1,
+        samples_per_context: int = 1,
+        decoder_optimizer: torch.optim.Optimizer | None = None,
+        render_mode: str | None = None,
+        **arguments: Unpack[TaskOptions],
+    ) -> None:
+        if samples_per_context < 1 or num_envs < 1 or num_envs % samples_per_context:
+            raise ValueError(
+                f"num_envs must be a positive multiple of samples_per_context, got {num_envs} and "
+                f"{samples_per_context}; pass contexts times samples."
+            )
+        self.num_envs, self.samples_per_context = num_envs, samples_per_context
+        self.num_contexts = num_envs // samples_per_context
+        self.single_observation_space, self.single_action_space = self._hold(
+            data, decoder, arguments, render_mode, self.num_contexts, samples_per_context, decoder_optimizer
+        )
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.autoreset_mode = AutoresetMode.SAME_STEP
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """New data everywhere. See the class."""
+        super().reset(seed=seed)
+        return self._start(self.np_random, options), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Scores the codes, ends every episode and draws the next data. See the class."""
+        reward, log_likelihood = self._score(actions)
+        scores = log_likelihood.astype(np.float64)
+        final_obs = np.empty(self.num_envs, dtype=object)
+        for i, row in enumerate(self._observation()):
+            final_obs[i] = row
+        self._draw(self.np_random)
+        true = np.ones(self.num_envs, np.bool_)
+        info = {
+            "final_obs": final_obs,
+            "_final_obs": true.copy(),
+            "final_info": {"log_likelihood": scores, "_log_likelihood": true.copy()},
+            "_final_info": true.copy(),
+            "log_likelihood": scores.copy(),
+            "_log_likelihood": true.copy(),
+        }
+        return self._observation(), reward.astype(np.float64), true, ~true, info
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Of every environment the datum it has just encoded beside its reconstruction. [H, W, 3], uint8, each."""
+        frames = self._frames()
+        return None if frames is None else tuple(frames)
+
+
+make_problem_env, make_problem_vector_env = GymnasiumEncodingEnv.of_problem, EncodingVectorEnv.of_problem
 
 
 class CompletesReward:
@@ -150,3 +230,7 @@ class CompletesReward:
 
 class KLReward(CompletesReward, gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     """Completes the reward of a `GymnasiumEncodingEnv`: see `CompletesReward`."""
+
+
+class VectorKLReward(CompletesReward, VectorWrapper):
+    """Completes the rewards of an `EncodingVectorEnv`: see `CompletesReward`."""

@@ -1,11 +1,11 @@
-"""What the Gymnasium and SB3 environments share: arguments, spaces, a scored batch, and specs that copy nothing."""
+"""What the Gymnasium and SB3 environments share: arguments, spaces, scored groups, and specs that copy nothing."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from daps_rl.envs.default import Data
 from daps_rl.envs.pictures import image_shape, side_by_side
-from daps_rl.envs.processes import refuse_stale_copies
-from daps_rl.envs.task import EncodingTask, HoldsTask, TaskArguments
+from daps_rl.envs.problem import DiscreteProblem, find_problem
+from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, refuse_stale_copies
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PLAIN = (bool, int, float, str, bytes, os.PathLike, torch.device, type(None))
 
@@ -71,33 +74,49 @@ class Completion:
 
 
 class TaskHost(HoldsTask):
-    """Mixed into the environments of Gymnasium and SB3: an `EncodingTask` in groups, and who completes its reward."""
+    """Mixed into the environments of Gymnasium and SB3: B contexts with K environments on each, scored in one call.
+
+    Environment b·K + k is copy k of context b. `completion` says who completes the reward; `decoder_optimizer`, if
+    there is one, descends the decoder's loss on the codes of every step.
+    """
 
     completion: Completion
+    decoder_optimizer: torch.optim.Optimizer | None
     render_mode: str | None
-    _batch: EncodingBatch
+    _groups: tuple[int, int]  # B and K
+    _range: tuple[float, float]  # of the data: black and white
+    _refusal: RuntimeError | None = None
+    _index: Tensor | None = None  # [B], the data now to be encoded
+    _shown: Tensor | None = None  # [B], the data that `_frames` shows
+    _shown_codes: Tensor | None = None  # [B, K, T], the codes of them
     _spec: EnvSpec | None = None
 
     def _hold(
         self,
         data: Data | None,
         decoder: nn.Module | None,
-        arguments: TaskArguments,
+        options: TaskOptions,
         render_mode: str | None,
         num_contexts: int = 1,
         samples_per_context: int = 1,
         decoder_optimizer: torch.optim.Optimizer | None = None,
     ) -> tuple[spaces.Box, spaces.MultiDiscrete]:
         """Makes the task, of arguments held by `Shared` or not; gives the spaces of one environment."""
-        unwrapped: Any = {name: unwrap(value) for name, value in arguments.items()}
-        task = EncodingTask.from_arguments(unwrap(data), unwrap(decoder), **unwrapped)
-        self.task, self.completion = task, Completion()
-        self._batch = batch = EncodingBatch(task, num_contexts, samples_per_context, unwrap(decoder_optimizer))
+        for name, size in (("num_contexts", num_contexts), ("samples_per_context", samples_per_context)):
+            if size < 1:
+                raise ValueError(f"{name} must be >= 1, got {size}.")
+        unwrapped: Any = {name: unwrap(value) for name, value in options.items()}
+        self.task = task = EncodingTask(unwrap(data), unwrap(decoder), **unwrapped)
+        task.data = task.data.float()
+        self.completion, self.decoder_optimizer = Completion(), unwrap(decoder_optimizer)
+        if self.decoder_optimizer is not None:
+            _check_optimizer(self.decoder_optimizer, task.decoder)
         try:
             refuse_stale_copies(task.decoder, unwrapped.get("beta", 0.0))
         except RuntimeError as error:
-            batch.refusal = error
-        shape = batch.host_data.shape[1:]
+            # AsyncVectorEnv hands on what a worker raises in reset(), but of a failed constructor only an EOFError.
+            self._refusal = error
+        shape = tuple(task.data.shape[1:])
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
         if render_mode is not None and image_shape(shape) is None:  # SB3 asks for frames of whatever it makes
@@ -106,14 +125,22 @@ class TaskHost(HoldsTask):
                 f"shape {shape}; there will be no frames."
             )
             render_mode = None
-        self.render_mode = render_mode
-        box = spaces.Box(batch.low, batch.high, shape, np.float32)
-        return box, spaces.MultiDiscrete([task.vocab_size] * task.num_tokens)
+        self.render_mode, self._groups = render_mode, (num_contexts, samples_per_context)
+        low, high = (bound.item() for bound in torch.aminmax(task.data))
+        self._range = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
+        return spaces.Box(*self._range, shape, np.float32), spaces.MultiDiscrete([task.vocab_size] * task.num_tokens)
 
-    @property
-    def decoder_optimizer(self) -> torch.optim.Optimizer | None:
-        """What the decoder learns by, within each step; None where it does not."""
-        return self._batch.optimizer
+    @classmethod
+    def of_problem(cls, problem: str | DiscreteProblem = "", *, split: str = "train", **options: Any) -> Self:
+        """Another problem than encoding, in the same form: `gymnasium.make("daps_rl/Problem-v0", problem="tsp20")`.
+
+        Args:
+            problem: a name (see `find_problem`) or the problem itself.
+            split: whose contexts are drawn.
+            options: of the environment.
+        """
+        problem = unwrap(problem)
+        return cls(**(find_problem(problem) if isinstance(problem, str) else problem).env_options(split), **options)
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -130,69 +157,30 @@ class TaskHost(HoldsTask):
             }
         self._spec = spec
 
-    def _frames(self) -> list[np.ndarray] | None:
-        if self.render_mode is None:
-            gymnasium.logger.warn("render() needs render_mode='rgb_array' when the environment is made.")
-            return None
-        return self._batch.frames()
-
-
-class EncodingBatch:
-    """B contexts, K environments on each, scored in one decoder call. Environment b·K + k is copy k of context b.
-
-    Args:
-        task: data, decoder, prior and β.
-        num_contexts: B.
-        samples_per_context: K.
-        optimizer: if given, every step also descends the decoder's loss on the codes it has scored.
-    Raises:
-        ValueError: a size is not positive, or the optimiser does not hold trainable parameters of the decoder.
-    """
-
-    def __init__(
-        self, task: EncodingTask, num_contexts: int, samples_per_context: int, optimizer: torch.optim.Optimizer | None
-    ) -> None:
-        for name, size in (("num_contexts", num_contexts), ("samples_per_context", samples_per_context)):
-            if size < 1:
-                raise ValueError(f"{name} must be >= 1, got {size}.")
-        if optimizer is not None:
-            _check_optimizer(optimizer, task.decoder)
-        self.task, self.optimizer = task, optimizer
-        self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
-        self.host_data = task.data.cpu().numpy()  # [N, *x]; shares memory with the task's where that is on the CPU
-        low, high = float(self.host_data.min()), float(self.host_data.max())
-        self.low, self.high = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
-        # AsyncVectorEnv hands on what a worker raises in reset(), but of a failed constructor only an EOFError.
-        self.refusal: RuntimeError | None = None
-        self.index: np.ndarray | None = None  # [B], the data now to be encoded
-        self.shown: np.ndarray | None = None  # [B], the data that `frames` shows
-        self.shown_codes: Tensor | None = None  # [B, K, T], the codes of them
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "host_data"}  # the task has the data
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, host_data=state["task"].data.cpu().numpy())
-
-    def draw(self, random: np.random.Generator) -> None:
+    def _draw(self, random: np.random.Generator) -> None:
         """New contexts, uniformly."""
-        self.index = random.integers(len(self.host_data), size=self.num_contexts)
+        self._index = torch.from_numpy(random.integers(len(self.task.data), size=self._groups[0]))
 
-    def reset(self, random: np.random.Generator, *options: dict[str, Any] | None) -> np.ndarray:
+    def _start(self, random: np.random.Generator, *options: dict[str, Any] | None) -> np.ndarray:
         """The observation of new contexts, with no code to show yet. Raises ValueError for options: there are none."""
-        if self.refusal is not None:
-            raise self.refusal
+        if self._refusal is not None:
+            raise self._refusal
         if any(options):
             raise ValueError(f"encoding environments have no reset options, got {options}; leave options out.")
-        self.draw(random)
-        self.shown = self.shown_codes = None
-        return self.observation()
+        self._draw(random)
+        self._shown = self._shown_codes = None
+        return self._observation()
 
-    def observation(self) -> np.ndarray:
-        """The contexts, each K times, in memory of their own. [B·K, *x], float32."""
-        return self.host_data[self._drawn().repeat(self.samples_per_context)]
+    def _drawn(self) -> Tensor:
+        if self._index is None:
+            raise ResetNeeded("there is no datum to encode yet; call reset() first.")
+        return self._index
 
-    def step(self, actions: object) -> tuple[np.ndarray, np.ndarray]:
+    def _observation(self, index: Tensor | None = None) -> np.ndarray:
+        """The contexts (or those of an index [B]), each K times, in memory of their own. [B·K, *x], float32."""
+        return self.task.data[self._drawn() if index is None else index].cpu().numpy().repeat(self._groups[1], 0)
+
+    def _score(self, actions: object) -> tuple[np.ndarray, np.ndarray]:
         """Scores a code in every environment, in one decoder call.
 
         Args:
@@ -203,44 +191,38 @@ class EncodingBatch:
             ResetNeeded: before the first reset.
             ValueError: the actions are no such codes.
         """
-        index = self._drawn()
-        codes = self._codes(actions)
-        x = self.task.scored(torch.from_numpy(index).to(self.task.device)).unsqueeze(1)  # [B, 1, *y]
-        reward, log_likelihood = self.task.reward(x, codes, self.optimizer)
-        self.shown, self.shown_codes = index, codes
+        index, codes = self._drawn(), self._codes(actions)
+        x = self.task.scored(index.to(self.task.device)).unsqueeze(1)  # [B, 1, *y]
+        reward, log_likelihood = self.task.reward(x, codes, self.decoder_optimizer)
+        self._shown, self._shown_codes = index, codes
         return reward.flatten().cpu().numpy(), log_likelihood.flatten().cpu().numpy()
 
-    @torch.no_grad()
-    def frames(self) -> list[np.ndarray]:
-        """Of every environment the datum last encoded beside its reconstruction, or grey. [H, W, 3], uint8, each."""
-        index = self._drawn() if self.shown is None else self.shown
-        originals = self.host_data[index.repeat(self.samples_per_context)]
-        means = np.full_like(originals, (self.low + self.high) / 2)
-        if self.task.decoder is not None and self.shown_codes is not None:
-            means = self.task.decoder(self.shown_codes).mean.flatten(0, 1).float().cpu().numpy()
-        pairs = zip(originals, means, strict=True)
-        return [side_by_side([original, mean], self.low, self.high) for original, mean in pairs]
-
-    def _drawn(self) -> np.ndarray:
-        if self.index is None:
-            raise ResetNeeded("there is no datum to encode yet; call reset() first.")
-        return self.index
-
     def _codes(self, actions: object) -> Tensor:
-        array = np.asarray(actions)
-        shape = (self.num_contexts * self.samples_per_context, self.task.num_tokens)
+        array, task, (contexts, samples) = np.asarray(actions), self.task, self._groups
+        shape = (contexts * samples, task.num_tokens)
         if array.dtype.kind not in "iu" or array.shape != shape:
             raise ValueError(
                 f"actions must be integers of shape {shape} (environments, num_tokens), "
                 f"got {array.dtype} of shape {array.shape}."
             )
-        if array.min() < 0 or array.max() >= self.task.vocab_size:
+        if array.min() < 0 or array.max() >= task.vocab_size:
             raise ValueError(
-                f"actions must lie in 0 … {self.task.vocab_size - 1} (vocab_size - 1), "
+                f"actions must lie in 0 … {task.vocab_size - 1} (vocab_size - 1), "
                 f"got values from {array.min()} to {array.max()}."
             )
-        codes = torch.from_numpy(array.astype(np.int64)).to(self.task.device)
-        return codes.view(self.num_contexts, self.samples_per_context, self.task.num_tokens)
+        return torch.from_numpy(array.astype(np.int64)).to(task.device).view(contexts, samples, -1)
+
+    @torch.no_grad()
+    def _frames(self) -> list[np.ndarray] | None:
+        """Of every environment the datum last encoded beside its reconstruction, or grey. [H, W, 3], uint8, each."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() needs render_mode='rgb_array' when the environment is made.")
+            return None
+        originals = self._observation(self._shown)
+        means = np.full_like(originals, sum(self._range) / 2)
+        if self.task.decoder is not None and self._shown_codes is not None:
+            means = self.task.decoder(self._shown_codes).mean.flatten(0, 1).float().cpu().numpy()
+        return [side_by_side(*pair, *self._range) for pair in zip(originals, means, strict=True)]
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, decoder: nn.Module | None) -> None:

@@ -26,25 +26,21 @@ def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     return None
 
 
-def side_by_side(images: list[np.ndarray], low: float, high: float) -> np.ndarray:
-    """Images of one shape next to each other, magnified. [*x] each → [H, W, 3], uint8.
+def side_by_side(left: np.ndarray, right: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Two images of a shape that `image_shape` knows next to each other, magnified. [*x] each → [H, W, 3], uint8.
 
-    Args:
-        images: at least one, of a shape that `image_shape` knows.
-        low, high: black and white; values beyond are clipped.
+    `low` and `high` are black and white; values beyond are clipped.
     """
-    pixels = [_to_pixels(image, low, high) for image in images]
+    pixels = [_to_pixels(image, low, high) for image in (left, right)]
     zoom = max(1, -(-MIN_HEIGHT // pixels[0].shape[0]))
-    large = [p.repeat(zoom, 0).repeat(zoom, 1) for p in pixels]
-    gap = np.full((large[0].shape[0], max(2, zoom // 2), 3), GREY, np.uint8)
-    row = [part for image in large for part in (gap, image)]
-    return np.concatenate(row[1:], axis=1)
+    left, right = (image.repeat(zoom, 0).repeat(zoom, 1) for image in pixels)
+    gap = np.full((left.shape[0], max(2, zoom // 2), 3), GREY, np.uint8)
+    return np.concatenate((left, gap, right), axis=1)
 
 
 def _to_pixels(image: np.ndarray, low: float, high: float) -> np.ndarray:
     shape = image_shape(image.shape)
-    if shape is None:
-        raise ValueError(f"data of shape {image.shape} is no image; render needs [H, W], [C, H, W] or a flat square.")
+    assert shape is not None  # the environment has looked
     height, width, channels = shape
     channels_first = image.ndim == 3 and image.shape[0] == channels
     image = np.moveaxis(image, 0, -1) if channels_first else image.reshape(height, width, channels)

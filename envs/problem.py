@@ -195,16 +195,19 @@ def find_problem(name: str) -> DiscreteProblem:
         ValueError: there is no such problem.
     """
     kind, size = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]  # matches anything
-    own = ":" in name
-    if not own and kind not in _MODULES:
+    if ":" in name:
+        path, size = name, ""
+    elif kind in _MODULES:
+        path = f"daps_rl.envs.{_MODULES[kind]}"
+    else:
         raise ValueError(
             f"problem must be one of {', '.join(PROBLEMS)}, one of these with another number, or package.module:Class "
             f"of one of your own, got {name!r}."
         )
     if size and kind == "bandit-digits":
         raise ValueError(f"bandit-digits has one size, got {name!r}; leave the number out.")
-    made: Any = import_class("problem", name if own else f"daps_rl.envs.{_MODULES[kind]}", DiscreteProblem)
-    if size and not own:
+    made: Any = import_class("problem", path, DiscreteProblem)
+    if size:
         return made(int(size))  # the classes of `_MODULES` take it
     try:
         problem = made()
@@ -214,8 +217,3 @@ def find_problem(name: str) -> DiscreteProblem:
         ) from error
     problem.name = problem.name or name
     return problem
-
-
-def problem_arguments(problem: str | DiscreteProblem, split: str) -> dict[str, Any]:
-    """What an encoding environment takes to be a problem, given by its name or itself. See `find_problem`."""
-    return (find_problem(problem) if isinstance(problem, str) else problem).env_options(split)

@@ -15,7 +15,7 @@ from torch import nn
 
 from daps_rl.envs.default import Data
 from daps_rl.envs.host import TaskHost
-from daps_rl.envs.task import TaskArguments, takes_task_arguments
+from daps_rl.envs.task import TaskOptions, takes_task_arguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -90,7 +90,7 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         decoder_optimizer: torch.optim.Optimizer | None = None,
         seed: int | None = None,
         render_mode: str | None = None,
-        **arguments: Unpack[TaskArguments],
+        **arguments: Unpack[TaskOptions],
     ) -> None:
         observation_space, action_space = self._hold(
             data, decoder, arguments, render_mode, num_contexts, samples_per_context, decoder_optimizer
@@ -105,7 +105,7 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         if self._seeds[0] is not None:
             self._random, _ = seeding.np_random(self._seeds[0])
         self._reset_seeds()
-        return self._batch.reset(self._random, *self._options)
+        return self._start(self._random, *self._options)
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
@@ -113,13 +113,13 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Scores the codes, ends every episode and draws the next data. See the class."""
         actions, self._actions = self._actions, None
-        reward, log_likelihood = self._batch.step(actions)
+        reward, log_likelihood = self._score(actions)
         infos: list[dict[str, Any]] = [
             {"terminal_observation": x, "TimeLimit.truncated": False, "log_likelihood": value}
-            for x, value in zip(self._batch.observation(), log_likelihood.tolist(), strict=True)
+            for x, value in zip(self._observation(), log_likelihood.tolist(), strict=True)
         ]
-        self._batch.draw(self._random)
-        return self._batch.observation(), reward, np.ones(self.num_envs, dtype=bool), infos
+        self._draw(self._random)
+        return self._observation(), reward, np.ones(self.num_envs, dtype=bool), infos
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        return [None] * self.num_envs if self.render_mode is None else self._batch.frames()
+        return [None] * self.num_envs if self.render_mode is None else self._frames() or []

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import multiprocessing
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -14,33 +16,25 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, Data, find_data, principal_decoder
-from daps_rl.envs.processes import refuse_stale_copies, use_one_thread_after_fork
 from daps_rl.functional import decoder_loss, encoding_reward
 from daps_rl.functional.checks import check_beta
 from daps_rl.optim import descend
 from daps_rl.priors import UniformCodes
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 RewardFn = Callable[[Tensor, Tensor], Tensor]
+_IMPORTED_IN = os.getpid()
 
 
 class TaskOptions(TypedDict, total=False):
     """What every encoding environment takes by name: see `EncodingTask`."""
 
+    num_tokens: int | None
+    vocab_size: int | None
     beta: Tensor | float
     prior: Distribution | None
     reward_fn: RewardFn | None
     targets: Tensor | np.ndarray | None
     device: torch.device | str | None
-
-
-class TaskArguments(TaskOptions, total=False):
-    """The same, and sizes that may be left out: see `EncodingTask.from_arguments`."""
-
-    num_tokens: int | None
-    vocab_size: int | None
 
 
 class EncodingTask(nn.Module):
@@ -49,28 +43,29 @@ class EncodingTask(nn.Module):
     The decoder scores in the mode it is in: one with batch statistics wants `decoder.eval()` where it is not to learn.
 
     Args:
-        data: the data [N, ...], floating point; kept on `device`.
-        decoder: maps codes [..., T] to a distribution over x, whose log_prob(x) is the score. Or None, with
-            `reward_fn`.
-        num_tokens: T.
-        vocab_size: V.
+        data: a floating-point tensor or array [N, ...], a name or path for `daps_rl.data.load` (its training split), or
+            None: digits, flat.
+        decoder: maps codes [..., T] to a distribution over x, whose log_prob(x) is the score. If None, `reward_fn`
+            scores, or where there is none either the data's principal components, frozen.
+        num_tokens, vocab_size: T and V; the decoder's own if None.
         beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
         prior: distribution over codes of event shape [T]; uniform if None.
         reward_fn: instead of a decoder, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
             differentiable. -inf is a score, NaN and +inf are errors.
         targets: what is scored instead of x, where more is known of it than the encoder sees. [N, *y].
-        device: of data and decoder; the data's own if None.
+        device: of data and decoder; if None the accelerator's, where one of them is on one.
     Raises:
-        ValueError: data, sizes or beta make no sense, or not exactly one of decoder and reward_fn is given.
+        ValueError: data, sizes or beta make no sense, T and V can be had from nowhere, or both decoder and reward_fn
+            are given.
     """
 
     def __init__(
         self,
-        data: Tensor | np.ndarray,
+        data: Data | None = None,
         decoder: nn.Module | None = None,
         *,
-        num_tokens: int,
-        vocab_size: int,
+        num_tokens: int | None = None,
+        vocab_size: int | None = None,
         beta: Tensor | float = 0.0,
         prior: Distribution | None = None,
         reward_fn: RewardFn | None = None,
@@ -79,62 +74,41 @@ class EncodingTask(nn.Module):
     ) -> None:
         use_one_thread_after_fork()
         super().__init__()
-        if (decoder is None) == (reward_fn is None):
-            raise ValueError("exactly one of decoder and reward_fn must be given; pass the one that scores the codes.")
-        data = check_data(data)
-        scored = data if targets is None else torch.as_tensor(targets)
-        if scored.ndim < 1 or len(scored) != len(data):
-            raise ValueError(f"targets must be one for each of the {len(data)} data, got shape {tuple(scored.shape)}.")
-        check_decoder_sizes(decoder, num_tokens, vocab_size, tuple(scored.shape[1:]))
+        if decoder is not None and reward_fn is not None:
+            raise ValueError("exactly one of decoder and reward_fn scores the codes, got both; leave one of them out.")
+        tensor = check_data(find_data(data))
+        scored = tensor if targets is None else torch.as_tensor(targets)
+        if scored.ndim < 1 or len(scored) != len(tensor):
+            raise ValueError(
+                f"targets must be one for each of the {len(tensor)} data, got shape {tuple(scored.shape)}."
+            )
+        if decoder is None and reward_fn is None:
+            decoder = principal_decoder(tensor, num_tokens or NUM_TOKENS, vocab_size or VOCAB_SIZE)
+        self.num_tokens = find_size("num_tokens", num_tokens, decoder)
+        self.vocab_size = find_size("vocab_size", vocab_size, decoder)
+        own, shape = getattr(decoder, "observation_shape", None), tuple(scored.shape[1:])
+        if isinstance(own, tuple) and own != shape:
+            raise ValueError(
+                f"observation_shape must be the decoder's own, {own}, got {shape} from the data; make the two fit."
+            )
         if prior is not None and not hasattr(prior, "log_prob"):
             raise ValueError(
                 f"prior must be a distribution over codes, got {type(prior).__name__}; of a module that makes it, give "
                 "what it makes: prior=module()."
             )
         check_beta(beta)
-        device = torch.device(device) if device is not None else data.device
+        if device is None:
+            parameters = iter(()) if decoder is None else decoder.parameters()
+            device = next(parameters, tensor).device if tensor.device.type == "cpu" else tensor.device
         self.data: Tensor
         self.beta: Tensor
-        self.register_buffer("data", data.to(device), persistent=False)
+        self.register_buffer("data", tensor.to(device), persistent=False)
         self.targets: Tensor | None
         self.register_buffer("targets", None if targets is None else scored.to(device), persistent=False)
         self.register_buffer("beta", beta if isinstance(beta, Tensor) else torch.tensor(float(beta), device=device))
         self.decoder = decoder if decoder is None else decoder.to(device)
         self.reward_fn = reward_fn
-        self.num_tokens, self.vocab_size = num_tokens, vocab_size
-        self.prior = prior or UniformCodes(num_tokens, vocab_size, device)
-
-    @classmethod
-    def from_arguments(
-        cls, data: Data | None = None, decoder: nn.Module | None = None, **arguments: Unpack[TaskArguments]
-    ) -> EncodingTask:
-        """A task with everything filled in that was left out; takes what `EncodingTask` takes.
-
-        Args:
-            data: a tensor or array [N, *x], a name or path for `daps_rl.data.load` (its training split), or None:
-                digits, flat. In float32.
-            decoder: or None: `reward_fn` if there is one, else the data's principal components, frozen.
-            arguments: sizes that are left out are the decoder's own; so is the device, or else the data's.
-        Raises:
-            ValueError: as `EncodingTask`; or T and V can be had from nowhere.
-        """
-        use_one_thread_after_fork()
-        tensor, filled = check_data(find_data(data)).float(), dict[str, Any](arguments)
-        sizes = {name: filled.get(name) for name in ("num_tokens", "vocab_size")}
-        if decoder is None and filled.get("reward_fn") is None:
-            decoder = principal_decoder(tensor, sizes["num_tokens"] or NUM_TOKENS, sizes["vocab_size"] or VOCAB_SIZE)
-        for name, size in sizes.items():
-            size = getattr(decoder, name, None) if size is None else size
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                scorer = "reward_fn" if decoder is None else f"the decoder {type(decoder).__name__}"
-                raise ValueError(
-                    f"{name} must be a positive integer, got {size}; {scorer} does not say it, so pass it."
-                )
-            filled[name] = size
-        if filled.get("device") is None:
-            parameter = None if decoder is None else next(decoder.parameters(), None)
-            filled["device"] = tensor.device if parameter is None else parameter.device
-        return cls(tensor, decoder, **filled)
+        self.prior = prior or UniformCodes(self.num_tokens, self.vocab_size, self.device)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
@@ -195,7 +169,7 @@ def takes_task_arguments(init: Constructor) -> Constructor:
     *own, _ = inspect.signature(init).parameters.values()
     named = {parameter.name for parameter in own}
     task = [p for name, p in inspect.signature(EncodingTask.__init__).parameters.items() if name not in named]
-    signature = inspect.Signature([*own, *(p.replace(default=None) if p.default is p.empty else p for p in task)])
+    signature = inspect.Signature([*own, *task])
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **arguments: Any) -> None:
@@ -242,17 +216,45 @@ def check_data(data: Tensor | np.ndarray) -> Tensor:
     return tensor
 
 
-def check_decoder_sizes(
-    decoder: nn.Module | None, num_tokens: int, vocab_size: int, observation_shape: tuple[int, ...]
-) -> None:
-    """Raises ValueError where a decoder that says its sizes cannot read such codes, or explains other data."""
-    own_vocab = getattr(decoder, "vocab_size", None)
-    if isinstance(own_vocab, int) and vocab_size > own_vocab:
-        raise ValueError(f"vocab_size must be at most the decoder's own, {own_vocab}, got {vocab_size}; lower it.")
-    for name, value in (("num_tokens", num_tokens), ("observation_shape", observation_shape)):
-        own = getattr(decoder, name, None)
-        if isinstance(own, (int, tuple)) and own != value:
-            raise ValueError(
-                f"{name} must be the decoder's own, {own}, got {value}"
-                f"{' from the data' if name == 'observation_shape' else ''}; make the two fit."
-            )
+def find_size(name: str, size: int | None, decoder: nn.Module | None) -> int:
+    """T or V as given, else the decoder's own; ValueError where that is no positive integer, or the two do not fit."""
+    own = getattr(decoder, name, None)
+    size = own if size is None else size
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        scorer = "reward_fn" if decoder is None else f"the decoder {type(decoder).__name__}"
+        raise ValueError(f"{name} must be a positive integer, got {size}; {scorer} does not say it, so pass it.")
+    if isinstance(own, int) and (size > own or (size < own and name == "num_tokens")):
+        at_most = "at most " if name == "vocab_size" else ""
+        raise ValueError(f"{name} must be {at_most}the decoder's own, {own}, got {size}; make the two fit.")
+    return size
+
+
+def use_one_thread_after_fork() -> None:
+    """In a forked process, has torch compute on one thread: OpenMP's other threads do not survive a fork.
+
+    A process forked from one that has used them waits for them forever. (PyTorch's data loader does the same.)
+    """
+    if os.getpid() != _IMPORTED_IN:
+        torch.set_num_threads(1)
+
+
+def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None:
+    """Raises RuntimeError in a worker process whose decoder or β is a private copy that training would not reach.
+
+    Parameters in shared memory (`decoder.share_memory()` before the workers start) are the same numbers in every
+    process, and a decoder without trainable parameters cannot fall behind. What cannot be seen from here is a copy that
+    was made first and shared then.
+    """
+    if multiprocessing.parent_process() is None:
+        return
+    tensors: list[Tensor] = [] if decoder is None else [p for p in decoder.parameters() if p.requires_grad]
+    if isinstance(beta, Tensor):
+        tensors.append(beta)
+    if any(tensor.device.type == "cpu" and not tensor.is_shared() for tensor in tensors):
+        raise RuntimeError(
+            "this environment lives in a worker process and holds a copy of the decoder (or of beta) that training "
+            "would not reach; call decoder.share_memory() and beta.share_memory_() before the workers start and start "
+            "them through torch.multiprocessing or by fork (in Gymnasium: AsyncVectorEnv(..., context='fork'), in "
+            "TorchRL: EnvCreator(make_env, {'decoder': decoder, 'beta': beta})), freeze the decoder "
+            "(requires_grad_(False)), or use the batched environments, which need no workers."
+        )

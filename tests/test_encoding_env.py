@@ -12,6 +12,7 @@ from torchrl.envs import RewardSum, SerialEnv, StepCounter, TransformedEnv, chec
 
 from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingEnv, EncodingTask
+from daps_rl.envs.default import principal_decoder
 from daps_rl.functional import daps_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
 from daps_rl.policies import AutoregressivePolicy
@@ -163,6 +164,12 @@ def test_beta_is_one_shared_value():
     assert loss(batch.set("next", after))["temperature"].item() == 123.0
 
 
+def test_without_a_decoder_the_data_s_principal_components_score():
+    batch = make_env(decoder=None).rand_step(make_env().reset())
+    expected = principal_decoder(make_data(), T, V)(batch["action"]).log_prob(batch["observation"])
+    torch.testing.assert_close(batch["next", "log_likelihood"][..., 0], expected)
+
+
 # The log-probability of this very step
 
 
@@ -237,7 +244,6 @@ def test_a_rollout_feeds_the_losses():
     ("changes", "message"),
     [
         ({"reward_fn": negative_distance}, "exactly one of decoder and reward_fn"),
-        ({"decoder": None}, "exactly one of decoder and reward_fn"),
         ({"batch_size": [B]}, r"batch_size must be \[B, K\].*got \[3\]"),
         ({"batch_size": [B, 0]}, r"batch_size must be \[B, K\].*got \[3, 0\]"),
         ({"batch_size": [B, K, 1]}, r"batch_size must be \[B, K\]"),
@@ -246,7 +252,7 @@ def test_a_rollout_feeds_the_losses():
         ({"beta": -0.1}, r"beta must be >= 0 and finite, got -0\.1"),
         (
             {"num_tokens": 0, "decoder": None, "reward_fn": negative_distance},
-            "num_tokens must be >= 1 and vocab_size >= 2, got 0",
+            "num_tokens must be a positive integer, got 0",
         ),
         (
             {"vocab_size": 1, "decoder": None, "reward_fn": negative_distance},

@@ -77,7 +77,7 @@ def test_the_default_reward_depends_on_every_token():
     codes = np.random.default_rng(0).integers(16, size=(1024, 8))
     reward = envs.step(codes)[1].reshape(32, 32)
     assert reward.std(1).mean() > 30.0
-    task, index = envs.task, envs._batch.shown
+    task, index = envs.task, envs._shown
     levels, layer = task.decoder.embed.weight[:, 0], task.decoder.layers[0]
     wanted = (task.data[index] - layer.bias) @ torch.linalg.pinv(layer.weight).T
     best = (wanted[..., None] - levels).abs().argmin(-1)
@@ -279,12 +279,12 @@ def test_vector_render_shows_what_was_just_encoded():
     means = env.decoder(torch.from_numpy(codes)).mean.detach().numpy()
     assert len(frames) == B * K
     for frame, original, mean in zip(frames, x, means, strict=True):
-        np.testing.assert_array_equal(frame, side_by_side([original, mean], 0.0, 1.0))
+        np.testing.assert_array_equal(frame, side_by_side(original, mean, 0.0, 1.0))
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (1, 4, 6), (3, 4, 6), (4, 6, 3), (4, 6, 1)])
 def test_pictures_of_every_layout(shape):
-    picture = side_by_side([np.full(shape, 0.2), np.full(shape, 2.0)], 0.0, 1.0)
+    picture = side_by_side(np.full(shape, 0.2), np.full(shape, 2.0), 0.0, 1.0)
     assert picture.shape == (128, 32 * 12 + 16, 3)
     assert (picture[:, :192] == 51).all()
     assert (picture[:, -192:] == 255).all()

@@ -52,7 +52,7 @@ def test_vector_env_is_like_gymnasiums_own():
     theirs.reset(seed=0)
     assert info == {}
     for env, x_of_env in zip(theirs.envs, x, strict=True):
-        env.unwrapped._batch.index = np.flatnonzero((data.numpy() == x_of_env).all((1, 2, 3)))[:1]
+        env.unwrapped._index = torch.from_numpy(np.flatnonzero((data.numpy() == x_of_env).all((1, 2, 3)))[:1])
     actions = ours.action_space.sample()
     our_step, their_step = ours.step(actions), theirs.step(actions)
     for mine, own in zip(our_step[:4], their_step[:4], strict=True):
@@ -87,8 +87,8 @@ def test_vector_pays_by_hand_in_one_decoder_call(samples):
 
 
 def test_codes_are_scored_where_the_decoder_is():
-    assert EncodingTask.from_arguments(make_data(), make_decoder().to("meta")).device.type == "meta"
-    assert EncodingTask.from_arguments(make_data(), num_tokens=T, vocab_size=V).device.type == "cpu"
+    assert EncodingTask(make_data(), make_decoder().to("meta")).device.type == "meta"
+    assert EncodingTask(make_data(), num_tokens=T, vocab_size=V).device.type == "cpu"
 
 
 @pytest.mark.gpu

@@ -188,7 +188,7 @@ def test_beta_of_the_environment_moves_while_it_is_read():
     callback = KLRewardCallback()
     model.learn(96 * 3, [Decay(), callback])
     assert env.beta == pytest.approx(0.0625)
-    assert callback.beta.value is env.beta
+    assert callback.value is env.beta
 
 
 def test_environments_without_beta_get_an_entropy_reward():

@@ -40,8 +40,7 @@ def actor_loss(model, batch, temperature, groups=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("daps_rl.agents.sb3.daps.descend", instead_of_a_step)
         groups = torch.arange(len(batch.log_prob)) if groups is None else groups
-        weights = model._form.rows(target_weights(batch.score, temperature, pooling=model.pooling))
-        _, critic, _, approx_kl = model._step(batch, weights, groups)
+        _, critic, _, approx_kl = model._step(batch, model._weights(batch, temperature), groups)
     return caught["loss"] - model.vf_coef * critic, critic, approx_kl
 
 
@@ -244,6 +243,37 @@ def test_rewards_of_minus_infinity_are_weighed_as_nothing():
     model.train()
     assert model.skipped_updates == 0
     assert not torch.equal(before, parameters(model))
+    assert parameters(model).isfinite().all()
+
+
+@pytest.mark.parametrize("groups", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_another_environments_rewards_must_be_numbers(bad, groups):
+    """-inf forbids an action where actions are compared with each other; returns and a critic cannot bear it."""
+
+    class Bad(IdentityEnv):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            return observation, bad if action[0] == 0 else reward, *rest
+
+    options = {"samples_per_context": 8, "learning_rate": 2e-2} if groups else {"n_steps": 8, "batch_size": 16}
+    model = DAPS("MlpPolicy", DummyVecEnv([Bad] * 8), seed=0, device="cpu", **options)
+    if groups and bad == -np.inf:
+        model.learn(8 * 60)
+        assert model.skipped_updates == 0
+        assert not (model.rollout_buffer.actions[..., 0] == 0).any()
+    else:
+        also = r" \(or -inf, for what must not be\)" if groups else ""
+        with pytest.raises(ValueError, match=f"rewards must be finite{also}, got NaN or infinite"):
+            model.learn(8 * 8)
+    assert parameters(model).isfinite().all()
+
+
+def test_rewards_that_are_all_minus_infinity_are_said():
+    model = collected(make_grouped())
+    model.rollout_buffer.rewards[:] = -np.inf
+    with pytest.warns(UserWarning, match="all rewards of a rollout are -inf"):
+        model.train()
     assert parameters(model).isfinite().all()
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
@@ -58,6 +57,9 @@ class SB3Agent(Agent):
 
     bounded_memory = False
     run_settings: ClassVar[tuple[str, ...]] = ()
+    score: Score  # of the batch at hand
+    codes: Tensor  # drawn last, [B, K, T]
+    entropy: Tensor  # of the policy that drew them, estimated; 0-dim
     algorithm_class: ClassVar[type[OnPolicyAlgorithm]]
     defaults: ClassVar[dict[str, Any]] = {}
     """Where SB3's defaults, made for long rollouts of small batches, do not suit one step of a large one."""
@@ -93,8 +95,7 @@ class SB3Agent(Agent):
         self.trust_region = getattr(self.algorithm, "_trust_region", None)
         self.scale = None if isinstance(self.algorithm, DAPS) else RewardScale()
         self.algorithm.set_logger(Logger(folder=None, output_formats=[]))
-        self.rewards = ScoreRewards(samples, self.scale)
-        self.callback = self.algorithm._setup_learn(0, self.rewards)[1]
+        self.callback = self.algorithm._setup_learn(0, lambda variables, _: self._write_rewards(variables))[1]
 
     @classmethod
     def options(cls) -> Mapping[str, inspect.Parameter]:
@@ -124,7 +125,7 @@ class SB3Agent(Agent):
         np.random.seed(int(torch.randint(2**31 - 1, ())))
         env.beta.copy_(beta)
         env.set_batch(observation)
-        self.rewards.score = score
+        self.score = score
         algorithm._last_obs = env.reset()
         algorithm._last_episode_starts = np.ones(env.num_envs, dtype=bool)
         algorithm.logger.name_to_value.clear()
@@ -132,7 +133,18 @@ class SB3Agent(Agent):
         algorithm.train()
         logged = algorithm.logger.name_to_value
         metrics = {ours: torch.tensor(float(logged[theirs])) for theirs, ours in METRICS.items() if theirs in logged}
-        yield AgentLoss(None, self.rewards.codes, {"entropy": self.rewards.entropy, **metrics})
+        yield AgentLoss(None, self.codes, {"entropy": self.entropy, **metrics})
+
+    @torch.enable_grad()
+    def _write_rewards(self, step: dict[str, Any]) -> bool:
+        """Writes the step's rewards, complete, and of unit size where there is a scale, before SB3 stores them."""
+        codes = torch.as_tensor(step["actions"], device=step["log_probs"].device).long()
+        self.codes = codes.view(-1, self.samples, codes.shape[-1])
+        log_prob: Tensor = step["log_probs"].detach().view(self.codes.shape[:2])
+        rewards = self.score(self.codes, log_prob)
+        step["rewards"][:] = (rewards if self.scale is None else self.scale(rewards)).flatten().cpu().numpy()
+        self.entropy = -log_prob.mean()
+        return True
 
 
 def around(algorithm: type[OnPolicyAlgorithm], **attributes: Any) -> type[SB3Agent]:
@@ -174,12 +186,10 @@ def find_sb3_agent(name: str) -> AgentSpec:
 class BatchEnv(OneObjectVecEnv):
     """The training loop's batch as environments of one step: b·K + k is the k-th copy of context b.
 
-    They give no reward themselves: `ScoreRewards` writes the complete one, so that the decoder is evaluated once.
+    They give no reward themselves: the agent writes the complete one, so that the decoder is evaluated once.
     """
 
-    completion = None
-
-    render_mode = None
+    completion = render_mode = None
 
     def __init__(
         self, observation_shape: tuple[int, ...], num_tokens: int, vocab_size: int, *, contexts: int, samples: int
@@ -202,28 +212,3 @@ class BatchEnv(OneObjectVecEnv):
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
         n = self.num_envs
         return self.observations, np.zeros(n, np.float32), np.ones(n, bool), [{}] * n
-
-
-class ScoreRewards(BaseCallback):
-    """Writes the step's rewards, complete, and brought to unit size where there is a scale, before SB3 stores them."""
-
-    score: Score  # set before each rollout
-    codes: Tensor  # of the last one, [B, K, T]
-    entropy: Tensor
-
-    def __init__(self, samples: int, scale: RewardScale | None) -> None:
-        super().__init__()
-        self.samples, self.scale = samples, scale
-
-    @torch.enable_grad()
-    def _on_step(self) -> bool:
-        log_probs: Tensor = self.locals["log_probs"].detach().flatten()
-        codes = torch.as_tensor(self.locals["actions"], device=log_probs.device).long()
-        self.codes = codes.view(-1, self.samples, codes.shape[-1])
-        log_prob = log_probs.view(self.codes.shape[:2])
-        rewards = self.score(self.codes, log_prob)
-        if self.scale is not None:
-            rewards = self.scale(rewards)
-        self.locals["rewards"][:] = rewards.flatten().cpu().numpy()
-        self.entropy = -log_prob.mean()
-        return True

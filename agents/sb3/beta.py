@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
 from daps_rl.envs import Completion, EncodingTask
-from daps_rl.functional import complete_reward
+from daps_rl.functional import complete_reward, kl_estimate
 from daps_rl.functional.checks import check_beta
 
 BetaArgument = float | Tensor | Callable[[float], float] | None
@@ -28,29 +28,37 @@ def env_attribute(env: VecEnv | None, name: str) -> Any:
     return env.get_attr(name, indices=[0])[0] if env is not None and env.has_attr(name) else None
 
 
-class SharedBeta:
-    """β as it is now, and the claim to complete the reward by −β·log q.
+class CompleteReward(BaseCallback):
+    """Completes the reward: subtracts β·log q from that of each step, in place, before SB3 stores it.
 
     An encoding environment has `beta`, a 0-dim tensor. Where it has one that tensor is the value, and a number or
     schedule given here fills it in place, so that the reward, what is subtracted from it, and the floor of the
-    temperature never part. Where it has none, the value is kept here.
+    temperature never part. Where it has none, the value is kept here. Logs `train/beta` and, where the environment has
+    a prior, `rollout/kl` (nats).
 
     Args:
         beta: see `BetaArgument`.
-        env: the environment that is trained in, or None.
         by: who completes the reward, for the error.
-        during: see `claim`.
-    Raises:
-        ValueError: beta is negative, another completes the reward, or the environment normalises rewards while there
-            is a KL to subtract.
-        RuntimeError: the environments live in other processes, where their β cannot be filled.
+        verbose: as in SB3.
     """
 
-    def __init__(self, beta: BetaArgument, env: VecEnv | None, by: str, during: Hashable) -> None:
-        self.argument, self.by, self._completions = beta, by, _completions(env)
+    def __init__(self, beta: BetaArgument, by: str, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.argument, self.by = beta, by
+
+    def attach(self, env: VecEnv | None, during: Hashable) -> None:
+        """Takes up the environment that is trained in, or none yet, and claims its reward; see `claim`.
+
+        Raises:
+            ValueError: beta is negative, another completes the reward, or the environment normalises rewards while
+                there is a KL to subtract.
+            RuntimeError: the environments live in other processes, where their β cannot be filled.
+        """
+        self._completions = _completions(env)
+        self.outside = env is not None and not env.has_attr("completion")  # another's environment
         self.claim(during)
-        self.in_env = _env_betas(env)
-        own = beta if isinstance(beta, Tensor) else torch.zeros(())
+        self.task, self.in_env = env_attribute(env, "task"), _env_betas(env)
+        own = self.argument if isinstance(self.argument, Tensor) else torch.zeros(())
         self.value = self.in_env[0] if self.in_env else own
         self.update(1.0)
         if any(a is not b and a.data_ptr() != b.data_ptr() for a, b in zip(self.in_env, _env_betas(env), strict=True)):
@@ -59,7 +67,7 @@ class SharedBeta:
                 "DummyVecEnv."
             )
         normalize = None if env is None else unwrap_vec_normalize(env)
-        if normalize is not None and normalize.norm_reward and (callable(beta) or self.value > 0):
+        if normalize is not None and normalize.norm_reward and (callable(self.argument) or self.value > 0):
             raise ValueError(
                 "β·log q is in the reward's own unit, and VecNormalize changes that unit; "
                 "use VecNormalize(env, norm_reward=False)."
@@ -69,11 +77,6 @@ class SharedBeta:
         """Says that the reward is completed here from now on, for as long as `during`: see `Completion.claim`."""
         for completion in self._completions:
             completion.claim(self.by, during)
-
-    @property
-    def completes(self) -> bool:
-        """Whether there is something left to complete: an environment may see log q, and complete its own reward."""
-        return bool(self._completions) and float(self.value) > 0.0
 
     def update(self, progress_remaining: float) -> None:
         """Moves β along its schedule; nothing where the env's own value stands."""
@@ -87,19 +90,21 @@ class SharedBeta:
             if value is not beta:
                 value.fill_(float(beta))
 
-
-class CompleteReward(BaseCallback):
-    """Subtracts β·log q from the step's rewards, in place, before SB3 stores them."""
-
-    beta: SharedBeta
+    def _on_rollout_start(self) -> None:
+        self.update(progress_remaining(self.model))
 
     def _on_step(self) -> bool:
-        if self.beta.completes:
+        log_prob, beta = self.locals["log_probs"].detach().flatten().cpu(), float(self.value)
+        self.logger.record("train/beta", beta)
+        if isinstance(self.task, EncodingTask):
+            codes = torch.as_tensor(self.locals["actions"], device=self.task.device).long()
+            kl = kl_estimate(log_prob, self.task.prior.log_prob(codes).to(log_prob))
+            self.logger.record_mean("rollout/kl", kl.mean().item())
+        if self._completions and beta > 0.0:  # an environment that sees log q completes its own reward
             rewards = self.locals["rewards"]
             if rewards.dtype.kind != "f":
                 raise ValueError(f"β·log q cannot be subtracted from rewards of type {rewards.dtype}; give floats.")
-            log_prob = self.locals["log_probs"].detach().flatten().cpu()
-            rewards[:] = complete_reward(torch.from_numpy(rewards), log_prob, float(self.beta.value)).numpy()
+            rewards[:] = complete_reward(torch.from_numpy(rewards), log_prob, beta).numpy()
         return True
 
 

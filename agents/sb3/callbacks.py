@@ -6,6 +6,7 @@ kind is next used with the model that `PPO.load(path, env)` gives.
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
@@ -15,8 +16,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor, nn
 
-from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, SharedBeta, env_attribute, progress_remaining
-from daps_rl.functional import decoder_loss, kl_estimate
+from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, env_attribute, progress_remaining
+from daps_rl.functional import decoder_loss
 from daps_rl.optim import descend
 
 ATTRIBUTE = "_daps_rl_callbacks"  # of the model: what its zip holds beside SB3's own
@@ -35,8 +36,11 @@ class SavedState:
         self.callback, self.state = callback, state
 
     def current(self) -> Any:
-        """The callback's state as it is now, or as it was saved."""
-        return _copied(self.state if self.callback is None else self.callback.state_dict())
+        """The callback's state as it is now, or as it was saved; copies, on the CPU."""
+        written = io.BytesIO()
+        torch.save(self.state if self.callback is None else self.callback.state_dict(), written)
+        written.seek(0)
+        return torch.load(written, map_location="cpu", weights_only=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SavedState, (None, self.current())
@@ -231,36 +235,21 @@ class KLRewardCallback(CompleteReward):
     """
 
     def __init__(self, beta: BetaArgument = None, verbose: int = 0) -> None:
-        super().__init__(verbose)
-        self.argument = beta
-        self.prior: torch.distributions.Distribution | None = None
+        super().__init__(beta, "KLRewardCallback", verbose)
 
     def _init_callback(self) -> None:
-        model, env = self.model, self.training_env
-        self.beta = SharedBeta(self.argument, env, "KLRewardCallback", during=(id(model), model.start_time))
-        if self.argument is None and not self.beta.in_env:
+        model = self.model
+        self.attach(self.training_env, during=(id(model), model.start_time))
+        if self.argument is None and not self.in_env:
             raise ValueError("the environment has no beta of its own; pass KLRewardCallback(beta).")
         saved = saved_state(model, "kl_reward")
         if saved is not None and saved.callback is None and self.argument is None:
-            self.beta.fill(saved.current()["beta"])
-        self.prior = getattr(env_attribute(env, "task"), "prior", None)
+            self.fill(saved.current()["beta"])
         setattr(model, ATTRIBUTE, {**getattr(model, ATTRIBUTE, {}), "kl_reward": SavedState(self)})
 
     def state_dict(self) -> dict[str, Any]:
         """β as it is now."""
-        return {"beta": float(self.beta.value)}
-
-    def _on_rollout_start(self) -> None:
-        self.beta.update(progress_remaining(self.model))
-
-    def _on_step(self) -> bool:
-        self.logger.record("train/beta", float(self.beta.value))
-        if self.prior is not None:
-            log_prob = self.locals["log_probs"].detach().flatten().cpu()
-            codes = torch.as_tensor(self.locals["actions"]).long()
-            kl = kl_estimate(log_prob, self.prior.log_prob(codes).to(log_prob))
-            self.logger.record_mean("rollout/kl", kl.mean().item())
-        return super()._on_step()
+        return {"beta": float(self.value)}
 
 
 def _load(decoder: nn.Module, state: dict[str, Tensor]) -> None:
@@ -271,14 +260,3 @@ def _load(decoder: nn.Module, state: dict[str, Tensor]) -> None:
             f"the decoder saved with the model is of another make: {' '.join(str(error).split())[:200]}; "
             "build the environment with a decoder of the same sizes."
         ) from error
-
-
-def _copied(value: Any) -> Any:
-    """The same dicts and lists, with copies of the tensors, on the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    if isinstance(value, dict):
-        return {key: _copied(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(entry) for entry in value)
-    return value

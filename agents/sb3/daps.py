@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import (
-    ActorCriticCnnPolicy,
-    ActorCriticPolicy,
-    BasePolicy,
-    MultiInputActorCriticPolicy,
-)
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor, nn
 
-from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, SharedBeta, env_attribute, progress_remaining
+from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, env_attribute
 from daps_rl.agents.sb3.distributions import token_sizes
-from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch
+from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch, evaluate
 from daps_rl.functional import (
     ESS_FRACTION,
     keep_samples,
     mean_effective_sample_size,
     mean_of_kept,
+    one_sample_groups,
     target_weights,
     weighted_likelihood_loss,
 )
@@ -37,7 +34,8 @@ from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
 from daps_rl.optim import descend
 
-SelfDAPS = TypeVar("SelfDAPS", bound="DAPS")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class DAPS(OnPolicyAlgorithm):
@@ -79,11 +77,7 @@ class DAPS(OnPolicyAlgorithm):
         Drolet et al. (2026), arXiv 2509.24716. With advantages, it is close to Peters et al. (2010), REPS.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": ActorCriticPolicy,
-        "CnnPolicy": ActorCriticCnnPolicy,
-        "MultiInputPolicy": MultiInputActorCriticPolicy,
-    }
+    policy_aliases = PPO.policy_aliases
 
     def __init__(
         self,
@@ -189,8 +183,8 @@ class DAPS(OnPolicyAlgorithm):
 
     def _attach_beta(self) -> None:
         """Shares β with the environment; a loaded model's β goes on from where it was."""
-        self._complete = CompleteReward()
-        self._complete.beta = self._beta = SharedBeta(self.beta, self.env, "DAPS", during=object())
+        self._beta = CompleteReward(self.beta, "DAPS")
+        self._beta.attach(self.env, during=object())
         if self._beta_saved is not None and self.beta is None:
             self._beta.fill(self._beta_saved)
 
@@ -203,7 +197,7 @@ class DAPS(OnPolicyAlgorithm):
         self._attach_beta()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_beta", "_complete"]
+        return [*super()._excluded_save_params(), "_beta"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "_trust_region"], []
@@ -214,14 +208,14 @@ class DAPS(OnPolicyAlgorithm):
         super().save(path, exclude, include)
 
     def learn(
-        self: SelfDAPS,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int | None = None,
         tb_log_name: str = "DAPS",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfDAPS:
+    ) -> Self:
         """As in SB3. A rollout of groups is short: by default it logs every 20th, and every whole-batch rollout."""
         log_interval = self._form.log_interval if log_interval is None else log_interval
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -249,9 +243,8 @@ class DAPS(OnPolicyAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """As in SB3, with β·log π subtracted from the rewards after the callbacks have seen them."""
-        self._beta.update(progress_remaining(self))
-        callbacks = CallbackList([callback, self._complete])
-        callbacks.model = self._complete.model = self
+        callbacks = CallbackList([callback, self._beta])
+        callbacks.model = self._beta.model = self
         return self._form.collect(self, env, callbacks, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
@@ -260,9 +253,9 @@ class DAPS(OnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         batch = self._form.batch(self)
         temperature = self._trust_region(batch.score, self._beta.value.to(self.device))
-        weights = target_weights(batch.score, temperature, pooling=self.pooling)
+        weights = self._weights(batch, temperature)
         self.temperature = float(temperature)
-        steps = [self._step(batch, self._form.rows(weights), groups) for groups in self._minibatches(batch)]
+        steps = [self._step(batch, weights, groups) for groups in self._minibatches(batch)]
         loss, critic, entropy, approx_kl = (float(np.mean(values)) for values in zip(*steps, strict=True))
         record = self.logger.record
         record("train/loss", loss)
@@ -270,10 +263,14 @@ class DAPS(OnPolicyAlgorithm):
         record("train/ess", mean_effective_sample_size(batch.score, temperature).item() / batch.score.shape[-1])
         record("train/approx_kl", approx_kl)
         record("train/entropy", entropy)
-        record("train/beta", float(self._beta.value))
         record("train/skipped_updates", self.skipped_updates)
         record("train/n_updates", self._n_updates, exclude="tensorboard")
         self._form.log(self, batch, critic)
+
+    def _weights(self, batch: Batch, temperature: Tensor) -> Tensor:
+        """The actions' weights, [G, K]; of a batch that is one group the ratios, [N, 1]."""
+        weights = target_weights(batch.score, temperature, pooling=self.pooling)
+        return one_sample_groups(weights) if self.samples_per_context is None else weights
 
     def _minibatches(self, batch: Batch) -> Iterator[Tensor]:
         """The groups of each gradient step."""
@@ -287,7 +284,7 @@ class DAPS(OnPolicyAlgorithm):
         """Takes a gradient step on some groups; gives the losses of actor and critic, entropy and approximate KL."""
         weights, drawn = weights[groups], batch.log_prob[groups]  # [g, K] each
         kept = keep_samples(weights, self.policy_samples, centered=self.centered)
-        log_prob, critic = self._form.evaluate(self, batch, groups, kept)
+        log_prob, critic = evaluate(self, batch, groups, kept)
         loss = weighted_likelihood_loss(log_prob, weights, drawn, kept, centered=self.centered).mean()
         self.skipped_updates += not descend(self.policy.optimizer, loss + self.vf_coef * critic, self.max_grad_norm)
         self._n_updates += 1

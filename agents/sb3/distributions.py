@@ -40,6 +40,8 @@ class CodeDistribution(Distribution):
         exact_entropy: its `entropy` is in closed form; else `entropy` gives None, which SB3 takes to mean: estimate.
     """
 
+    distribution: torch.distributions.Distribution  # SB3 allows a list here
+
     def __init__(
         self, posterior: torch.distributions.Distribution, action_shape: tuple[int, ...], *, exact_entropy: bool
     ) -> None:
@@ -55,35 +57,30 @@ class CodeDistribution(Distribution):
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """log π(a|s), in nats. [N, *action_shape] → [N]."""
-        return self._posterior.log_prob(self._codes(actions))
+        return self.distribution.log_prob(self._codes(actions))
 
     def entropy(self) -> Tensor | None:
         """Entropy, in nats [N], or None where it has no closed form."""
-        return self._posterior.entropy() if self.exact_entropy else None
+        return self.distribution.entropy() if self.exact_entropy else None
 
     def sample(self) -> Tensor:
         """One action per observation. [N, *action_shape]."""
-        return self._actions(self._posterior.sample())
+        return self._actions(self.distribution.sample())
 
     def mode(self) -> Tensor:
         """The greedy action: the likeliest token at each position given those before it. [N, *action_shape]."""
-        return self._actions(self._posterior.mode)
+        return self._actions(self.distribution.mode)
 
     def draw(self, deterministic: bool = False) -> tuple[Tensor, Tensor]:
         """Actions and their log-probabilities."""
         if deterministic:
-            codes = self._posterior.mode
-            return self._actions(codes), self._posterior.log_prob(codes)
-        codes, log_prob = draw(self._posterior)
+            codes = self.distribution.mode
+            return self._actions(codes), self.distribution.log_prob(codes)
+        codes, log_prob = draw(self.distribution)
         return self._actions(codes), log_prob
 
-    @property
-    def _posterior(self) -> torch.distributions.Distribution:
-        assert isinstance(self.distribution, torch.distributions.Distribution)  # SB3 allows a list here
-        return self.distribution
-
     def _codes(self, actions: Tensor) -> Tensor:
-        return actions.long().reshape(-1, *self._posterior.event_shape)
+        return actions.long().reshape(-1, *self.distribution.event_shape)
 
     def _actions(self, codes: Tensor) -> Tensor:
         return codes.reshape(-1, *self.action_shape)

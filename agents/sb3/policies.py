@@ -5,6 +5,7 @@ Any of SB3's on-policy algorithms takes them: `PPO(AutoregressivePolicy, env)`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -168,21 +169,23 @@ class _SizedPolicy(CodePolicy):
     """A CodePolicy around a network of this project, given by sizes; those not given are the network's own defaults."""
 
     network_class: ClassVar[type[policies.AutoregressivePolicy] | type[policies.FactorizedPolicy]]
-    size_names: ClassVar[tuple[str, ...]]
     exact: ClassVar[bool]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         if "network" in options:
             raise ValueError(f"{type(self).__name__} makes its own network; pass yours to CodePolicy.")
-        sizes = {name: options.pop(name, None) for name in self.size_names}
-        self.sizes = {name: value for name, value in sizes.items() if value is not None}
+        known = inspect.signature(CodePolicy).parameters.keys() | inspect.signature(ActorCriticPolicy).parameters.keys()
+        of_network = {name: options.pop(name) for name in options.keys() - known}
+        self.sizes = {name: value for name, value in of_network.items() if value is not None}
         super().__init__(*args, exact_entropy=self.exact, **options)
 
-    def make_network(self, observation_shape: tuple[int, ...], **options: Any) -> nn.Module:
-        """The transformer."""
-        num_tokens = len(self.token_sizes)
-        options = {"num_patches": most_patches(observation_shape, num_tokens), **options, **self.sizes}
-        return self.network_class(observation_shape, num_tokens, self.vocab_size(), **options)
+    def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
+        """The transformer, with tokens of different sizes where the action has them."""
+        num_tokens, vocab_size = len(self.token_sizes), self.vocab_size()
+        options = {"num_patches": most_patches(observation_shape, num_tokens), **self.sizes}
+        if any(size != vocab_size for size in self.token_sizes):
+            options["token_sizes"] = self.token_sizes
+        return self.network_class(observation_shape, num_tokens, vocab_size, **options)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -202,28 +205,18 @@ class AutoregressivePolicy(_SizedPolicy):
 
     Args:
         observation_space, action_space, lr_schedule: as SB3 passes them.
-        embed_dim, num_heads, num_layers, num_code_layers, mlp_ratio, aligned_patches: sizes of
-            `daps_rl.policies.AutoregressivePolicy`, whose defaults stand where they are None.
         num_patches: pieces that the observation is cut into; as many as tokens, or as it has, if None.
-        options: of `CodePolicy`: net_arch (the critic's), optimizer_class, features_extractor_class ...
+        options: of `CodePolicy`: net_arch (the critic's), optimizer_class, features_extractor_class ...; any other is
+            of `daps_rl.policies.AutoregressivePolicy`, such as embed_dim, whose default stands where it is None.
     Raises:
         ValueError: the action space is not discrete, or a size is out of range.
     """
 
     network_class, exact = policies.AutoregressivePolicy, False
-    size_names = (
-        "embed_dim", "num_heads", "num_layers", "num_code_layers", "mlp_ratio", "num_patches", "aligned_patches"
-    )  # fmt: skip
 
     def vocab_size(self) -> int:
         """V, the largest of the tokens' sizes."""
         return max(2, *self.token_sizes)
-
-    def make_network(self, observation_shape: tuple[int, ...], **options: Any) -> nn.Module:
-        """The transformer, with tokens of different sizes where the action has them."""
-        different = any(size != self.vocab_size() for size in self.token_sizes)
-        token_sizes = self.token_sizes if different else None
-        return super().make_network(observation_shape, token_sizes=token_sizes, **options)
 
 
 class FactorizedPolicy(_SizedPolicy):
@@ -232,15 +225,13 @@ class FactorizedPolicy(_SizedPolicy):
     A transformer, where SB3's MlpPolicy is an MLP. The entropy is exact. The tokens have one size.
 
     Args:
-        embed_dim, num_heads, num_layers, mlp_ratio: sizes of `daps_rl.policies.FactorizedPolicy`, whose defaults stand
-            where they are None.
-        observation_space, action_space, lr_schedule, num_patches, options: see `AutoregressivePolicy`.
+        observation_space, action_space, lr_schedule, num_patches, options: see `AutoregressivePolicy`; the network is
+            `daps_rl.policies.FactorizedPolicy`.
     Raises:
         ValueError: the action space is not discrete, or a size is out of range.
     """
 
     network_class, exact = policies.FactorizedPolicy, True
-    size_names = ("embed_dim", "num_heads", "num_layers", "mlp_ratio", "num_patches")
 
 
 def most_patches(observation_shape: tuple[int, ...], num_tokens: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
@@ -17,9 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
-from daps_rl.agents.sb3.beta import env_attribute
 from daps_rl.agents.sb3.policies import CodePolicy
-from daps_rl.functional import KeptSamples, kl_estimate, one_sample_groups
+from daps_rl.functional import KeptSamples
 from daps_rl.functional.checks import check_kept
 
 if TYPE_CHECKING:
@@ -36,13 +36,6 @@ class Batch(NamedTuple):
     returns: Tensor  # [G·K]
 
 
-class Evaluation(NamedTuple):
-    """A policy as it is now on some groups of a batch."""
-
-    log_prob: Tensor  # [g, M], in nats, with gradient
-    critic: Tensor  # 0-dim: the critic's squared error; 0 without one
-
-
 @dataclass(frozen=True)
 class Groups:
     """K consecutive environments share a context and every episode is one step; there is no critic."""
@@ -53,6 +46,7 @@ class Groups:
     }  # fmt: skip
     log_interval: ClassVar[int] = 20  # a rollout is short
     shuffled: ClassVar[bool] = False  # whether an epoch's minibatches are
+    forbids: ClassVar[bool] = True  # a reward of -inf is one
 
     def check(self, algorithm: DAPS) -> None:
         """Raises ValueError where an option does not go with groups."""
@@ -120,30 +114,9 @@ class Groups:
         score = _tensor(algorithm, algorithm.rollout_buffer.rewards).view(-1, self.samples)
         return _batch(algorithm, score, self.samples, every)
 
-    def rows(self, weights: Tensor) -> Tensor:
-        """Weights of the groups [G, K] from the target's on the scores: these."""
-        return weights
-
-    def evaluate(self, algorithm: DAPS, batch: Batch, groups: Tensor, kept: KeptSamples | None) -> Evaluation:
-        """Scores all the actions of some groups, or those kept."""
-        places = torch.arange(self.samples, device=groups.device) if kept is None else kept.indices
-        members = groups[:, None] * self.samples + places  # [g, M]
-        policy, zero = algorithm.policy, batch.log_prob.new_zeros(())
-        if isinstance(policy, CodePolicy):
-            contexts = of_each(batch.observations, lambda x: x[groups])
-            return Evaluation(policy.score_groups(contexts, batch.actions[members]), zero)
-        flat = members.flatten()
-        observations = of_each(batch.observations, lambda x: x[flat])
-        return Evaluation(policy.evaluate_actions(observations, batch.actions[flat])[1].view(members.shape), zero)
-
     def log(self, algorithm: DAPS, batch: Batch, critic: float) -> None:
-        """Records the mean score, and the KL to the prior where the environment has one."""
+        """Records the mean score."""
         algorithm.logger.record("rollout/score", batch.score.mean().item())
-        task = env_attribute(algorithm.env, "task")
-        if task is not None:
-            log_prob = batch.log_prob.flatten()
-            kl = kl_estimate(log_prob, task.prior.log_prob(batch.actions.long()).to(log_prob))
-            algorithm.logger.record("rollout/kl", kl.mean().item())
 
 
 @dataclass(frozen=True)
@@ -156,6 +129,7 @@ class WholeBatch:
     }  # fmt: skip
     log_interval: ClassVar[int] = 1
     shuffled: ClassVar[bool] = True
+    forbids: ClassVar[bool] = False
 
     def check(self, algorithm: DAPS) -> None:
         """Raises ValueError where an option does not go without groups."""
@@ -178,22 +152,29 @@ class WholeBatch:
         """The rollout."""
         return _batch(algorithm, _tensor(algorithm, algorithm.rollout_buffer.advantages).view(1, -1), 1, 1)
 
-    def rows(self, weights: Tensor) -> Tensor:
-        """Weights of single actions [N, 1] from the target's on the scores [1, N]."""
-        return one_sample_groups(weights)
-
-    def evaluate(self, algorithm: DAPS, batch: Batch, groups: Tensor, kept: KeptSamples | None) -> Evaluation:
-        """Scores some actions, and the critic on their observations."""
-        observations = of_each(batch.observations, lambda x: x[groups])
-        values, log_prob, _ = algorithm.policy.evaluate_actions(observations, batch.actions[groups])
-        return Evaluation(log_prob.unsqueeze(-1), F.mse_loss(values.flatten(), batch.returns[groups]))
-
     def log(self, algorithm: DAPS, batch: Batch, critic: float) -> None:
         """Records what the critic did."""
         buffer = algorithm.rollout_buffer
         algorithm.logger.record("train/value_loss", critic)
         explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
         algorithm.logger.record("train/explained_variance", explained)
+
+
+def evaluate(algorithm: DAPS, batch: Batch, groups: Tensor, kept: KeptSamples | None) -> tuple[Tensor, Tensor]:
+    """The policy as it is now on some groups of a batch, or on those of their actions that are kept.
+
+    Gives the log-probabilities [g, M], in nats, with gradient, and the critic's squared error [], 0 without one.
+    """
+    policy, samples, grouped = algorithm.policy, batch.log_prob.shape[1], algorithm.samples_per_context is not None
+    places = torch.arange(samples, device=groups.device) if kept is None else kept.indices
+    members = groups[:, None] * samples + places  # [g, M]
+    if grouped and isinstance(policy, CodePolicy):
+        contexts = of_each(batch.observations, lambda x: x[groups])
+        return policy.score_groups(contexts, batch.actions[members]), batch.log_prob.new_zeros(())
+    flat = members.flatten()
+    values, log_prob, _ = policy.evaluate_actions(of_each(batch.observations, lambda x: x[flat]), batch.actions[flat])
+    critic = batch.log_prob.new_zeros(()) if grouped else F.mse_loss(values.flatten(), batch.returns[flat])
+    return log_prob.view(members.shape), critic
 
 
 def of_each(observations: Any, function: Callable[[Any], Any]) -> Any:
@@ -206,11 +187,22 @@ def of_each(observations: Any, function: Callable[[Any], Any]) -> Any:
 def _batch(algorithm: DAPS, score: Tensor, samples: int, every: int) -> Batch:
     """The rollout as tensors, one observation of `every` so many."""
     buffer, device = algorithm.rollout_buffer, algorithm.device
+    _check_rewards(algorithm, buffer.rewards)
     actions = torch.as_tensor(_flat(buffer.actions), device=device)
     actions = actions.long().flatten() if isinstance(algorithm.action_space, spaces.Discrete) else actions.float()
     observations = of_each(buffer.observations, lambda x: torch.as_tensor(_flat(x)[::every].copy(), device=device))
     log_prob = _tensor(algorithm, buffer.log_probs).view(-1, samples)
     return Batch(observations, actions, log_prob, score, _tensor(algorithm, buffer.returns))
+
+
+def _check_rewards(algorithm: DAPS, rewards: np.ndarray) -> None:
+    """Raises ValueError for rewards that no environment may give; steps on a decoder's are skipped and counted."""
+    forbids = algorithm._form.forbids
+    if algorithm._beta.outside and not (np.isfinite(rewards) | (forbids & np.isneginf(rewards))).all():
+        also = " (or -inf, for what must not be)" if forbids else ""
+        raise ValueError(f"rewards must be finite{also}, got NaN or infinite ones from the environment; mend it.")
+    if np.isneginf(rewards).all():
+        warnings.warn("all rewards of a rollout are -inf, which do not say what is better.", stacklevel=2)
 
 
 def _tensor(algorithm: DAPS, value: np.ndarray) -> Tensor:
