@@ -13,7 +13,7 @@ import torch
 from data_files import assert_one_line, use_hub
 
 from daps_rl.data import DataError, MissingDataError, cifar, load
-from daps_rl.data.unpickle import read_plain_pickle
+from daps_rl.data.cifar import read_plain_pickle
 
 COUNT = 20  # images in each of the six files
 BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
@@ -190,7 +190,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path):
         b"cbuiltins\neval\n(S'1'\ntR.",
         b"cnumpy\nload\n(S'x'\ntR.",
         b"cnumpy.core.multiarray\nscalar\n.",
-        b"cdaps_rl.data.unpickle\npickle.loads\n.",
+        b"cdaps_rl.data.cifar\npickle.loads\n.",
         b"\x80\x04\x8c\x05numpy\x8c\x0dndarray.tobytes\x93.",
     ],
 )
@@ -202,7 +202,7 @@ def test_what_a_pickle_may_not_name(raw):
 
 def test_pickled_bytes_have_one_encoding():
     raw = b"\x80\x02c_codecs\nencode\nX\x02\x00\x00\x00abX\x05\x00\x00\x00rot13\x86R."
-    with pytest.raises(DataError, match="pickled bytes must be encoded in latin1, got 'rot13'"):
+    with pytest.raises(DataError, match="here must be a whole pickle, got: 'rot13' is not a text encoding"):
         read_plain_pickle(raw, "here")
     assert read_plain_pickle(raw.replace(b"\x05\x00\x00\x00rot13", b"\x06\x00\x00\x00latin1"), "here") == b"ab"
 

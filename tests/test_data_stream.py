@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from daps_rl.data import DataError, DataOrder, ImageStream, Splits, Stream
-from daps_rl.data.corrupt import CorruptFiles
-from daps_rl.data.standard import Standard
+from daps_rl.data.errors import CorruptFiles
+from daps_rl.data.picture import Standard
 from daps_rl.data.stream import SAMPLE, sample_rows
 
 

@@ -1,4 +1,4 @@
-"""Splits from arrays or tensors of one's own."""
+"""Splits from arrays or tensors of one's own, and from noise."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError
-from daps_rl.data.held_out import cut_missing
-from daps_rl.data.splits import LABELS, SPLITS, Splits, check_values
+from daps_rl.data.splits import LABELS, SPLITS, Splits, check_values, cut_missing
 
 Array = np.ndarray | Tensor
 
@@ -162,3 +161,28 @@ def _scale(data: dict[str, Tensor], name: str, binarize: bool | None) -> tuple[d
     if all(_is_binary(x) for x in values.values()) and binarize is not False:
         return values, "bernoulli"
     return values, "fixed_gaussian" if binary or pixels else "gaussian"
+
+
+def noise(count: int, shape: tuple[int, ...], likelihood: str, *, seed: int = 0) -> Splits:
+    """Fair bits for a Bernoulli likelihood, uniform greys for one of fixed variance, else standard normal values.
+
+    Args:
+        count: N, data in each of the three splits, which are one.
+        shape: of a datum.
+        likelihood: see `Splits`.
+        seed: of the values.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if likelihood == "gaussian":
+        data = torch.randn(count, *shape, generator=generator)
+    else:
+        data = torch.rand(count, *shape, generator=generator)
+        data = data.round() if likelihood == "bernoulli" else data
+    return Splits(
+        name="noise",
+        train=data,
+        validation=data,
+        test=data,
+        likelihood=likelihood,
+        value_range=(data.min().item(), data.max().item()),
+    )

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daps_rl.data.errors import DataError, MissingDataError
-from daps_rl.data.held_out import cut_missing, find_splits
+from daps_rl.data.errors import MAX_CORRUPT, DataError, MissingDataError
 from daps_rl.data.images import stream_splits
 from daps_rl.data.picture import SUFFIXES
-from daps_rl.data.splits import Splits
+from daps_rl.data.splits import Splits, cut_missing, find_splits
+
+IMAGE_SIZE = 64  # pixels: of folders and of the hub, unless image_size says otherwise
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class FolderImages:
         return FolderImages(self.root, self.paths[rows.numpy()])
 
 
-def load_image_folder(folder: Path, *, image_size: int, max_corrupt: int) -> Splits:
+def load_image_folder(folder: Path, *, image_size: int = IMAGE_SIZE, max_corrupt: int = MAX_CORRUPT) -> Splits:
     """Splits from a folder of images, as streams.
 
     Layout: images, or folders of classes with images; and either in folders `train`, `val` (or `validation`, `valid`)

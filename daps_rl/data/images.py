@@ -5,10 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from daps_rl.data.corrupt import CorruptFiles
-from daps_rl.data.picture import Picture, is_grey
+from daps_rl.data.errors import CorruptFiles
+from daps_rl.data.picture import Picture, Standard, is_grey
 from daps_rl.data.splits import Splits
-from daps_rl.data.standard import Standard
 from daps_rl.data.stream import ImageStream, Source, sample_rows
 
 

@@ -1,8 +1,12 @@
-"""From an image file of any size and mode to a square of pixels."""
+"""From an image file of any size and mode to a square of pixels, and from pixels to standardised values."""
+
+from __future__ import annotations
 
 import io
+import math
 import os
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +21,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 SIXTEEN_BITS = 257  # 65,535 / 255
+LEVELS, WHITE = 256, 255  # of an 8-bit pixel
 
 File = str | os.PathLike[str] | bytes  # a path, or the content of a file
 
@@ -83,3 +88,42 @@ def _flatten(image: Image.Image, mode: str) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert(mode)
+
+
+@dataclass(frozen=True)
+class Standard:
+    """x = (pixel / 255 - mean) / deviation, with the same two numbers for every channel and place.
+
+    So black and white are one value each, the PSNR of x in `value_range` is the PSNR of the pixels, and colours keep
+    their proportions.
+
+    Attributes:
+        mean, deviation: of pixel / 255 over all training images, channels and places.
+    """
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, pixels: Iterable[Tensor], where: str) -> Standard:
+        """The exact moments of uint8 pixels of any shapes, from how often each of the 256 values occurs.
+
+        Raises:
+            DataError: all pixels are the same; `where` starts the message.
+        """
+        counts = sum((x.flatten().bincount(minlength=LEVELS) for x in pixels), torch.zeros(LEVELS)).double()
+        share, level = counts / counts.sum(), torch.arange(LEVELS, dtype=torch.float64) / WHITE
+        mean = (share * level).sum()
+        deviation = math.sqrt((share * (level - mean).square()).sum().item())
+        if deviation == 0.0:
+            raise DataError(f"{where} must hold pixels that differ, got {mean.item() * WHITE:g} everywhere; check it")
+        return cls(mean.item(), deviation)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels 0 ... 255 of any type, standardised, float32, in memory of their own."""
+        return pixels.to(torch.float32, copy=True).div_(WHITE).sub_(self.mean).div_(self.deviation)
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """What black and white become."""
+        return (0.0 - self.mean) / self.deviation, (1.0 - self.mean) / self.deviation

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from daps_rl.data.corrupt import CorruptFiles
-from daps_rl.data.errors import DataError, one_line
+from daps_rl.data.errors import CorruptFiles, DataError, one_line
 from daps_rl.data.order import DataOrder
-from daps_rl.data.picture import File, Picture
-from daps_rl.data.standard import Standard
+from daps_rl.data.picture import File, Picture, Standard
 
 SAMPLE = 1000  # images, at most, that mean and deviation are estimated from
 SAMPLE_SEED = 0
