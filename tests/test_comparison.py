@@ -14,10 +14,10 @@ import pytest
 from daps_rl.commands.compare import _agents, _own, _seeds
 from daps_rl.comparison import runner
 from daps_rl.comparison.curves import common_point, points, read_at, read_curve, validation
-from daps_rl.comparison.environment import environment, threads_each
-from daps_rl.comparison.folder import ComparisonFolder
+from daps_rl.comparison.folder import ComparisonFolder, environment
 from daps_rl.comparison.plan import Plan, extended, plan_from_json
 from daps_rl.comparison.progress import ComparisonProgress
+from daps_rl.comparison.runner import threads_each
 from daps_rl.comparison.session import collect_rows, reference_of, train_all
 from daps_rl.config import make_config
 
@@ -269,7 +269,6 @@ class TestProgress:
         self, child: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("daps_rl.comparison.progress.LINE_EVERY", 0.0)
-        monkeypatch.setattr("daps_rl.comparison.progress.LOOK_EVERY", 0.0)
         runs = {child / run.name: run for run in PLAN.runs()}
         first, second = list(runs)[:2]
         with ComparisonProgress(runs, 3) as progress:
@@ -282,9 +281,9 @@ class TestProgress:
             progress.ended(second, "no good")
         lines = capsys.readouterr().err.splitlines()
         assert lines[0] == "daps-na-seed0 starts"
-        assert lines[1].startswith("daps-na-seed0 40%, step 2, 2.0 steps/s; 3 of 7 runs, ")
-        assert lines[1].endswith("s left")
+        assert lines[1] == "daps-na-seed0 40%, step 2, 2.0 steps/s; 3 of 7 runs"
         assert lines[2].startswith("daps-na-seed0 is finished; 4 of 7 runs, ")
+        assert lines[2].endswith("s left")
         assert lines[4].startswith("small-seed0 failed: no good; 5 of 7 runs, ")
 
     def test_on_a_terminal_it_is_bars(self, child: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +294,6 @@ class TestProgress:
                 return True
 
         monkeypatch.setattr(sys, "stderr", Terminal())
-        monkeypatch.setattr("daps_rl.comparison.progress.LOOK_EVERY", 0.0)
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setenv("COLUMNS", "100")
         runs = {child / run.name: run for run in PLAN.runs()}
@@ -305,7 +303,7 @@ class TestProgress:
         with ComparisonProgress(runs, 0) as progress:
             progress.started(folder)
             progress.look()
-            progress._bar.refresh()
+            progress.refresh()
         shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
         assert "all runs" in shown
         assert "daps-na-seed0" in shown
@@ -357,7 +355,7 @@ def test_the_environment_names_the_checkout_and_the_machine() -> None:
 
 
 def test_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daps_rl.comparison.environment.cores", lambda: 8)
+    monkeypatch.setattr("daps_rl.comparison.runner.cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert [threads_each(jobs) for jobs in (1, 3, 20)] == [8, 2, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from daps_rl.comparison import runner
 from daps_rl.comparison.curves import Curve, of_labels, read_curve
-from daps_rl.comparison.environment import threads_each
 from daps_rl.comparison.folder import ComparisonFolder, Row
 from daps_rl.comparison.pictures import plot_bits, plot_curves, plot_reconstructions_of
 from daps_rl.comparison.plan import Plan, PlannedRun
@@ -58,7 +57,7 @@ def train_all(
         runner.run_commands(
             {path: (*runner.TRAIN, str(path)) for path in runs},
             jobs=jobs,
-            threads=threads_each(jobs),
+            threads=runner.threads_each(jobs),
             stop=stop,
             on_start=on_start,
             on_end=on_end,
