@@ -356,11 +356,6 @@ class TestFiles:
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
         assert (tmp_path / "a.png").read_bytes() == b"old"
 
-    def test_missing_matplotlib_is_explained(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        with pytest.raises(ImportError, match="pip install matplotlib"):
-            report.plot_learning_curves("a.png", [{"step": 0}])
-
     def test_pyplot_is_left_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would fail
         report.plot_learning_curves(tmp_path / "a.png", make_rows(3))

@@ -19,7 +19,7 @@ def colour_splits(name: str, pixels: Mapping[str, Tensor], labels: Mapping[str, 
         pixels: of each split, uint8. [N, C, H, W].
         labels: by "train_labels" and so on, int64. [N].
     """
-    standard = Standard.of([pixels["train"]], f"{name}: train")
+    standard = Standard.of(pixels["train"], f"{name}: train")
     images: dict[str, Any] = {split: standard(pixels[split]) for split in pixels}
     return Splits(name=name, **images, **labels, likelihood="gaussian", value_range=standard.value_range)
 

@@ -6,7 +6,6 @@ import io
 import math
 import os
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,13 +104,13 @@ class Standard:
     deviation: float
 
     @classmethod
-    def of(cls, pixels: Iterable[Tensor], where: str) -> Standard:
-        """The exact moments of uint8 pixels of any shapes, from how often each of the 256 values occurs.
+    def of(cls, pixels: Tensor, where: str) -> Standard:
+        """The exact moments of uint8 pixels of any shape, from how often each of the 256 values occurs.
 
         Raises:
             DataError: all pixels are the same; `where` starts the message.
         """
-        counts = sum((x.flatten().bincount(minlength=LEVELS) for x in pixels), torch.zeros(LEVELS)).double()
+        counts = pixels.flatten().bincount(minlength=LEVELS).double()
         share, level = counts / counts.sum(), torch.arange(LEVELS, dtype=torch.float64) / WHITE
         mean = (share * level).sum()
         deviation = math.sqrt((share * (level - mean).square()).sum().item())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -123,29 +124,27 @@ def _batch_size(autoencoder: DiscreteAutoencoder) -> int:
     return max(1, min(500, LARGEST_TABLE // max(num_tokens * vocab_size, 16 * entries)))
 
 
+@dataclass
 class _Pass:
     """Takes in a split, batch by batch, and gives its metrics."""
 
-    def __init__(
-        self,
-        autoencoder: DiscreteAutoencoder,
-        value_range: tuple[float, float],
-        importance_samples: int,
-        enumerable: int,
-        perceptual: Perceptual | None,
-    ) -> None:
-        self.autoencoder, self.prior = autoencoder, autoencoder.prior()
-        self.value_range, self.perceptual = value_range, perceptual
-        self.importance_samples, self.enumerable = importance_samples, enumerable
-        self.num_tokens, vocab_size = code_sizes(autoencoder.policy)
-        self.vocab_size = getattr(autoencoder.policy, "codebook_size", vocab_size)
-        self.information = TokenInformation()
-        self.all_codes: AllCodes | None = None
-        self.enumerated: int | None = None
-        self.counts: Tensor | None = None
-        self.columns: dict[str, list[Tensor]] = {}
-        if perceptual is not None:
-            perceptual.reset()
+    autoencoder: DiscreteAutoencoder
+    value_range: tuple[float, float]
+    importance_samples: int
+    enumerable: int
+    perceptual: Perceptual | None
+    information: TokenInformation = field(default_factory=TokenInformation)
+    all_codes: AllCodes | None = None
+    enumerated: int | None = None
+    counts: Tensor | None = None
+    columns: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.prior = self.autoencoder.prior()
+        self.num_tokens, vocab_size = code_sizes(self.autoencoder.policy)
+        self.vocab_size = getattr(self.autoencoder.policy, "codebook_size", vocab_size)
+        if self.perceptual is not None:
+            self.perceptual.reset()
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """One drawn code per datum. x [B, *x]; y, what is scored, [B, *y]."""

@@ -34,10 +34,8 @@ SERIES = (BLUE, VERMILION, GREEN, PURPLE, "#E69F00", "#56B4E9", INK)
 
 def new_figure(width: int, height: int, title: str | None) -> Figure:
     """Makes a white figure of a size in pixels that lays out its own axes, with a title at the top left."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Pictures need matplotlib; install it with `pip install matplotlib`.") from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white", layout="constrained")
     if title:
         wrapped = textwrap.fill(title, characters(width - 2 * MARGIN, TITLE_SIZE))
