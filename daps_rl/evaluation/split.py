@@ -16,7 +16,6 @@ from daps_rl.decoders import RewardDistribution
 from daps_rl.evaluation.codes import (
     ACTIVE,
     AllCodes,
-    Expectations,
     TokenInformation,
     count_codes,
     defined,
@@ -25,8 +24,7 @@ from daps_rl.evaluation.codes import (
     marginals,
     token_probs,
 )
-from daps_rl.evaluation.images import has_ssim, psnr, ssim
-from daps_rl.evaluation.perceptual import Perceptual
+from daps_rl.evaluation.images import Perceptual, has_ssim, psnr, ssim
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound
 
 LARGEST_TABLE = 2**25  # entries
@@ -152,13 +150,10 @@ class _Pass:
         z = posterior.sample()  # [B, T], or [B, T, E]
         distribution = self.autoencoder.decoder(z)
         log_likelihood = distribution.log_prob(y)
+        self._keep(code_gain=log_likelihood - self.autoencoder.log_likelihood(y, z.roll(1, 0)))  # another datum's code
         exact = self._enumerated(posterior, z, y)
-        self._keep(
-            log_likelihood=log_likelihood if exact is None else exact.log_likelihood,
-            code_gain=log_likelihood - self.autoencoder.log_likelihood(y, z.roll(1, 0)),  # another datum's code
-            kl=kl(posterior, self.prior, z) if exact is None else exact.kl,
-            entropy=entropy(posterior, z) if exact is None else exact.entropy,
-        )
+        drawn = {"log_likelihood": log_likelihood, "kl": kl(posterior, self.prior, z), "entropy": entropy(posterior, z)}
+        self._keep(**(exact or drawn))
         if isinstance(distribution, RewardDistribution):
             self._keep(reward_greedy=self.autoencoder.log_likelihood(y, posterior.mode))
         else:
@@ -181,17 +176,17 @@ class _Pass:
         if self.perceptual is not None:
             self.perceptual.add(mean, x, self.value_range)
 
-    def _enumerated(self, posterior: Distribution, z: Tensor, x: Tensor) -> Expectations | None:
-        """Means over all codes, where there are few; None where there are many, and for quantisers. x [B, *x]."""
+    def _enumerated(self, posterior: Distribution, z: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """Means over all codes, where there are few; empty where there are many, and for quantisers. x [B, *x]."""
         num_codes = self.vocab_size**self.num_tokens
         if torch.is_floating_point(z) or num_codes > min(self.enumerable, LARGEST_TABLE // x[0].numel()):
-            return None
+            return {}
         if self.all_codes is None:
             tokens = torch.arange(self.vocab_size, device=z.device)
             codes = torch.cartesian_prod(*[tokens] * self.num_tokens).view(-1, self.num_tokens)
             self.all_codes = AllCodes(self.autoencoder.decoder, self.prior, codes, LARGEST_TABLE)
         exact = self.all_codes.expectations(posterior, x)
-        self.enumerated = num_codes if exact is not None else None
+        self.enumerated = num_codes if exact else None
         return exact
 
     def add_draws(self, x: Tensor, y: Tensor) -> None:
