@@ -24,17 +24,14 @@ class ComparisonProgress(Progress):
 
     def __init__(self, runs: Mapping[Path, PlannedRun], ended: int) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
-        columns = (*columns, TextColumn("{task.fields[text]}"))
-        console, terminal = Console(stderr=True), sys.stderr.isatty()
-        super().__init__(*columns, console=console, disable=not terminal, speed_estimate_period=math.inf)
+        console, disable, text = Console(stderr=True), not sys.stderr.isatty(), TextColumn("{task.fields[text]}")
+        super().__init__(*columns, text, console=console, disable=disable, speed_estimate_period=math.inf)
         self._runs, self._before, self._ended, self._last_line = runs, ended, ended, time.monotonic()
-        shares = {folder: _state(folder, run)[0] for folder, run in runs.items()}
-        done, total = ended + sum(shares.values()), ended + len(runs)
-        self._whole = self.add_task("all runs", completed=done, total=total, text="")
-        self._bars = {
-            folder: self.add_task(folder.name, completed=share, total=1.0, visible=False, text="")
-            for folder, share in shares.items()
-        }
+        self._whole = self.add_task("all runs", total=ended + len(runs), text="")
+        self._bars = {folder: self.add_task(folder.name, total=1.0, visible=False, text="") for folder in runs}
+        for folder, bar in self._bars.items():
+            self.update(bar, completed=_state(folder, runs[folder])[0])
+        self._look_at_whole()
 
     def started(self, folder: Path) -> None:
         """A run has started."""

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -195,5 +195,5 @@ def _draw_temperature(axes: Axes, temperature: _Series, floor: _Series) -> None:
         _add_legend(axes, "best")  # it falls in some runs, and rises in others
 
 
-def _add_legend(axes: Axes, place: str, note: str | None = None) -> None:
+def _add_legend(axes: Axes, place: Literal["lower right", "upper right", "best"], note: str | None = None) -> None:
     axes.legend(loc=place, fontsize=8, labelcolor=INK, edgecolor="none", title=note, title_fontsize=7)
