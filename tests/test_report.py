@@ -205,7 +205,7 @@ class TestLearningCurves:
     def test_many_rows_are_thinned(self, figures: list[Any]) -> None:
         report.plot_learning_curves("a.png", make_rows(20_000))
         curves = [line for axes in figures[0].axes for line in axes.lines if len(line.get_xdata()) > 2]
-        assert len(curves) == 9  # as logged and smooth in four panels, and validation
+        assert len(curves) == 11  # as logged and smooth in four panels, validation, target and floor
         for line in curves:
             steps = line.get_xdata()
             assert len(steps) == 2000

@@ -36,12 +36,9 @@ def train_all(
     done = ("finished",) if retry_failed else ("finished", "failed")
     todo = [run for run in plan.runs() if run.key not in rows or rows[run.key]["status"] not in done]
     runs = {folder.prepare(run).path: run for run in todo}
-    for run in runs.values():
+    for path, run in runs.items():
         rows.pop(run.key, None)
-
-    def on_start(path: Path) -> None:
         (path / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
-        progress.started(path)
 
     def on_end(path: Path, code: int, stderr: str) -> None:
         reason = runner.outcome(path, code, stderr)
@@ -59,7 +56,7 @@ def train_all(
             jobs=jobs,
             threads=runner.threads_each(jobs),
             stop=stop,
-            on_start=on_start,
+            on_start=progress.started,
             on_end=on_end,
             on_look=progress.look,
         )

@@ -149,12 +149,9 @@ def _draw_curve(axes: Axes, curve: _Series, colour: str, label: str) -> None:
 
 
 def _draw_reference(axes: Axes, reference: _Series, label: str) -> None:
-    """Draws a dashed line, across the panel where it is constant."""
-    look: dict[str, Any] = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 2)), "label": label}
-    if len(np.unique(reference.values)) == 1:
-        axes.axhline(reference.values[0], **look)
-    elif len(reference.values):
-        axes.plot(*reference.thin(), **look)
+    """Draws a dashed line."""
+    if len(reference.values):
+        axes.plot(*reference.thin(), color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label=label)
 
 
 def _draw_beta_elbo(axes: Axes, train: _Series, validation: _Series) -> None:
