@@ -83,8 +83,8 @@ def holds_images(folder: Path) -> bool:
 
 def _split_folders(folder: Path) -> dict[str, str]:
     """Where each split lies below the folder; all of it is for training if it has no folder `train`."""
-    with os.scandir(folder) as entries:
-        found = find_splits(sorted(entry.name for entry in entries if entry.is_dir()), str(folder), "folder")
+    names = sorted(name for name in os.listdir(folder) if os.path.isdir(folder / name))  # False of a link to itself
+    found = find_splits(names, str(folder), "folder")
     return found if "train" in found else {"train": ""}
 
 

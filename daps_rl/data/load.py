@@ -116,7 +116,12 @@ def load(
         return _call(partial(load_image_folder, path), f"the folder {path} of images", given)
     if path.suffix.lower() in SUFFIXES:
         return _call(partial(load_file, path), f"the file {path}", given)
-    if isinstance(name_or_path, str) and folder is None and HUB_ID.fullmatch(name_or_path) and not path.exists():
+    if (
+        isinstance(name_or_path, str)
+        and folder is None
+        and HUB_ID.fullmatch(name_or_path)
+        and not os.path.lexists(path)
+    ):
         try:
             return _call(partial(_load_hub, name_or_path), name_or_path, given)
         except HubError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daps_rl.data.arrays import from_mapping
+from daps_rl.data.arrays import from_arrays
 from daps_rl.data.errors import DataError, MissingDataError, one_line
 from daps_rl.data.hub import read_hub_arrays
 from daps_rl.data.splits import Splits
@@ -129,4 +129,4 @@ def _cut_validation(name: str, arrays: dict[str, np.ndarray], binarize: bool | N
     cut = count - max(1, count // VALIDATION_SHARE)
     first = {key: arrays[key][:cut] for key in ("train", "train_labels")}
     last = {key.replace("train", "validation"): arrays[key][cut:] for key in first}
-    return from_mapping({**arrays, **first, **last}, name, binarize=binarize is not False)
+    return from_arrays(**{**arrays, **first, **last}, name=name, binarize=binarize is not False)
