@@ -78,7 +78,7 @@ def load_image_folder(folder: Path, *, image_size: int = IMAGE_SIZE, max_corrupt
 
 def holds_images(folder: Path) -> bool:
     """Whether there is an image file anywhere below a folder; looks no further than the first."""
-    return any(_is_image(name) for _, _, names in os.walk(folder, followlinks=True) for name in names)
+    return any(True for _ in _walk_images(folder))
 
 
 def _split_folders(folder: Path) -> dict[str, str]:
@@ -91,23 +91,19 @@ def _split_folders(folder: Path) -> dict[str, str]:
 def _list_images(folder: Path, below: str) -> list[tuple[str, str | None]]:
     """Path below `folder` and class of each image of a split, in the order of their names."""
     top = os.path.join(folder, below)
-    images: list[tuple[str, str | None]] = []
+    inside = sorted(path[len(top) :].lstrip(os.sep) for path in _walk_images(top))
+    return [(os.path.join(below, path), path.split(os.sep)[0] if os.sep in path else None) for path in inside]
+
+
+def _walk_images(top: str | Path) -> Iterator[str]:
+    """Paths of the files below a folder that are images by name; a link back to a folder above is passed over."""
     seen = set()
     for place, folders, names in os.walk(top, followlinks=True):
         real = os.path.realpath(place)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real in seen:  # a link back to a folder above
-            continue
+        if real not in seen:
+            yield from (f"{place}/{name}" for name in names if name.lower().endswith(SUFFIXES) and name[0] != ".")
         seen.add(real)
-        inside = os.path.relpath(place, top)
-        label = None if inside == os.curdir else inside.split(os.sep)[0]
-        start = os.path.normpath(os.path.join(below, inside))
-        images += [(os.path.normpath(os.path.join(start, name)), label) for name in names if _is_image(name)]
-    return sorted(images, key=lambda image: image[0])
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _labels(folder: Path, names: list[tuple[str, str | None]], classes: list[str]) -> Tensor | None:

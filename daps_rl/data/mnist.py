@@ -4,14 +4,14 @@ import gzip
 import math
 import os
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from daps_rl.data.arrays import from_arrays
-from daps_rl.data.errors import DataError, MissingDataError, one_line
+from daps_rl.data.errors import DataError, MissingDataError
+from daps_rl.data.files import open_plain
 from daps_rl.data.hub import read_hub_arrays
 from daps_rl.data.splits import Splits
 
@@ -23,6 +23,7 @@ IDX_FILES = {
     "test_labels": ("t10k-labels-idx1-ubyte", 1),
 }
 UNSIGNED_BYTE = 0x08
+GZIP_MOST = 1032  # as much longer a file can be unzipped
 VALIDATION_SHARE = 12  # one twelfth: 5,000 of the official 60,000 training images
 
 
@@ -100,26 +101,25 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, is not such a file, or is shorter or longer than it states.
     """
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        form = "a gzip file" if path.suffix == ".gz" else "a readable file"
-        raise DataError(f"{path} must be {form}, got: {one_line(error)}; check it, or fetch the file again") from error
-    magic, header = bytes([0, 0, UNSIGNED_BYTE, ndim]), 4 + 4 * ndim
-    if raw[:4] != magic or len(raw) < header:
-        raise DataError(
-            f"{path} must start with the IDX magic {magic.hex()} (unsigned bytes, {ndim} dimensions) and have a header "
-            f"of {header} bytes, got {raw[:4].hex() or 'an empty file'} and {len(raw)} bytes; fetch the file again"
-        )
-    shape = struct.unpack(f">{ndim}I", raw[4:header])
-    size = math.prod(shape)
-    if size == 0 or len(raw) - header != size:
+    magic, zipped = bytes([0, 0, UNSIGNED_BYTE, ndim]), path.suffix == ".gz"
+    with open_plain(path, "a gzip file" if zipped else "a readable file") as plain:
+        file = gzip.GzipFile(fileobj=plain) if zipped else plain
+        header = file.read(4 + 4 * ndim)
+        if header[:4] != magic or len(header) < 4 + 4 * ndim:
+            raise DataError(
+                f"{path} must start with the IDX magic {magic.hex()} (unsigned bytes, {ndim} dimensions) and a header "
+                f"of {4 + 4 * ndim} bytes, got {header[:4].hex() or 'an empty file'} and {len(header)} bytes; fetch "
+                "the file again"
+            )
+        shape = struct.unpack(f">{ndim}I", header[4:])
+        size, most = math.prod(shape), os.path.getsize(path) * (GZIP_MOST if zipped else 1)
+        raw = file.read(min(size, most) + 1)
+    if size == 0 or len(raw) != size:
         raise DataError(
             f"{path} must hold at least one value, and as many as its header states: {list(shape)} is {size}, "
-            f"got {len(raw) - header}; fetch the file again"
+            f"got {'more' if len(raw) > size else len(raw)}; fetch the file again"
         )
-    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(raw, dtype=np.uint8).reshape(shape)
 
 
 def _cut_validation(name: str, arrays: dict[str, np.ndarray], binarize: bool | None) -> Splits:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import math
 import os
+import stat
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +24,13 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 SIXTEEN_BITS = 257  # 65,535 / 255
 LEVELS, WHITE = 256, 255  # of an 8-bit pixel
+
+# PIL widens grey of 2 and 4 bits to 8 and cuts colours of 16 to 8, but not the one that is transparent.
+KEYS: dict[str, Callable[[Any], Any]] = {
+    "L;2": lambda key: key * 85,
+    "L;4": lambda key: key * 17,
+    "RGB;16B": lambda key: tuple(part >> 8 for part in key),
+}
 
 File = str | os.PathLike[str] | bytes  # a path, or the content of a file
 
@@ -55,14 +65,24 @@ class Picture:
 
 
 def open_image(file: File) -> Image.Image:
-    """The image with its header read and its pixels not yet."""
-    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+    """The image with its header read and its pixels not yet; a pipe or device, which might block, is not opened."""
+    if not isinstance(file, bytes) and not stat.S_ISREG(os.stat(file).st_mode):
+        raise DataError("must be a plain file, got a folder, pipe or device")
+    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+    if "transparency" in image.info and (raw := _raw_mode(image)) in KEYS:
+        image.info["transparency"] = KEYS[raw](image.info["transparency"])
+    return image
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How a file holds its pixels, which PIL may widen or cut; empty where they have been read."""
+    return str(image.tile[0][3]) if image.tile else ""
 
 
 def is_grey(file: File) -> bool:
     """Whether an image is stored without colour; only its header is read."""
     with open_image(file) as image:
-        return image.mode in GREY_MODES
+        return image.mode in GREY_MODES or _raw_mode(image).startswith("LA")
 
 
 def _upright(image: Image.Image) -> Image.Image:
