@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from data_files import assert_one_line
 
-from daps_rl.data import DataError, DataOrder, ImageStream, Splits, Stream
+from daps_rl.data import DataError, DataOrder, Feed, ImageStream, Splits, Stream
 from daps_rl.data.errors import CorruptFiles
 from daps_rl.data.picture import Standard
 from daps_rl.data.stream import SAMPLE, sample_rows
@@ -106,8 +107,19 @@ def test_any_step_can_be_asked_for_first():
 
 @pytest.mark.parametrize(("count", "batch_size", "name"), [(0, 4, "count"), (4, 0, "batch_size")])
 def test_empty_orders(count, batch_size, name):
-    with pytest.raises(ValueError, match=rf"{name} must be >= 1, got 0"):
+    with pytest.raises(ValueError, match=rf"{name} must be >= 1.*, got 0"):
         DataOrder(count, batch_size, seed=0)
+
+
+@pytest.mark.parametrize(("count", "most"), [(10, 4096), (5000, 5000)])
+def test_a_batch_holds_no_more_than_there_is(count, most):
+    assert len(DataOrder(count, most, seed=0).indices(3)) == most
+    for wrong in (most + 1, 10**12):
+        with pytest.raises(ValueError, match=rf"at most {most} with {count} training data, got {wrong}; pass") as error:
+            DataOrder(count, wrong, seed=0)
+        assert_one_line(error)
+        with pytest.raises(ValueError, match=f"at most {most}"):
+            Feed(torch.zeros(count, 2), wrong, 0, device=torch.device("cpu"))
 
 
 # standardisation

@@ -11,7 +11,23 @@ from torch import Tensor
 if TYPE_CHECKING:
     from daps_rl.data.stream import Stream
 
+REPEATED_BATCH = 4096  # data of a batch that is larger than the data set, at most
+UNKNOWN_BATCH = 65_536  # data of a batch where nobody knows how many there are, at most
 EPOCH_STRIDE = 1_000_003  # a prime: seeds that are small numbers never share an epoch's order
+
+
+def check_batch_size(batch_size: int, count: int | None) -> None:
+    """Raises ValueError unless a batch has data, and no more than there are (N, or None where nobody knows it).
+
+    Of little data some may be repeated in a batch, so that a usual batch size suits any data.
+    """
+    most = UNKNOWN_BATCH if count is None else max(count, REPEATED_BATCH)
+    if not 1 <= batch_size <= most:
+        held = "as many data as nobody has counted" if count is None else f"{count} training data"
+        raise ValueError(
+            f"batch_size must be >= 1 and at most {most} with {held}, got {batch_size}; pass --batch-size "
+            f"{min(count or 256, 256)}."
+        )
 
 
 class DataOrder:
@@ -20,17 +36,17 @@ class DataOrder:
     Nothing is counted along the way, so a resumed run, or a worker that decodes ahead, asks for any step directly.
 
     Args:
-        count, batch_size: N, data in the split, and B, which may be larger.
+        count, batch_size: N, data in the split, and B, which may be larger up to 4,096.
         seed: of the run.
         device: where the order is held; it is made on the CPU, alike for every device, once an epoch.
     Raises:
-        ValueError: a size is not positive.
+        ValueError: a size is out of range.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
-        for name, size in (("count", count), ("batch_size", batch_size)):
-            if size < 1:
-                raise ValueError(f"{name} must be >= 1, got {size}; give at least one datum per split and batch.")
+        if count < 1:
+            raise ValueError(f"count must be >= 1, got {count}; give at least one datum.")
+        check_batch_size(batch_size, count)
         self.count, self.batch_size, self.seed, self.device = count, batch_size, seed, device
         self._held: tuple[int, Tensor] | None = None  # the last epoch asked for, and its order
 
