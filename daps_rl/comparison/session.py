@@ -45,7 +45,7 @@ def train_all(
         if reason is not None:
             if stop():
                 return
-            (path / ERROR_LOG).write_text(stderr)
+            write_atomically(path / ERROR_LOG, stderr.encode())
         rows[runs[path].key] = folder.row(plan, runs[path], reason=reason)
         folder.write_rows([rows[run.key] for run in plan.runs() if run.key in rows])
         progress.ended(path, reason)
