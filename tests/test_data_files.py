@@ -1,6 +1,7 @@
 """Files of arrays: every format read back, nothing unpickled."""
 
 import io
+import json
 import os
 import pickle
 import tracemalloc
@@ -219,6 +220,16 @@ def test_npz_with_members_that_are_no_arrays_of_numbers(tmp_path, what):
     with pytest.raises(DataError, match=r"a\.npz must be a readable \.npz file of plain numbers, got: .+") as error:
         load(path)
     assert_one_line(error)
+
+
+def test_safetensors_that_promise_terabytes(tmp_path):
+    stated = {"train": {"dtype": "F32", "shape": [10**12, 2], "data_offsets": [0, 8 * 10**12]}}
+    header = json.dumps(stated).encode()
+    for length in (len(header), 10**15):
+        (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + header + bytes(99))
+        with pytest.raises(DataError, match=r"must be a readable \.safetensors file .*, got: .*header") as error:
+            load(tmp_path / "a.safetensors")
+        assert_one_line(error)
 
 
 @pytest.mark.parametrize("shape", [(), (9,), (0, 2), (9, 0)])

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -45,7 +46,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     autoencoder: DiscreteAutoencoder,
-    data: Tensor | ImageStream,
+    data: Tensor | np.ndarray | ImageStream,
     *,
     beta: float,
     value_range: tuple[float, float] = (0.0, 1.0),
@@ -67,7 +68,7 @@ def evaluate(
 
     Args:
         autoencoder: the model; data go to its device.
-        data: [N, *observation_shape], or a stream of as much.
+        data: [N, *observation_shape], of any floating type, or a stream of as much.
         beta: weight of the KL in `beta_elbo`.
         value_range: smallest and largest possible value of the data, for PSNR, SSIM and perceptual metrics.
         targets: what is scored instead of the data, [N, *y].
@@ -91,7 +92,8 @@ def evaluate(
             "evaluate needs data, batch_size and importance_samples >= 1 and importance_data >= 0, got "
             f"{len(data)}, {batch_size}, {importance_samples} and {importance_data}."
         )
-    device = next(autoencoder.parameters()).device
+    parameter = next(autoencoder.parameters())
+    device, data = parameter.device, torch.from_numpy(data) if isinstance(data, np.ndarray) else data
     collected = _Pass(autoencoder, value_range, importance_samples, enumerable, perceptual)
     every = math.ceil(len(data) / importance_data) if importance_data else 0
     was_training = autoencoder.training
@@ -101,7 +103,7 @@ def evaluate(
             torch.manual_seed(seed)
             seen = 0
             for batch in data.split(batch_size):
-                x = batch.to(device)
+                x = batch.to(device, parameter.dtype if batch.is_floating_point() else batch.dtype)
                 y = x if targets is None else targets[seen : seen + len(x)].to(device)
                 collected.add(x, y)
                 spaced = slice(-seen % every, None, every) if every else slice(0)
