@@ -76,7 +76,8 @@ def open_image(file: File) -> Image.Image:
 
 def _raw_mode(image: Image.Image) -> str:
     """How a file holds its pixels, which PIL may widen or cut; empty where they have been read."""
-    return str(image.tile[0][3]) if image.tile else ""
+    tile = getattr(image, "tile", None)
+    return str(tile[0][3]) if tile else ""
 
 
 def is_grey(file: File) -> bool:
