@@ -78,6 +78,9 @@ def write_archive(path, version, changes=()):
     inner = BINARY if version == "binary" else PYTHON
     members = contents(version) | {"readme.html": b"x", "batches.meta": b"not read"} | dict(changes)
     with tarfile.open(path, "w:gz") as tar:
+        link = tarfile.TarInfo("data_batch_1")  # no file, and none of ours
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
         for name, raw in members.items():
             member = tarfile.TarInfo(f"{inner}/{name}")
             member.size = len(raw)
@@ -217,6 +220,7 @@ def test_pickled_bytes_have_one_encoding():
         ({b"data": [1], b"labels": [0] * COUNT}, "got list"),
         ({b"data": rows(1), b"labels": [0] * 3}, "must have 20 labels of 0 to 9, got 3"),
         ({b"data": rows(1), b"labels": [10] * COUNT}, "must have 20 labels of 0 to 9"),
+        ({b"data": rows(1), b"labels": [0, -(10**30)] * (COUNT // 2)}, "must have 20 labels of 0 to 9"),
         ({b"data": rows(1), b"labels": [True] * COUNT}, "labels must be a list of whole numbers"),
         ({b"data": rows(1), b"labels": rows(1)}, "labels must be a list of whole numbers"),
     ],

@@ -6,7 +6,7 @@ import os
 import pickle
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,17 @@ def _read_place(place: Path) -> dict[str, np.ndarray]:
     """Images and labels of train and test, as the files hold them: uint8 [N, 3, 32, 32], int64 [N]."""
     batches: dict[str, Batch] = {}
     try:
-        for file, raw in _in_archive(place) if os.path.isfile(place) else _in_folder(place):
+        for file, size, read in _files(place):
             name, binary = file.removesuffix(".bin"), file.endswith(".bin")
-            if name not in batches or binary:  # the binary version comes first where a folder holds both
-                batches[name] = (_read_binary if binary else _read_pickle)(raw, f"{place}: {file}")
+            if name in NAMES and (name not in batches or binary):  # a folder may hold both versions
+                where, least = f"{place}: {file}", IMAGES_PER_FILE * (PIXELS + binary)
+                most = least + (0 if binary else PICKLE_OVERHEAD)
+                if not least <= size <= most:
+                    raise DataError(f"{where} must have {least} to {most} bytes, got {size}; fetch the file again")
+                pixels, labels = batches[name] = (_read_binary if binary else _read_pickle)(read(), where)
+                if len(labels) != len(pixels) or labels.min() < 0 or labels.max() >= CLASSES:
+                    needed = f"{IMAGES_PER_FILE} labels of 0 to {CLASSES - 1}"
+                    raise DataError(f"{where} must have {needed}, got {len(labels)}, or others; fetch the file again")
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         form = "a whole tar archive" if os.path.isfile(place) else "a readable folder"
         raise DataError(f"{place} must be {form}, got: {one_line(error)}; check it, or fetch it again") from error
@@ -84,36 +91,22 @@ def _read_place(place: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in (folder / (name + suffix) for name in NAMES for suffix in ("", ".bin")):
-        if os.path.isfile(path):
-            _check_size(path.stat().st_size, f"{folder}: {path.name}")
-            yield path.name, path.read_bytes()
-
-
-def _in_archive(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """The batches in an archive, read as a stream: nothing is written to disk, and other members are passed over."""
-    with tarfile.open(archive, "r|*") as tar:
+def _files(place: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    """Name, size and reader of each file in a folder, or in an archive: one after the other, none written to disk."""
+    if os.path.isdir(place):
+        for path in filter(os.path.isfile, place.iterdir()):
+            yield path.name, path.stat().st_size, path.read_bytes
+        return
+    with tarfile.open(place, "r|*") as tar:
         for member in tar:
-            name = member.name.rpartition("/")[2]
-            if name.removesuffix(".bin") in NAMES and (content := tar.extractfile(member)) is not None:
-                _check_size(member.size, f"{archive}: {name}")
-                yield name, content.read()
-
-
-def _check_size(size: int, where: str) -> None:
-    """Before anything is read: a file of the binary version has one size, one of the Python version at most another."""
-    binary = where.endswith(".bin")
-    least = IMAGES_PER_FILE * (PIXELS + binary)
-    most = least if binary else least + PICKLE_OVERHEAD
-    if not least <= size <= most:
-        raise DataError(f"{where} must have {least} to {most} bytes, got {size}; fetch the file again")
+            if member.isfile() and (content := tar.extractfile(member)) is not None:
+                yield member.name.rpartition("/")[2], member.size, content.read
 
 
 def _read_binary(raw: bytes, where: str) -> Batch:
     """Records of one label and 3,072 pixels: a plane of red, one of green, one of blue, each row by row."""
     records = np.frombuffer(raw, np.uint8).reshape(IMAGES_PER_FILE, 1 + PIXELS)
-    return records[:, 1:], _checked_labels(records[:, 0], where)
+    return records[:, 1:], records[:, 0].astype(np.int64)
 
 
 def _read_pickle(raw: bytes, where: str) -> Batch:
@@ -127,16 +120,7 @@ def _read_pickle(raw: bytes, where: str) -> Batch:
         raise DataError(f"{where}: data must be uint8 {list(shape)}, got {got}; fetch the file again")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{where}: labels must be a list of whole numbers, got another thing; fetch the file again")
-    return data, _checked_labels(np.array(labels), where)
-
-
-def _checked_labels(labels: np.ndarray, where: str) -> np.ndarray:
-    if len(labels) != IMAGES_PER_FILE or labels.min() < 0 or labels.max() >= CLASSES:
-        raise DataError(
-            f"{where} must have {IMAGES_PER_FILE} labels of 0 to {CLASSES - 1}, got {len(labels)}, or others; fetch "
-            "the file again"
-        )
-    return labels.astype(np.int64)
+    return data, np.array([min(max(label, -1), CLASSES) for label in labels])  # of any size, until they are checked
 
 
 # All that a pickled array or string of bytes names: how numpy rebuilds an array, its two types, and Python 2's bytes.
