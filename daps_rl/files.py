@@ -15,20 +15,23 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """Writes a file so that a kill or a full disk at any moment leaves the previous one whole; its folder exists.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written; no temporary file is left behind.
+        OSError: the disk is full, or the folder cannot be written; it names the file, and no temporary one is left.
     """
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    path, temporary = Path(path), None
     try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

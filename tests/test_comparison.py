@@ -14,10 +14,10 @@ import pytest
 from daps_rl.commands.parser import agents, own_settings, seeds
 from daps_rl.comparison import runner
 from daps_rl.comparison.curves import common_point, points, read_at, read_curve, validation
-from daps_rl.comparison.environment import environment, threads_each
-from daps_rl.comparison.folder import ComparisonFolder
+from daps_rl.comparison.folder import ComparisonFolder, environment
 from daps_rl.comparison.plan import Plan, extended, plan_from_json
 from daps_rl.comparison.progress import ComparisonProgress
+from daps_rl.comparison.runner import threads_each
 from daps_rl.comparison.session import collect_rows, reference_of, train_all
 from daps_rl.config import make_config
 
@@ -269,7 +269,6 @@ class TestProgress:
         self, child: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("daps_rl.comparison.progress.LINE_EVERY", 0.0)
-        monkeypatch.setattr("daps_rl.comparison.progress.LOOK_EVERY", 0.0)
         runs = {child / run.name: run for run in PLAN.runs()}
         first, second = list(runs)[:2]
         with ComparisonProgress(runs, 3) as progress:
@@ -295,7 +294,6 @@ class TestProgress:
                 return True
 
         monkeypatch.setattr(sys, "stderr", Terminal())
-        monkeypatch.setattr("daps_rl.comparison.progress.LOOK_EVERY", 0.0)
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setenv("COLUMNS", "100")
         runs = {child / run.name: run for run in PLAN.runs()}
@@ -305,7 +303,7 @@ class TestProgress:
         with ComparisonProgress(runs, 0) as progress:
             progress.started(folder)
             progress.look()
-            progress._bar.refresh()
+            progress.refresh()
         shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
         assert "all runs" in shown
         assert "daps-na-seed0" in shown
@@ -357,7 +355,7 @@ def test_the_environment_names_the_checkout_and_the_machine() -> None:
 
 
 def test_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daps_rl.comparison.environment.cores", lambda: 8)
+    monkeypatch.setattr("daps_rl.comparison.runner.cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert [threads_each(jobs) for jobs in (1, 3, 20)] == [8, 2, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")

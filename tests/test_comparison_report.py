@@ -17,6 +17,7 @@ pytest.importorskip("matplotlib")
 from daps_rl.comparison import pictures
 from daps_rl.comparison.plan import Plan
 from daps_rl.comparison.table import comparison_text
+from daps_rl.report.figures import SERIES
 
 PLAN = Plan(agents={"daps": "daps", "wide": "daps", "fsq": "rloo"}, seeds=(0, 1, 2), options={"steps": 40},
             own={"wide": {"vocab_size": 64}})  # fmt: skip
@@ -227,7 +228,7 @@ class TestPictures:
         assert [axes.get_xscale() for axes in figures[0].axes] == ["linear"] * 3 + ["log"] * 3
 
     def test_more_lines_than_colours_differ_in_their_dashes(self) -> None:
-        looks = [look for look, _ in zip(pictures.looks(), range(21), strict=False)]
+        looks = [look for look, _ in zip(pictures._looks(), range(21), strict=False)]
         assert len({(look["color"], str(look["linestyle"])) for look in looks}) == 21
 
     def test_quality_against_bits_is_one_line_per_agent(self, figures: list[Any], rows: Any) -> None:
@@ -236,7 +237,7 @@ class TestPictures:
         line = psnr.containers[0].lines[0]
         np.testing.assert_allclose(line.get_xdata().astype(float), [32, 48])
         np.testing.assert_allclose(line.get_ydata().astype(float), [22.0, 24.25])
-        assert [of.lines[0].get_color() for of in psnr.containers] == [pictures.SERIES[0], pictures.SERIES[2]]
+        assert [of.lines[0].get_color() for of in psnr.containers] == [SERIES[0], SERIES[2]]
         ranges = [bar[:, 1].tolist() for bar in psnr.containers[0].lines[2][0].get_segments()]
         np.testing.assert_allclose(ranges, [[20.0, 25.0], [22.0, 27.5]])
         assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["daps", "rloo"]

@@ -13,7 +13,7 @@ import torch
 from data_files import assert_one_line, use_hub
 
 from daps_rl.data import DataError, MissingDataError, cifar, load
-from daps_rl.data.unpickle import read_plain_pickle
+from daps_rl.data.cifar import read_plain_pickle
 
 COUNT = 20  # images in each of the six files
 BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
@@ -78,6 +78,9 @@ def write_archive(path, version, changes=()):
     inner = BINARY if version == "binary" else PYTHON
     members = contents(version) | {"readme.html": b"x", "batches.meta": b"not read"} | dict(changes)
     with tarfile.open(path, "w:gz") as tar:
+        link = tarfile.TarInfo("data_batch_1")  # no file, and none of ours
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
         for name, raw in members.items():
             member = tarfile.TarInfo(f"{inner}/{name}")
             member.size = len(raw)
@@ -190,7 +193,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path):
         b"cbuiltins\neval\n(S'1'\ntR.",
         b"cnumpy\nload\n(S'x'\ntR.",
         b"cnumpy.core.multiarray\nscalar\n.",
-        b"cdaps_rl.data.unpickle\npickle.loads\n.",
+        b"cdaps_rl.data.cifar\npickle.loads\n.",
         b"\x80\x04\x8c\x05numpy\x8c\x0dndarray.tobytes\x93.",
     ],
 )
@@ -202,7 +205,7 @@ def test_what_a_pickle_may_not_name(raw):
 
 def test_pickled_bytes_have_one_encoding():
     raw = b"\x80\x02c_codecs\nencode\nX\x02\x00\x00\x00abX\x05\x00\x00\x00rot13\x86R."
-    with pytest.raises(DataError, match="pickled bytes must be encoded in latin1, got 'rot13'"):
+    with pytest.raises(DataError, match="here must be a whole pickle, got: 'rot13' is not a text encoding"):
         read_plain_pickle(raw, "here")
     assert read_plain_pickle(raw.replace(b"\x05\x00\x00\x00rot13", b"\x06\x00\x00\x00latin1"), "here") == b"ab"
 
@@ -217,6 +220,7 @@ def test_pickled_bytes_have_one_encoding():
         ({b"data": [1], b"labels": [0] * COUNT}, "got list"),
         ({b"data": rows(1), b"labels": [0] * 3}, "must have 20 labels of 0 to 9, got 3"),
         ({b"data": rows(1), b"labels": [10] * COUNT}, "must have 20 labels of 0 to 9"),
+        ({b"data": rows(1), b"labels": [0, -(10**30)] * (COUNT // 2)}, "must have 20 labels of 0 to 9"),
         ({b"data": rows(1), b"labels": [True] * COUNT}, "labels must be a list of whole numbers"),
         ({b"data": rows(1), b"labels": rows(1)}, "labels must be a list of whole numbers"),
     ],

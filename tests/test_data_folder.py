@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from daps_rl.data import DataError, ImageStream, MissingDataError, load
 from daps_rl.data.folder import FolderImages
-from daps_rl.data.picture import Picture, _flatten
+from daps_rl.data.picture import Picture, _flatten, is_grey
 
 
 def shade(value, size=(8, 8), mode="RGB"):
@@ -130,6 +131,26 @@ def test_what_is_passed_over(tmp_path):
     assert sum(len(splits[name]) for name in ("train", "validation", "test")) == 10
 
 
+@pytest.mark.filterwarnings("ignore:.*skipped")
+def test_links_and_pipes_spoil_no_folder(tmp_path):
+    write_images(tmp_path / "train", range(40))
+    (tmp_path / "itself").symlink_to("itself")
+    for name in ("one", "two", "three"):  # 3^40 ways to walk in circles
+        (tmp_path / name).symlink_to(".")
+    (tmp_path / "train" / "999.png").symlink_to("999.png")
+    os.mkfifo(tmp_path / "train" / "998.png")
+    splits = load(tmp_path, image_size=4)
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [34, 4, 4]
+    for name in ("train", "validation", "test"):
+        splits[name][:]
+    assert splits.unreadable_files() == ["train/998.png", "train/999.png"]
+    (tmp_path / "none").mkdir()
+    for name in ("one", "two", "three"):
+        (tmp_path / "none" / name).symlink_to(".")
+    with pytest.raises(MissingDataError, match="or with images, but has neither"):
+        load(tmp_path / "none")
+
+
 # pixels
 
 
@@ -205,6 +226,57 @@ def test_sixteen_bits_may_be_transparent(value, key, expected):
     image = Image.fromarray(np.full((4, 4), value, np.uint16))
     image.info["transparency"] = key
     assert _flatten(image, "L").getcolors() == [(16, expected)]
+
+
+def png(bits, colour, row, *chunks):
+    """A PNG of 4 x 4 pixels of so many bits: PIL writes only some of the kinds that it reads."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = (b"IHDR", struct.pack(">IIBBBBB", 4, 4, bits, colour, 0, 0, 0))
+    pixels = (b"IDAT", zlib.compress((b"\0" + row) * 4))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in (header, *chunks, pixels, (b"IEND", b"")))
+
+
+GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
+KEY = struct.pack(">3H", 1, 2, 3)
+PLTE = (b"PLTE", bytes([50, 60, 70, 9, 9, 9]))
+
+
+@pytest.mark.parametrize(
+    ("file", "left", "right"),
+    [
+        (png(1, GREY, b"\xc0", (b"tRNS", b"\0\0")), (255,), (255,)),
+        (png(2, GREY, b"\xa5", (b"tRNS", b"\0\x01")), (170,), (255,)),
+        (png(4, GREY, b"\x33\x77", (b"tRNS", b"\0\x07")), (51,), (255,)),
+        (png(8, GREY, bytes([50, 50, 7, 7]), (b"tRNS", b"\0\x07")), (50,), (255,)),
+        (png(16, GREY, struct.pack(">4H", 25700, 25700, 7, 7), (b"tRNS", b"\0\x07")), (100,), (255,)),
+        (png(16, GREY_ALPHA, struct.pack(">8H", *[25700, 65535] * 2, *[25700, 0] * 2)), (100,), (255,)),
+        (png(8, COLOUR, bytes([50, 60, 70] * 2 + [1, 2, 3] * 2), (b"tRNS", KEY)), (50, 60, 70), (255,) * 3),
+        (
+            png(16, COLOUR, struct.pack(">12H", *[12850, 15420, 17990] * 2, *[1, 2, 3] * 2), (b"tRNS", KEY)),
+            (50, 60, 70),
+            (255,) * 3,
+        ),
+        (png(16, COLOUR_ALPHA, struct.pack(">16H", *[12850, 0, 0, 65535] * 2, *[0] * 8)), (50, 0, 0), (255,) * 3),
+        (png(8, PALETTE, bytes([0, 0, 1, 1]), PLTE, (b"tRNS", b"\xff\0")), (50, 60, 70), (255,) * 3),
+        (png(2, PALETTE, b"\x05", PLTE, (b"tRNS", b"\xff\0")), (50, 60, 70), (255,) * 3),
+    ],
+    ids=range(11),
+)
+def test_transparent_pixels_of_every_kind_of_png_are_white(file, left, right):
+    assert is_grey(file) == (len(left) == 1)
+    pixels = Picture(4, channels=len(left))(file)
+    assert pixels[:, 0, 0].tolist() == list(left)
+    assert pixels[:, 3, 3].tolist() == list(right)
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "GIF", "WEBP"])
+def test_the_first_picture_of_an_animation_counts(suffix):
+    file, frames = io.BytesIO(), [Image.new("RGB", (4, 4), (value, value, value)) for value in (200, 10)]
+    frames[0].save(file, suffix, save_all=True, append_images=frames[1:])
+    assert (Picture(4)(file.getvalue()).int() - 200).abs().max() <= 2
 
 
 def test_a_large_jpeg_is_the_same_picture(tmp_path):

@@ -352,8 +352,9 @@ def test_streaming_too_few(use, small):
     use(parts(30))
     train = load(ID, streaming=True, image_size=4).train
     assert isinstance(train, IterableStream)
-    with pytest.raises(ValueError, match="batch_size must be >= 1"):
-        train.batches(0, seed=0)
+    for wrong in (0, 10**12):
+        with pytest.raises(ValueError, match=f"batch_size must be >= 1 and at most .*, got {wrong}"):
+            train.batches(wrong, seed=0)
 
 
 # real loaders

@@ -12,7 +12,8 @@ from daps_rl.data import DataError, MissingDataError, load
 
 
 @pytest.mark.parametrize("given", ["", "a/b/c", "../data", "data set", 3, None, Path("someone/some-data")])
-def test_unknown_data(given):
+def test_unknown_data(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     known = "data must be one of digits, fashion-mnist, mnist, cifar10, photographs, a folder"
     with pytest.raises(ValueError, match=known) as error:
         load(given)
@@ -60,12 +61,16 @@ def test_a_path_object_is_no_name(tmp_path, monkeypatch):
         ("mnist", {"streaming": True}, "mnist is no data set of the hub, so it takes no streaming"),
         ("photographs", {"data_dir": "here"}, "photographs ships inside Python packages, so it takes no data_dir"),
         ("photographs", {"image_column": "image"}, "photographs has no columns, so it takes no image_column"),
-        ("photographs", {"image_size": 0}, "image_size must be a positive whole number of pixels, got 0; pass 32"),
+        (
+            "photographs",
+            {"image_size": 0},
+            "positive whole number of pixels, got 0; pass 32 for photographs",
+        ),
         ("someone/some-data", {"binarize": True}, "someone/some-data has colours .* it takes no binarize"),
         ("idx", {"image_size": 32}, "the folder .*idx of IDX files has images of one size"),
         ("a.npy", {"image_size": 32}, r"the file .*a\.npy has images of one size"),
         ("images", {"binarize": True}, "the folder .*images of images has colours or greys that are standardised"),
-        ("images", {"image_size": 2.5}, r"positive whole number of pixels, got 2\.5; pass 64"),
+        ("images", {"image_size": 2.5}, r"positive whole number of pixels, got 2\.5; pass 32 for photographs, 64"),
         ("images", {"max_corrupt": -1}, "max_corrupt must be >= 0, got -1"),
     ],
 )

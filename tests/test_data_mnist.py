@@ -2,7 +2,9 @@
 
 import gzip
 import sys
+import tracemalloc
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,7 @@ from hypothesis import strategies as st
 
 from daps_rl.data import DataError, MissingDataError, load
 from daps_rl.data import load as load_function
-from daps_rl.data.idx import read_idx
-from daps_rl.data.mnist import FASHION_MNIST
+from daps_rl.data.mnist import FASHION_MNIST, load_image_source, read_idx
 
 LOAD_MODULE = sys.modules[load_function.__module__]
 
@@ -75,10 +76,10 @@ def damage_dims(raw):
         (damage_magic, r"must start with the IDX magic 00000803 .*got 00000d03"),
         (damage_dims, r"must start with the IDX magic 00000803 .*got 00000802"),
         (lambda raw: b"", "got an empty file"),
-        (lambda raw: raw[:3], "got 000008;"),
-        (lambda raw: raw[:9], "must have an IDX header of 16 bytes, got 9"),
+        (lambda raw: raw[:3], "got 000008 and 3 bytes;"),
+        (lambda raw: raw[:9], r"a header of 16 bytes, got 00000803 and 9 bytes"),
         (lambda raw: raw[:-1], r"\[24, 5, 4\] is 480, got 479"),
-        (lambda raw: raw + b"\x00", r"\[24, 5, 4\] is 480, got 481"),
+        (lambda raw: raw + b"\x00", r"\[24, 5, 4\] is 480, got more"),
         (lambda raw: raw[:4] + bytes(4) + raw[8:16], r"at least one value.*\[0, 5, 4\] is 0, got 0"),
         (lambda raw: raw[:4] + b"\xff" * 12 + raw[16:], "is 79228162458924105385300197375, got 480"),
     ],
@@ -94,13 +95,25 @@ def test_damaged_idx_files(tmp_path, change, message, suffix):
     assert_one_line(error)
 
 
+def test_a_header_that_states_gigabytes_takes_no_memory(tmp_path):
+    write_folder(tmp_path)
+    header = bytes([0, 0, 8, 3]) + np.array([2**31, 1, 1], ">u4").tobytes()
+    (tmp_path / NAMES[0]).unlink()
+    (tmp_path / f"{NAMES[0]}.gz").write_bytes(gzip.compress(header + bytes(2**26)))  # 64 MiB of zeros in 64 KiB
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"is 2147483648, got 67108864"):
+        load("mnist", tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**28
+    tracemalloc.stop()
+
+
 @pytest.mark.parametrize("change", [lambda raw: b"plainly not gzip", lambda raw: raw[:-9], lambda raw: raw[:40] + raw])
 def test_corrupt_gzip(tmp_path, change):
     arrays = write_folder(tmp_path, suffix=".gz")
     path = tmp_path / (NAMES[0] + ".gz")
     path.write_bytes(change(gzip.compress(idx_bytes(arrays[NAMES[0]]))))
     with pytest.raises(
-        DataError, match=r"train-images-idx3-ubyte\.gz must be a gzip file.*fetch the file again"
+        DataError, match=r"train-images-idx3-ubyte\.gz must be a gzip file, got: .*; save it again"
     ) as error:
         load("mnist", tmp_path)
     assert_one_line(error)
@@ -109,22 +122,25 @@ def test_corrupt_gzip(tmp_path, change):
 def test_unreadable_idx_file(tmp_path, monkeypatch):
     write_folder(tmp_path)
 
-    def refuse(path):
+    def refuse(path, mode):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # chmod would not stop root
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte must be readable.*check its permissions"):
+    monkeypatch.setattr(Path, "open", refuse)  # chmod would not stop root
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte must be a readable file.*Permission denied"):
         load("mnist", tmp_path)
 
 
 def test_idx_files_that_do_not_fit_each_other(tmp_path):
     write_folder(tmp_path)
     (tmp_path / NAMES[1]).write_bytes(idx_bytes(np.arange(23)))
-    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte must hold one label for each of the 24.*got 23"):
+    with pytest.raises(
+        DataError,
+        match=r"mnist: validation_labels must .* shape \[2\].*got torch.int64 \[1\]",
+    ):
         load("mnist", tmp_path)
     write_folder(tmp_path)
     (tmp_path / NAMES[2]).write_bytes(idx_bytes(pixels(6, rows=4)))
-    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte must hold.*\[5, 4\].*got \[4, 4\]"):
+    with pytest.raises(DataError, match=r"mnist: test must hold data of shape \[1, 5, 4\].*, got \[1, 4, 4\]"):
         load("mnist", tmp_path)
     write_folder(tmp_path, train=1)
     with pytest.raises(DataError, match="two images or more, got 1"):
@@ -145,7 +161,8 @@ def test_idx_round_trip(tmp_path_factory, shape, seed):
 
 def use_system_folder(monkeypatch, folder):
     """Stand in for the folder of Debian's package."""
-    monkeypatch.setitem(LOAD_MODULE.SOURCES, "fashion-mnist", replace(FASHION_MNIST, system_dir=folder))
+    source = replace(FASHION_MNIST, system_dir=folder)
+    monkeypatch.setitem(LOAD_MODULE.NAMED, "fashion-mnist", partial(load_image_source, source))
 
 
 class PictureLike:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from data_files import assert_one_line
 
-from daps_rl.data import DataError, DataOrder, ImageStream, Splits, Stream
-from daps_rl.data.corrupt import CorruptFiles
-from daps_rl.data.standard import Standard
+from daps_rl.data import DataError, DataOrder, Feed, ImageStream, Splits, Stream
+from daps_rl.data.errors import CorruptFiles
+from daps_rl.data.picture import Standard
 from daps_rl.data.stream import SAMPLE, sample_rows
 
 
@@ -106,22 +107,31 @@ def test_any_step_can_be_asked_for_first():
 
 @pytest.mark.parametrize(("count", "batch_size", "name"), [(0, 4, "count"), (4, 0, "batch_size")])
 def test_empty_orders(count, batch_size, name):
-    with pytest.raises(ValueError, match=rf"{name} must be >= 1, got 0"):
+    with pytest.raises(ValueError, match=rf"{name} must be >= 1.*, got 0"):
         DataOrder(count, batch_size, seed=0)
+
+
+@pytest.mark.parametrize(("count", "most"), [(10, 4096), (5000, 5000)])
+def test_a_batch_holds_no_more_than_there_is(count, most):
+    assert len(DataOrder(count, most, seed=0).indices(3)) == most
+    for wrong in (most + 1, 10**12):
+        with pytest.raises(ValueError, match=rf"at most {most} with {count} training data, got {wrong}; pass") as error:
+            DataOrder(count, wrong, seed=0)
+        assert_one_line(error)
+        with pytest.raises(ValueError, match=f"at most {most}"):
+            Feed(torch.zeros(count, 2), wrong, 0, device=torch.device("cpu"))
 
 
 # standardisation
 
 
 def test_standard_against_float64():
-    pixels = [
-        torch.from_numpy(np.random.default_rng(seed).integers(0, 200, (7, 3, 5), dtype=np.uint8)) for seed in (0, 1)
-    ]
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (14, 3, 5), dtype=np.uint8))
     standard = Standard.of(pixels, "toy")
-    unit = torch.cat(pixels).double() / 255
+    unit = pixels.double() / 255
     assert standard.mean == pytest.approx(unit.mean().item(), rel=1e-12)
     assert standard.deviation == pytest.approx(unit.std(correction=0).item(), rel=1e-12)
-    values = standard(pixels[0])
+    values = standard(pixels[:7])
     assert values.dtype == torch.float32
     assert torch.allclose(values.double(), (unit[:7] - unit.mean()) / unit.std(correction=0), atol=1e-6)
     low, high = standard.value_range
@@ -133,7 +143,7 @@ def test_standard_against_float64():
 
 def test_pixels_that_are_all_the_same():
     with pytest.raises(DataError, match="toy must hold pixels that differ, got 7 everywhere"):
-        Standard.of([torch.full((3, 2), 7, dtype=torch.uint8)], "toy")
+        Standard.of(torch.full((3, 2), 7, dtype=torch.uint8), "toy")
 
 
 # access

@@ -359,6 +359,7 @@ def test_same_seed_same_numbers_and_global_randomness_untouched(data):
     assert again.metrics == first.metrics
     assert torch.equal(again.counts, first.counts)
     assert evaluate(model, data, beta=0.3, batch_size=5, seed=4).metrics != first.metrics
+    assert evaluate(model, data.double().numpy(), beta=0.3, batch_size=5, seed=3).metrics == first.metrics
 
 
 def test_every_name_of_the_contract_is_there_and_documented(data):

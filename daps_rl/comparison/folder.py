@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import importlib.metadata
+import platform
 import shlex
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from daps_rl.comparison.environment import environment
+import torch
+
+from daps_rl import __version__
 from daps_rl.comparison.plan import Plan, PlannedRun, plan_from_json
+from daps_rl.comparison.runner import cores
 from daps_rl.config import config_from_dict
 from daps_rl.files import to_json, write_atomically
 from daps_rl.report import read_metrics
 from daps_rl.runs.folder import RunFolder
+
+PACKAGES = ("torch", "torchrl", "tensordict", "stable-baselines3", "gymnasium", "numpy", "scipy")
 
 Row = dict[str, Any]
 
@@ -74,3 +84,40 @@ class ComparisonFolder(RunFolder):
             **summary,
             "versions": {**where["versions"], **summary.get("versions", {})},
         }
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """Commit (None outside a git checkout of daps-rl), versions, and what the machine is."""
+    versions = {"python": platform.python_version(), "daps-rl": __version__}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a nightly has another name
+            versions[package] = importlib.metadata.version(package)
+    host = {
+        "system": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": cores(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    return {"commit": _commit(), "versions": versions, "host": host}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the code runs from, with "-dirty" where files have changed since."""
+    package = Path(__file__).parent.parent
+    try:
+        tracked = ["git", "-C", str(package), "ls-files", "--error-unmatch", "__init__.py"]
+        subprocess.run(tracked, check=True, capture_output=True)
+        describe = ["git", "-C", str(package), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        return subprocess.run(describe, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _cpu_name() -> str:
+    """The first processor's name, where the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

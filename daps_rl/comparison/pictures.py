@@ -16,7 +16,16 @@ from daps_rl.comparison.curves import AXES, NAMES, PROBLEM_NAMES, Curve, heading
 from daps_rl.comparison.folder import Row
 from daps_rl.data import Splits
 from daps_rl.report import images_in_a_line, plot_sheet
-from daps_rl.report.figures import INK, SERIES, WIDTH, dress_curves, limits_around, new_figure, save, short_number
+from daps_rl.report.figures import (
+    INK,
+    WIDTH,
+    dress_curves,
+    limits_after_the_first,
+    looks,
+    new_figure,
+    save,
+    short_number,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,14 +55,16 @@ def plot_curves(path: Path, curves: Mapping[str, Sequence[Curve]], *, title: str
     panels = figure.subplots(len(PLACES), len(headings), sharex="row", sharey="col")
     for (row, axis), (column, metric) in itertools.product(enumerate(PLACES), enumerate(headings)):
         axes = panels[row, column]
-        for (label, of_label), look in zip(curves.items(), looks(), strict=False):
+        for (label, of_label), look in zip(curves.items(), _looks(), strict=False):
             _draw_mean(axes, [points(curve, axis, metric) for curve in of_label], {**look, "label": label})
         name = of_rewards(AXES[axis]) if problem else AXES[axis]
         _finish(axes, headings[metric] if row == 0 else "", name)
     for row, axis in enumerate(PLACES):
         _set_places(panels[row, 0], [curve[-1].get(axis) for of in curves.values() for curve in of if curve])
     for column, metric in enumerate(headings):
-        _set_limits(panels[0, column], [points(curve, "step", metric)[2] for of in curves.values() for curve in of])
+        values = [points(curve, "step", metric)[2] for of in curves.values() for curve in of]
+        if any(map(len, values)):
+            panels[0, column].set_ylim(*limits_after_the_first(_FIRST_SHARE, values))
     _legend_below(figure, panels.flat, len(curves))
     save(figure, path)
 
@@ -66,7 +77,7 @@ def plot_bits(path: Path, agents: Mapping[str, str], rows: Sequence[Row], *, tit
     figure = new_figure(WIDTH, 500, title)
     panels = figure.subplots(1, len(HEADINGS))
     look_of: dict[str, dict[str, Any]] = {}
-    for agent, look in zip(agents.values(), looks(), strict=False):
+    for agent, look in zip(agents.values(), _looks(), strict=False):
         look_of.setdefault(agent, look)
     for (metric, shown_as), axes in zip(HEADINGS.items(), panels, strict=True):
         for agent, look in look_of.items():
@@ -104,12 +115,9 @@ def plot_reconstructions_of(path: Path, runs: Mapping[str, Path], splits: Splits
     plot_sheet(path, sheet, value_range=splits.value_range, title=title)
 
 
-def looks() -> Iterator[dict[str, Any]]:
-    """A colour and a marker for each line; beyond the seventh, dashed too."""
-    dashes = ((0, ()), (0, (4, 1.5)), (0, (1, 1.2)))
-    for dash in itertools.cycle(dashes):
-        for colour, marker in zip(SERIES, "osD^vPX", strict=True):
-            yield {"color": colour, "linestyle": dash, "marker": marker, "linewidth": 1.6, "markersize": 4.5}
+def _looks() -> Iterator[dict[str, Any]]:
+    for look, marker in zip(itertools.cycle(looks()), itertools.cycle("osD^vPX"), strict=False):
+        yield {**look, "marker": marker, "linewidth": 1.6, "markersize": 4.5}
 
 
 def _draw_mean(axes: Axes, curves: Sequence[np.ndarray], look: dict[str, Any]) -> None:
@@ -142,9 +150,7 @@ def _finish(axes: Axes, heading: str, xlabel: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     dress_curves(axes, heading, xlabel, "not defined")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
 
 
 def _set_places(axes: Axes, ends: Sequence[float | None]) -> None:
@@ -157,17 +163,6 @@ def _set_places(axes: Axes, ends: Sequence[float | None]) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
         axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _set_limits(axes: Axes, curves: Sequence[np.ndarray]) -> None:
-    """Leaves the first tenth of the validations out of the panel where they would take most of it."""
-    curves = [curve for curve in curves if curve.size]
-    if not curves:
-        return
-    late = np.concatenate([curve[min(round(len(curve) * _FIRST_SHARE), len(curve) - 1) :] for curve in curves])
-    every = np.concatenate(curves)
-    low = late.min() if late.min() - every.min() > np.ptp(late) else every.min()
-    axes.set_ylim(*limits_around(low, every.max(), margin=0.06))
 
 
 def _legend_below(figure: Figure, panels: Any, entries: int) -> None:

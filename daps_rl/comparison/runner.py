@@ -68,6 +68,17 @@ def run_commands(
             _end(running, kill=False)
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_each(jobs: int) -> int:
+    """Threads of each of so many processes at once; the person's own OMP_NUM_THREADS comes first."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    return int(chosen) if chosen.isdigit() and int(chosen) > 0 else max(cores() // jobs, 1)
+
+
 def _start(command: Sequence[str], threads: int, stdout: int | None) -> Child:
     return subprocess.Popen(
         command,

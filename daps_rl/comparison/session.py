@@ -7,7 +7,6 @@ from pathlib import Path
 
 from daps_rl.comparison import runner
 from daps_rl.comparison.curves import Curve, of_labels, read_curve
-from daps_rl.comparison.environment import threads_each
 from daps_rl.comparison.folder import ComparisonFolder, Row
 from daps_rl.comparison.pictures import plot_bits, plot_curves, plot_reconstructions_of
 from daps_rl.comparison.plan import Plan, PlannedRun
@@ -37,19 +36,16 @@ def train_all(
     done = ("finished",) if retry_failed else ("finished", "failed")
     todo = [run for run in plan.runs() if run.key not in rows or rows[run.key]["status"] not in done]
     runs = {folder.prepare(run).path: run for run in todo}
-    for run in runs.values():
+    for path, run in runs.items():
         rows.pop(run.key, None)
-
-    def on_start(path: Path) -> None:
         (path / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
-        progress.started(path)
 
     def on_end(path: Path, code: int, stderr: str) -> None:
         reason = runner.outcome(path, code, stderr)
         if reason is not None:
             if stop():
                 return
-            (path / ERROR_LOG).write_text(stderr)
+            write_atomically(path / ERROR_LOG, stderr.encode())
         rows[runs[path].key] = folder.row(plan, runs[path], reason=reason)
         folder.write_rows([rows[run.key] for run in plan.runs() if run.key in rows])
         progress.ended(path, reason)
@@ -58,9 +54,9 @@ def train_all(
         runner.run_commands(
             {path: (*runner.TRAIN, str(path)) for path in runs},
             jobs=jobs,
-            threads=threads_each(jobs),
+            threads=runner.threads_each(jobs),
             stop=stop,
-            on_start=on_start,
+            on_start=progress.started,
             on_end=on_end,
             on_look=progress.look,
         )

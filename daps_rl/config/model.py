@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daps_rl.config.settings import Settings, documented, setting
-from daps_rl.data.corrupt import MAX_CORRUPT
+from daps_rl.data.errors import MAX_CORRUPT
 from daps_rl.data.load import NAMES
 from daps_rl.decoders import DECODERS, LIKELIHOODS
 from daps_rl.decoders.likelihoods import MAX_VARIANCE, MIN_VARIANCE, VARIANCE

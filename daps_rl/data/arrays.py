@@ -1,6 +1,7 @@
-"""Splits from arrays or tensors of one's own."""
+"""Splits from arrays or tensors of one's own, and from noise."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,13 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError
-from daps_rl.data.held_out import cut_missing
-from daps_rl.data.splits import LABELS, SPLITS, Splits, check_values
+from daps_rl.data.splits import SPLITS, Splits, check_values, cut_missing
 
 Array = np.ndarray | Tensor
 
 CHANNELS = (1, 3, 4)  # grey, colour, colour with opacity
 WHITE = 255
+USUAL = (0.05, 5.0)  # largest deviation of an entry over the data, for a Gaussian whose variance is learned
 
 
 def from_arrays(
@@ -48,20 +49,16 @@ def from_arrays(
     Raises:
         DataError: an array has the wrong type, shape or values.
     """
-    given = (train, validation, test, train_labels, validation_labels, test_labels)
-    arrays = dict(zip(SPLITS + LABELS, given, strict=True))
-    return from_mapping({key: array for key, array in arrays.items() if array is not None}, name, binarize=binarize)
-
-
-def from_mapping(arrays: Mapping[str, Array], name: str, *, binarize: bool | None = None) -> Splits:
-    """`from_arrays` for arrays held under the names of its arguments, as a file holds them.
-
-    Raises:
-        DataError: train is missing, a name is unknown, or an array does not fit.
-    """
-    _check_names(arrays, name)
-    data = {split: _as_data(arrays[split], f"{name}: {split}") for split in SPLITS if split in arrays}
-    labels: dict[str, Any] = {key: _as_labels(arrays[key], f"{name}: {key}") for key in LABELS if key in arrays}
+    given = zip(SPLITS, (train, validation, test), (train_labels, validation_labels, test_labels), strict=True)
+    data: dict[str, Tensor] = {}
+    labels: dict[str, Any] = {}
+    for split, array, classes in given:
+        if array is not None:
+            data[split] = _as_data(array, f"{name}: {split}").cpu()
+        if classes is not None:
+            labels[f"{split}_labels"] = _as_labels(classes, f"{name}: {split}_labels").cpu()
+            if array is None:
+                raise DataError(f"{name}: {split}_labels must come with {split}, got labels alone; give {split} too")
     if "train_labels" in labels and len(labels["train_labels"]) != len(data["train"]):
         raise DataError(
             f"{name}: train_labels must be one for each of the {len(data['train'])} data, "
@@ -73,24 +70,52 @@ def from_mapping(arrays: Mapping[str, Array], name: str, *, binarize: bool | Non
     if likelihood == "gaussian":
         low, high = torch.aminmax(data["train"])
         value_range = (low.item(), high.item())
+        _warn_of_scale(data["train"], name)
     return Splits(name=name, **data, **labels, likelihood=likelihood, value_range=value_range)
 
 
-def _check_names(arrays: Mapping[str, Array], name: str) -> None:
-    known = ", ".join(SPLITS + LABELS)
-    unknown = [key for key in arrays if key not in SPLITS + LABELS]
-    if "train" not in arrays or unknown:
-        got = ", ".join(arrays) or "no array"
-        raise DataError(f"{name} must hold train, and no arrays but {known}, got {got}; rename or remove arrays")
-    for split, key in zip(SPLITS, LABELS, strict=True):
-        if key in arrays and split not in arrays:
-            raise DataError(f"{name}: {key} must come with {split}, got the labels alone; give {split} as well")
+def as_observations(x: Array, shape: Sequence[int], where: str = "x") -> Tensor:
+    """Data as a model takes them, float32 [N, *shape], by the rules by which `from_arrays` made what it learned from.
+
+    So uint8 that is not all 0 and 1 is divided by 255, and an axis of channels is added, or moved to the front.
+
+    Args:
+        x: numbers of any type. [N, *shape], [N, H, W] or uint8 [N, H, W, C].
+        shape: of an observation of the model.
+        where: what messages call the data.
+    Raises:
+        DataError: x has the wrong type, shape or values.
+    """
+    data = _as_data(x, where)
+    if data.shape[1:] != torch.Size(shape):
+        data = _channels_first(data)
+    if data.shape[1:] != torch.Size(shape):
+        needed = ", ".join(map(str, shape))
+        raise DataError(
+            f"{where} must have shape [N, {needed}] as the model's data, got {list(x.shape)}; give data of one kind"
+        )
+    return data.float() / (1 if data.dtype != torch.uint8 or _is_binary(data) else WHITE)
+
+
+def as_codes(codes: Array, num_tokens: int, vocab_size: int, where: str = "codes") -> Tensor:
+    """The same codes as int64 [..., T] with every token in 0 … V-1, whatever decoder is to read them.
+
+    Raises:
+        DataError: codes are no integers, or have another shape or range.
+    """
+    tensor, last = _as_tensor(codes, where), tuple(codes.shape[-1:])
+    needed = f"{where} must be integers [..., {num_tokens}] in 0 … {vocab_size - 1}"
+    if tensor.is_floating_point() or tensor.dtype == torch.bool or last != (num_tokens,):
+        raise DataError(f"{needed}, got {codes.dtype} of shape {list(codes.shape)}; pass what encode gives")
+    if tensor.numel() and not 0 <= tensor.min() <= tensor.max() < vocab_size:
+        raise DataError(f"{needed}, got values {tensor.min()} … {tensor.max()}; pass what encode gives")
+    return tensor.long()
 
 
 def _as_tensor(array: Array, where: str) -> Tensor:
-    """The same numbers as a tensor; floats as float32, integers other than uint8 as int64."""
+    """The same numbers as a tensor without a gradient; floats as float32, integers other than uint8 as int64."""
     if isinstance(array, Tensor):
-        tensor = array.detach().cpu()
+        tensor = array.detach()
     else:
         values = np.asarray(array)
         if values.dtype.kind not in "biuf":
@@ -162,3 +187,39 @@ def _scale(data: dict[str, Tensor], name: str, binarize: bool | None) -> tuple[d
     if all(_is_binary(x) for x in values.values()) and binarize is not False:
         return values, "bernoulli"
     return values, "fixed_gaussian" if binary or pixels else "gaussian"
+
+
+def _warn_of_scale(train: Tensor, name: str) -> None:
+    """Warns where no entry of the data is anywhere near the unit scale of a learned variance."""
+    deviation, (low, high) = train.std(0, correction=0).max().item(), torch.aminmax(train)
+    if not USUAL[0] <= deviation <= USUAL[1]:
+        warnings.warn(
+            f"{name}: train has values of {low:.4g} … {high:.4g} with a deviation of {deviation:.4g}, and a learned "
+            "variance suits one near 1; standardise them, (x - mean) / deviation, or set min_variance and max_variance",
+            stacklevel=3,
+        )
+
+
+def noise(count: int, shape: tuple[int, ...], likelihood: str, *, seed: int = 0) -> Splits:
+    """Fair bits for a Bernoulli likelihood, uniform greys for one of fixed variance, else standard normal values.
+
+    Args:
+        count: N, data in each of the three splits, which are one.
+        shape: of a datum.
+        likelihood: see `Splits`.
+        seed: of the values.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if likelihood == "gaussian":
+        data = torch.randn(count, *shape, generator=generator)
+    else:
+        data = torch.rand(count, *shape, generator=generator)
+        data = data.round() if likelihood == "bernoulli" else data
+    return Splits(
+        name="noise",
+        train=data,
+        validation=data,
+        test=data,
+        likelihood=likelihood,
+        value_range=(data.min().item(), data.max().item()),
+    )

@@ -1,22 +1,23 @@
 """CIFAR-10: 60,000 colour photographs of 32 x 32 in ten classes, from its official files or the hub."""
 
+import io
 import math
 import os
+import pickle
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError, MissingDataError, one_line
-from daps_rl.data.held_out import cut_missing
 from daps_rl.data.hub import read_hub_arrays
 from daps_rl.data.images import colour_splits
-from daps_rl.data.splits import Splits
-from daps_rl.data.unpickle import read_plain_pickle
+from daps_rl.data.splits import Splits, cut_missing
 
 HUB_ID = "uoft-cs/cifar10"
 PLACES = ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar-10-batches-py", "cifar-10-python.tar.gz")
@@ -31,7 +32,7 @@ PICKLE_OVERHEAD = 4_000_000  # bytes of labels and file names in a file of the P
 Batch = tuple[np.ndarray, np.ndarray]  # uint8 [N, 3072], int64 [N]
 
 
-def load_cifar10(data_dir: Path | None) -> Splits:
+def load_cifar10(data_dir: Path | None = None) -> Splits:
     """CIFAR-10: 45,000 for training, 5,000 for validation, 10,000 for the test; [3, 32, 32], standardised.
 
     The validation split is a tenth of the training files, drawn by a permutation with a fixed seed.
@@ -40,7 +41,7 @@ def load_cifar10(data_dir: Path | None) -> Splits:
         data_dir: holds one of `PLACES`, the first that is there, or is one of them itself; None asks the hub.
     """
     if data_dir is None:
-        arrays = read_hub_arrays("cifar10", HUB_ID, "img", 3, _remedies)
+        arrays = read_hub_arrays("cifar10", HUB_ID, "img", 3, f"a folder that holds one of {', '.join(PLACES)}")
         arrays |= {split: arrays[split].transpose(0, 3, 1, 2) for split in BATCHES}
     else:
         arrays = _read_place(_find(data_dir))
@@ -49,13 +50,6 @@ def load_cifar10(data_dir: Path | None) -> Splits:
     labels: dict[str, Tensor | None] = {**tensors}
     cut_missing(pixels, labels, "cifar10")
     return colour_splits("cifar10", pixels, labels)
-
-
-def _remedies(reason: str) -> str:
-    return (
-        f"cifar10 needs its official files or the hub, got {reason}; use --data-dir (data_dir=) with a folder that "
-        f"holds one of {', '.join(PLACES)}, or `pip install daps-rl[datasets]` and a connection"
-    )
 
 
 def _find(data_dir: Path) -> Path:
@@ -72,59 +66,41 @@ def _find(data_dir: Path) -> Path:
 def _read_place(place: Path) -> dict[str, np.ndarray]:
     """Images and labels of train and test, as the files hold them: uint8 [N, 3, 32, 32], int64 [N]."""
     batches: dict[str, Batch] = {}
-    for file, raw in _archived(place) if os.path.isfile(place) else _in_folder(place):
-        name, binary = file.removesuffix(".bin"), file.endswith(".bin")
-        if name not in batches or binary:  # the binary version comes first where a folder holds both
-            pixels, labels = (_read_binary if binary else _read_pickle)(raw, f"{place}: {file}")
-            if len(labels) != IMAGES_PER_FILE or labels.min() < 0 or labels.max() >= CLASSES:
-                raise DataError(
-                    f"{place}: {file} must have {IMAGES_PER_FILE} labels of 0 to {CLASSES - 1}, got {len(labels)}, or "
-                    "others; fetch the file again"
-                )
-            batches[name] = pixels.reshape(-1, *SHAPE), labels
+    try:
+        for file, size, read in _files(place):
+            name, binary = file.removesuffix(".bin"), file.endswith(".bin")
+            if name in NAMES and (name not in batches or binary):  # a folder may hold both versions
+                where, least = f"{place}: {file}", IMAGES_PER_FILE * (PIXELS + binary)
+                most = least + (0 if binary else PICKLE_OVERHEAD)
+                if not least <= size <= most:
+                    raise DataError(f"{where} must have {least} to {most} bytes, got {size}; fetch the file again")
+                pixels, labels = batches[name] = (_read_binary if binary else _read_pickle)(read(), where)
+                if len(labels) != len(pixels) or labels.min() < 0 or labels.max() >= CLASSES:
+                    needed = f"{IMAGES_PER_FILE} labels of 0 to {CLASSES - 1}"
+                    raise DataError(f"{where} must have {needed}, got {len(labels)}, or others; fetch the file again")
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        form = "a whole tar archive" if os.path.isfile(place) else "a readable folder"
+        raise DataError(f"{place} must be {form}, got: {one_line(error)}; check it, or fetch it again") from error
     missing = [name for name in NAMES if name not in batches]
     if missing:
         raise MissingDataError(f"{place} must hold {', '.join(NAMES)}, but lacks {', '.join(missing)}; fetch it again")
     arrays = {}
     for split, names in BATCHES.items():
-        for key, part in ((split, 0), (f"{split}_labels", 1)):
-            arrays[key] = np.concatenate([batches[name][part] for name in names])
+        arrays[split] = np.concatenate([batches[name][0] for name in names]).reshape(-1, *SHAPE)
+        arrays[f"{split}_labels"] = np.concatenate([batches[name][1] for name in names])
     return arrays
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for name in (file for stem in NAMES for file in (stem, f"{stem}.bin")):
-        path = folder / name
-        if os.path.isfile(path):
-            try:
-                _check_size(path.stat().st_size, f"{folder}: {name}")
-                yield name, path.read_bytes()
-            except OSError as error:
-                raise DataError(f"{path} must be readable, got: {one_line(error)}; check its permissions") from error
-
-
-def _archived(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """The batches in an archive, read as a stream: nothing is written to disk, and other members are passed over."""
-    try:
-        with tarfile.open(archive, "r|*") as tar:
-            for member in tar:
-                name = member.name.rpartition("/")[2]
-                if member.isfile() and name.removesuffix(".bin") in NAMES:
-                    _check_size(member.size, f"{archive}: {name}")
-                    content = tar.extractfile(member)
-                    assert content is not None  # the member is a file
-                    yield name, content.read()
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{archive} must be a whole tar archive, got: {one_line(error)}; fetch it again") from error
-
-
-def _check_size(size: int, where: str) -> None:
-    """Before anything is read: a file of the binary version has one size, one of the Python version at most another."""
-    binary = where.endswith(".bin")
-    least = IMAGES_PER_FILE * (PIXELS + binary)
-    most = least if binary else least + PICKLE_OVERHEAD
-    if not least <= size <= most:
-        raise DataError(f"{where} must have {least} to {most} bytes, got {size}; fetch the file again")
+def _files(place: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    """Name, size and reader of each file in a folder, or in an archive: one after the other, none written to disk."""
+    if os.path.isdir(place):
+        for path in filter(os.path.isfile, place.iterdir()):
+            yield path.name, path.stat().st_size, path.read_bytes
+        return
+    with tarfile.open(place, "r|*") as tar:
+        for member in tar:
+            if member.isfile() and (content := tar.extractfile(member)) is not None:
+                yield member.name.rpartition("/")[2], member.size, content.read
 
 
 def _read_binary(raw: bytes, where: str) -> Batch:
@@ -144,4 +120,42 @@ def _read_pickle(raw: bytes, where: str) -> Batch:
         raise DataError(f"{where}: data must be uint8 {list(shape)}, got {got}; fetch the file again")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{where}: labels must be a list of whole numbers, got another thing; fetch the file again")
-    return data, np.array(labels, dtype=np.int64)
+    return data, np.array([min(max(label, -1), CLASSES) for label in labels])  # of any size, until they are checked
+
+
+# All that a pickled array or string of bytes names: how numpy rebuilds an array, its two types, and Python 2's bytes.
+_rebuild_array = np.empty(0).__reduce__()[0]
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _rebuild_array,
+    ("numpy._core.multiarray", "_reconstruct"): _rebuild_array,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): lambda text, encoding="latin1": text.encode(encoding),
+}
+
+
+def read_plain_pickle(raw: bytes, where: str) -> Any:
+    """The dictionaries, lists, numbers, strings and arrays of a pickle; strings of Python 2 as bytes.
+
+    A pickle is a program that names functions and calls them. This reader knows the five above and no others.
+
+    Raises:
+        DataError: the pickle is damaged, or names anything else.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(raw), encoding="bytes").load()
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    # A damaged pickle is a damaged program: there is no end to the ways in which it can fail.
+    except Exception as error:
+        raise DataError(f"{where} must be a whole pickle, got: {one_line(error)}; fetch the file again") from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise DataError(
+                f"its pickle must hold plain arrays, got {module}.{name}, which could run code; "
+                "nothing was run: delete the file, and fetch it from its official place"
+            )
+        return _ALLOWED[module, name]

@@ -11,7 +11,7 @@ SPLIT_SEED = 0
 WHITE = 16
 
 
-def load_digits(*, binarize: bool = False) -> Splits:
+def load_digits(*, binarize: bool | None = None) -> Splits:
     """scikit-learn's 1,797 digits, 8 x 8: 1,257 for training, 180 for validation, 360 for the test.
 
     The split is stratified by class and always the same: it does not depend on any global seed.

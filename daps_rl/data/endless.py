@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from daps_rl.data.errors import DataError, one_line
 from daps_rl.data.hub import cell_file, undecoded
 from daps_rl.data.images import stream_splits
-from daps_rl.data.order import EPOCH_STRIDE
+from daps_rl.data.order import EPOCH_STRIDE, check_batch_size
 from daps_rl.data.picture import Picture
 from daps_rl.data.splits import Splits
 from daps_rl.data.stream import SAMPLE, SAMPLE_SEED, Batch, ImageStream, Stream, load_ahead
@@ -109,8 +109,7 @@ class IterableStream(Stream):
 
     def batches(self, batch_size: int, seed: int, start: int = 0, workers: int = 2) -> Iterator[Tensor]:
         """See `Stream.batches`; one worker at most reads."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}; give at least one datum per batch.")
+        check_batch_size(batch_size, self.count)
         reader = replace(self.cells, seed=seed, batch_size=batch_size, skipped=start * batch_size)
         return self._values(load_ahead(reader, min(workers, 1)))
 

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daps_rl.data.errors import DataError, MissingDataError
-from daps_rl.data.held_out import cut_missing, find_splits
+from daps_rl.data.errors import MAX_CORRUPT, DataError, MissingDataError
 from daps_rl.data.images import stream_splits
 from daps_rl.data.picture import SUFFIXES
-from daps_rl.data.splits import Splits
+from daps_rl.data.splits import Splits, cut_missing, find_splits
+
+IMAGE_SIZE = 64  # pixels: of folders and of the hub, unless image_size says otherwise
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class FolderImages:
         return FolderImages(self.root, self.paths[rows.numpy()])
 
 
-def load_image_folder(folder: Path, *, image_size: int, max_corrupt: int) -> Splits:
+def load_image_folder(folder: Path, *, image_size: int = IMAGE_SIZE, max_corrupt: int = MAX_CORRUPT) -> Splits:
     """Splits from a folder of images, as streams.
 
     Layout: images, or folders of classes with images; and either in folders `train`, `val` (or `validation`, `valid`)
@@ -77,36 +78,32 @@ def load_image_folder(folder: Path, *, image_size: int, max_corrupt: int) -> Spl
 
 def holds_images(folder: Path) -> bool:
     """Whether there is an image file anywhere below a folder; looks no further than the first."""
-    return any(_is_image(name) for _, _, names in os.walk(folder, followlinks=True) for name in names)
+    return any(True for _ in _walk_images(folder))
 
 
 def _split_folders(folder: Path) -> dict[str, str]:
     """Where each split lies below the folder; all of it is for training if it has no folder `train`."""
-    with os.scandir(folder) as entries:
-        found = find_splits(sorted(entry.name for entry in entries if entry.is_dir()), str(folder), "folder")
+    names = sorted(name for name in os.listdir(folder) if os.path.isdir(folder / name))  # False of a link to itself
+    found = find_splits(names, str(folder), "folder")
     return found if "train" in found else {"train": ""}
 
 
 def _list_images(folder: Path, below: str) -> list[tuple[str, str | None]]:
     """Path below `folder` and class of each image of a split, in the order of their names."""
     top = os.path.join(folder, below)
-    images: list[tuple[str, str | None]] = []
+    inside = sorted(path[len(top) :].lstrip(os.sep) for path in _walk_images(top))
+    return [(os.path.join(below, path), path.split(os.sep)[0] if os.sep in path else None) for path in inside]
+
+
+def _walk_images(top: str | Path) -> Iterator[str]:
+    """Paths of the files below a folder that are images by name; a link back to a folder above is passed over."""
     seen = set()
     for place, folders, names in os.walk(top, followlinks=True):
         real = os.path.realpath(place)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real in seen:  # a link back to a folder above
-            continue
+        if real not in seen:
+            yield from (f"{place}/{name}" for name in names if name.lower().endswith(SUFFIXES) and name[0] != ".")
         seen.add(real)
-        inside = os.path.relpath(place, top)
-        label = None if inside == os.curdir else inside.split(os.sep)[0]
-        start = os.path.normpath(os.path.join(below, inside))
-        images += [(os.path.normpath(os.path.join(start, name)), label) for name in names if _is_image(name)]
-    return sorted(images, key=lambda image: image[0])
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _labels(folder: Path, names: list[tuple[str, str | None]], classes: list[str]) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,33 +12,44 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError, MissingDataError, one_line
-from daps_rl.data.held_out import cut_missing, find_splits
 from daps_rl.data.images import stream_splits
-from daps_rl.data.splits import Splits
-
-Explain = Callable[[str], str]  # from the reason of a failure to a message with what can be done
+from daps_rl.data.splits import Splits, cut_missing, find_splits
 
 
-def open_hub(hub_id: str, explain: Explain, **options: Any) -> Any:
-    """What `datasets.load_dataset` gives for that name; MissingDataError without the package, or an answer."""
+class HubError(MissingDataError):
+    """There is no package for the hub, or no answer from it."""
+
+
+def open_hub(hub_id: str, **options: Any) -> Any:
+    """What `datasets.load_dataset` gives for that name; HubError without the package, or an answer."""
     try:
         import datasets
     except ImportError as error:
-        raise MissingDataError(explain(f"no package to reach the hub with ({one_line(error)})")) from error
+        raise HubError(f"no package to reach the hub with ({one_line(error)})") from error
     try:
-        return datasets.load_dataset(hub_id, **{key: value for key, value in options.items() if value is not None})
+        return datasets.load_dataset(hub_id, **{key: value for key, value in options.items() if value})
     # The hub's client passes on errors of several HTTP libraries, which share no base class.
     except Exception as error:
-        raise MissingDataError(explain(f"no answer from the hub for {hub_id} ({one_line(error)})")) from error
+        raise HubError(f"no answer from the hub for {hub_id} ({one_line(error)})") from error
 
 
-def read_hub_arrays(name: str, hub_id: str, column: str, channels: int, explain: Explain) -> dict[str, np.ndarray]:
+def read_hub_arrays(name: str, hub_id: str, column: str, channels: int, files: str) -> dict[str, np.ndarray]:
     """All training and test images of a small data set, in `column`, and its labels, in "label".
 
+    Args:
+        name, hub_id: what messages and the hub call the data set.
+        column, channels: of the images.
+        files: what `data_dir` may be instead, for a message.
     Returns:
         train and test: uint8 [N, H, W], or [N, H, W, 3] of 3 channels; train_labels and test_labels: int64 [N].
     """
-    hub = open_hub(hub_id, explain)
+    try:
+        hub = open_hub(hub_id)
+    except HubError as error:
+        raise MissingDataError(
+            f"{name} needs its official files or the hub, got {error}; use --data-dir (data_dir=) with {files}, or "
+            "`pip install daps-rl[datasets]` and a connection"
+        ) from error.__cause__
     arrays = {}
     for split in ("train", "test"):
         frames = [np.asarray(image) for image in hub[split][column]]
@@ -83,12 +94,12 @@ class HubImages:
         yield f"{len(self)} {zlib.crc32(self.rows.astype(np.int64).tobytes())}"
 
 
-def load_hub(hub_id: str, column: str, found: Mapping[str, Any], *, image_size: int, max_corrupt: int) -> Splits:
+def download_hub(hub_id: str, column: str, found: Mapping[str, Any], *, image_size: int, max_corrupt: int) -> Splits:
     """Splits of an image data set of the hub, as streams; the files are in the hub client's cache.
 
     Args:
         hub_id: its name there, "owner/name".
-        column, found: of the images, and its splits; see `open_images`.
+        column, found: of the images, and its splits.
         image_size, max_corrupt: see `daps_rl.data.load`.
     """
     sources, labels = {}, {}
@@ -99,18 +110,7 @@ def load_hub(hub_id: str, column: str, found: Mapping[str, Any], *, image_size: 
     return stream_splits(hub_id, sources, labels, size=image_size, max_corrupt=max_corrupt)
 
 
-def open_images(hub_id: str, image_column: str | None, explain: Explain, **options: Any) -> tuple[str, dict[str, Any]]:
-    """The column of images of a hub data set, and its splits; options are those of `datasets.load_dataset`.
-
-    Raises:
-        MissingDataError: there is no answer from the hub.
-        DataError: there is no column of images or more than one, no training split, or two of one split.
-    """
-    found = _find_splits(hub_id, open_hub(hub_id, explain, **options))
-    return _find_image_column(hub_id, found["train"].features, image_column), found
-
-
-def _find_splits(hub_id: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+def hub_splits(hub_id: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a hub data set that are train, validation and test; the only part is train, whatever its name."""
     if len(hub) == 1:
         return {"train": next(iter(hub.values()))}
@@ -120,7 +120,7 @@ def _find_splits(hub_id: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     return {split: hub[name] for split, name in found.items()}
 
 
-def _find_image_column(hub_id: str, features: Mapping[str, Any] | None, given: str | None) -> str:
+def find_image_column(hub_id: str, features: Mapping[str, Any] | None, given: str | None) -> str:
     """The column of images: the one that is named, else the only one of that type."""
     import datasets
 

@@ -5,10 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from daps_rl.data.corrupt import CorruptFiles
-from daps_rl.data.picture import Picture, is_grey
+from daps_rl.data.errors import CorruptFiles
+from daps_rl.data.picture import Picture, Standard, is_grey
 from daps_rl.data.splits import Splits
-from daps_rl.data.standard import Standard
 from daps_rl.data.stream import ImageStream, Source, sample_rows
 
 
@@ -20,7 +19,7 @@ def colour_splits(name: str, pixels: Mapping[str, Tensor], labels: Mapping[str, 
         pixels: of each split, uint8. [N, C, H, W].
         labels: by "train_labels" and so on, int64. [N].
     """
-    standard = Standard.of([pixels["train"]], f"{name}: train")
+    standard = Standard.of(pixels["train"], f"{name}: train")
     images: dict[str, Any] = {split: standard(pixels[split]) for split in pixels}
     return Splits(name=name, **images, **labels, likelihood="gaussian", value_range=standard.value_range)
 

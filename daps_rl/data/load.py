@@ -1,49 +1,34 @@
 """One call for every data set: by name, by path, or from the hub."""
 
+import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from daps_rl.data.cifar import load_cifar10
-from daps_rl.data.corrupt import MAX_CORRUPT
 from daps_rl.data.digits import load_digits
 from daps_rl.data.endless import stream_hub
-from daps_rl.data.errors import DataError, MissingDataError
+from daps_rl.data.errors import MAX_CORRUPT, DataError, MissingDataError
 from daps_rl.data.files import SUFFIXES, load_file
-from daps_rl.data.folder import holds_images, load_image_folder
-from daps_rl.data.hub import load_hub, open_images
-from daps_rl.data.idx import IDX_FILES, find_idx_files
-from daps_rl.data.mnist import FASHION_MNIST, MNIST, load_idx_folder, load_image_source
-from daps_rl.data.photographs import IMAGE_SIZE, load_photographs
+from daps_rl.data.folder import IMAGE_SIZE, holds_images, load_image_folder
+from daps_rl.data.hub import HubError, download_hub, find_image_column, hub_splits, open_hub
+from daps_rl.data.mnist import FASHION_MNIST, IDX_FILES, MNIST, find_idx_files, load_idx_folder, load_image_source
+from daps_rl.data.photographs import load_photographs
 from daps_rl.data.splits import Splits
 
-SOURCES = {source.name: source for source in (FASHION_MNIST, MNIST)}
-IDX_OPTIONS = ("data_dir", "binarize")
-
-
-def _images(name: str, o: Mapping[str, Any]) -> Splits:
-    return load_image_source(SOURCES[name], o["data_dir"], o["binarize"])
-
-
-class Named(NamedTuple):
-    """A data set by name: what loads it, given all options, and those that it takes."""
-
-    load: Callable[[Mapping[str, Any]], Splits]
-    takes: tuple[str, ...]
-
-
-NAMED = {
-    "digits": Named(lambda o: load_digits(binarize=bool(o["binarize"])), ("binarize",)),
-    "fashion-mnist": Named(lambda o: _images("fashion-mnist", o), IDX_OPTIONS),
-    "mnist": Named(lambda o: _images("mnist", o), IDX_OPTIONS),
-    "cifar10": Named(lambda o: load_cifar10(o["data_dir"]), ("data_dir",)),
-    "photographs": Named(lambda o: load_photographs(_size(o["image_size"], IMAGE_SIZE)), ("image_size",)),
+NAMED: dict[str, Callable[..., Splits]] = {
+    "digits": load_digits,
+    "fashion-mnist": partial(load_image_source, FASHION_MNIST),
+    "mnist": partial(load_image_source, MNIST),
+    "cifar10": load_cifar10,
+    "photographs": load_photographs,
 }
+"""What loads a data set of that name, given those of the options that it takes."""
 NAMES = tuple(NAMED)
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-STREAM_SIZE = 64  # pixels: images of folders and of the hub, unless image_size says otherwise
 # Why a data set does not take an option.
 REASONS = {
     "data_dir": "ships inside Python packages",
@@ -54,7 +39,6 @@ REASONS = {
     "streaming": "is no data set of the hub",
     "max_corrupt": "must be whole",
 }
-DEFAULTS = {"streaming": False, "max_corrupt": MAX_CORRUPT}  # None for the other options
 
 
 def load(
@@ -100,20 +84,18 @@ def load(
         DataError: (a ValueError) the name is unknown, a file is damaged or does not fit, or the data set does not take
             an option.
     """
+    if image_size is not None and (type(image_size) is not int or image_size < 1):
+        raise DataError(
+            f"image_size must be a positive whole number of pixels, got {image_size!r}; pass 32 for photographs, 64 "
+            "for images of a folder or the hub"
+        )
     folder = None if data_dir is None else Path(data_dir).expanduser()
-    options = {
-        "data_dir": folder,
-        "binarize": binarize,
-        "image_size": image_size,
-        "image_column": image_column,
-        "hub_config": hub_config,
-        "streaming": streaming,
-        "max_corrupt": max_corrupt,
-    }
-    if isinstance(name_or_path, str) and name_or_path in NAMES:
-        named = NAMED[name_or_path]
-        _take_only(name_or_path, options, *named.takes)
-        return named.load(options)
+    given: dict[str, Any] = {"binarize": binarize, "image_size": image_size, "image_column": image_column}
+    given |= {"hub_config": hub_config, "streaming": streaming or None, "data_dir": folder}
+    given["max_corrupt"] = None if max_corrupt == MAX_CORRUPT else max_corrupt
+    given = {option: value for option, value in given.items() if value is not None}
+    if isinstance(name_or_path, str) and name_or_path in NAMED:
+        return _call(NAMED[name_or_path], name_or_path, given)
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
         raise _unknown(name_or_path)
     path = Path(name_or_path).expanduser()
@@ -122,65 +104,62 @@ def load(
             f"a path must be relative to be looked for in data_dir, got {str(path)!r} with data_dir {str(folder)!r}; "
             "leave one of them out"
         )
-    path = path if folder is None else folder / path
+    path = path if folder is None else given.pop("data_dir") / path
     if os.path.isdir(path):  # unlike path.is_dir(), no error where a parent folder is closed
-        return _load_folder(path, options)
+        if find_idx_files(path):
+            return _call(partial(load_idx_folder, str(path), path), f"the folder {path} of IDX files", given)
+        if not holds_images(path):
+            needed = ", ".join(name for name, _ in IDX_FILES.values())
+            raise MissingDataError(
+                f"{path} must be a folder with {needed}, or with images, but has neither; put them there"
+            )
+        return _call(partial(load_image_folder, path), f"the folder {path} of images", given)
     if path.suffix.lower() in SUFFIXES:
-        _take_only(f"the file {path}", options, "data_dir", "binarize")
-        return load_file(path, binarize=binarize)
-    if isinstance(name_or_path, str) and folder is None and HUB_ID.fullmatch(name_or_path) and not path.exists():
-        return _load_hub(name_or_path, options)
+        return _call(partial(load_file, path), f"the file {path}", given)
+    if (
+        isinstance(name_or_path, str)
+        and folder is None
+        and HUB_ID.fullmatch(name_or_path)
+        and not os.path.lexists(path)
+    ):
+        try:
+            return _call(partial(_load_hub, name_or_path), name_or_path, given)
+        except HubError as error:
+            raise _unknown(name_or_path, str(error)) from error.__cause__
     raise _unknown(name_or_path)
 
 
-def _load_folder(path: Path, options: dict[str, Any]) -> Splits:
-    """IDX files if there is one of them, else images."""
-    if find_idx_files(path):
-        _take_only(f"the folder {path} of IDX files", options, *IDX_OPTIONS)
-        return load_idx_folder(str(path), path, options["binarize"])
-    if not holds_images(path):
-        needed = ", ".join(name for name, _ in IDX_FILES.values())
-        raise MissingDataError(
-            f"{path} must be a folder with {needed}, or with images, but has neither; put them there"
+def _call(loader: Callable[..., Splits], name: str, given: Mapping[str, Any]) -> Splits:
+    """What a loader makes of the options that were given; DataError for one that it does not take."""
+    for option in given.keys() - inspect.signature(loader).parameters:
+        raise DataError(
+            f"{name} {REASONS[option]}, so it takes no {option}, got {str(given[option])!r}; leave {option} out"
         )
-    _take_only(f"the folder {path} of images", options, "data_dir", "image_size", "max_corrupt")
-    size = _size(options["image_size"], STREAM_SIZE)
-    return load_image_folder(path, image_size=size, max_corrupt=options["max_corrupt"])
+    return loader(**given)
 
 
-def _load_hub(hub_id: str, options: dict[str, Any]) -> Splits:
-    _take_only(hub_id, options, "image_size", "image_column", "hub_config", "streaming", "max_corrupt")
-    size = _size(options["image_size"], STREAM_SIZE)
-    how = {"name": options["hub_config"], "streaming": options["streaming"] or None}
-    column, found = open_images(hub_id, options["image_column"], lambda why: str(_unknown(hub_id, why)), **how)
-    read = stream_hub if options["streaming"] else load_hub
-    return read(hub_id, column, found, image_size=size, max_corrupt=options["max_corrupt"])
-
-
-def _take_only(name: str, options: dict[str, Any], *taken: str) -> None:
-    """Raises DataError if an option was given that the data set cannot use."""
-    for option, value in options.items():
-        if option not in taken and value != DEFAULTS.get(option):
-            raise DataError(
-                f"{name} {REASONS[option]}, so it takes no {option}, got {str(value)!r}; leave {option} out"
-            )
-
-
-def _size(given: int | None, default: int) -> int:
-    if given is None:
-        return default
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise DataError(f"image_size must be a positive whole number of pixels, got {given!r}; pass {default}")
-    return given
+def _load_hub(
+    hub_id: str,
+    *,
+    image_size: int = IMAGE_SIZE,
+    image_column: str | None = None,
+    hub_config: str | None = None,
+    streaming: bool = False,
+    max_corrupt: int = MAX_CORRUPT,
+) -> Splits:
+    found = hub_splits(hub_id, open_hub(hub_id, name=hub_config, streaming=streaming))
+    column = find_image_column(hub_id, found["train"].features, image_column)
+    read = stream_hub if streaming else download_hub
+    return read(hub_id, column, found, image_size=image_size, max_corrupt=max_corrupt)
 
 
 def _unknown(given: object, reason: str | None = None) -> DataError:
     got = repr(os.fspath(given) if isinstance(given, os.PathLike) else given)
-    remedy = "pass one of these"
+    remedy, kind = "pass one of these", DataError
     if reason is not None:
-        got += f", which is no path, and {reason}"
+        got, kind = f"{got}, which is no path, and {reason}", MissingDataError
         remedy += ", and for the hub `pip install daps-rl[datasets]` and have a connection"
-    return DataError(
+    return kind(
         f"data must be one of {', '.join(NAMES)}, a folder with the four IDX files or with images, "
         f"a {', '.join(SUFFIXES)} file, or a data set of the hub (owner/name), got {got}; {remedy}"
     )

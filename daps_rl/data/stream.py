@@ -8,18 +8,16 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from daps_rl.data.corrupt import CorruptFiles
-from daps_rl.data.errors import DataError, one_line
+from daps_rl.data.errors import CorruptFiles, DataError, one_line
 from daps_rl.data.order import DataOrder
-from daps_rl.data.picture import File, Picture
-from daps_rl.data.standard import Standard
+from daps_rl.data.picture import File, Picture, Standard
 
 SAMPLE = 1000  # images, at most, that mean and deviation are estimated from
 SAMPLE_SEED = 0
@@ -127,7 +125,7 @@ class ImageStream(Stream):
         self._reader = _Reader(source, picture, corrupt.limit + 1)
         if standard is None:
             sample = self._sample()
-            standard = Standard.of([sample], corrupt.where)
+            standard = Standard.of(sample, corrupt.where)
             self._mean = standard(_mean_pixels(sample))
         self.standard = standard
 
@@ -139,9 +137,6 @@ class ImageStream(Stream):
         rows = torch.arange(len(self))[index]
         pixels = self._read(rows.reshape(-1))
         return self.standard(pixels).reshape(*rows.shape, *self.shape[1:])
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[index] for index in range(len(self)))
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All images in order, at most `size` at a time. [n, C, H, W]."""
@@ -222,15 +217,10 @@ def load_ahead(dataset: Dataset[Batch], workers: int, steps: Iterator[Tensor] | 
             sampler=steps,
             num_workers=workers,
             multiprocessing_context=START_METHOD if workers else None,
-            collate_fn=_as_it_is,
             worker_init_fn=_leave_interrupts_to_the_parent,
             generator=torch.Generator(),  # else the loader draws from the global one, and a resumed run differs
         )
     )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, Normal
 
 from daps_rl.policies.distribution import SampleShape
 
@@ -52,23 +52,23 @@ class DiagonalGaussian(Distribution):
         return self.mean
 
     @property
-    def variance(self) -> Tensor:
-        """Clamped. [*batch_shape, *event_shape]."""
-        return self._log_variance.exp()
+    def _normal(self) -> Independent:
+        """The same as torch has it."""
+        deviation = (0.5 * self.outputs.select(len(self.batch_shape), 1).clamp(*self.bounds)).exp()
+        return Independent(Normal(self.mean, deviation, validate_args=False), len(self.event_shape))
 
     @property
-    def _log_variance(self) -> Tensor:
-        return self.outputs.select(len(self.batch_shape), 1).clamp(*self.bounds)
+    def variance(self) -> Tensor:
+        """Clamped. [*batch_shape, *event_shape]."""
+        return self._normal.variance
 
     def rsample(self, sample_shape: SampleShape = torch.Size()) -> Tensor:  # noqa: B008 (torch's own form)
         """Draws with a gradient. [*sample_shape, *batch_shape, *event_shape]."""
-        noise = torch.randn_like(self.mean.expand(self._extended_shape(torch.Size(sample_shape))))
-        return self.mean + (0.5 * self._log_variance).exp() * noise
+        return self._normal.rsample(torch.Size(sample_shape))
 
     def entropy(self) -> Tensor:
         """In nats. [*batch_shape]."""
-        entries = self._log_variance.flatten(len(self.batch_shape))
-        return 0.5 * (entries + math.log(2.0 * math.pi) + 1.0).sum(-1)
+        return self._normal.entropy()
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log N(value), in nats; value is broadcast against [*batch_shape, *event_shape]. [*batch_shape]."""

@@ -31,13 +31,6 @@ def spread(features: Tensor, start: tuple[int, ...]) -> Tensor:
     return features if features.shape[2:] == start else F.interpolate(features, start, mode="nearest-exact")
 
 
-def crop(features: Tensor, size: tuple[int, ...]) -> Tensor:
-    """The first places along each axis. [N, C, *at_least_size] → [N, C, *size]."""
-    for axis, length in enumerate(size, start=2):
-        features = features.narrow(axis, 0, length)
-    return features
-
-
 def make_norm(norm: str, channels: int, axes: int) -> nn.Module:
     """The normalisation of that name, for features [N, channels, ...] with one or two further axes."""
     if norm == "group":

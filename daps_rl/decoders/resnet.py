@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder, check_positive
-from daps_rl.decoders.resampling import crop, initialize, make_norm, plan_resampling, spread
+from daps_rl.decoders.resampling import initialize, make_norm, plan_resampling, spread
 from daps_rl.policies.observation import Patches
 
 
@@ -93,7 +93,8 @@ class ResNetDecoder(CodeDecoder):
     def outputs(self, embedded: Tensor) -> Tensor:
         grid = embedded.transpose(1, 2).unflatten(2, self.grid)  # [N, E, rows, columns]
         features = self.residual(spread(grid.contiguous(), self.start))  # [N, channels, *start]
-        image = crop(self.upsample(features), self.observation_shape[1:])  # [N, P·C, H, W]
+        _, height, width = self.observation_shape
+        image = self.upsample(features)[..., :height, :width]  # [N, P·C, H, W]
         return image.unflatten(1, (self.likelihood.outputs_per_entry, -1)) + self.outputs_at_start
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder, check_positive
-from daps_rl.decoders.resampling import crop, initialize, make_norm, plan_resampling, spread
+from daps_rl.decoders.resampling import initialize, make_norm, plan_resampling, spread
 from daps_rl.policies.checks import check_transformer_sizes
 from daps_rl.policies.layers import EncoderBlock, sinusoidal_positions
 
@@ -72,7 +72,7 @@ class SequenceDecoder(CodeDecoder):
     def outputs(self, embedded: Tensor) -> Tensor:
         tokens = self.norm(self.blocks(embedded + self.positions))  # [N, T, E]
         features = self.resample(spread(tokens.transpose(1, 2), self.start))  # [N, E, at least L]
-        sequence = self.head(crop(features, self.observation_shape[:1]).transpose(1, 2))  # [N, L, P·D]
+        sequence = self.head(features[..., : self.observation_shape[0]].transpose(1, 2))  # [N, L, P·D]
         return sequence.unflatten(2, (self.likelihood.outputs_per_entry, -1)).transpose(1, 2) + self.outputs_at_start
 
 

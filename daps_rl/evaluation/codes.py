@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,14 +74,6 @@ def token_probs(posterior: Distribution, codes: Tensor, vocab_size: int) -> Tens
     return F.one_hot(codes, vocab_size).float() if log_probs is None else log_probs.exp()
 
 
-class Expectations(NamedTuple):
-    """Over all codes, weighted by q(z|x), in nats. [B] each."""
-
-    log_likelihood: Tensor
-    kl: Tensor
-    entropy: Tensor
-
-
 class AllCodes:
     """Every code [M, T] of a small code space, decoded once: means over q(z|x) without sampling.
 
@@ -94,19 +85,22 @@ class AllCodes:
         self.decoded = decoder(self.codes)
         self.at_once = at_once
 
-    def expectations(self, posterior: Distribution, x: Tensor) -> Expectations | None:
-        """Exact for each datum, x [B, *x]; None for a posterior without log-probabilities."""
+    def expectations(self, posterior: Distribution, x: Tensor) -> dict[str, Tensor]:
+        """Log-likelihood, KL and entropy over all codes weighted by q(z|x), in nats, [B] each, exact. x [B, *x].
+
+        Empty for a posterior without log-probabilities.
+        """
         parts = self.codes.expand(-1, len(x), -1).split(max(1, SCORED_AT_ONCE // len(x)))
         log_prob = defined(lambda: torch.cat([posterior.log_prob(part) for part in parts]))  # [M, B]
         if log_prob is None:
-            return None
+            return {}
         size = max(1, self.at_once // (len(self.codes) * x[0].numel()))
         log_likelihood = torch.cat([self.decoded.log_prob(part) for part in x.split(size)], dim=1)
-        return Expectations(
-            log_likelihood=expectation(log_prob, log_likelihood.to(log_prob.dtype)),
-            kl=expectation(log_prob, kl_estimate(log_prob, self.prior_log_prob.expand_as(log_prob))),
-            entropy=expectation(log_prob, -log_prob),
-        )
+        return {
+            "log_likelihood": expectation(log_prob, log_likelihood.to(log_prob.dtype)),
+            "kl": expectation(log_prob, kl_estimate(log_prob, self.prior_log_prob.expand_as(log_prob))),
+            "entropy": expectation(log_prob, -log_prob),
+        }
 
 
 class TokenInformation:

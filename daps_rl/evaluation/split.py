@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -15,7 +17,6 @@ from daps_rl.decoders import RewardDistribution
 from daps_rl.evaluation.codes import (
     ACTIVE,
     AllCodes,
-    Expectations,
     TokenInformation,
     count_codes,
     defined,
@@ -24,8 +25,7 @@ from daps_rl.evaluation.codes import (
     marginals,
     token_probs,
 )
-from daps_rl.evaluation.images import has_ssim, psnr, ssim
-from daps_rl.evaluation.perceptual import Perceptual
+from daps_rl.evaluation.images import Perceptual, has_ssim, psnr, ssim
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound
 
 LARGEST_TABLE = 2**25  # entries
@@ -46,7 +46,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     autoencoder: DiscreteAutoencoder,
-    data: Tensor | ImageStream,
+    data: Tensor | np.ndarray | ImageStream,
     *,
     beta: float,
     value_range: tuple[float, float] = (0.0, 1.0),
@@ -68,7 +68,7 @@ def evaluate(
 
     Args:
         autoencoder: the model; data go to its device.
-        data: [N, *observation_shape], or a stream of as much.
+        data: [N, *observation_shape], of any floating type, or a stream of as much.
         beta: weight of the KL in `beta_elbo`.
         value_range: smallest and largest possible value of the data, for PSNR, SSIM and perceptual metrics.
         targets: what is scored instead of the data, [N, *y].
@@ -92,7 +92,8 @@ def evaluate(
             "evaluate needs data, batch_size and importance_samples >= 1 and importance_data >= 0, got "
             f"{len(data)}, {batch_size}, {importance_samples} and {importance_data}."
         )
-    device = next(autoencoder.parameters()).device
+    parameter = next(autoencoder.parameters())
+    device, data = parameter.device, torch.from_numpy(data) if isinstance(data, np.ndarray) else data
     collected = _Pass(autoencoder, value_range, importance_samples, enumerable, perceptual)
     every = math.ceil(len(data) / importance_data) if importance_data else 0
     was_training = autoencoder.training
@@ -102,7 +103,7 @@ def evaluate(
             torch.manual_seed(seed)
             seen = 0
             for batch in data.split(batch_size):
-                x = batch.to(device)
+                x = batch.to(device, parameter.dtype if batch.is_floating_point() else batch.dtype)
                 y = x if targets is None else targets[seen : seen + len(x)].to(device)
                 collected.add(x, y)
                 spaced = slice(-seen % every, None, every) if every else slice(0)
@@ -123,29 +124,27 @@ def _batch_size(autoencoder: DiscreteAutoencoder) -> int:
     return max(1, min(500, LARGEST_TABLE // max(num_tokens * vocab_size, 16 * entries)))
 
 
+@dataclass
 class _Pass:
     """Takes in a split, batch by batch, and gives its metrics."""
 
-    def __init__(
-        self,
-        autoencoder: DiscreteAutoencoder,
-        value_range: tuple[float, float],
-        importance_samples: int,
-        enumerable: int,
-        perceptual: Perceptual | None,
-    ) -> None:
-        self.autoencoder, self.prior = autoencoder, autoencoder.prior()
-        self.value_range, self.perceptual = value_range, perceptual
-        self.importance_samples, self.enumerable = importance_samples, enumerable
-        self.num_tokens, vocab_size = code_sizes(autoencoder.policy)
-        self.vocab_size = getattr(autoencoder.policy, "codebook_size", vocab_size)
-        self.information = TokenInformation()
-        self.all_codes: AllCodes | None = None
-        self.enumerated: int | None = None
-        self.counts: Tensor | None = None
-        self.columns: dict[str, list[Tensor]] = {}
-        if perceptual is not None:
-            perceptual.reset()
+    autoencoder: DiscreteAutoencoder
+    value_range: tuple[float, float]
+    importance_samples: int
+    enumerable: int
+    perceptual: Perceptual | None
+    information: TokenInformation = field(default_factory=TokenInformation)
+    all_codes: AllCodes | None = None
+    enumerated: int | None = None
+    counts: Tensor | None = None
+    columns: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.prior = self.autoencoder.prior()
+        self.num_tokens, vocab_size = code_sizes(self.autoencoder.policy)
+        self.vocab_size = getattr(self.autoencoder.policy, "codebook_size", vocab_size)
+        if self.perceptual is not None:
+            self.perceptual.reset()
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """One drawn code per datum. x [B, *x]; y, what is scored, [B, *y]."""
@@ -153,13 +152,10 @@ class _Pass:
         z = posterior.sample()  # [B, T], or [B, T, E]
         distribution = self.autoencoder.decoder(z)
         log_likelihood = distribution.log_prob(y)
+        self._keep(code_gain=log_likelihood - self.autoencoder.log_likelihood(y, z.roll(1, 0)))  # another datum's code
         exact = self._enumerated(posterior, z, y)
-        self._keep(
-            log_likelihood=log_likelihood if exact is None else exact.log_likelihood,
-            code_gain=log_likelihood - self.autoencoder.log_likelihood(y, z.roll(1, 0)),  # another datum's code
-            kl=kl(posterior, self.prior, z) if exact is None else exact.kl,
-            entropy=entropy(posterior, z) if exact is None else exact.entropy,
-        )
+        drawn = {"log_likelihood": log_likelihood, "kl": kl(posterior, self.prior, z), "entropy": entropy(posterior, z)}
+        self._keep(**(exact or drawn))
         if isinstance(distribution, RewardDistribution):
             self._keep(reward_greedy=self.autoencoder.log_likelihood(y, posterior.mode))
         else:
@@ -182,17 +178,17 @@ class _Pass:
         if self.perceptual is not None:
             self.perceptual.add(mean, x, self.value_range)
 
-    def _enumerated(self, posterior: Distribution, z: Tensor, x: Tensor) -> Expectations | None:
-        """Means over all codes, where there are few; None where there are many, and for quantisers. x [B, *x]."""
+    def _enumerated(self, posterior: Distribution, z: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """Means over all codes, where there are few; empty where there are many, and for quantisers. x [B, *x]."""
         num_codes = self.vocab_size**self.num_tokens
         if torch.is_floating_point(z) or num_codes > min(self.enumerable, LARGEST_TABLE // x[0].numel()):
-            return None
+            return {}
         if self.all_codes is None:
             tokens = torch.arange(self.vocab_size, device=z.device)
             codes = torch.cartesian_prod(*[tokens] * self.num_tokens).view(-1, self.num_tokens)
             self.all_codes = AllCodes(self.autoencoder.decoder, self.prior, codes, LARGEST_TABLE)
         exact = self.all_codes.expectations(posterior, x)
-        self.enumerated = num_codes if exact is not None else None
+        self.enumerated = num_codes if exact else None
         return exact
 
     def add_draws(self, x: Tensor, y: Tensor) -> None:

@@ -5,8 +5,7 @@ colour-blind reader tells apart.
 """
 
 from daps_rl.report.code_usage import plot_code_usage
-from daps_rl.report.learning_curves import plot_learning_curves
-from daps_rl.report.log import read_metrics
+from daps_rl.report.learning_curves import plot_learning_curves, read_metrics
 from daps_rl.report.reconstructions import images_in_a_line, plot_reconstructions, plot_sheet
 
 __all__ = [

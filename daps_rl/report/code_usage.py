@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -94,13 +94,10 @@ def _draw_perplexity(axes: Axes, perplexity: np.ndarray, codes: int) -> None:
     positions = len(perplexity)
     axes.barh(np.arange(positions), perplexity, height=0.75 if positions <= 64 else 1.0, color=BLUE)
     axes.axvline(codes, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
-    axes.set_xlim(0, codes * 1.04)
+    axes.set_xlim(0, codes * 1.25)
     dress(axes, f"Perplexity, of V = {codes}", f"mean {perplexity.mean():.3g}")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     if positions <= _MAX_SEPARATE:
         for position, value in enumerate(perplexity):
-            inside = value > 0.3 * codes
-            look: dict[str, Any] = {"ha": "right", "color": "white"} if inside else {"ha": "left", "color": INK}
-            shift = -0.02 * codes if inside else 0.02 * codes
-            axes.text(value + shift, position, f"{value:.3g}", va="center", fontsize=7, **look)
+            axes.text(codes * 1.05, position, f"{value:.3g}", va="center", fontsize=7, color=INK)

@@ -7,10 +7,14 @@ is touched.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from daps_rl.files import write_atomically
 
@@ -30,10 +34,8 @@ SERIES = (BLUE, VERMILION, GREEN, PURPLE, "#E69F00", "#56B4E9", INK)
 
 def new_figure(width: int, height: int, title: str | None) -> Figure:
     """Makes a white figure of a size in pixels that lays out its own axes, with a title at the top left."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Pictures need matplotlib; install it with `pip install matplotlib`.") from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white", layout="constrained")
     if title:
         wrapped = textwrap.fill(title, characters(width - 2 * MARGIN, TITLE_SIZE))
@@ -62,9 +64,13 @@ def dress(axes: Axes, heading: str = "", xlabel: str = "", ylabel: str = "") -> 
     axes.spines[["left", "bottom"]].set_color(GREY)
 
 
-def dress_curves(axes: Axes, heading: str, xlabel: str, missing: str) -> None:
-    """Gives a panel of curves its words, look and grid; one without any says why."""
+def dress_curves(axes: Axes, heading: str, xlabel: str, missing: str, *, whole: bool = False) -> None:
+    """Gives a panel of curves its words, look, grid and ticks (of whole numbers); one without any curve says why."""
+    from matplotlib.ticker import MaxNLocator
+
     dress(axes, heading, xlabel)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=whole))
+    axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
     axes.grid(color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     if not axes.lines:
@@ -75,6 +81,25 @@ def limits_around(low: float, high: float, margin: float) -> tuple[float, float]
     """Returns the range widened on both sides by a share of it, and never empty."""
     pad = margin * (high - low) or max(margin * abs(high), 1e-3)
     return low - pad, high + pad
+
+
+def limits_after_the_first(share: float, curves: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Returns the range of curves' values, of which there are some, with a margin.
+
+    Without what lies below all but the first `share` of each curve, one value at least, where that would take over half
+    of the range.
+    """
+    curves = [curve for curve in curves if len(curve)]
+    late = np.concatenate([curve[min(max(1, round(len(curve) * share)), len(curve) - 1) :] for curve in curves])
+    every = np.concatenate(curves)
+    low = late.min() if late.min() - every.min() > np.ptp(late) else every.min()
+    return limits_around(float(low), float(every.max()), margin=0.06)
+
+
+def looks() -> Iterator[dict[str, Any]]:
+    """Gives each line a colour; beyond the seventh, dashes too."""
+    for dash, colour in itertools.product(((0, ()), (0, (4, 1.5)), (0, (1, 1.2))), SERIES):
+        yield {"color": colour, "linestyle": dash}
 
 
 def characters(width: float, size: float) -> int:

@@ -1,11 +1,13 @@
-"""Learning curves of one run."""
+"""A run's log: its rows, and its learning curves."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,10 +19,9 @@ from daps_rl.report.figures import (
     VERMILION,
     WIDTH,
     dress_curves,
-    limits_around,
+    limits_after_the_first,
     new_figure,
     save,
-    short_number,
 )
 
 if TYPE_CHECKING:
@@ -29,8 +30,34 @@ if TYPE_CHECKING:
 _MAX_POINTS = 2000  # per curve
 _SMOOTHING = 0.03  # of the curve's points, averaged
 _MIN_TO_SMOOTH = 40  # points
-_WORST_SHARE = 0.05  # of the rows may lie below the β-ELBO panel
-_MIN_TO_CUT = 4  # points
+_FIRST_SHARE = 0.05  # of the rows, which may lie below the β-ELBO panel
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads a JSON-lines log, one row per line.
+
+    A last line without its line end that does not parse was being written when the run was killed: it is left out.
+    Empty lines are skipped. NaN and Infinity are read as Python's own json module writes them.
+
+    Raises:
+        ValueError: any other line is not a JSON object; the message names the file and the line.
+    """
+    path = Path(path)
+    lines = path.read_bytes().split(b"\n")  # the last piece is empty, unless its line end is missing
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both of this kind
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number} is not valid JSON ({error}); mend or delete it.") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} must be a JSON object, got {type(row).__name__}; delete it.")
+        rows.append(row)
+    return rows
 
 
 def plot_learning_curves(
@@ -39,9 +66,9 @@ def plot_learning_curves(
     """Draws β-ELBO, effective sample size, temperature and policy entropy against the training step.
 
     A faint line is the log itself, thinned to 2000 points; the strong line is its centred moving average. The β-ELBO
-    panel leaves out the worst 5 % of the rows where they would take over half of it (the first steps, as a rule),
-    and says how many. Missing, None, NaN and infinite values are skipped; where a step occurs twice (a resumed run),
-    the later row counts.
+    panel leaves out what lies below all but the first 5 % of the rows where that would take over half of it, and says
+    how many. Missing, None, NaN and infinite values are skipped; where a step occurs twice (a resumed run), the later
+    row counts.
 
     Args:
         path: PNG file to write; missing folders are made.
@@ -55,18 +82,38 @@ def plot_learning_curves(
     if not any(row.get("step") is not None for row in rows):
         raise ValueError(f"rows needs at least one row with a 'step', got {len(rows)} rows; log before plotting.")
     figure = new_figure(WIDTH, 800, title)
-    panels = figure.subplots(2, 2, sharex=True)
-    _draw_beta_elbo(panels[0, 0], rows)
-    _draw_ess(panels[0, 1], rows)
-    _draw_temperature(panels[1, 0], rows)
-    _draw_curve(panels[1, 1], *_series(rows, "entropy"), PURPLE, "policy")
-    _finish(panels[1, 1], "Policy entropy (nats)", "step")
-    _set_step_axis(panels[1, 0], rows)
+    elbo, ess, temperature, entropy = figure.subplots(2, 2, sharex=True).flat
+    _draw_beta_elbo(elbo, _series(rows, "beta_elbo"), _series(rows, "validation_beta_elbo"))
+    _draw_ess(ess, _series(rows, "ESS"), _series(rows, "ess_target"))
+    _draw_temperature(temperature, _series(rows, "temperature"), _series(rows, "temperature_floor"))
+    _draw_curve(entropy, _series(rows, "entropy"), PURPLE, "policy")
+    headings = ("β-ELBO (nats)", "Effective sample size (fraction of K)", "Temperature (log scale)")
+    for axes, heading in zip((elbo, ess, temperature, entropy), (*headings, "Policy entropy (nats)"), strict=True):
+        dress_curves(axes, heading, "step" if axes in (temperature, entropy) else "", "not logged", whole=True)
+        if not axes.lines:
+            axes.set_yticks([])
+            axes.grid(visible=False)
+    steps = _series(rows, "step").steps
+    if len(steps) == 1:
+        elbo.set_xlim(steps[0] - 1, steps[0] + 1)
     save(figure, path)
 
 
-def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Collects the finite values of one key, ordered by step: steps [n], values [n]."""
+class _Series(NamedTuple):
+    """The finite values of one key, ordered by step. [n] each."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    def thin(self) -> _Series:
+        """At most 2000 evenly spread entries, first and last among them."""
+        if len(self.steps) <= _MAX_POINTS:
+            return self
+        chosen = np.linspace(0, len(self.steps) - 1, _MAX_POINTS).astype(int)
+        return _Series(self.steps[chosen], self.values[chosen])
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> _Series:
     points: dict[float, float] = {}
     for index, row in enumerate(rows):
         step, value = row.get("step"), row.get(key)
@@ -82,115 +129,60 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
         if math.isfinite(step) and math.isfinite(value):
             points[step] = value
     steps = np.array(sorted(points))
-    return steps, np.array([points[step] for step in steps])
-
-
-def _thin(values: np.ndarray) -> np.ndarray:
-    """Picks at most 2000 evenly spread entries, first and last among them."""
-    return values if len(values) <= _MAX_POINTS else values[np.linspace(0, len(values) - 1, _MAX_POINTS).astype(int)]
+    return _Series(steps, np.array([points[step] for step in steps]))
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Averages over a centred window that narrows to a third towards both ends, lest it bend the curve there."""
-    number = len(values)
-    index = np.arange(number)
-    widest = max(1, round(number * _SMOOTHING / 2))
-    half = np.clip(np.minimum(index, number - 1 - index), math.ceil(widest / 3), widest)
-    first, last = np.maximum(index - half, 0), np.minimum(index + half, number - 1)
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    return (total[last + 1] - total[first]) / (last + 1 - first)
+    """Averages over a centred window, beyond whose ends the values are mirrored."""
+    from scipy.ndimage import uniform_filter1d
+
+    return uniform_filter1d(values, 2 * max(1, round(len(values) * _SMOOTHING / 2)) + 1, mode="mirror")
 
 
-def _draw_curve(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
+def _draw_curve(axes: Axes, curve: _Series, colour: str, label: str) -> None:
     """Draws a curve: faint as logged, strong as smoothed; a short one as it is, with its points."""
-    if len(steps) == 0:
-        return
-    if len(steps) < _MIN_TO_SMOOTH:
-        axes.plot(steps, values, color=colour, linewidth=1.6, marker="o", markersize=3.5, label=label)
-        return
-    axes.plot(_thin(steps), _thin(values), color=colour, linewidth=0.7, alpha=0.3)
-    axes.plot(_thin(steps), _thin(_smooth(values)), color=colour, linewidth=1.8, label=label)
+    if len(curve.steps) >= _MIN_TO_SMOOTH:
+        axes.plot(*curve.thin(), color=colour, linewidth=0.7, alpha=0.3)
+        axes.plot(*curve._replace(values=_smooth(curve.values)).thin(), color=colour, linewidth=1.8, label=label)
+    elif len(curve.steps):
+        axes.plot(*curve, color=colour, linewidth=1.6, marker="o", markersize=3.5, label=label)
 
 
-def _add_legend(axes: Axes, place: Literal["lower right", "upper right", "best"], note: str | None = None) -> None:
-    axes.legend(loc=place, fontsize=8, labelcolor=INK, edgecolor="none", title=note, title_fontsize=7)
+def _draw_reference(axes: Axes, reference: _Series, label: str) -> None:
+    """Draws a dashed line."""
+    if len(reference.values):
+        axes.plot(*reference.thin(), color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label=label)
 
 
-def _finish(axes: Axes, heading: str, xlabel: str = "") -> None:
-    dress_curves(axes, heading, xlabel, "not logged")
-    if not axes.lines:
-        axes.set_yticks([])
-        axes.grid(visible=False)
-
-
-def _draw_reference(axes: Axes, steps: np.ndarray, values: np.ndarray, label: str) -> None:
-    """Draws a dashed line, across the panel where it is constant."""
-    look: dict[str, Any] = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 2)), "label": label}
-    if len(values) and values.min() == values.max():
-        axes.axhline(values[0], **look)
-    elif len(values):
-        axes.plot(_thin(steps), _thin(values), **look)
-
-
-def _draw_beta_elbo(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    steps, values = _series(rows, "beta_elbo")
-    validation_steps, validation = _series(rows, "validation_beta_elbo")
-    _draw_curve(axes, steps, values, BLUE, "train")
-    if len(validation):
+def _draw_beta_elbo(axes: Axes, train: _Series, validation: _Series) -> None:
+    _draw_curve(axes, train, BLUE, "train")
+    if len(validation.steps):
         look: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
-        axes.plot(_thin(validation_steps), _thin(validation), ls="", color=VERMILION, label="validation", **look)
+        axes.plot(*validation.thin(), ls="", color=VERMILION, label="validation", **look)
     if axes.lines:
-        low, high = limits_around(*robust_range(values, validation), margin=0.06)
+        low, high = limits_after_the_first(_FIRST_SHARE, [train.values, validation.values])
         axes.set_ylim(low, high)
-        below = int((values < low).sum() + (validation < low).sum())
+        below = int((train.values < low).sum() + (validation.values < low).sum())
         _add_legend(axes, "lower right", f"points below the panel: {below}" if below else None)
-    _finish(axes, "β-ELBO (nats)")
 
 
-def robust_range(values: np.ndarray, validation: np.ndarray) -> tuple[float, float]:
-    """Returns lowest and highest value to show, without the worst 5 % where they would take most of the panel."""
-    both = np.concatenate([values, validation])
-    high, lowest = float(both.max()), float(both.min())
-    low = float(np.quantile(values if len(values) else validation, _WORST_SHARE, method="higher"))
-    if len(validation):
-        low = min(low, float(np.median(validation)))
-    spacious = len(both) < _MIN_TO_CUT or high - lowest <= 2 * (high - low)
-    return (lowest if spacious else low), high
-
-
-def _set_step_axis(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Puts whole steps on the axis that all panels share."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
-    steps, _ = _series(rows, "step")
-    if len(steps) == 1:
-        axes.set_xlim(steps[0] - 1, steps[0] + 1)
-
-
-def _draw_ess(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    _draw_curve(axes, *_series(rows, "ESS"), GREEN, "batch mean")
-    steps, target = _series(rows, "ess_target")
-    _draw_reference(axes, steps, target, f"target {target[-1]:.3g}" if len(target) else "target")
+def _draw_ess(axes: Axes, ess: _Series, target: _Series) -> None:
+    _draw_curve(axes, ess, GREEN, "batch mean")
+    _draw_reference(axes, target, f"target {target.values[-1]:.3g}" if len(target.values) else "target")
     if axes.lines:
         axes.set_ylim(0.0, 1.02)
         _add_legend(axes, "upper right")
-    _finish(axes, "Effective sample size (fraction of K)")
 
 
-def _draw_temperature(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_temperature(axes: Axes, temperature: _Series, floor: _Series) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    curves = []
-    for key in ("temperature", "temperature_floor"):
-        steps, values = _series(rows, key)
-        positive = values > 0  # a floor of 0 has no place on a log axis
-        curves.append((steps[positive], values[positive]))
-    _draw_curve(axes, *curves[0], VERMILION, "temperature τ")
-    _draw_reference(axes, *curves[1], "floor β")
+    # What is 0, as a floor may be, has no place on a log axis.
+    temperature, floor = (_Series(*(part[of.values > 0] for part in of)) for of in (temperature, floor))
+    _draw_curve(axes, temperature, VERMILION, "temperature τ")
+    _draw_reference(axes, floor, "floor β")
     if axes.lines:
-        both = np.concatenate([values for _, values in curves])
+        both = np.concatenate([temperature.values, floor.values])
         low, high = both.min() / 1.4, both.max() * 1.4
         axes.set_yscale("log")
         axes.set_ylim(low, high)
@@ -198,4 +190,7 @@ def _draw_temperature(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         _add_legend(axes, "best")  # it falls in some runs, and rises in others
-    _finish(axes, "Temperature (log scale)", "step")
+
+
+def _add_legend(axes: Axes, place: Literal["lower right", "upper right", "best"], note: str | None = None) -> None:
+    axes.legend(loc=place, fontsize=8, labelcolor=INK, edgecolor="none", title=note, title_fontsize=7)

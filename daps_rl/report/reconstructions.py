@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,12 +16,12 @@ from daps_rl.report.figures import (
     DPI,
     INK,
     MARGIN,
-    SERIES,
     TITLE_SIZE,
     WIDTH,
     characters,
     dress,
     limits_around,
+    looks,
     new_figure,
     save,
 )
@@ -38,6 +38,7 @@ _GUTTER, _GAP, _BLOCK_GAP = 160, 6, 22  # pixels
 _LABEL_SIZE = 9  # points
 
 _MAX_LANES = 4  # features drawn of a multivariate series
+_ORIGINAL = {"color": "#b0b0b0", "linewidth": 3.2}  # its line
 _LANE_OVERSHOOT = 0.3  # of a lane's height, before a reconstruction is cut off
 
 
@@ -204,7 +205,8 @@ def _series_figure(labels: Sequence[str], parts: list[np.ndarray], original_ndim
         if index >= number:
             axes.set_visible(False)
             continue
-        for part, look in zip(parts, _looks(), strict=False):
+        for part, look in zip(parts, itertools.chain([_ORIGINAL], itertools.cycle(looks())), strict=False):
+            look = {"linewidth": 1.2, **look}
             axes.plot(np.arange(steps), part[index], marker="o" if steps == 1 else "", markersize=4, **look)
         dress(axes)
         axes.xaxis.set_tick_params(labelbottom=index >= number - columns)
@@ -216,14 +218,6 @@ def _series_figure(labels: Sequence[str], parts: list[np.ndarray], original_ndim
     handles = panels[0, 0].lines[:: len(chosen)]
     figure.legend(handles, [label.replace("\n", " ") for label in labels], loc=place, **words)
     return figure
-
-
-def _looks() -> Iterator[dict[str, Any]]:
-    """A broad grey line for the original, then a colour and a dash for each reconstruction."""
-    yield {"color": "#b0b0b0", "linewidth": 3.2}
-    dashes = itertools.cycle(((0, ()), (0, (3, 1.2)), (0, (1, 1))))
-    for colour, dash in zip(itertools.cycle(SERIES), dashes, strict=False):
-        yield {"color": colour, "linewidth": 1.2, "linestyle": dash}
 
 
 def _to_lanes(parts: list[np.ndarray], finite: np.ndarray) -> list[np.ndarray]:

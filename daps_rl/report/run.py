@@ -12,8 +12,7 @@ from daps_rl.data import Splits
 from daps_rl.decoders import StrokeDecoder
 from daps_rl.evaluation import evaluate
 from daps_rl.report.code_usage import plot_code_usage
-from daps_rl.report.learning_curves import plot_learning_curves
-from daps_rl.report.log import read_metrics
+from daps_rl.report.learning_curves import plot_learning_curves, read_metrics
 from daps_rl.report.reconstructions import plot_reconstructions, plot_sheet
 
 SHOWN = 16  # data in the picture of reconstructions

@@ -158,7 +158,10 @@ def same_data(fingerprint: str, expected: str) -> None:
 
 
 def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = None) -> dict[str, Any]:
-    """Saves the model, evaluates it on validation and test, and writes pictures and summary; returns the summary."""
+    """Saves the model, evaluates it on validation and test, and writes pictures and summary; returns the summary.
+
+    The summary comes last: a run that has one is finished, and one that was killed before draws what is missing.
+    """
     model, config = trainer.autoencoder.eval(), trainer.config
     model.save_pretrained(run.model)
     summary = {
