@@ -18,7 +18,7 @@ from daps_rl.comparison.folder import ComparisonFolder, environment
 from daps_rl.comparison.plan import Plan, extended, plan_from_json
 from daps_rl.comparison.progress import ComparisonProgress
 from daps_rl.comparison.runner import threads_each
-from daps_rl.comparison.session import collect_rows, reference_of, train_all
+from daps_rl.comparison.session import collect_rows, reference_of, train_all, write_report
 from daps_rl.config import make_config
 
 PLAN = Plan(agents={"daps-na": "daps-na", "small": "daps-na"}, seeds=(0, 1), options={"steps": 5, "batch_size": 8},
@@ -98,6 +98,16 @@ class TestPlan:
         assert plan_from_json(json.loads(json.dumps(PLAN.to_json()))) == PLAN
         with pytest.raises(ValueError, match=r"comparison\.json must hold agents"):
             plan_from_json({"agents": {}})
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("agents", "daps"), ("agents", ["daps"]), ("agents", {"daps": 1}), ("agents", {"daps": {}}), ("seeds", 3),
+         ("seeds", [None]), ("seeds", [[1]]), ("options", []), ("own", None), ("own", {"small": 2}), ("preset", [])],
+    )  # fmt: skip
+    def test_other_types_than_were_written_are_one_line(self, name: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=r".") as error:
+            plan_from_json({**json.loads(json.dumps(PLAN.to_json())), name: value})
+        assert "\n" not in str(error.value)
 
     def test_agents_and_seeds_extend_it(self) -> None:
         more = extended(PLAN, agents={"rloo": "rloo"}, seeds=(1, 4), preset=None, options={"steps": 5},
@@ -231,6 +241,14 @@ class TestTraining:
         (child.parent / "rows.jsonl").unlink()
         assert list(collect_rows(ComparisonFolder(child.parent), PLAN)) == list(rows)
         assert ComparisonFolder(child.parent).read_rows() == rows
+
+    @pytest.mark.parametrize("row", [{"label": []}, {"label": "daps-na"}, {"label": "small", "seed": {}}])
+    def test_rows_that_no_comparison_wrote_are_one_line(self, child: Path, row: dict[str, Any]) -> None:
+        (child.parent / "rows.jsonl").write_text(json.dumps(row) + "\n")
+        with pytest.raises(ValueError, match=r"cmp holds rows or logs that no comparison wrote \(.*; restore them"):
+            train(child)
+        with pytest.raises(ValueError, match="cmp holds rows or logs that no comparison wrote"):
+            write_report(ComparisonFolder(child.parent), PLAN, None, reference="small")  # type: ignore[arg-type]
 
     def test_a_stop_lets_the_running_ones_save_and_starts_no_more(
         self, child: Path, capsys: pytest.CaptureFixture[str]

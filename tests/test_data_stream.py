@@ -115,7 +115,7 @@ def test_empty_orders(count, batch_size, name):
 def test_a_batch_holds_no_more_than_there_is(count, most):
     assert len(DataOrder(count, most, seed=0).indices(3)) == most
     for wrong in (most + 1, 10**12):
-        with pytest.raises(ValueError, match=rf"at most {most} with {count} training data, got {wrong}; pass") as error:
+        with pytest.raises(ValueError, match=rf"at most {most} for {count} training data, got {wrong}; pass") as error:
             DataOrder(count, wrong, seed=0)
         assert_one_line(error)
         with pytest.raises(ValueError, match=f"at most {most}"):

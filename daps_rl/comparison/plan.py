@@ -106,14 +106,21 @@ class Plan:
 
 
 def plan_from_json(values: Mapping[str, Any]) -> Plan:
-    """The settings that `to_json` gave; ValueError for unknown, missing or invalid entries."""
+    """The settings that `to_json` gave, checked; ValueError for unknown, missing or invalid entries."""
     known = {field.name for field in dataclasses.fields(Plan)}
     if known != set(values):
         raise ValueError(
             f"comparison.json must hold {', '.join(sorted(known))}, got {', '.join(sorted(values)) or 'nothing'}; "
             "restore a copy, or start anew in another --out."
         )
-    return Plan(**{**values, "seeds": tuple(values["seeds"])})
+    try:
+        plan = Plan(**{**values, "seeds": tuple(values["seeds"])})
+        plan.check()
+    except (TypeError, AttributeError) as error:  # of values that are of another type than those that were written
+        raise ValueError(
+            f"comparison.json is damaged ({error}); restore a copy, or start anew in another --out."
+        ) from error
+    return plan
 
 
 def extended(

@@ -79,9 +79,10 @@ def _state(folder: Path, run: PlannedRun) -> tuple[float, str]:
         with open(path, "rb") as file:
             file.seek(max(os.path.getsize(path) - _TAIL, 0))
             lines = file.read().split(b"\n")[:-1]  # the last piece is empty or torn
-    if not lines:
+    try:
+        row, config = json.loads(lines[-1]), run.config
+        step, seconds = int(row["step"]), float(row["seconds"])
+    except (LookupError, ValueError, TypeError):  # no row yet, or none that a run wrote
         return 0.0, "starting"
-    row, config = json.loads(lines[-1]), run.config
-    step, seconds = row["step"], row["seconds"]
     share = step / config.steps if config.steps is not None else seconds / (60.0 * (config.minutes or 1.0))
     return min(share, 1.0), f"step {step}, {step / max(seconds, 1e-9):.1f} steps/s"

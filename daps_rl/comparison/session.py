@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from daps_rl.comparison import runner
@@ -32,7 +33,8 @@ def train_all(
     they are to be tried again. A row is written as soon as a run has ended; what a failed run said is kept in its
     error.txt. Once `stop()` is true it ends, checkpointed.
     """
-    rows = collect_rows(folder, plan)
+    with _own_rows(folder):
+        rows = collect_rows(folder, plan)
     done = ("finished",) if retry_failed else ("finished", "failed")
     todo = [run for run in plan.runs() if run.key not in rows or rows[run.key]["status"] not in done]
     runs = {folder.prepare(run).path: run for run in todo}
@@ -75,6 +77,18 @@ def collect_rows(folder: ComparisonFolder, plan: Plan) -> Rows:
     return ordered
 
 
+@contextlib.contextmanager
+def _own_rows(folder: ComparisonFolder) -> Iterator[None]:
+    """Says in one line that what is read was not written by a comparison: its values are of other types."""
+    try:
+        yield
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{folder.path} holds rows or logs that no comparison wrote ({type(error).__name__}: {error}); restore "
+            f"them, or delete {folder.rows.name}, which is then written anew."
+        ) from error
+
+
 def reference_of(plan: Plan, against: str | None) -> str:
     """The label that the others are tested against: the one asked for, "daps", or else the first."""
     if against is not None and against not in plan.agents:
@@ -84,11 +98,12 @@ def reference_of(plan: Plan, against: str | None) -> str:
 
 def write_report(folder: ComparisonFolder, plan: Plan, splits: Splits, *, reference: str) -> str:
     """Writes rows, table and pictures from what is there; returns the table, of tests against `reference`."""
-    rows = collect_rows(folder, plan)
-    finished = [run for run in plan.runs() if rows.get(run.key, {}).get("status") == "finished"]
-    curves = {run.key: read_curve(folder.run(run).metrics) for run in finished}
-    text = comparison_text(plan, rows, curves, reference)
-    pictures = _draw(folder, plan, finished, rows, curves, splits) if finished else []
+    with _own_rows(folder):
+        rows = collect_rows(folder, plan)
+        finished = [run for run in plan.runs() if rows.get(run.key, {}).get("status") == "finished"]
+        curves = {run.key: read_curve(folder.run(run).metrics) for run in finished}
+        text = comparison_text(plan, rows, curves, reference)
+        pictures = _draw(folder, plan, finished, rows, curves, splits) if finished else []
     shown = "".join(f"\n![{path.stem}]({path.name})\n" for path in pictures)
     write_atomically(folder.table, (text + shown).encode())
     return text

@@ -107,10 +107,7 @@ def detectable_effect(pairs: int) -> float:
     def missing(effect: float) -> float:  # a difference found with the wrong sign is not found
         return float(stats.nct.sf(critical, freedom, effect * math.sqrt(pairs))) - POWER
 
-    enough = 0.1
-    while missing(enough) < 0.0:
-        enough *= 2.0
-    return optimize.brentq(missing, enough / 2.0, enough)
+    return optimize.brentq(missing, 0.0, 100.0)
 
 
 def sentence(difference: Difference, reference: str, metric: str, unit: str) -> str:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from daps_rl.data.stream import Stream
 
 REPEATED_BATCH = 4096  # data of a batch that is larger than the data set, at most
-UNKNOWN_BATCH = 65_536  # data of a batch where nobody knows how many there are, at most
 EPOCH_STRIDE = 1_000_003  # a prime: seeds that are small numbers never share an epoch's order
 
 
@@ -21,12 +20,11 @@ def check_batch_size(batch_size: int, count: int | None) -> None:
 
     Of little data some may be repeated in a batch, so that a usual batch size suits any data.
     """
-    most = UNKNOWN_BATCH if count is None else max(count, REPEATED_BATCH)
+    most = max(count or 0, REPEATED_BATCH)
     if not 1 <= batch_size <= most:
-        held = "as many data as nobody has counted" if count is None else f"{count} training data"
+        known = "an unknown number of" if count is None else count
         raise ValueError(
-            f"batch_size must be >= 1 and at most {most} with {held}, got {batch_size}; pass --batch-size "
-            f"{min(count or 256, 256)}."
+            f"batch_size must be >= 1 and at most {most} for {known} training data, got {batch_size}; pass 256."
         )
 
 
