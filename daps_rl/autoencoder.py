@@ -95,7 +95,7 @@ class DiscreteAutoencoder(nn.Module):
 
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}  # tied ones apart
+        tensors = {name: value.detach().cpu().clone().contiguous() for name, value in self.state_dict().items()}
         config = {"format": "daps-rl", "model": None if self.config is None else dataclasses.asdict(self.config)}
         write_atomically(directory / WEIGHTS, save(tensors))
         write_atomically(directory / CONFIG, json.dumps(config, indent=2).encode() + b"\n")

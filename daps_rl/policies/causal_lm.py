@@ -152,7 +152,7 @@ class CausalLMPolicy(nn.Module):
         return CausalLMAnswers(self, prompt, mask.long())
 
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Of each answer token, the first of which stands behind the prompt, mask [N, P]. [N, P + T - 1] → [N, T, V]."""
+        """Of the tokens behind prompts that the mask [N, P] is of. [N, P + T - 1] → [N, T, V]."""
         out = self.model(**self._inputs(ids, mask))
         return self._of_tokens(out.logits[:, mask.shape[1] - 1 :])
 
