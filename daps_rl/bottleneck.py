@@ -237,7 +237,7 @@ def token_log_prob(posterior: Distribution, codes: Tensor) -> Tensor:
     """log q of each token given the datum and the tokens before it, in nats, with gradient. [K, B, T] → [K, B, T]."""
     if isinstance(posterior, FactorizedCategorical):
         log_probs = posterior.log_probs.expand(*codes.shape, -1)
-    elif isinstance(posterior, AutoregressiveCategorical) or hasattr(posterior, "token_logits"):
+    elif hasattr(posterior, "token_logits"):
         log_probs = torch.log_softmax(as_float(posterior.token_logits(codes)), dim=-1)
     else:
         raise ValueError(f"a mask needs a distribution that has token_logits, and {type(posterior).__name__} has none.")

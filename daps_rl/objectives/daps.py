@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
@@ -200,9 +201,10 @@ class DAPSLoss(LossModule):
         first = action.narrow(self.sample_dim, 0, 1)
         equal = (action == first).all() & (old_log_prob[:, 1:].sum() < UNLIKELY)
         if known(equal):
-            self.target.say_once(
+            warnings.warn(  # which Python shows once
                 "the K actions of each group are equal: the actor gave its mode instead of drawing, and nothing is "
-                "learned; act under set_exploration_type(ExplorationType.RANDOM)."
+                "learned; act under set_exploration_type(ExplorationType.RANDOM).",
+                stacklevel=2,
             )
         return weights if self.centered else torch.where(equal, 0.0, weights)
 
