@@ -20,28 +20,24 @@ from daps_rl.functional.checks import check_pooling, known
 from daps_rl.objectives.group_actor import GroupActor
 from daps_rl.objectives.weights import DAPSWeights, TargetKeys
 
-_NO_CRITIC = (
+_CRITIC = (
     "there is no critic, as the K actions of a context are each other's baseline; without groups (sample_dim=None) let "
     "torchrl's GAE write advantages into the batch first"
 )
-_NO_TARGET = "there are no target networks, as no value is bootstrapped; the optimiser takes loss.parameters()"
-ELSEWHERE = {
-    **dict.fromkeys(("critic", "critic_network", "critic_network_params", "critic_coeff", "critic_coef"), _NO_CRITIC),
-    **dict.fromkeys(("loss_critic_type", "clip_value", "gamma", "lmbda", "separate_losses"), _NO_CRITIC),
-    **dict.fromkeys(("target_critic_network_params", "delay_actor", "delay_value", "create_target_params"), _NO_TARGET),
-    **dict.fromkeys(("entropy_bonus", "samples_mc_entropy"), "pass entropy_coeff=, which is part of the score"),
-    **dict.fromkeys(
-        ("clip_epsilon", "dtarg", "max_importance_ratio"),
-        "the trust region bounds the step; pass ess_fraction= or trust_region=",
-    ),
-    **dict.fromkeys(
-        ("normalize_advantage", "normalize_advantage_exclude_dims", "advantage_norm"),
-        "rewards need no scale of their own, as the temperature follows theirs",
-    ),
-    **dict.fromkeys(("advantage_key", "value_key", "value_target_key"), "set_keys() names what is read"),
-    "actor": "its name is actor_network",
+_ANSWERS = {
+    "critic critic_network critic_network_params critic_coeff critic_coef loss_critic_type clip_value gamma lmbda "
+    "separate_losses": _CRITIC,
+    "target_critic_network_params delay_actor delay_value create_target_params": "there are no target networks, as no "
+    "value is bootstrapped; the optimiser takes loss.parameters()",
+    "entropy_bonus samples_mc_entropy": "pass entropy_coeff=, which is part of the score",
+    "clip_epsilon dtarg max_importance_ratio": "the trust region bounds the step; pass ess_fraction= or trust_region=",
+    "normalize_advantage normalize_advantage_exclude_dims advantage_norm": "rewards need no scale of their own, as the "
+    "temperature follows theirs",
     "kl_to_ref_coeff": "put the KL to a reference in the reward, see daps_rl.policies.ReferenceReward",
+    "advantage_key value_key value_target_key": "set_keys() names what is read",
+    "actor": "its name is actor_network",
 }
+ELSEWHERE = {name: answer for names, answer in _ANSWERS.items() for name in names.split()}
 """What users of TorchRL's policy losses look for, and what takes its place here."""
 
 UNLIKELY = -20.0  # nats: the log-probability of a coincidence that is none
@@ -154,7 +150,7 @@ class DAPSLoss(LossModule):
 
     def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> NoReturn:
         """Raises NotImplementedError: there is no value to estimate."""
-        raise NotImplementedError(f"DAPSLoss makes no value estimator: {_NO_CRITIC}.")
+        raise NotImplementedError(f"DAPSLoss makes no value estimator: {_CRITIC}.")
 
     def _forward_value_estimator_keys(self, **kwargs: object) -> None:
         self.target.set_keys(**{name: getattr(self.tensor_keys, name) for name in vars(TargetKeys())})
