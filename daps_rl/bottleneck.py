@@ -7,9 +7,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from daps_rl.functional import ESS_FRACTION, SAMPLES, DAPSTerms, daps_loss, encoding_reward, kl_estimate
-from daps_rl.functional.checks import check_beta
+from daps_rl.functional import (
+    ESS_FRACTION,
+    SAMPLES,
+    DAPSTerms,
+    code_perplexity,
+    code_usage,
+    daps_loss,
+    encoding_reward,
+    kl_estimate,
+)
+from daps_rl.functional.checks import as_float, check_beta, known
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
 from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw, score_drawn
@@ -67,7 +77,7 @@ class Bottlenecked(NamedTuple):
     """What a `PolicyBottleneck` returns. In training mode the K codes of a datum follow one another, else K is 1."""
 
     embedded: Tensor  # [B·K, T, dim], or [B·K, dim, *grid]; gradient to the embedding alone
-    codes: Tensor  # int64 [B·K, T], or [B·K, *grid]
+    codes: Tensor  # int64 [B·K, T], or [B·K, *grid]; -1 where the mask says padding
     policy_loss: PolicyLoss
 
 
@@ -140,32 +150,73 @@ class PolicyBottleneck(nn.Module):
             raise ValueError(f"policy must be one of factorized, autoregressive or a module, got {policy!r}.")
         self.policy = policy
 
-    def forward(self, features: Tensor, *, deterministic: bool | None = None) -> Bottlenecked:
+    def forward(
+        self, features: Tensor, *, mask: Tensor | None = None, deterministic: bool | None = None
+    ) -> Bottlenecked:
         """Codes for a batch of features [B, T, dim], or [B, dim, *grid] with `channel_first`.
 
         Outside training mode they are the greedy code of each datum, or with `deterministic=False` a drawn one.
+
+        Args:
+            mask: True for tokens, False for padding, bool [B, T] or [B, *grid]. Padding has code -1 and is embedded as
+                zeros, its features are not read, and it counts neither in log q nor in log p. Any for a factorised
+                policy, on the right for others, whose distribution has `token_logits`.
         """
         tokens, grid = self._to_tokens(features)  # [B, T, dim]
+        if mask is not None:
+            mask = self._check_mask(mask, tokens, grid)
+            tokens = torch.where(mask.unsqueeze(-1), tokens, 0.0)
         posterior = self.policy(tokens)
         if self.training:
             codes, drawn = draw(posterior, (self.samples,))  # [K, B, T], [K, B]
-            log_prob = score_drawn(posterior, codes, drawn)
         else:
             codes = posterior.sample((1,)) if deterministic is False else posterior.mode[None]
-            log_prob = posterior.log_prob(codes)
         prior = UniformCodes(tokens.shape[1], self.vocab_size).log_prob(codes)
+        if mask is not None:
+            log_prob = torch.where(mask, token_log_prob(posterior, codes), 0.0).sum(-1)
+            prior = prior * mask.float().mean(-1)
+            codes = torch.where(mask, codes, -1)
+        else:
+            log_prob = score_drawn(posterior, codes, drawn) if self.training else posterior.log_prob(codes)
         policy_loss = PolicyLoss(log_prob.T, prior.T, self.beta.clone(), self.trust_region, self.centered)
         codes = codes.transpose(0, 1).reshape(-1, *grid)  # [B·K, *grid]
         return Bottlenecked(self.embed(codes), codes, policy_loss)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """What the decoder takes of codes: [N, T] → [N, T, dim], or [N, *grid] → [N, dim, *grid]."""
-        embedded = self.embedding(codes)
+        """What the decoder takes of codes: [N, T] → [N, T, dim], or [N, *grid] → [N, dim, *grid]; zeros for -1."""
+        embedded = torch.where((codes < 0).unsqueeze(-1), 0.0, self.embedding(codes.clamp(min=0)))
         return embedded.movedim(-1, 1) if self.channel_first else embedded
+
+    def perplexity(self, codes: Tensor) -> Tensor:
+        """exp of the entropy of a position's tokens in a set of codes, mean over positions: 1 … V. 0-dim."""
+        return code_perplexity(self._counts(codes)).nanmean()  # a position may be padding in all of them
+
+    def usage(self, codes: Tensor) -> Tensor:
+        """Share of the V tokens that occur at a position of a set of codes, mean over positions. 0-dim."""
+        return code_usage(self._counts(codes))
+
+    def _counts(self, codes: Tensor) -> Tensor:
+        """How often each position has each token. [N, T] or [N, *grid] → [T, V]."""
+        flat = codes.flatten(1)
+        places = torch.arange(flat.shape[1], device=flat.device) * self.vocab_size + flat
+        size = flat.shape[1] * self.vocab_size
+        return torch.bincount(places[flat >= 0], minlength=size).view(-1, self.vocab_size)
 
     def repeat(self, x: Tensor) -> Tensor:
         """Data in the order of the codes: each K times in training mode, once else. [B, ...] → [B·K, ...]."""
         return x.repeat_interleave(self.samples, 0) if self.training else x
+
+    def _check_mask(self, mask: Tensor, tokens: Tensor, grid: torch.Size) -> Tensor:
+        """The mask of tokens. [B, T]."""
+        if mask.dtype != torch.bool or mask.shape != (len(tokens), *grid):
+            raise ValueError(
+                f"mask must be bool of shape {[len(tokens), *grid]}, True for tokens, got {mask.dtype} of shape "
+                f"{list(mask.shape)}."
+            )
+        mask = mask.flatten(1)
+        if not isinstance(self.policy, FactorizedHead) and known((~mask[:, :-1] & mask[:, 1:]).any()):
+            raise ValueError("mask must be False on the right alone, got tokens behind padding; move padding there.")
+        return mask
 
     def _to_tokens(self, features: Tensor) -> tuple[Tensor, torch.Size]:
         """[B, T, dim], and the shape that one datum's codes have."""
@@ -180,6 +231,17 @@ class PolicyBottleneck(nn.Module):
         if self.num_tokens not in (None, tokens.shape[1]):
             raise ValueError(f"features must be of num_tokens={self.num_tokens} tokens, got {tokens.shape[1]}.")
         return tokens, features.shape[2:] if self.channel_first else features.shape[1:2]
+
+
+def token_log_prob(posterior: Distribution, codes: Tensor) -> Tensor:
+    """log q of each token given the datum and the tokens before it, in nats, with gradient. [K, B, T] → [K, B, T]."""
+    if isinstance(posterior, FactorizedCategorical):
+        log_probs = posterior.log_probs.expand(*codes.shape, -1)
+    elif hasattr(posterior, "token_logits"):
+        log_probs = torch.log_softmax(as_float(posterior.token_logits(codes)), dim=-1)
+    else:
+        raise ValueError(f"a mask needs a distribution that has token_logits, and {type(posterior).__name__} has none.")
+    return log_probs.gather(-1, codes.unsqueeze(-1))[..., 0]
 
 
 class FactorizedHead(nn.Module):

@@ -52,7 +52,7 @@ class GuardedAdamW:
         device: torch.device,
         world: World,
     ) -> None:
-        self.parameters, self.world = list(parameters), world
+        self.parameters, self.world = list(dict.fromkeys(parameters)), world  # one that two parts share once
         self.learning_rate, on_gpu = learning_rate, device.type == "cuda"
         # A rate that lies on the device can change between the replays of a graph.
         rate = torch.tensor(float(learning_rate), device=device) if on_gpu else learning_rate

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from daps_rl.data import SPLITS, Splits, load
 from daps_rl.envs.problem import DiscreteProblem
+from daps_rl.functional.weights import rounding_of
 
 SHARES = (0.7, 0.1)  # of train and validation
 
@@ -61,7 +62,8 @@ class ClassificationBandit(DiscreteProblem):
 
     def splits(self) -> Splits:
         train = self._x[self._rows["train"]]
-        mean, deviation = train.mean(0), train.std(0).clamp_min(1e-6)
+        mean, deviation = train.mean(0), train.std(0)
+        deviation = torch.where(deviation > rounding_of(train.T)[:, 0], deviation, 1.0)  # 1 for a column of one value
         parts: dict[str, Tensor] = {}
         for split, rows in self._rows.items():
             parts[split], parts[f"{split}_labels"] = (self._x[rows] - mean) / deviation, self._y[rows]

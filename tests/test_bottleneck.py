@@ -1,5 +1,6 @@
 """daps_rl.bottleneck: who learns from what, the loss in numbers, and learning."""
 
+import contextlib
 import math
 import re
 import runpy
@@ -264,26 +265,110 @@ def test_example_without_the_extra_says_so(monkeypatch):
         run_example("vq", monkeypatch)
 
 
-@pytest.mark.parametrize("find_unused_parameters", [False, True])
-def test_distributed_data_parallel_finds_the_encoders_gradient(find_unused_parameters, tmp_path):
+# Padding, and how much of the vocabulary is in use
+
+MASK = torch.tensor([[True] * 4, [True, True, False, False], [True, False, False, False]])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_padding_counts_nothing_and_is_not_read(policy):
+    """log q of the tokens before it is the sum over all that could stand there, by enumeration."""
+    bottleneck = make(policy, beta=0.5).double()
+    features = torch.randn(B, T, D, dtype=F64, requires_grad=True)
+    z, codes, policy_loss = bottleneck(features, mask=MASK)
+    of_codes = bottleneck.repeat(MASK)
+    assert torch.equal(codes < 0, ~of_codes)
+    assert torch.equal(z == 0.0, ~of_codes.unsqueeze(-1).expand_as(z))
+    with torch.no_grad():
+        posterior = bottleneck.policy(torch.where(MASK[..., None], features, 0.0))
+        every = torch.cartesian_prod(*[torch.arange(V)] * T)[:, None].expand(-1, B, -1)
+        log_probs = posterior.log_prob(every)  # [V^T, B]
+    for b in range(B):
+        for k in range(K):
+            alike = ((every[:, b] == codes.view(B, K, T)[b, k]) | ~MASK[b]).all(-1)
+            torch.testing.assert_close(policy_loss.log_prob[b, k].detach(), log_probs[alike, b].logsumexp(0))
+    length = MASK.sum(-1, keepdim=True)
+    torch.testing.assert_close(policy_loss.prior_log_prob.double(), (-math.log(V) * length).double().expand(B, K))
+    policy_loss(torch.randn(B * K)).backward()
+    assert (features.grad[~MASK] == 0.0).all()
+    assert features.grad[MASK].abs().sum() > 0.0
+    bottleneck.eval()
+    greedy = bottleneck(features, mask=MASK).codes
+    garbage = torch.where(MASK[..., None], features, 99.0)
+    assert torch.equal(bottleneck(garbage, mask=MASK).codes, greedy)
+    assert torch.equal(bottleneck(features, mask=MASK | True).codes, bottleneck(features).codes)
+
+
+def test_masks_that_say_something_else_are_refused():
+    features = torch.randn(B, T, D)
+    for mask in (MASK.float(), MASK[:, :3], MASK[:2]):
+        with pytest.raises(ValueError, match=r"mask must be bool of shape \[3, 4\]"):
+            make()(features, mask=mask)
+    make()(features, mask=MASK.flip(-1))  # each token from its own feature: padding anywhere
+    with pytest.raises(ValueError, match="mask must be False on the right alone"):
+        make("autoregressive")(features, mask=MASK.flip(-1))
+    grid = make(channel_first=True)
+    assert grid(torch.randn(B, D, 2, 2), mask=MASK.view(B, 2, 2)).codes.shape == (B * K, 2, 2)
+    with pytest.raises(ValueError, match="distribution that has token_logits, and Independent has none"):
+        make(PlainPolicy())(features, mask=MASK)
+
+
+class PlainPolicy(nn.Module):
+    def forward(self, features):
+        return Independent(Categorical(logits=features[..., :V]), 1)
+
+
+def test_perplexity_and_usage_by_hand():
+    codes = torch.tensor([[0, 1, 5, -1], [0, 2, -1, -1], [0, 1, 5, -1], [0, 2, 4, -1]])
+    bottleneck = make()
+    half = math.exp(-(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3))
+    assert bottleneck.perplexity(codes).item() == pytest.approx((1.0 + 2.0 + half) / 3)
+    assert bottleneck.usage(codes).item() == pytest.approx((1 + 2 + 2 + 0) / (4 * V))
+    torch.testing.assert_close(bottleneck.perplexity(codes.view(4, 2, 2)), bottleneck.perplexity(codes))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("options", [{}, {"find_unused_parameters": True}, {"static_graph": True}])
+def test_distributed_data_parallel_has_the_gradients_of_the_model_itself(policy, options, tmp_path):
+    """One pass a step, two, or two that accumulate; compiled, too."""
+
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.encoder, self.bottleneck, self.decoder = nn.Linear(D, D), make(), nn.Linear(D, 2)
+            self.encoder, self.bottleneck, self.decoder = nn.Linear(D, D), make(policy), nn.Linear(D, 2)
 
         def forward(self, x):
             z, _, policy_loss = self.bottleneck(self.encoder(x))
             return self.decoder(z), policy_loss
 
+    x = torch.randn(2, B, T, D)
+    model = Model()
+
+    def loss(run, part):
+        decoded, policy_loss = run(x[part])
+        error = decoded.square().sum((1, 2))
+        return error.mean() + policy_loss(-error)
+
+    def two_steps(run, passes):
+        torch.manual_seed(1)
+        for _ in range(2):
+            model.zero_grad()
+            if passes == "accumulated":
+                with run.no_sync() if hasattr(run, "no_sync") else contextlib.nullcontext():
+                    loss(run, 0).backward()
+                loss(run, 1).backward()
+            else:
+                sum(loss(run, part) for part in range(passes)).backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        model = Model()
-        parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=find_unused_parameters)
-        for _ in range(2):
-            parallel.zero_grad()
-            decoded, policy_loss = parallel(torch.randn(B, T, D))
-            error = decoded.square().sum((1, 2))
-            (error.mean() + policy_loss(-error)).backward()
-        assert gradients(model) == {name for name, _ in model.named_parameters()}
+        # PyTorch's static graphs do not take no_sync() in their first step.
+        for passes in (1, 2) if options.get("static_graph") else (1, 2, "accumulated"):
+            expected = two_steps(model, passes)
+            assert all(gradient.abs().sum() > 0 for gradient in expected.values())
+            for run in (model, torch.compile(model, backend="eager")):
+                found = two_steps(nn.parallel.DistributedDataParallel(run, **options), passes)
+                torch.testing.assert_close(found, expected)
     finally:
         torch.distributed.destroy_process_group()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from daps_rl.agents.critic import RewardScale
+from daps_rl.envs.classification import ClassificationBandit
 from daps_rl.functional import (
     effective_sample_size,
     leave_one_out_advantage,
@@ -75,6 +76,20 @@ def test_a_critics_rewards_are_of_unit_size_and_equal_ones_stay_small(scale):
     equal = RewardScale()
     for _ in range(50):
         assert equal(equal_but_for_rounding(scale, 7)[:1]).abs().max() < 1e-2
+
+
+@scales
+def test_a_column_of_one_value_stays_near_zero_and_the_others_are_standardised(scale):
+    generator = torch.Generator().manual_seed(4)
+    features = scale * torch.rand(100, 3, generator=generator)
+    features[:, 1] = 0.3 * scale
+    problem = ClassificationBandit(features, torch.arange(100) % 2)
+    features[problem._rows["test"], 1] += scale  # of which training has seen nothing
+    splits = ClassificationBandit(features, torch.arange(100) % 2).splits()
+    assert splits.train[:][:, 1].abs().max() <= 4 * EPS * scale
+    torch.testing.assert_close(splits.test[:][:, 1], torch.full((20,), scale))
+    for column in (0, 2):
+        assert splits.train[:][:, column].std().item() == pytest.approx(1.0, rel=1e-4)
 
 
 @scales

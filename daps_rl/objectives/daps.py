@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
@@ -18,6 +19,26 @@ from daps_rl.functional import ESS_FRACTION, effective_sample_size, keep_samples
 from daps_rl.functional.checks import check_pooling, known
 from daps_rl.objectives.group_actor import GroupActor
 from daps_rl.objectives.weights import DAPSWeights, TargetKeys
+
+_CRITIC = (
+    "there is no critic, as the K actions of a context are each other's baseline; without groups (sample_dim=None) let "
+    "torchrl's GAE write advantages into the batch first"
+)
+_ANSWERS = {
+    "critic critic_network critic_network_params critic_coeff critic_coef loss_critic_type clip_value gamma lmbda "
+    "separate_losses": _CRITIC,
+    "target_critic_network_params delay_actor delay_value create_target_params": "there are no target networks, as no "
+    "value is bootstrapped; the optimiser takes loss.parameters()",
+    "entropy_bonus samples_mc_entropy": "pass entropy_coeff=, which is part of the score",
+    "clip_epsilon dtarg max_importance_ratio": "the trust region bounds the step; pass ess_fraction= or trust_region=",
+    "normalize_advantage normalize_advantage_exclude_dims advantage_norm": "rewards need no scale of their own, as the "
+    "temperature follows theirs",
+    "kl_to_ref_coeff": "put the KL to a reference in the reward, see daps_rl.policies.ReferenceReward",
+    "advantage_key value_key value_target_key": "set_keys() names what is read",
+    "actor": "its name is actor_network",
+}
+ELSEWHERE = {name: answer for names, answer in _ANSWERS.items() for name in names.split()}
+"""What users of TorchRL's policy losses look for, and what takes its place here."""
 
 UNLIKELY = -20.0  # nats: the log-probability of a coincidence that is none
 
@@ -65,6 +86,13 @@ class DAPSLoss(LossModule):
     actor_network: TensorDictModule
     actor_network_params: TensorDictParams
     target_actor_network_params: TensorDictParams | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> DAPSLoss:
+        """Answers options of TorchRL's losses by name, before Python says that it does not know them."""
+        for name in ("critic_network", *kwargs) if len(args) > 1 else kwargs:
+            if name in ELSEWHERE:
+                raise TypeError(f"DAPSLoss takes no {name}: {ELSEWHERE[name]}.")
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -115,6 +143,15 @@ class DAPSLoss(LossModule):
         self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
         self._forward_value_estimator_keys()
 
+    def __getattr__(self, item: str) -> Any:
+        if item in ELSEWHERE:
+            raise AttributeError(f"DAPSLoss has no {item}: {ELSEWHERE[item]}.")
+        return super().__getattr__(item)
+
+    def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> NoReturn:
+        """Raises NotImplementedError: there is no value to estimate."""
+        raise NotImplementedError(f"DAPSLoss makes no value estimator: {_CRITIC}.")
+
     def _forward_value_estimator_keys(self, **kwargs: object) -> None:
         self.target.set_keys(**{name: getattr(self.tensor_keys, name) for name in vars(TargetKeys())})
         self.in_keys = [*self.actor_network.in_keys, self.tensor_keys.action, *self.target.in_keys]
@@ -160,9 +197,10 @@ class DAPSLoss(LossModule):
         first = action.narrow(self.sample_dim, 0, 1)
         equal = (action == first).all() & (old_log_prob[:, 1:].sum() < UNLIKELY)
         if known(equal):
-            self.target.say_once(
+            warnings.warn(  # which Python shows once
                 "the K actions of each group are equal: the actor gave its mode instead of drawing, and nothing is "
-                "learned; act under set_exploration_type(ExplorationType.RANDOM)."
+                "learned; act under set_exploration_type(ExplorationType.RANDOM).",
+                stacklevel=2,
             )
         return weights if self.centered else torch.where(equal, 0.0, weights)
 

@@ -79,7 +79,6 @@ class DAPSWeights(TensorDictModuleBase):
         # By reference and no buffer: `.to(device)` would make a copy that no schedule reaches.
         self.temperature_floor = temperature_floor
         self.entropy_coeff, self.sample_dim, self.pooling, self.gather = entropy_coeff, sample_dim, pooling, gather
-        self._said: set[str] = set()
         self.set_keys()
 
     def set_keys(self, **keys: Any) -> None:
@@ -112,7 +111,8 @@ class DAPSWeights(TensorDictModuleBase):
         check_same_shape(log_prob=log_prob, reward=score)
         check_reward(score)
         if known((score == -math.inf).all()):
-            self.say_once("all rewards of a batch are -inf, which says of no code that it is better than another.")
+            text = "all rewards of a batch are -inf, which says of no code that it is better than another."
+            warnings.warn(text, stacklevel=2)  # which Python shows once
         if self.entropy_coeff:
             score = complete_reward(score, log_prob, self.entropy_coeff)
         score = score.reshape(1, -1) if self.sample_dim is None else self.group(score)  # [B·..., K]; or one group
@@ -125,12 +125,6 @@ class DAPSWeights(TensorDictModuleBase):
         """With which the actions were drawn, in nats; detached. Of the batch's size."""
         remedy = "use an actor that writes it (return_log_prob=True)"
         return self.read(tensordict, self.tensor_keys.sample_log_prob, remedy).detach()
-
-    def say_once(self, what: str) -> None:
-        """Warns, the first time."""
-        if what not in self._said:
-            self._said.add(what)
-            warnings.warn(what, stacklevel=2)
 
     @staticmethod
     def read(tensordict: TensorDictBase, key: NestedKey, remedy: str) -> Tensor:

@@ -87,20 +87,14 @@ class ItemEncoder(nn.Module):
 
 
 class ObservationEncoder(ItemEncoder):
-    """Transformer over num_patches = P patches of an observation. [B, *observation_shape] → [B, P, embed_dim]."""
+    """Transformer over num_patches = P patches of an observation. [B, *observation_shape] → [B, P, embed_dim].
 
-    def __init__(
-        self,
-        observation_shape: tuple[int, ...],
-        *,
-        num_patches: int,
-        embed_dim: int,
-        num_heads: int,
-        num_layers: int,
-        mlp_ratio: float,
-    ) -> None:
-        patches, sizes = Patches(observation_shape, num_patches), {"num_heads": num_heads, "num_layers": num_layers}
-        super().__init__(patches.patch_dim, embed_dim, mlp_ratio=mlp_ratio, **sizes)
+    Options are those of `ItemEncoder`.
+    """
+
+    def __init__(self, observation_shape: tuple[int, ...], *, num_patches: int, embed_dim: int, **options: Any) -> None:
+        patches = Patches(observation_shape, num_patches)
+        super().__init__(patches.patch_dim, embed_dim, **options)
         self.patches = patches
         self.positions = nn.Buffer(sinusoidal_positions(num_patches, embed_dim), persistent=False)
 
