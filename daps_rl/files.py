@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+TORN = ".tmp"  # how the name of a file ends that is not whole yet
+
 
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Writes a file so that a kill or a full disk at any moment leaves the previous one whole; its folder exists.
@@ -19,7 +21,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """
     path, temporary = Path(path), None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TORN)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
