@@ -118,12 +118,12 @@ def load(
         return _call(partial(load_image_folder, path), f"the folder {path} of images", given)
     if path.suffix.lower() in SUFFIXES:
         return _call(partial(load_file, path), f"the file {path}", given)
-    of_hub = isinstance(name_or_path, str) and HUB_ID.fullmatch(name_or_path) is not None
-    if of_hub and folder is None and not os.path.lexists(path):
+    hub_id = name_or_path if isinstance(name_or_path, str) else ""
+    if folder is None and HUB_ID.fullmatch(hub_id) and not os.path.lexists(path):
         try:
-            return _call(partial(_load_hub, name_or_path), name_or_path, given)
+            return _call(partial(_load_hub, hub_id), hub_id, given)
         except HubError as error:
-            raise _unknown(name_or_path, str(error)) from error.__cause__
+            raise _unknown(hub_id, str(error)) from error.__cause__
     raise _unknown(name_or_path)
 
 
