@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from daps_rl.files import TORN, to_json, write_atomically
+from daps_rl.files import to_json, write_atomically
 
 LOCK = ".lock"
 
@@ -47,7 +47,7 @@ class RunFolder:
                 ours = os.path.samestat(os.fstat(descriptor), os.stat(lock))  # not if it was removed meanwhile
             if not ours:
                 raise ValueError(f"{folder} is in use by another run; wait for it, or choose another --out.")
-            for torn in (*folder.glob(f".*{TORN}"), *self.model.glob(f".*{TORN}")):
+            for torn in (*folder.glob(".*.tmp"), *self.model.glob(".*.tmp")):
                 torn.unlink()
             yield
         finally:
