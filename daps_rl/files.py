@@ -14,12 +14,14 @@ from typing import Any
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Writes a file so that a kill or a full disk at any moment leaves the previous one whole; its folder exists.
 
+    A kill may leave `.NAME.*.tmp` beside it, which `RunFolder.locked` removes.
+
     Raises:
         OSError: the disk is full, or the folder cannot be written; it names the file, and no temporary one is left.
     """
     path, temporary = Path(path), None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()

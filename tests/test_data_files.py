@@ -14,7 +14,7 @@ import torch
 from data_files import assert_one_line, floats, pixels, use_hub
 
 from daps_rl.data import DataError, MissingDataError, from_arrays, load
-from daps_rl.data.arrays import as_codes, as_observations
+from daps_rl.data.arrays import as_codes, as_given, as_observations
 from daps_rl.data.files import read_array
 
 
@@ -287,7 +287,7 @@ def test_a_name_that_leads_back_to_itself_is_not_asked_of_the_hub(tmp_path, monk
         np.random.default_rng(0).normal(size=(30, 16, 1)),  # signals: an axis is added
         np.random.default_rng(0).normal(size=(30, 2, 4, 4)).astype(np.float16),
         pixels(30),
-        pixels(30)[..., None].repeat(3, -1),  # channels last
+        np.stack([pixels(30, seed=seed) for seed in range(3)], -1),  # channels last
         pixels(30) > 99,
         (pixels(30) > 99).astype(np.int32),
     ],
@@ -302,6 +302,9 @@ def test_what_train_takes_encode_takes(tmp_path, array):
     for split in ("train", "validation", "test"):
         assert {tuple(row) for row in splits[split].flatten(1).tolist()} <= rows
     assert torch.equal(as_observations(given, splits.observation_shape), given)
+    assert splits.given_shape == array.shape[1:]
+    back = as_given(given, splits.given_shape) * (255 if array.dtype == np.uint8 else 1)
+    np.testing.assert_allclose(back.numpy(), array, rtol=1e-6)
 
 
 def test_data_of_another_kind_than_the_model_s():

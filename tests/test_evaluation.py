@@ -14,7 +14,7 @@ from daps_rl import DiscreteAutoencoder
 from daps_rl.config import PUBLISHED_SHAPES, make_config
 from daps_rl.decoders import FixedGaussianLikelihood, MLPDecoder
 from daps_rl.evaluation import evaluate, psnr, ssim
-from daps_rl.evaluation.codes import entropy, kl
+from daps_rl.evaluation.codes import kl_and_entropy
 from daps_rl.evaluation.split import _batch_size
 from daps_rl.policies import (
     AutoregressivePolicy,
@@ -131,8 +131,8 @@ def test_estimates_of_an_autoregressive_posterior_are_unbiased_and_less_noisy():
         codes = CODES[:, None].expand(-1, len(x), -1)  # [V^T, N, T]
         log_q = posterior.log_prob(codes)
         q, naive = log_q.exp(), log_q + T * math.log(V)
-        estimates = torch.stack([kl(posterior, prior, code) for code in codes])  # [V^T, N]
-        entropies = torch.stack([entropy(posterior, code) for code in codes])
+        both = [kl_and_entropy(posterior, prior, code) for code in codes]
+        estimates, entropies = (torch.stack([part[name] for part in both]) for name in ("kl", "entropy"))  # [V^T, N]
     exact = (q * naive).sum(0)
     assert exact.min() > 0.1  # a posterior that has something to estimate
     torch.testing.assert_close((q * estimates).sum(0), exact)

@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +56,19 @@ def test_a_full_disk_leaves_the_file_before_and_is_named(tmp_path, monkeypatch, 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*/nowhere/a'"):
         write_atomically(tmp_path / "nowhere" / "a", b"new")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "learning_curves.png", "comparison.md", "model/config.json"])
+def test_what_a_kill_left_half_goes_when_the_folder_is_held(tmp_path, name) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / ".mine").touch()
+    killed = (
+        f"import os; os.replace = lambda *_: os._exit(9); from daps_rl.files import *; write_atomically({name!r}, b'')"
+    )
+    assert subprocess.run([sys.executable, "-c", f"{killed}({name!r}, b'')"], cwd=tmp_path, check=False).returncode == 9
+    assert len(list(tmp_path.rglob(".*"))) == 2
+    with ComparisonFolder(tmp_path).locked():
+        assert {path.name for path in tmp_path.rglob(".*")} == {".mine", ".lock"}
 
 
 def test_numbers_that_are_not_finite_are_no_words_of_json(tmp_path) -> None:

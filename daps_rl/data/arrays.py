@@ -65,13 +65,14 @@ def from_arrays(
             f"got {len(labels['train_labels'])}; give as many labels as data"
         )
     cut_missing(data, labels, name)
+    given_shape = tuple(data["train"].shape[1:])
     data, likelihood = _scale({split: _channels_first(x) for split, x in data.items()}, name, binarize)
     value_range = (0.0, 1.0)
     if likelihood == "gaussian":
         low, high = torch.aminmax(data["train"])
         value_range = (low.item(), high.item())
         _warn_of_scale(data["train"], name)
-    return Splits(name=name, **data, **labels, likelihood=likelihood, value_range=value_range)
+    return Splits(name=name, **data, **labels, likelihood=likelihood, value_range=value_range, given_shape=given_shape)
 
 
 def as_observations(x: Array, shape: Sequence[int], where: str = "x") -> Tensor:
@@ -95,6 +96,13 @@ def as_observations(x: Array, shape: Sequence[int], where: str = "x") -> Tensor:
             f"{where} must have shape [N, {needed}] as the model's data, got {list(x.shape)}; give data of one kind"
         )
     return data.float() / (1 if data.dtype != torch.uint8 or _is_binary(data) else WHITE)
+
+
+def as_given(x: Tensor, given_shape: Sequence[int] | None) -> Tensor:
+    """Observations [N, *x] in the shape that data were given in, see `Splits`: the way back from `as_observations`."""
+    if given_shape is None or x.shape[1:] == torch.Size(given_shape):
+        return x
+    return x.movedim(1, -1) if x.ndim == len(given_shape) + 1 else x.reshape(len(x), *given_shape)
 
 
 def as_codes(codes: Array, num_tokens: int, vocab_size: int, where: str = "codes") -> Tensor:

@@ -39,6 +39,7 @@ REASONS = {
     "streaming": "is no data set of the hub",
     "max_corrupt": "must be whole",
 }
+DEFAULTS = {"streaming": False, "max_corrupt": MAX_CORRUPT}  # None for the other options
 
 
 def load(
@@ -90,10 +91,11 @@ def load(
             "for images of a folder or the hub"
         )
     folder = None if data_dir is None else Path(data_dir).expanduser()
-    given: dict[str, Any] = {"binarize": binarize, "image_size": image_size, "image_column": image_column}
-    given |= {"hub_config": hub_config, "streaming": streaming or None, "data_dir": folder}
-    given["max_corrupt"] = None if max_corrupt == MAX_CORRUPT else max_corrupt
-    given = {option: value for option, value in given.items() if value is not None}
+    options: dict[str, Any] = {
+        "data_dir": folder, "binarize": binarize, "image_size": image_size, "image_column": image_column,
+        "hub_config": hub_config, "streaming": streaming, "max_corrupt": max_corrupt,
+    }  # fmt: skip
+    given = {option: value for option, value in options.items() if value != DEFAULTS.get(option)}
     if isinstance(name_or_path, str) and name_or_path in NAMED:
         return _call(NAMED[name_or_path], name_or_path, given)
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
@@ -116,25 +118,22 @@ def load(
         return _call(partial(load_image_folder, path), f"the folder {path} of images", given)
     if path.suffix.lower() in SUFFIXES:
         return _call(partial(load_file, path), f"the file {path}", given)
-    if (
-        isinstance(name_or_path, str)
-        and folder is None
-        and HUB_ID.fullmatch(name_or_path)
-        and not os.path.lexists(path)
-    ):
+    hub_id = name_or_path if isinstance(name_or_path, str) else ""
+    if folder is None and HUB_ID.fullmatch(hub_id) and not os.path.lexists(path):
         try:
-            return _call(partial(_load_hub, name_or_path), name_or_path, given)
+            return _call(partial(_load_hub, hub_id), hub_id, given)
         except HubError as error:
-            raise _unknown(name_or_path, str(error)) from error.__cause__
+            raise _unknown(hub_id, str(error)) from error.__cause__
     raise _unknown(name_or_path)
 
 
 def _call(loader: Callable[..., Splits], name: str, given: Mapping[str, Any]) -> Splits:
     """What a loader makes of the options that were given; DataError for one that it does not take."""
-    for option in given.keys() - inspect.signature(loader).parameters:
-        raise DataError(
-            f"{name} {REASONS[option]}, so it takes no {option}, got {str(given[option])!r}; leave {option} out"
-        )
+    for option, value in given.items():
+        if option not in inspect.signature(loader).parameters:
+            raise DataError(
+                f"{name} {REASONS[option]}, so it takes no {option}, got {str(value)!r}; leave {option} out"
+            )
     return loader(**given)
 
 

@@ -39,6 +39,7 @@ class Splits:
         likelihood: which of `LIKELIHOODS` suits the values: "bernoulli" for 0 and 1, "fixed_gaussian" for grey values
             in [0, 1], "gaussian" (a learned variance) for any other real values.
         value_range: lowest and highest value, the peak of PSNR.
+        given_shape: of a datum as it was given, before an axis was added or moved; None if it is unknown.
     Raises:
         DataError: a tensor, its labels, the likelihood or the range does not fit the above.
     """
@@ -55,6 +56,7 @@ class Splits:
     test_targets: Tensor | None = None
     likelihood: str
     value_range: tuple[float, float]
+    given_shape: Any = None  # tuple[int, ...] | None, which mypy would expect of **tensors too
 
     def __post_init__(self) -> None:
         for split in SPLITS:

@@ -17,30 +17,24 @@ SCORED_AT_ONCE = 8192  # codes, by a posterior
 ACTIVE = 0.01  # nats that a position's token tells of the datum, above which it counts as active
 
 
-def kl(posterior: Distribution, prior: Distribution, codes: Tensor) -> Tensor | None:
-    """KL(q(·|x) ‖ p), in nats, [B]: exact where torch knows the pair, else estimated, without bias, from a draw.
+def kl_and_entropy(posterior: Distribution, prior: Distribution, codes: Tensor) -> dict[str, Tensor | None]:
+    """KL(q(·|x) ‖ p) and the entropy of q(·|x), in nats, [B] each, without bias from codes drawn from it.
 
-    Token by token where posterior and prior allow: each token's term is then exact given the tokens before it.
-    Codes are drawn from the posterior, [B, T] or continuous [B, T, E]; the prior has no batch shape. None for a
-    posterior without log-probabilities.
+    Token by token where posterior and prior allow: each token's term is then exact given the tokens before it. The KL
+    is exact where torch knows the pair; else both are the distribution's own, or estimates from −log q. Codes are
+    [B, T], or continuous [B, T, E]; the prior has no batch shape. None for a posterior without log-probabilities.
     """
-    try:
-        return kl_divergence(posterior, prior)
-    except NotImplementedError:
-        pass
     log_probs = conditional_log_probs(posterior, codes)
-    if log_probs is not None and hasattr(prior, "token_log_probs"):
-        return tokenwise_kl(log_probs, prior.token_log_probs)
-    return defined(lambda: kl_estimate(posterior.log_prob(codes), prior.log_prob(codes)))
-
-
-def entropy(posterior: Distribution, codes: Tensor) -> Tensor | None:
-    """Entropy of q(·|x), in nats, [B]: token by token as in `kl`, else the distribution's own, else −log q."""
-    log_probs = conditional_log_probs(posterior, codes)
+    kl, entropy = defined(lambda: kl_divergence(posterior, prior)), None
     if log_probs is not None:
-        return -tokenwise_kl(log_probs, torch.zeros_like(log_probs[0]))
-    own = defined(posterior.entropy)
-    return own if own is not None else defined(lambda: -posterior.log_prob(codes))
+        entropy = -tokenwise_kl(log_probs, torch.zeros_like(log_probs[0]))
+        if kl is None and hasattr(prior, "token_log_probs"):
+            kl = tokenwise_kl(log_probs, prior.token_log_probs)
+    if kl is None:
+        kl = defined(lambda: kl_estimate(posterior.log_prob(codes), prior.log_prob(codes)))
+    for quantity in (posterior.entropy, lambda: -posterior.log_prob(codes)):
+        entropy = defined(quantity) if entropy is None else entropy
+    return {"kl": kl, "entropy": entropy}
 
 
 def defined(quantity: Callable[[], Tensor]) -> Tensor | None:
@@ -85,7 +79,7 @@ class AllCodes:
         self.decoded = decoder(self.codes)
         self.at_once = at_once
 
-    def expectations(self, posterior: Distribution, x: Tensor) -> dict[str, Tensor]:
+    def expectations(self, posterior: Distribution, x: Tensor) -> dict[str, Tensor | None]:
         """Log-likelihood, KL and entropy over all codes weighted by q(z|x), in nats, [B] each, exact. x [B, *x].
 
         Empty for a posterior without log-probabilities.

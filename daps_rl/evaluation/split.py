@@ -20,8 +20,7 @@ from daps_rl.evaluation.codes import (
     TokenInformation,
     count_codes,
     defined,
-    entropy,
-    kl,
+    kl_and_entropy,
     marginals,
     token_probs,
 )
@@ -154,8 +153,7 @@ class _Pass:
         log_likelihood = distribution.log_prob(y)
         self._keep(code_gain=log_likelihood - self.autoencoder.log_likelihood(y, z.roll(1, 0)))  # another datum's code
         exact = self._enumerated(posterior, z, y)
-        drawn = {"log_likelihood": log_likelihood, "kl": kl(posterior, self.prior, z), "entropy": entropy(posterior, z)}
-        self._keep(**(exact or drawn))
+        self._keep(**(exact or {"log_likelihood": log_likelihood, **kl_and_entropy(posterior, self.prior, z)}))
         if isinstance(distribution, RewardDistribution):
             self._keep(reward_greedy=self.autoencoder.log_likelihood(y, posterior.mode))
         else:
@@ -178,7 +176,7 @@ class _Pass:
         if self.perceptual is not None:
             self.perceptual.add(mean, x, self.value_range)
 
-    def _enumerated(self, posterior: Distribution, z: Tensor, x: Tensor) -> dict[str, Tensor]:
+    def _enumerated(self, posterior: Distribution, z: Tensor, x: Tensor) -> dict[str, Tensor | None]:
         """Means over all codes, where there are few; empty where there are many, and for quantisers. x [B, *x]."""
         num_codes = self.vocab_size**self.num_tokens
         if torch.is_floating_point(z) or num_codes > min(self.enumerable, LARGEST_TABLE // x[0].numel()):

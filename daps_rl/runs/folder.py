@@ -47,9 +47,8 @@ class RunFolder:
                 ours = os.path.samestat(os.fstat(descriptor), os.stat(lock))  # not if it was removed meanwhile
             if not ours:
                 raise ValueError(f"{folder} is in use by another run; wait for it, or choose another --out.")
-            for file in (self.config, self.metrics, self.checkpoint, self.summary):
-                for torn in folder.glob(f".{file.name}.*"):
-                    torn.unlink()
+            for torn in (*folder.glob(".*.tmp"), *self.model.glob(".*.tmp")):
+                torn.unlink()
             yield
         finally:
             if ours and os.listdir(folder) == [LOCK]:
