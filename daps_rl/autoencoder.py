@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.config import ModelConfig, check_trusted, config_from_dict
+from daps_rl.data.arrays import Array, as_codes, as_observations
 from daps_rl.data.errors import one_line
 from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder
 from daps_rl.device import memory_size
@@ -64,12 +65,13 @@ class DiscreteAutoencoder(nn.Module):
         return cls(policy, decoder, prior or kind.prior(config), None if own_parts else config)
 
     @torch.no_grad()
-    def encode(self, x: Tensor, num_samples: int | None = None, deterministic: bool = False) -> Tensor:
+    def encode(self, x: Array, num_samples: int | None = None, deterministic: bool = False) -> Tensor:
         """Codes of data: [B, *observation_shape] → int64 [B, T], or [B, K, T] with num_samples = K codes per datum.
 
-        They are drawn, or greedy where `deterministic`. Raises ValueError where x has not the shape the policy takes.
+        They are drawn, or greedy where `deterministic`. Data may be of any type and form that `from_arrays` takes.
+        Raises ValueError where they have another shape than those that the model was made for.
         """
-        distribution = self.policy(x)
+        distribution = self.policy(self._observations(x))
         if num_samples is None:
             return distribution.mode if deterministic else distribution.sample()
         if deterministic:
@@ -77,14 +79,32 @@ class DiscreteAutoencoder(nn.Module):
         return distribution.sample((num_samples,)).transpose(0, 1)
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Mean of p(x|z). Codes [..., T] → [..., *observation_shape]."""
-        return self.decoder(z).mean
+    def decode(self, z: Array) -> Tensor:
+        """Mean of p(x|z). Codes [..., T] → [..., *observation_shape]. Raises ValueError where z are no codes."""
+        return self.decoder(self._codes(z)).mean
 
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+    def log_likelihood(self, x: Array, z: Array) -> Tensor:
         """log p(x|z), in nats. x [B, *x]; z [B, T] → [B], or z [B, K, T] → [B, K]. Continuous z have E behind T."""
+        x, z = self._observations(x), self._codes(z)
         groups = z.ndim - (3 if torch.is_floating_point(z) else 2)
         return self.decoder(z).log_prob(x[(slice(None), *[None] * groups)])
+
+    def _observations(self, x: Array) -> Tensor:
+        """Data as the policy takes them; where the model has parts or contexts of the user's own, as they are."""
+        if self.config is None or self.config.problem is not None:
+            return torch.as_tensor(x, device=self._device)
+        if isinstance(x, Tensor) and x.dtype == torch.float32 and x.shape[1:] == self.config.observation_shape:
+            return x
+        return as_observations(x, self.config.observation_shape).to(self._device)
+
+    def _codes(self, z: Array) -> Tensor:
+        """Codes as the decoder takes them; vectors, of continuous latents or of embedded codes, as they are."""
+        z = torch.as_tensor(z, device=self._device)
+        return z if z.is_floating_point() else as_codes(z, *code_sizes(self.policy))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:

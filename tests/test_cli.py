@@ -99,7 +99,7 @@ def test_encode_decode_sample_and_report(data, tmp_path, capsys):
     capsys.readouterr()
     np.save(codes, np.full((2, 3), 4))
     assert main(["decode", str(run), "--input", str(codes), "--output", str(means)]) == 2
-    assert "integers [N, 3] in 0 … 3" in error_of(capsys)
+    assert "integers [..., 3] in 0 … 3" in error_of(capsys)
 
 
 def test_resumed_run_ends_with_the_same_weights_bit_for_bit(data, tmp_path):

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from daps_rl.commands.options import given_settings
+from daps_rl.data.arrays import as_codes, as_given, as_observations
+from daps_rl.data.files import read_array
 from daps_rl.device import memory_size
 from daps_rl.evaluation import Perceptual
 from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
@@ -48,26 +50,25 @@ def report_command(*, run: str, trust: bool, device: str) -> int:
 def encode_command(*, run: str, trust: bool, device: str, input: str, output: str, sampled: bool) -> int:
     """`daps-rl encode`."""
     _, _, model = load_run(run, device, trust=trust)
-    parts = _read_npy(input).float().split(AT_ONCE)
-    return _write_npy(output, (model.encode(x.to(_device(model)), deterministic=not sampled) for x in parts))
+    x = as_observations(read_array(input), model.config.observation_shape, input)
+    return _write_npy(output, (model.encode(x.to(_device(model)), deterministic=not sampled) for x in x.split(AT_ONCE)))
 
 
 def decode_command(*, run: str, trust: bool, device: str, input: str, output: str) -> int:
     """`daps-rl decode`."""
-    _, config, model = load_run(run, device, trust=trust)
-    codes = _read_npy(input)
-    expected = f"integers [N, {config.num_tokens}] in 0 … {config.vocab_size - 1}"
-    if codes.dtype.is_floating_point or codes.ndim != 2 or codes.shape[1] != config.num_tokens:
-        raise ValueError(f"{input} must hold {expected}, got {codes.dtype} of shape {tuple(codes.shape)}.")
-    if len(codes) and not (codes.min() >= 0 and codes.max() < config.vocab_size):
-        raise ValueError(f"{input} must hold {expected}, got values {codes.min()} … {codes.max()}.")
-    return _write_npy(output, (model.decode(part.long().to(_device(model))) for part in codes.split(AT_ONCE)))
+    folder, config, model = load_run(run, device, trust=trust)
+    codes = as_codes(read_array(input), config.num_tokens, config.vocab_size, input)
+    if codes.ndim != 2:
+        raise ValueError(f"{input} must hold codes [N, {config.num_tokens}], got shape {list(codes.shape)}.")
+    given = folder.read_json(folder.summary).get("given_shape")
+    return _write_npy(output, (as_given(model.decode(part), given) for part in codes.split(AT_ONCE)))
 
 
 def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, output: str) -> int:
     """`daps-rl sample`."""
     _, config, model = load_run(run, device, trust=trust)
-    most = memory_size() // (8 * max(config.num_tokens, math.prod(model.config.observation_shape)))
+    shape = model.config.observation_shape if model.config else ()  # of a run it always has one
+    most = memory_size() // (8 * max(config.num_tokens, math.prod(shape)))
     if not 1 <= n <= most:
         raise ValueError(f"-n must lie in 1 … {most:,}, what this machine's memory can hold, got {n}.")
     if not 0 <= seed < 2**63:
@@ -75,14 +76,6 @@ def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, out
     torch.manual_seed(seed)
     codes = model.prior().sample((n,))
     return _write_npy(output, (model.decode(part) for part in codes.split(AT_ONCE)))
-
-
-def _read_npy(path: str) -> Tensor:
-    try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except ValueError as error:
-        reason = str(error).partition(". ")[0]  # NumPy goes on to advise an unsafe load
-        raise ValueError(f"{path} is no readable .npy file of numbers ({reason}); save it with numpy.save.") from error
 
 
 def _write_npy(path: str, parts: Iterable[Tensor]) -> int:

@@ -185,6 +185,7 @@ def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = Non
         "device": str(trainer.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "fingerprint": trainer.fingerprint,
+        "given_shape": trainer.splits.given_shape,
         "unreadable_files": trainer.splits.unreadable_files(),
         **evaluate_splits(model, trainer.splits, config.beta_end, perceptual),
     }

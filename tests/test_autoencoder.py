@@ -1,0 +1,71 @@
+"""What a model takes: tensors and NumPy arrays of any type that its data may have, and codes that are codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from daps_rl import DiscreteAutoencoder
+from daps_rl.config import ModelConfig
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = ModelConfig(
+        observation_shape=(1, 4, 4),
+        num_tokens=3,
+        vocab_size=5,
+        embed_dim=8,
+        num_heads=2,
+        decoder="mlp",
+        likelihood="bernoulli",
+    )
+    return DiscreteAutoencoder.from_config(config).eval()
+
+
+x = torch.linspace(0, 1, 32).view(2, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [x.numpy(), x.double(), x.double().numpy(), x.numpy()[:, 0], x[:, 0]],
+    ids=["numpy", "float64", "numpy float64", "no channel", "tensor, no channel"],
+)
+def test_data_of_any_type_are_encoded_and_scored_as_float32(model, given):
+    codes = model.encode(x, deterministic=True)
+    assert codes.dtype == torch.int64
+    assert codes.shape == (2, 3)
+    assert torch.equal(model.encode(given, deterministic=True), codes)
+    assert torch.allclose(model.log_likelihood(given, codes.numpy()), model.log_likelihood(x, codes))
+
+
+def test_pixels_are_scaled_as_in_training(model):
+    pixels = (x * 255).to(torch.uint8)
+    assert torch.equal(model.encode(pixels, deterministic=True), model.encode(pixels / 255, deterministic=True))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.int64])
+def test_codes_of_any_integer_type_are_decoded(model, dtype):
+    codes = torch.tensor([[0, 4, 2], [1, 3, 0]])
+    assert torch.equal(model.decode(codes.numpy().astype(dtype)), model.decode(codes))
+
+
+@pytest.mark.parametrize("codes", [[[0, 1, 5]], [[-1, 0, 0]], [[0, 1]], [[True, False, True]]])
+def test_what_are_no_codes_is_refused(model, codes):
+    with pytest.raises(ValueError, match=r"codes must be integers \[\.\.\., 3\] in 0 … 4"):
+        model.decode(torch.tensor(codes))
+
+
+def test_another_shape_and_no_numbers_are_refused(model):
+    with pytest.raises(ValueError, match=r"x must have shape \[N, 1, 4, 4\]"):
+        model.encode(x[..., :3])
+    with pytest.raises(ValueError, match="x must hold numbers"):
+        model.encode(np.array(["a", "b"]))
+
+
+def test_the_likelihood_has_a_gradient_for_the_data(model):
+    own = x.clone().requires_grad_()
+    model.log_likelihood(own, torch.zeros(2, 3, dtype=torch.int64)).sum().backward()
+    assert own.grad.abs().sum() > 0
