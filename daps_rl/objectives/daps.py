@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -12,10 +11,10 @@ import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModule, dispatch
 from tensordict.utils import NestedKey
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.objectives import LossModule
 
-from daps_rl.functional import ESS_FRACTION, effective_sample_size, keep_samples, mean_of_kept, weighted_likelihood_loss
+from daps_rl.functional import effective_sample_size, keep_samples, mean_of_kept, weighted_likelihood_loss
 from daps_rl.functional.checks import check_pooling, known
 from daps_rl.objectives.group_actor import GroupActor
 from daps_rl.objectives.weights import DAPSWeights, TargetKeys
@@ -57,15 +56,15 @@ class DAPSLoss(LossModule):
 
     Args:
         actor_network: a probabilistic TensorDictModule, with `get_dist`: a `GroupActor`, or any of TorchRL's actors.
-        ess_fraction, temperature_floor, entropy_coeff, sample_dim, trust_region, gather: see `DAPSWeights`.
         centered: centred weights, for a smaller variance and for any number of updates on a batch, see
             `functional.weighted_likelihood_loss`. None: with groups, not without.
-        pooling: see `DAPSWeights`; with centred weights.
         policy_samples: how many of a group's K actions are scored with a gradient, at each use chosen anew by their
             weights without bias (`functional.keep_samples`); 0 for all.
         functional: take the parameters out of the actor, as TorchRL's losses do. False leaves the actor as it is (for
             DistributedDataParallel).
         reduction: "mean", "sum" or "none", over groups.
+        options: ess_fraction, temperature_floor, entropy_coeff, sample_dim, trust_region, pooling (with centred
+            weights) and gather, see `DAPSWeights`.
     Returns:
         a tensordict: `loss_actor`; detached `ESS` (fraction of K), `temperature` (nats), `kl_approx` (mean of old minus
         new log-probability, nats) and `entropy` (mean of −log q, nats), both estimated from the actions that were
@@ -98,27 +97,14 @@ class DAPSLoss(LossModule):
         self,
         actor_network: TensorDictModule,
         *,
-        ess_fraction: float = ESS_FRACTION,
-        temperature_floor: Tensor | float = 0.0,
-        entropy_coeff: float = 0.0,
-        sample_dim: int | None = 1,
-        trust_region: str | nn.Module = "ess",
         centered: bool | None = None,
-        pooling: float = 0.0,
         policy_samples: int = 0,
-        gather: Callable[[Tensor], Tensor] | None = None,
         functional: bool = True,
         reduction: str = "mean",
+        **options: Any,
     ) -> None:
-        target = DAPSWeights(
-            ess_fraction=ess_fraction,
-            temperature_floor=temperature_floor,
-            entropy_coeff=entropy_coeff,
-            sample_dim=sample_dim,
-            trust_region=trust_region,
-            pooling=pooling,
-            gather=gather,
-        )
+        target = DAPSWeights(**options)
+        sample_dim = target.sample_dim
         if sample_dim is not None and getattr(actor_network, "sample_dim", sample_dim) != sample_dim:
             raise ValueError(
                 f"sample_dim must be the actor's own, {actor_network.sample_dim}, got {sample_dim}; it is where the K "
@@ -127,7 +113,7 @@ class DAPSLoss(LossModule):
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}.")
         centered = sample_dim is not None if centered is None else centered
-        check_pooling(pooling, allowed=sample_dim is not None and centered)
+        check_pooling(target.pooling, allowed=sample_dim is not None and centered)
         if policy_samples < 0 or (policy_samples and sample_dim is None):
             raise ValueError(
                 f"policy_samples must be >= 0, and 0 without groups (sample_dim=None), got {policy_samples}; it is how "
@@ -139,7 +125,7 @@ class DAPSLoss(LossModule):
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         else:
             self.actor_network = actor_network
-        self.target, self.sample_dim, self.temperature_floor = target, sample_dim, temperature_floor
+        self.target, self.sample_dim, self.temperature_floor = target, sample_dim, target.temperature_floor
         self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
         self._forward_value_estimator_keys()
 
