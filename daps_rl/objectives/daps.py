@@ -9,7 +9,7 @@ from typing import Any, NoReturn, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
-from tensordict.nn import TensorDictModule, dispatch
+from tensordict.nn import CompositeDistribution, TensorDictModule, dispatch, set_composite_lp_aggregate
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives import LossModule
@@ -127,7 +127,8 @@ class DAPSLoss(LossModule):
             self.actor_network = actor_network
         self.target, self.sample_dim, self.temperature_floor = target, sample_dim, target.temperature_floor
         self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
-        self._forward_value_estimator_keys()
+        written = getattr(actor_network, "log_prob_keys", None)  # several by a CompositeDistribution
+        self.set_keys(**({"sample_log_prob": list(written)} if written else {}))
 
     def __getattr__(self, item: str) -> Any:
         if item in ELSEWHERE:
@@ -178,10 +179,11 @@ class DAPSLoss(LossModule):
 
         They are taken to be that where all K of every group are equal and the policy would hardly draw them so.
         """
-        if self.sample_dim is None or weights.shape[-1] == 1 or not isinstance(action, Tensor):
+        if self.sample_dim is None or weights.shape[-1] == 1:
             return weights
-        first = action.narrow(self.sample_dim, 0, 1)
-        equal = (action == first).all() & (old_log_prob[:, 1:].sum() < UNLIKELY)
+        parts = [action] if isinstance(action, Tensor) else list(action.values(True, True))
+        same = [(part == part.narrow(self.sample_dim, 0, 1)).all() for part in parts]
+        equal = torch.stack(same).all() & (old_log_prob[:, 1:].sum() < UNLIKELY)
         if known(equal):
             warnings.warn(  # which Python shows once
                 "the K actions of each group are equal: the actor gave its mode instead of drawing, and nothing is "
@@ -194,7 +196,12 @@ class DAPSLoss(LossModule):
         """Of the actions, under the actor as it is now, in nats. [B, K, ...] → [B·..., K]."""
         own = self.actor_network_params.to_module(self.actor_network) if self.functional else contextlib.nullcontext()
         with own:  # a distribution may call its network as late as log_prob: that too must see the parameters
-            log_prob = self.actor_network.get_dist(tensordict).log_prob(tensordict.get(self.tensor_keys.action))
+            distribution, action = self.actor_network.get_dist(tensordict), tensordict.get(self.tensor_keys.action)
+            if isinstance(distribution, CompositeDistribution):  # which knows its parts by their keys
+                with set_composite_lp_aggregate(True):
+                    log_prob = distribution.log_prob(tensordict)
+            else:
+                log_prob = distribution.log_prob(action)
         return self.target.group(log_prob)
 
     def _members(self, tensordict: TensorDictBase, indices: Tensor) -> TensorDictBase:
@@ -208,7 +215,8 @@ class DAPSLoss(LossModule):
         contexts = [n for i, n in enumerate(tensordict.batch_size) if i != dim]
         where = indices.view(*contexts, indices.shape[-1]).movedim(-1, dim)
         if not isinstance(self.actor_network, GroupActor):
-            return tensordict.select(*self.actor_network.in_keys, self.tensor_keys.action).gather(dim, where)
+            keys = (*self.actor_network.in_keys, self.tensor_keys.action)
+            return tensordict.select(*keys, strict=False).gather(dim, where)
         # The observation is the group's: any of its entries do, and a view of them copies nothing.
         members = tensordict.select(*self.actor_network.in_keys)[(slice(None),) * dim + (slice(indices.shape[-1]),)]
         actions = tensordict.select(self.tensor_keys.action).gather(dim, where)
