@@ -1,4 +1,4 @@
-"""DAPS as a TorchRL loss."""
+"""TorchRL losses: DAPS, and the decoder's likelihood."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import CompositeDistribution, TensorDictModule, dispatch, set_composite_lp_aggregate
 from tensordict.utils import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
-from daps_rl.functional import effective_sample_size, keep_samples, mean_of_kept, weighted_likelihood_loss
+from daps_rl.functional import (
+    decoder_loss,
+    effective_sample_size,
+    keep_samples,
+    mean_of_kept,
+    weighted_likelihood_loss,
+)
 from daps_rl.functional.checks import check_pooling, known
 from daps_rl.objectives.group_actor import GroupActor
 from daps_rl.objectives.weights import DAPSWeights, TargetKeys
@@ -221,3 +227,46 @@ class DAPSLoss(LossModule):
         members = tensordict.select(*self.actor_network.in_keys)[(slice(None),) * dim + (slice(indices.shape[-1]),)]
         actions = tensordict.select(self.tensor_keys.action).gather(dim, where)
         return members.set(self.tensor_keys.action, actions.get(self.tensor_keys.action))
+
+
+class DecoderLoss(LossModule):
+    """Maximum likelihood of the data given the codes that the policy drew, unweighted.
+
+    Reads the observation [B, K, *x, ...] and the action [B, K, T]. No gradient reaches the policy: the codes are
+    integers.
+
+    Args:
+        decoder: maps codes [..., T] to a distribution over x.
+        decoder_samples: how many of a context's K codes to learn from; 0 for all. They are much alike, and one is
+            nearly as good as all, for a fraction of the time.
+    Returns:
+        a tensordict: `loss_decoder`, −log p(x|z) in nats, averaged over the batch.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        action: NestedKey = "action"
+        observation: NestedKey = "observation"
+
+    tensor_keys: _AcceptedKeys
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_decoder"]  # noqa: RUF012 (TorchRL's own form)
+
+    def __init__(self, decoder: nn.Module, *, decoder_samples: int = 0) -> None:
+        super().__init__()
+        if decoder_samples < 0:
+            raise ValueError(f"decoder_samples must be >= 0, got {decoder_samples}; 0 learns from all codes.")
+        self.decoder, self.decoder_samples = decoder, decoder_samples
+        self._forward_value_estimator_keys()
+
+    def _forward_value_estimator_keys(self, **kwargs: object) -> None:
+        self.in_keys = [self.tensor_keys.observation, self.tensor_keys.action]
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The loss of a batch; see the class."""
+        first = slice(self.decoder_samples or None)
+        action = tensordict.get(self.tensor_keys.action)[:, first]
+        observation = tensordict.get(self.tensor_keys.observation)[:, first]
+        log_likelihood = self.decoder(action).log_prob(observation)
+        return TensorDict({"loss_decoder": decoder_loss(log_likelihood.reshape(1, -1)).mean()}, batch_size=[])
