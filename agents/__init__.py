@@ -10,8 +10,7 @@ from torch import nn
 from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Conditions, Draw, Score, spec_of
 from daps_rl.agents.daps import DAPS, TPO
 from daps_rl.agents.pathwise import GaussianVAE, GumbelRao, GumbelSoftmax, PathwiseAgent, Quantizer, ReinMax, Relaxation
-from daps_rl.agents.policy_gradient import A2C, RLOO, Reinforce, ReinforceNoCritic
-from daps_rl.agents.ppo import GRPO, PPO
+from daps_rl.agents.policy_gradient import A2C, GRPO, PPO, RLOO, Reinforce, ReinforceNoCritic
 from daps_rl.agents.scorer import Scorer
 from daps_rl.names import import_class
 
@@ -47,7 +46,7 @@ __all__ = [
 if TYPE_CHECKING:
     from daps_rl.agents.trainer import DAPSTrainer
 
-_FILES = ("daps", "policy_gradient", "ppo", "pathwise")  # an agent is registered by its file's name
+_FILES = ("daps", "policy_gradient", "pathwise")  # an agent is registered by its file's name
 AGENTS: dict[str, AgentSpec] = {
     spec.name: spec for file in _FILES for spec in importlib.import_module(f"daps_rl.agents.{file}").SPECS
 }

@@ -8,12 +8,20 @@ import scipy.stats
 import torch
 from batches import F64, B, D, K, T, V, make_batch, make_policy
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
+from tensordict.nn import (
+    CompositeDistribution,
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+    set_composite_lp_aggregate,
+)
+from torch import nn
+from torch.distributions import Categorical
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import MLP, OneHotCategorical, ProbabilisticActor
 
 from daps_rl.decoders import MLPDecoder
-from daps_rl.functional import daps_loss, solve_temperature
+from daps_rl.functional import daps_loss, keep_samples, solve_temperature, target_weights, weighted_likelihood_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
 from daps_rl.policies import AutoregressivePolicy
 
@@ -50,6 +58,50 @@ def test_torchrl_s_own_actors_work(functional, one_hot):
     assert out["kl_approx"].abs() < 1e-9
     out["loss_actor"].backward()
     assert all(p.grad.any() for p in actor.parameters())
+
+
+class TwoParts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.arm, self.leg = nn.Linear(D, 3), nn.Linear(D, 2)
+
+    def forward(self, x):
+        return self.arm(x), self.leg(x)
+
+
+@pytest.mark.parametrize("options", [{}, {"policy_samples": 2}, {"functional": False, "centered": False}])
+@pytest.mark.parametrize("aggregate", [True, False])
+def test_composite_actions_have_the_loss_of_their_joint_distribution(aggregate, options):
+    """Of two tokens of 3 and 2 values, by the same numbers as one action of 6 values."""
+    torch.manual_seed(0)
+    net = TensorDictModule(TwoParts(), ["observation"], [("params", "arm", "logits"), ("params", "leg", "logits")])
+    kind = {"arm": Categorical, "leg": Categorical}
+    kwargs = {"distribution_map": kind, "name_map": {"arm": ("action", "arm"), "leg": ("action", "leg")}}
+    with set_composite_lp_aggregate(aggregate):
+        head = ProbabilisticTensorDictModule(
+            ["params"], distribution_class=CompositeDistribution, distribution_kwargs=kwargs, return_log_prob=True
+        )
+        actor = ProbabilisticTensorDictSequential(net, head)
+        batch = TensorDict({"observation": torch.randn(B, 1, D).expand(B, K, D)}, [B, K])
+        with set_exploration_type(ExplorationType.RANDOM):
+            batch = actor(batch).exclude("params")
+        batch["next", "reward"] = torch.randn(B, K, 1)
+        loss = DAPSLoss(actor, ess_fraction=0.5, **options)
+        torch.manual_seed(1)
+        out = loss(batch)
+    arm, leg = net.module(batch["observation"])
+    joint = Categorical(logits=(arm.log_softmax(-1).unsqueeze(-1) + leg.log_softmax(-1).unsqueeze(-2)).flatten(-2))
+    log_prob = joint.log_prob(2 * batch["action", "arm"] + batch["action", "leg"])
+    weights = target_weights(batch["next", "reward"][..., 0], out["temperature"])
+    centered = options.get("centered", True)
+    torch.manual_seed(1)
+    kept = keep_samples(weights, options.get("policy_samples", 0), centered=centered)
+    scored = log_prob if kept is None else log_prob.gather(1, kept.indices)
+    expected = weighted_likelihood_loss(scored, weights, log_prob.detach(), kept, centered=centered).mean()
+    torch.testing.assert_close(out["loss_actor"], expected)
+    parameters = list(net.module.parameters())
+    own = torch.autograd.grad(out["loss_actor"], list(loss.parameters()))
+    torch.testing.assert_close(own, torch.autograd.grad(expected, parameters))
 
 
 def test_without_a_sample_dimension_the_batch_is_one_group_scored_by_its_advantage():

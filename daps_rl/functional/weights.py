@@ -60,7 +60,7 @@ def target_weights(
     0 and 1, and for centred weights.
 
     Args:
-        reward: larger is better; -inf is allowed, NaN comes out as NaN (with pooling in all of the batch). [B, K].
+        reward: larger is better; -inf is allowed, NaN and +inf come out as NaN (with pooling in all). [B, K].
         temperature: positive. A number, or 0-dim.
         pooling: c, in samples; not negative.
         batch: rewards of the whole batch where `reward` is a part of it, for the pooling. [N, K].

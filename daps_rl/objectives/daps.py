@@ -1,21 +1,26 @@
-"""DAPS as a TorchRL loss."""
+"""TorchRL losses: DAPS, and the decoder's likelihood."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
-from tensordict.nn import TensorDictModule, dispatch
+from tensordict.nn import CompositeDistribution, TensorDictModule, dispatch, set_composite_lp_aggregate
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
-from daps_rl.functional import ESS_FRACTION, effective_sample_size, keep_samples, mean_of_kept, weighted_likelihood_loss
+from daps_rl.functional import (
+    decoder_loss,
+    effective_sample_size,
+    keep_samples,
+    mean_of_kept,
+    weighted_likelihood_loss,
+)
 from daps_rl.functional.checks import check_pooling, known
 from daps_rl.objectives.group_actor import GroupActor
 from daps_rl.objectives.weights import DAPSWeights, TargetKeys
@@ -57,15 +62,15 @@ class DAPSLoss(LossModule):
 
     Args:
         actor_network: a probabilistic TensorDictModule, with `get_dist`: a `GroupActor`, or any of TorchRL's actors.
-        ess_fraction, temperature_floor, entropy_coeff, sample_dim, trust_region, gather: see `DAPSWeights`.
         centered: centred weights, for a smaller variance and for any number of updates on a batch, see
             `functional.weighted_likelihood_loss`. None: with groups, not without.
-        pooling: see `DAPSWeights`; with centred weights.
         policy_samples: how many of a group's K actions are scored with a gradient, at each use chosen anew by their
             weights without bias (`functional.keep_samples`); 0 for all.
         functional: take the parameters out of the actor, as TorchRL's losses do. False leaves the actor as it is (for
             DistributedDataParallel).
         reduction: "mean", "sum" or "none", over groups.
+        options: ess_fraction, temperature_floor, entropy_coeff, sample_dim, trust_region, pooling (with centred
+            weights) and gather, see `DAPSWeights`.
     Returns:
         a tensordict: `loss_actor`; detached `ESS` (fraction of K), `temperature` (nats), `kl_approx` (mean of old minus
         new log-probability, nats) and `entropy` (mean of −log q, nats), both estimated from the actions that were
@@ -98,27 +103,14 @@ class DAPSLoss(LossModule):
         self,
         actor_network: TensorDictModule,
         *,
-        ess_fraction: float = ESS_FRACTION,
-        temperature_floor: Tensor | float = 0.0,
-        entropy_coeff: float = 0.0,
-        sample_dim: int | None = 1,
-        trust_region: str | nn.Module = "ess",
         centered: bool | None = None,
-        pooling: float = 0.0,
         policy_samples: int = 0,
-        gather: Callable[[Tensor], Tensor] | None = None,
         functional: bool = True,
         reduction: str = "mean",
+        **options: Any,
     ) -> None:
-        target = DAPSWeights(
-            ess_fraction=ess_fraction,
-            temperature_floor=temperature_floor,
-            entropy_coeff=entropy_coeff,
-            sample_dim=sample_dim,
-            trust_region=trust_region,
-            pooling=pooling,
-            gather=gather,
-        )
+        target = DAPSWeights(**options)
+        sample_dim = target.sample_dim
         if sample_dim is not None and getattr(actor_network, "sample_dim", sample_dim) != sample_dim:
             raise ValueError(
                 f"sample_dim must be the actor's own, {actor_network.sample_dim}, got {sample_dim}; it is where the K "
@@ -127,7 +119,7 @@ class DAPSLoss(LossModule):
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}.")
         centered = sample_dim is not None if centered is None else centered
-        check_pooling(pooling, allowed=sample_dim is not None and centered)
+        check_pooling(target.pooling, allowed=sample_dim is not None and centered)
         if policy_samples < 0 or (policy_samples and sample_dim is None):
             raise ValueError(
                 f"policy_samples must be >= 0, and 0 without groups (sample_dim=None), got {policy_samples}; it is how "
@@ -139,9 +131,10 @@ class DAPSLoss(LossModule):
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         else:
             self.actor_network = actor_network
-        self.target, self.sample_dim, self.temperature_floor = target, sample_dim, temperature_floor
+        self.target, self.sample_dim, self.temperature_floor = target, sample_dim, target.temperature_floor
         self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
-        self._forward_value_estimator_keys()
+        written = getattr(actor_network, "log_prob_keys", None)  # several by a CompositeDistribution
+        self.set_keys(**({"sample_log_prob": list(written)} if written else {}))
 
     def __getattr__(self, item: str) -> Any:
         if item in ELSEWHERE:
@@ -192,10 +185,11 @@ class DAPSLoss(LossModule):
 
         They are taken to be that where all K of every group are equal and the policy would hardly draw them so.
         """
-        if self.sample_dim is None or weights.shape[-1] == 1 or not isinstance(action, Tensor):
+        if self.sample_dim is None or weights.shape[-1] == 1:
             return weights
-        first = action.narrow(self.sample_dim, 0, 1)
-        equal = (action == first).all() & (old_log_prob[:, 1:].sum() < UNLIKELY)
+        parts = [action] if isinstance(action, Tensor) else list(action.values(True, True))
+        same = [(part == part.narrow(self.sample_dim, 0, 1)).all() for part in parts]
+        equal = torch.stack(same).all() & (old_log_prob[:, 1:].sum() < UNLIKELY)
         if known(equal):
             warnings.warn(  # which Python shows once
                 "the K actions of each group are equal: the actor gave its mode instead of drawing, and nothing is "
@@ -208,7 +202,12 @@ class DAPSLoss(LossModule):
         """Of the actions, under the actor as it is now, in nats. [B, K, ...] → [B·..., K]."""
         own = self.actor_network_params.to_module(self.actor_network) if self.functional else contextlib.nullcontext()
         with own:  # a distribution may call its network as late as log_prob: that too must see the parameters
-            log_prob = self.actor_network.get_dist(tensordict).log_prob(tensordict.get(self.tensor_keys.action))
+            distribution, action = self.actor_network.get_dist(tensordict), tensordict.get(self.tensor_keys.action)
+            if isinstance(distribution, CompositeDistribution):  # which knows its parts by their keys
+                with set_composite_lp_aggregate(True):
+                    log_prob = distribution.log_prob(tensordict)
+            else:
+                log_prob = distribution.log_prob(action)
         return self.target.group(log_prob)
 
     def _members(self, tensordict: TensorDictBase, indices: Tensor) -> TensorDictBase:
@@ -222,8 +221,52 @@ class DAPSLoss(LossModule):
         contexts = [n for i, n in enumerate(tensordict.batch_size) if i != dim]
         where = indices.view(*contexts, indices.shape[-1]).movedim(-1, dim)
         if not isinstance(self.actor_network, GroupActor):
-            return tensordict.select(*self.actor_network.in_keys, self.tensor_keys.action).gather(dim, where)
+            keys = (*self.actor_network.in_keys, self.tensor_keys.action)
+            return tensordict.select(*keys, strict=False).gather(dim, where)
         # The observation is the group's: any of its entries do, and a view of them copies nothing.
         members = tensordict.select(*self.actor_network.in_keys)[(slice(None),) * dim + (slice(indices.shape[-1]),)]
         actions = tensordict.select(self.tensor_keys.action).gather(dim, where)
         return members.set(self.tensor_keys.action, actions.get(self.tensor_keys.action))
+
+
+class DecoderLoss(LossModule):
+    """Maximum likelihood of the data given the codes that the policy drew, unweighted.
+
+    Reads the observation [B, K, *x, ...] and the action [B, K, T]. No gradient reaches the policy: the codes are
+    integers.
+
+    Args:
+        decoder: maps codes [..., T] to a distribution over x.
+        decoder_samples: how many of a context's K codes to learn from; 0 for all. They are much alike, and one is
+            nearly as good as all, for a fraction of the time.
+    Returns:
+        a tensordict: `loss_decoder`, −log p(x|z) in nats, averaged over the batch.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        action: NestedKey = "action"
+        observation: NestedKey = "observation"
+
+    tensor_keys: _AcceptedKeys
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_decoder"]  # noqa: RUF012 (TorchRL's own form)
+
+    def __init__(self, decoder: nn.Module, *, decoder_samples: int = 0) -> None:
+        super().__init__()
+        if decoder_samples < 0:
+            raise ValueError(f"decoder_samples must be >= 0, got {decoder_samples}; 0 learns from all codes.")
+        self.decoder, self.decoder_samples = decoder, decoder_samples
+        self._forward_value_estimator_keys()
+
+    def _forward_value_estimator_keys(self, **kwargs: object) -> None:
+        self.in_keys = [self.tensor_keys.observation, self.tensor_keys.action]
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The loss of a batch; see the class."""
+        first = slice(self.decoder_samples or None)
+        action = tensordict.get(self.tensor_keys.action)[:, first]
+        observation = tensordict.get(self.tensor_keys.observation)[:, first]
+        log_likelihood = self.decoder(action).log_prob(observation)
+        return TensorDict({"loss_decoder": decoder_loss(log_likelihood.reshape(1, -1)).mean()}, batch_size=[])

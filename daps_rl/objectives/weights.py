@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey, unravel_key
@@ -22,7 +23,7 @@ from daps_rl.objectives.trust_regions import make_trust_region
 class TargetKeys:
     """Keys that `DAPSWeights.set_keys` takes; reward is read from "next", advantage from the root."""
 
-    sample_log_prob: NestedKey = "action_log_prob"
+    sample_log_prob: NestedKey | list[NestedKey] = "action_log_prob"  # several, of the parts of an action, are added
     reward: NestedKey = "reward"
     advantage: NestedKey = "advantage"
     weights: NestedKey = "weights"
@@ -88,13 +89,15 @@ class DAPSWeights(TensorDictModuleBase):
         self.reward_key = reward[1:] if reward[:2] == ("next", "next") else reward  # one with "next" is taken as it is
         # What is weighed is the reward of groups; of a whole batch its advantage.
         score = self.reward_key if self.sample_dim is not None else self.tensor_keys.advantage
-        self.in_keys = [self.tensor_keys.sample_log_prob, score]
+        drawn = self.tensor_keys.sample_log_prob
+        self.log_prob_keys = drawn if isinstance(drawn, list) else [drawn]
+        self.in_keys = [*self.log_prob_keys, score]
         self.out_keys = [self.tensor_keys.weights, self.tensor_keys.temperature]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes weights and temperature into the batch; see the class."""
         weights, temperature = self.target(tensordict)
-        dim, like = -1 if self.sample_dim is None else self.sample_dim, tensordict.get(self.tensor_keys.sample_log_prob)
+        dim, like = -1 if self.sample_dim is None else self.sample_dim, self.behaviour_log_prob(tensordict)
         weights = weights.reshape(like.movedim(dim, -1).shape).movedim(-1, dim)  # as the batch is
         tensordict.set(self.tensor_keys.temperature, temperature.detach().expand(weights.shape))
         return tensordict.set(self.tensor_keys.weights, weights)
@@ -124,7 +127,7 @@ class DAPSWeights(TensorDictModuleBase):
     def behaviour_log_prob(self, tensordict: TensorDictBase) -> Tensor:
         """With which the actions were drawn, in nats; detached. Of the batch's size."""
         remedy = "use an actor that writes it (return_log_prob=True)"
-        return self.read(tensordict, self.tensor_keys.sample_log_prob, remedy).detach()
+        return torch.stack([self.read(tensordict, key, remedy).detach() for key in self.log_prob_keys]).sum(0)
 
     @staticmethod
     def read(tensordict: TensorDictBase, key: NestedKey, remedy: str) -> Tensor:

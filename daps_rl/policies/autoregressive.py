@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from daps_rl.policies.checks import check_code_sizes, check_codes, check_transfo
 from daps_rl.policies.code_transformer import CodeTransformer, Context, MaskedSteps
 from daps_rl.policies.distribution import Drawn, RelaxedCodes, RelaxTokens, SequentialCodes, choose_token
 from daps_rl.policies.layers import GrowingCache, KeyValueCache
-from daps_rl.policies.masks import CodeMask
 from daps_rl.policies.observation import ObservationEncoder, make_readout
 
 
@@ -131,16 +129,10 @@ class AutoregressivePolicy(nn.Module):
             gives, where that is T, in the order of the tokens.
         aligned_patches: also add the encoded patches to the code's positions (through learned queries where there are
             not as many patches as tokens). Not published; learns faster.
-        token_sizes: how many tokens each of the T positions may take, each at most V: the others have probability 0
-            there. All V if None.
-        encoder, head: see `TokenEncoder`.
-        pointer: the tokens are the V items that the encoder gives (`ItemEncoder`, say): a pointer over them is
-            the head, and their encodings as the tokens' embeddings.
-        mask: which tokens may come next, by the datum and the tokens before; the others have probability exactly 0, in
-            sampling and in scoring. Its `features` are added to the tokens' embeddings.
+        encoder: see `TokenEncoder`.
+        options: of the code's side, see `CodeTransformer`: token_sizes, head, pointer and mask.
     Raises:
-        ValueError: a size is not positive, num_heads does not divide embed_dim, token_sizes do not fit T and V, or both
-            head and pointer are given.
+        ValueError: a size is not positive, num_heads does not divide embed_dim, or options do not fit.
     References:
         Drolet et al. (2026), arXiv 2509.24716, appendix. Departure: the start token lies outside the vocabulary, and
         no token is masked, so that sampled and rescored log-probabilities agree.
@@ -159,23 +151,11 @@ class AutoregressivePolicy(nn.Module):
         mlp_ratio: float = 4.0,
         num_patches: int | None = None,
         aligned_patches: bool = True,
-        token_sizes: Sequence[int] | None = None,
         encoder: nn.Module | None = None,
-        head: nn.Module | None = None,
-        pointer: bool = False,
-        mask: CodeMask | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
-        if pointer and head is not None:
-            raise ValueError("a pointer is a head; leave out head= or pointer=True.")
-        if token_sizes is not None and (
-            len(token_sizes) != num_tokens or not 1 <= min(token_sizes) <= max(token_sizes) <= vocab_size
-        ):
-            raise ValueError(
-                f"token_sizes must be {num_tokens} numbers in 1 … {vocab_size} (num_tokens and vocab_size), "
-                f"got {list(token_sizes)}; vocab_size is the largest of them."
-            )
         num_code_layers = num_layers if num_code_layers is None else num_code_layers
         check_transformer_sizes(embed_dim, num_heads, min(num_layers, num_code_layers))
         self.observation_shape = tuple(observation_shape)
@@ -193,10 +173,7 @@ class AutoregressivePolicy(nn.Module):
             **sizes,
             num_layers=num_code_layers,
             readout=readout if aligned_patches else None,
-            token_sizes=token_sizes,
-            head=head,
-            pointer=pointer,
-            mask=mask,
+            **options,
         )
 
     def forward(self, observation: Tensor) -> AutoregressiveCategorical:

@@ -63,8 +63,16 @@ class CodeTransformer(nn.Module):
     datum is also brought to T positions and added there, so that a token's own part of the datum is at hand without
     attention.
 
-    With a pointer, the tokens are the V items that the context consists of: a token's embedding is its item's encoding,
-    and the next token is pointed at. With a mask, tokens that may not come next have a logit of -inf.
+    Args:
+        token_sizes: how many tokens each of the T positions may take, each at most V: the others have probability 0
+            there. All V if None.
+        head: instead of a linear layer, any module [..., embed_dim] → [..., V].
+        pointer: the tokens are the V items that the context consists of (`ItemEncoder`, say): a pointer over them is
+            the head, and their encodings are the tokens' embeddings.
+        mask: which tokens may come next, by the datum and the tokens before; the others have probability exactly 0, in
+            sampling and in scoring. Its `features` are added to the tokens' embeddings.
+    Raises:
+        ValueError: token_sizes do not fit T and V, or both head and pointer are given.
     """
 
     backend: Backend | None = None
@@ -86,6 +94,15 @@ class CodeTransformer(nn.Module):
         mask: CodeMask | None = None,
     ) -> None:
         super().__init__()
+        if pointer and head is not None:
+            raise ValueError("a pointer is a head; leave out head= or pointer=True.")
+        if token_sizes is not None and (
+            len(token_sizes) != num_tokens or not 1 <= min(token_sizes) <= max(token_sizes) <= vocab_size
+        ):
+            raise ValueError(
+                f"token_sizes must be {num_tokens} numbers in 1 … {vocab_size} (num_tokens and vocab_size), "
+                f"got {list(token_sizes)}; vocab_size is the largest of them."
+            )
         self.num_tokens, self.vocab_size, self.num_heads = num_tokens, vocab_size, num_heads
         self.mask = mask
         self.readout = readout
