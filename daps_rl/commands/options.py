@@ -132,7 +132,10 @@ def _named(text: str) -> dict[str, Any]:
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers as 64,256, got {text!r}") from None
 
 
 def _literal(text: str) -> Any:
