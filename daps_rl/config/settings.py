@@ -16,7 +16,7 @@ KINDS: dict[type, tuple[Any, str, Any, float | None]] = {
     bool: (bool, "true or false", bool, None),
     int: (numbers.Integral, "whole", int, 2**63 - 1),
     float: (numbers.Real, "finite", float, 10**30),  # far from where float32 overflows
-    str: ((str, os.PathLike), "text", os.fspath, None),
+    str: ((str, os.PathLike), "text in UTF-8", os.fspath, None),
     dict: (dict, "names with values", dict, None),
 }
 """By the type of a setting: what is accepted, in words, what it is held as, and how large a number may be."""
