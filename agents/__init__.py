@@ -17,7 +17,7 @@ from daps_rl.agents.rloo import RLOO
 from daps_rl.agents.scorer import Scorer
 from daps_rl.agents.spec import AgentSpec, spec_of
 from daps_rl.agents.tpo import TPO
-from daps_rl.names import import_class
+from daps_rl.names import did_you_mean, import_class
 
 __all__ = [
     "A2C",
@@ -79,7 +79,7 @@ def find_agent(name: str) -> AgentSpec:
     if not rest:
         raise ValueError(
             f"agent must be one of {', '.join(AGENTS)}, sb3:NAME for an algorithm of Stable-Baselines3, or "
-            f"package.module:Class for one of your own, got {name!r}."
+            f"package.module:Class for one of your own, got {name!r}{did_you_mean(name, AGENTS)}."
         )
     return spec_of(name, import_class("agent", name, Agent))
 

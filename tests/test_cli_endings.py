@@ -112,3 +112,16 @@ def test_the_last_resort_is_one_line(error, says, tmp_path, monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(type(error)):
         main(["--debug", "train", "--steps", "1"])
+
+
+@pytest.mark.parametrize(("load", "threads", "told"), [(3.1, 2, True), (0.1, 2, False), (3.1, 1, False)])
+def test_a_run_on_busy_cores_says_why_it_may_be_slow(data, tmp_path, monkeypatch, capsys, load, threads, told):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert train(data, tmp_path / "run", "--steps", "4") == 0
+    assert capsys.readouterr().err.count("other processes keep 3.1 of 2 cores busy") == told
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert train(data, tmp_path / "again", "--steps", "4") == 0
+    assert "other processes" not in capsys.readouterr().err
