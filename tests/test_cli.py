@@ -195,7 +195,7 @@ def test_foreign_checkpoint_is_refused(data, tmp_path, capsys):
     (run / "summary.json").unlink()
     capsys.readouterr()
     assert main(["train", "--resume", "--out", str(run)]) == 2
-    assert "not a checkpoint" in error_of(capsys)
+    assert "no checkpoint of this version" in error_of(capsys)
 
 
 def test_checkpoint_of_other_settings_is_refused(data, tmp_path, capsys):
