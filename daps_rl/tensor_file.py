@@ -13,11 +13,11 @@ from daps_rl.data.errors import one_line
 from daps_rl.device import memory_size
 from daps_rl.files import from_json, to_json, write_atomically
 
-VERSIONS = {"checkpoint": 2, "model": 2}
+FORMATS = {"checkpoint": "daps-rl checkpoint 2", "model": "daps-rl model 2"}
 
 
 def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Writes a file of a kind of `VERSIONS` atomically, with whatever JSON can hold beside the tensors.
+    """Writes a file of a kind of `FORMATS` atomically, with whatever JSON can hold beside the tensors.
 
     Raises:
         OSError: the disk is full or not writable; the previous file is left whole.
@@ -26,9 +26,7 @@ def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], info: dict[s
 
     own = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}  # tied ones apart
     text = to_json(info)
-    write_atomically(
-        path, save(own, {"format": f"daps-rl {kind} {VERSIONS[kind]}", "info": text, "digest": _digest(own, text)})
-    )
+    write_atomically(path, save(own, {"format": FORMATS[kind], "info": text, "digest": _digest(own, text)}))
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -40,7 +38,7 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     from safetensors import SafetensorError
 
     try:
-        return _read(path, f"daps-rl {kind} {VERSIONS[kind]}")
+        return _read(path, FORMATS[kind])
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged or no {kind} of this version of daps-rl ({one_line(error)}); restore a copy, use the "

@@ -67,7 +67,8 @@ def decode_command(*, run: str, trust: bool, device: str, input: str, output: st
 def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, output: str) -> int:
     """`daps-rl sample`."""
     _, config, model = load_run(run, device, trust=trust)
-    most = memory_size() // (8 * max(config.num_tokens, math.prod(model.config.observation_shape)))
+    shape = model.config.observation_shape if model.config else ()  # of a run it always has one
+    most = memory_size() // (8 * max(config.num_tokens, math.prod(shape)))
     if not 1 <= n <= most:
         raise ValueError(f"-n must lie in 1 … {most:,}, what this machine's memory can hold, got {n}.")
     if not 0 <= seed < 2**63:
