@@ -12,7 +12,7 @@ from daps_rl.agents.daps import DAPS, TPO
 from daps_rl.agents.pathwise import GaussianVAE, GumbelRao, GumbelSoftmax, PathwiseAgent, Quantizer, ReinMax, Relaxation
 from daps_rl.agents.policy_gradient import A2C, GRPO, PPO, RLOO, Reinforce, ReinforceNoCritic
 from daps_rl.agents.scorer import Scorer
-from daps_rl.names import import_class
+from daps_rl.names import did_you_mean, import_class
 
 __all__ = [
     "A2C",
@@ -74,7 +74,7 @@ def find_agent(name: str) -> AgentSpec:
     if not rest:
         raise ValueError(
             f"agent must be one of {', '.join(AGENTS)}, sb3:NAME for an algorithm of Stable-Baselines3, or "
-            f"package.module:Class for one of your own, got {name!r}."
+            f"package.module:Class for one of your own, got {name!r}{did_you_mean(name, AGENTS)}."
         )
     return spec_of(name, import_class("agent", name, Agent))
 

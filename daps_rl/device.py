@@ -26,6 +26,20 @@ def memory_size() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def crowded() -> str:
+    """Returns a line of advice where other processes keep the cores busy that this one's threads count on, else "".
+
+    Threads that share the work of a small step wait for the slowest of them, which may be waiting for a core.
+    """
+    cores, load = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, os.getloadavg()[0]
+    if "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() < 2 or load < 0.75 * cores:
+        return ""
+    return (
+        f"other processes keep {load:.1f} of {cores} cores busy, and threads that wait for one another may be many "
+        "times slower than one: set OMP_NUM_THREADS=1, or wait for the others"
+    )
+
+
 def peak_memory(device: torch.device) -> int:
     """Returns the most memory that this process has held at once, in bytes: on a GPU of its tensors, else resident."""
     if device.type == "cuda":

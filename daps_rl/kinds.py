@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
+from daps_rl.data.errors import one_line
 from daps_rl.policies.autoregressive import AutoregressivePolicy
 from daps_rl.policies.factorized import FactorizedPolicy
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy, fsq_levels
@@ -66,7 +69,32 @@ def _lattice(settings: Any) -> nn.Module | None:
 
 
 def _codebook(settings: Any) -> nn.Module:
-    return Codebook(settings.policy, settings.vocab_size, settings.decoder_embed_dim, settings.policy_options)
+    """A codebook, tried once: options that vector-quantize-pytorch takes may still change the shapes of codes."""
+    shape = (2, settings.num_tokens, settings.decoder_embed_dim)
+    try:
+        codebook = Codebook(settings.policy, settings.vocab_size, settings.decoder_embed_dim, settings.policy_options)
+        if settings.policy_options and torch.get_default_device().type != "meta":
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                tried = copy.deepcopy(codebook)
+                embedded, codes, loss = tried.quantize(torch.randn(shape))
+                shapes = [tuple(made.shape) for made in (embedded, tried(codes), codes, loss)]
+            if shapes != [shape, shape, shape[:-1], ()]:
+                raise ValueError(f"they make codes of shape {shapes[2]} and vectors of shape {shapes[0]} of {shape}")
+    except ImportError:
+        raise
+    except Exception as error:  # the library checks by assertions, and by what its networks then raise
+        raise ValueError(
+            f"policy_options {settings.policy_options} do not suit {settings.policy} ({one_line(error)}); see the "
+            "options of vector-quantize-pytorch, or leave them out."
+        ) from error
+    return codebook
+
+
+def _fsq_vocabulary(settings: Any) -> int:
+    levels = settings.policy_options.get("levels") or fsq_levels(settings.vocab_size)
+    if not isinstance(levels, list | tuple) or not all(type(level) is int and level > 1 for level in levels):
+        raise ValueError(f"levels of FSQ must be whole numbers above 1, got {levels!r}; pass levels=[8,6,5].")
+    return math.prod(levels)
 
 
 class PolicyKind(NamedTuple):
@@ -87,7 +115,7 @@ POLICIES = {
     "fsq": PolicyKind(
         _quantizer,
         embedding=_codebook,
-        vocabulary=lambda settings: math.prod(settings.policy_options.get("levels") or fsq_levels(settings.vocab_size)),
+        vocabulary=_fsq_vocabulary,
     ),
     "gaussian": PolicyKind(
         _gaussian,

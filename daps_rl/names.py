@@ -31,6 +31,6 @@ def import_class(what: str, name: str, base: type[T]) -> type[T]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns "; did you mean ...?" where a known name is like the one given, else nothing."""
-    like = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {like[0]}?" if like else ""
+    """Returns " (did you mean ...?)" where a known name is like the one given, else nothing."""
+    like = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f" (did you mean {like[0]}?)" if like else ""

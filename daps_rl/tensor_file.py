@@ -13,11 +13,11 @@ from daps_rl.data.errors import one_line
 from daps_rl.device import memory_size
 from daps_rl.files import from_json, to_json, write_atomically
 
-VERSIONS = {"checkpoint": 2, "model": 2}
+FORMATS = {"checkpoint": "daps-rl checkpoint 2", "model": "daps-rl model 2"}
 
 
 def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Writes a file of a kind of `VERSIONS` atomically, with whatever JSON can hold beside the tensors.
+    """Writes a file of a kind of `FORMATS` atomically, with whatever JSON can hold beside the tensors.
 
     Raises:
         OSError: the disk is full or not writable; the previous file is left whole.
@@ -26,7 +26,7 @@ def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], info: dict[s
 
     own = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}  # tied ones apart
     text = to_json(info)
-    write_atomically(path, save(own, {"format": _format(kind), "info": text, "digest": _digest(own, text)}))
+    write_atomically(path, save(own, {"format": FORMATS[kind], "info": text, "digest": _digest(own, text)}))
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -35,37 +35,33 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     Raises:
         ValueError: the file is damaged, larger than memory, or not of that kind and of this version of daps-rl.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        if not path.is_file():
-            raise ValueError("no such file")
-        if path.stat().st_size > memory_size():
-            raise ValueError("it is larger than this machine's memory")
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return _read(path, FORMATS[kind])
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
-            f"{path} is damaged or no {kind} ({one_line(error)}); restore a copy, or delete it and train anew."
+            f"{path} is damaged or no {kind} of this version of daps-rl ({one_line(error)}); restore a copy, use the "
+            "version that wrote it, or delete it and train anew."
         ) from error
-    found, text = metadata.get("format", ""), metadata.get("info", "")
-    if found != _format(kind):
-        wrote = "another version" if found.startswith(_format(kind)[:-2]) else "an earlier version or another program"
-        raise ValueError(
-            f"{path} is not a {kind} of this version of daps-rl: {wrote} wrote it ({found or 'no format'!r}, here "
-            f"{_format(kind)!r}); use that version, or train anew in another --out."
-        )
+
+
+def _read(path: Path, form: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise ValueError("no such file")
+    if path.stat().st_size > memory_size():
+        raise ValueError("it is larger than this machine's memory")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != form:
+            raise ValueError(f"its format is {metadata.get('format')!r}, here {form!r}")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    text = metadata.get("info", "")
     if metadata.get("digest") != _digest(tensors, text):
-        raise ValueError(f"{path} is damaged (its digest does not match); restore a copy, or delete it and train anew.")
-    try:
-        return tensors, from_json(text)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore a copy, or delete it and train anew.") from error
-
-
-def _format(kind: str) -> str:
-    return f"daps-rl {kind} {VERSIONS[kind]}"
+        raise ValueError("its digest does not match")
+    return tensors, from_json(text)
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

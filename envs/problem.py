@@ -17,7 +17,7 @@ from daps_rl.data import SPLITS, Splits
 from daps_rl.decoders import RewardDecoder
 from daps_rl.envs.encoding import EncodingEnv
 from daps_rl.functional import optimality_gap
-from daps_rl.names import import_class
+from daps_rl.names import did_you_mean, import_class
 from daps_rl.policies import AutoregressivePolicy, CodeMask, FactorizedPolicy, ItemEncoder
 
 OPTIMA = Path(__file__).parent / "optima"
@@ -202,7 +202,7 @@ def find_problem(name: str) -> DiscreteProblem:
     else:
         raise ValueError(
             f"problem must be one of {', '.join(PROBLEMS)}, one of these with another number, or package.module:Class "
-            f"of one of your own, got {name!r}."
+            f"of one of your own, got {name!r}{did_you_mean(name, PROBLEMS)}."
         )
     if size and kind == "bandit-digits":
         raise ValueError(f"bandit-digits has one size, got {name!r}; leave the number out.")

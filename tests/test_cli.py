@@ -195,7 +195,7 @@ def test_foreign_checkpoint_is_refused(data, tmp_path, capsys):
     (run / "summary.json").unlink()
     capsys.readouterr()
     assert main(["train", "--resume", "--out", str(run)]) == 2
-    assert "not a checkpoint" in error_of(capsys)
+    assert "no checkpoint of this version" in error_of(capsys)
 
 
 def test_checkpoint_of_other_settings_is_refused(data, tmp_path, capsys):
@@ -244,7 +244,9 @@ def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+        (["--zzzz"], "unrecognized arguments: --zzzz; see daps-rl train --help"),
+        (["--agents", "daps"], "unrecognized arguments: --agents daps (did you mean --agent?); see"),
+        (["--bacth-size=3"], "unrecognized arguments: --bacth-size=3 (did you mean --batch-size?); see"),
         (["--steps", "0"], "steps must be positive"),
         (["--steps", "2", "--minutes", "1"], "exactly one of steps and minutes"),
         (["--steps", "x"], "invalid int value"),
@@ -252,7 +254,9 @@ def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(data, tmp_path):
         (["--data-dir", "/nonexistent", "--data", "fashion-mnist"], "/nonexistent"),
         (["--num-tokens", "100000"], "num_tokens must be positive and <= 65,536 and whole, got 100000"),
         (["--ess-fraction", "0.2", "--samples", "4", "--steps", "1"], "ess_fraction"),
-        (["--agent", "nobody", "--steps", "1"], "agent must be one of"),
+        (["--agent", "nobody", "--steps", "1"], "got 'nobody'."),
+        (["--agent", "dasp-na", "--steps", "1"], "got 'dasp-na' (did you mean daps-na?)."),
+        (["--problem", "tps20", "--steps", "1"], "got 'tps20' (did you mean tsp20?)."),
         (["--embed-dim", "9", "--steps", "1"], "multiple of num_heads"),
         (["--resume"], "--resume needs --out"),
         (["--config", "nothing"], "invalid choice"),

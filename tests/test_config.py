@@ -7,9 +7,14 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from daps_rl import DiscreteAutoencoder
+from daps_rl.autoencoder import check_memory
 from daps_rl.config import AgentConfig, DataConfig, ModelConfig, RunConfig, TrainConfig, config_from_dict, make_config
 from daps_rl.config.settings import declared_in
 from daps_rl.decoders import DECODERS
@@ -79,6 +84,15 @@ def test_choices_are_what_is_registered():
         ({"decoder_hidden": ()}, "decoder_hidden must be positive widths"),
         ({"vocab_size": 1}, "vocab_size must be >= 2 and <= 1,048,576 and whole, got 1"),
         ({"ess_fraction": 1.5}, "ess_fraction must be positive and <= 1 and finite"),
+        ({"agent_options": {"pooling": math.inf}}, "agent_options must be names with finite values"),
+        ({"agent_options": [1]}, "agent_options must be names with finite values"),
+        ({"centered": 1}, "centered must be true or false, got 1"),
+        ({"data": 3}, "data must be text in UTF-8, got 3"),
+        ({"data": "\udcff"}, "data must be text in UTF-8"),
+        ({"steps": 2**63}, r"steps must be positive and whole and <= 9.22337e\+18"),
+        ({"steps": True}, "steps must be positive and whole, got True"),
+        ({"beta_start": 1e300}, r"beta_start must be positive and finite and <= 1e\+30"),
+        ({"policy": "fsq", "policy_options": {"levels": [2.5, 3]}}, "levels of FSQ must be whole numbers above 1"),
         ({"num_heads": None}, "num_heads must be positive and <= 1,024 and whole, got None"),
     ],
 )
@@ -115,3 +129,50 @@ def test_settings_need_neither_agents_nor_environments():
         "; assert not above, above"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_settings_are_held_as_their_declared_types():
+    config = changed(steps=np.int64(5), learning_rate=1, decoder_hidden=[4, np.int32(3)], data_dir=Path("/tmp"))
+    assert (config.steps, config.decoder_hidden, config.data_dir) == (5, (4, 3), "/tmp")
+    assert {type(config.steps), type(config.learning_rate), *map(type, config.decoder_hidden)} == {int, float}
+    json.dumps(dataclasses.asdict(config))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"policy": "vq", "policy_options": {"no_such": 1}}, "do not suit vq .*no_such"),
+        ({"policy": "vq", "policy_options": {"dim": 3}}, "do not suit vq"),
+        ({"policy": "vq", "policy_options": {"decay": "x"}}, "do not suit vq"),
+        ({"policy": "vq", "policy_options": {"accept_image_fmap": True}}, "do not suit vq"),
+        ({"policy": "fsq", "policy_options": {"levels": [3, 3], "num_codebooks": 2}}, "do not suit fsq"),
+        ({"policy": "fsq", "policy_options": {"levels": [3, 3], "channel_first": True}}, "do not suit fsq"),
+    ],
+)
+def test_options_of_a_quantiser_that_change_what_it_gives_are_refused(options, says):
+    pytest.importorskip("vector_quantize_pytorch")
+    config = changed(vocab_size=16, num_tokens=3, **options).model_config((1, 8, 8), "gaussian")
+    with pytest.raises(ValueError, match=says) as error:
+        DiscreteAutoencoder.from_config(config)
+    assert "\n" not in str(error.value)
+
+
+def test_a_try_of_a_quantiser_leaves_random_numbers_and_codebook_alone():
+    pytest.importorskip("vector_quantize_pytorch")
+    weights = []
+    for options in ({}, {"decay": 0.8}):
+        torch.manual_seed(0)
+        config = changed(policy="vq", policy_options=options).model_config((1, 8, 8), "gaussian")
+        weights.append(DiscreteAutoencoder.from_config(config).state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_a_model_larger_than_memory_is_refused_before_it_is_made():
+    for policy in ("autoregressive", "factorized", "fsq"):
+        config = changed(policy=policy, embed_dim=2**16, num_layers=2**10).model_config((1, 8, 8), "gaussian")
+        with pytest.raises(ValueError, match="GiB, and this machine has"):
+            check_memory(config, bytes_each=4)
+    before = torch.get_rng_state()
+    small = changed().model_config((1, 8, 8), "gaussian")
+    check_memory(small, bytes_each=4)
+    assert torch.equal(torch.get_rng_state(), before)

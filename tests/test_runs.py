@@ -147,7 +147,10 @@ def test_a_run_whose_steps_were_all_skipped_is_no_success(splits, run):
 def test_a_checkpoint_of_an_older_version_is_refused_in_one_line(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     save_file({"beta": torch.zeros(())}, path, {"format": "daps-rl checkpoint 1", "info": "{}", "digest": ""})
-    with pytest.raises(ValueError, match=r"not a checkpoint of this version .*another version wrote it .*use that"):
+    with pytest.raises(
+        ValueError,
+        match=r"no checkpoint of this version .*format is .daps-rl checkpoint 1.*use the version that wrote it",
+    ):
         load_tensors(path, "checkpoint")
 
 

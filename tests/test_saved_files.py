@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 
 from daps_rl import DiscreteAutoencoder
 from daps_rl.cli import main
+from daps_rl.comparison.folder import ComparisonFolder
+from daps_rl.comparison.plan import Plan
 from daps_rl.config import make_config
 from daps_rl.data import Splits
 from daps_rl.files import from_json
@@ -98,7 +100,7 @@ def test_a_flipped_bit_anywhere_in_a_model_or_a_checkpoint_is_refused(model, run
         (lambda folder: (folder / "config.json").write_text("{"), "is not what was saved"),
         (lambda folder: (folder / "config.json").write_text('{"format": "else"}'), "is not what was saved"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "damaged or no model"),
-        (lambda folder: save_file({"x": torch.zeros(2)}, folder / "model.safetensors"), "earlier version or another"),
+        (lambda folder: save_file({"x": torch.zeros(2)}, folder / "model.safetensors"), "its format is None, here"),
         (lambda folder: os.truncate(folder / "model.safetensors", 9000), "damaged or no model"),
         (lambda folder: os.truncate(folder / "model.safetensors", 2**40), "larger than this machine's memory"),
     ],
@@ -262,6 +264,17 @@ class TestTrust:
         assert main([*resume, "--agent", "own_code:Agent"]) == 0  # typed by the person
         (run / "summary.json").unlink()
         assert main([*resume, "--trust"]) == 0
+
+    @pytest.mark.parametrize("more", [[], ["--report"], ["--agents", "daps"]])
+    def test_an_agent_or_a_problem_that_a_comparison_names_is_refused(self, more, folder, capsys):
+        for agents, options in (({"x": "own_code:Agent"}, {}), ({"daps": "daps"}, {"problem": "own_code:Problem"})):
+            comparison = ComparisonFolder(folder / "comparison")
+            comparison.path.mkdir(exist_ok=True)
+            plan = Plan(agents=agents, seeds=(0,), options={"steps": 1, **options})
+            comparison.write_json(comparison.settings, plan.to_json())
+            assert main(["compare", "--out", str(comparison.path), *more]) == 2
+            assert f"{comparison.settings} asks to import and run own_code:" in error_of(capsys)
+            assert not (folder / "was_imported").exists()
 
     def test_a_file_in_the_working_directory_is_no_module_unless_one_is_named(self, folder, monkeypatch):
         monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(folder))])

@@ -12,6 +12,8 @@ import textwrap
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from daps_rl.names import did_you_mean
+
 if TYPE_CHECKING:
     from daps_rl.config.settings import Setting
 
@@ -21,7 +23,15 @@ GROUPS = ("data", "code", "agent", "length", "output")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with the options in one line."""
+    """Says what is wrong with the options in one line, and what a mistyped one may have meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuses what it does not know at once, where its own flags are at hand."""
+        found, extra = super().parse_known_args(args, namespace)
+        if extra:
+            near = did_you_mean(extra[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(extra)}{near}")
+        return found, extra
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE_ERROR, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
@@ -132,7 +142,10 @@ def _named(text: str) -> dict[str, Any]:
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers as 64,256, got {text!r}") from None
 
 
 def _literal(text: str) -> Any:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daps_rl.device import crowded
+
 if TYPE_CHECKING:
     from daps_rl.runs.session import Observer
     from daps_rl.training import Trainer
@@ -21,9 +23,10 @@ LINE_EVERY = 5.0  # seconds between lines where there is no terminal
 
 @contextlib.contextmanager
 def progress() -> Iterator[Observer]:
-    """Gives what shows a run's rows."""
+    """Gives what shows a run's rows, and beside the first of them why it may be slow."""
+    advice = list(filter(None, [crowded()]))  # before this run's own threads count as load
     if not sys.stderr.isatty():
-        yield _lines()
+        yield _lines(advice)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,10 +35,16 @@ def progress() -> Iterator[Observer]:
     console = Console(stderr=True)
     with Progress(before, BarColumn(bar_width=None), after, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("", total=1.0, step=0, text="")
-        yield lambda trainer, row: bar.update(task, completed=trainer.progress, step=row["step"], text=_text(row))
+
+        def show(trainer: Trainer, row: dict[str, Any]) -> None:
+            bar.update(task, completed=trainer.progress, step=row["step"], text=_text(row))
+            while advice:
+                console.print(advice.pop(), soft_wrap=True)
+
+        yield show
 
 
-def _lines() -> Observer:
+def _lines(advice: list[str]) -> Observer:
     last = 0.0
 
     def show(trainer: Trainer, row: dict[str, Any]) -> None:
@@ -44,6 +53,8 @@ def _lines() -> Observer:
         if now - last >= LINE_EVERY or done >= 1.0:
             last, left = now, row["seconds"] / max(done, 1e-9) - row["seconds"]
             print(f"step {row['step']}  {done:.0%}  {_text(row)}  {left:.0f} s left", file=sys.stderr, flush=True)
+        while advice:
+            print(advice.pop(), file=sys.stderr, flush=True)
 
     return show
 

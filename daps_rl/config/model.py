@@ -113,6 +113,7 @@ class ModelConfig(Settings):
         super().__post_init__()
         if not self.decoder_hidden:
             raise ValueError("decoder_hidden must be positive widths, got none; pass 64,256.")
+        _ = self.bits  # raises where options of the policy make no sense
 
     @property
     def bits(self) -> float | None:

@@ -119,12 +119,9 @@ class TrainConfig(RunConfig, AgentConfig, ModelConfig, DataConfig):
     def model_config(self, observation_shape: tuple[int, ...], likelihood: str) -> ModelConfig:
         """The model's part of the settings, with what the data decides filled in."""
         values = {name: getattr(self, name) for name in declared_in(ModelConfig)}
-        values["observation_shape"] = tuple(observation_shape)
-        if values["likelihood"] == "auto":
-            values["likelihood"] = likelihood
-        if values["decoder"] == "auto":
-            values["decoder"] = suitable_decoder(values["observation_shape"])
-        return ModelConfig(**values)
+        chosen = {"likelihood": likelihood, "decoder": suitable_decoder(observation_shape)}
+        chosen = {name: value for name, value in chosen.items() if values[name] == "auto"}
+        return ModelConfig(**{**values, "observation_shape": observation_shape, **chosen})
 
 
 REMOVED = {"decoder_learning_rate": 0.0}

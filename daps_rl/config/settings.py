@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 import os
 import reprlib
@@ -16,8 +17,8 @@ KINDS: dict[type, tuple[Any, str, Any, float | None]] = {
     bool: (bool, "true or false", bool, None),
     int: (numbers.Integral, "whole", int, 2**63 - 1),
     float: (numbers.Real, "finite", float, 10**30),  # far from where float32 overflows
-    str: ((str, os.PathLike), "text", os.fspath, None),
-    dict: (dict, "names with values", dict, None),
+    str: ((str, os.PathLike), "text in UTF-8", os.fspath, None),
+    dict: (dict, "names with finite values", dict, None),
 }
 """By the type of a setting: what is accepted, in words, what it is held as, and how large a number may be."""
 
@@ -63,6 +64,8 @@ class Setting:
         def fits(part: Any) -> bool:
             if self.choices or not isinstance(part, accepted) or isinstance(part, bool) is not (kind is bool):
                 return part in self.choices
+            if kind is dict:
+                return all(not isinstance(value, float) or math.isfinite(value) for value in part.values())
             return largest is None or (abs(part) <= largest and all(holds(part, bound) for _, holds, bound in bounds))
 
         parts = value if several and isinstance(value, tuple | list) else (value,)

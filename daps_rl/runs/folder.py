@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,8 +91,8 @@ class RunFolder:
             return
         kept = []
         for line in self.metrics.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                kept += [line] if json.loads(line)["step"] <= last_step else []
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                kept += [line] if from_json(line)["step"] <= last_step else []
         write_atomically(self.metrics, "".join(f"{line}\n" for line in kept).encode())
 
 

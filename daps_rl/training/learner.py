@@ -179,23 +179,19 @@ class Learner:
         Raises:
             ValueError: the state does not fit the learner.
         """
-        parts: dict[str, dict[str, Tensor]] = {"learner": {}, "optimizer": {}, "random": {}, "": {}}
-        for key, value in tensors.items():
-            part, _, name = key.partition(".")
-            parts[part if part in parts else ""][name if part in parts else key] = value
-        own, random = {**self._weights(), "beta": self.beta, "usage": self.usage}, parts["random"]
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
         try:
-            shapes, expected = ({name: value.shape for name, value in of.items()} for of in (parts[""], own))
-            if other := sorted({name for name, _ in shapes.items() ^ expected.items()}):
-                raise ValueError(f"model or agent has other weights: {', '.join(other)}")
-            for name, value in parts[""].items():
-                own[name].data.copy_(value)
+            self._check(tensors)
+            for name, value in {**self._weights(), "beta": self.beta, "usage": self.usage}.items():
+                value.data.copy_(tensors[name])
             if not self.world.is_first:
                 self.usage.zero_()
-            self._check_optimizer(parts["optimizer"])
-            self.agent.load_optimizer_tensors(parts["learner"])
-            self.optimizer.load_tensors(parts["optimizer"])
-            rank = self.world.rank or ""
+            self.agent.load_optimizer_tensors(part("learner."))
+            self.optimizer.load_tensors(part("optimizer."))
+            random, rank = part("random."), self.world.rank or ""
             if not rank or f"cpu{rank}" in random:
                 torch.set_rng_state(random[f"cpu{rank}"])
             else:  # more processes than before
@@ -207,15 +203,18 @@ class Learner:
         self.score_precision = score_precision
         self.update = GraphedUpdate(self.learn) if self.graphed else self.learn
 
-    def _check_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """Raises ValueError unless AdamW's state of each parameter is there, of its shape, or none of it."""
-        expected = {name: torch.Size() for name in ("skipped", "skipped_in_row")}
+    def _check(self, tensors: dict[str, Tensor]) -> None:
+        """Raises ValueError unless all is there, of its shape; of a parameter's state in AdamW, all or nothing."""
+        own = {**self._weights(), "beta": self.beta, "usage": self.usage}
+        expected = {name: value.shape for name, value in own.items()}
+        expected |= {f"optimizer.{name}": torch.Size() for name in ("skipped", "skipped_in_row")}
         for index, parameter in enumerate(self.optimizer.parameters):
             shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-            if any(f"{index}.{name}" in tensors for name in shapes):
-                expected |= {f"{index}.{name}": shape for name, shape in shapes.items()}
-        if other := sorted({name for name, _ in expected.items() ^ {n: v.shape for n, v in tensors.items()}.items()}):
-            raise ValueError(f"the optimiser has another state: {', '.join(other)}")
+            state = {f"optimizer.{index}.{name}": shape for name, shape in shapes.items()}
+            expected |= state if state.keys() & tensors.keys() else {}
+        found = {n: value.shape for n, value in tensors.items() if not n.startswith(("learner.", "random."))}
+        if other := sorted({name for name, _ in found.items() ^ expected.items()}):
+            raise ValueError(f"model, agent or optimiser has another state: {', '.join(other)}")
 
     def seed(self, step: int = 0) -> None:
         """Gives this process random numbers of its own."""
