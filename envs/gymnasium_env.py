@@ -68,7 +68,6 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         self.observation_space, self.action_space = self._hold(data, decoder, arguments, render_mode)
         if image_shape(self.observation_space.shape) is None:
             self.metadata = {**self.metadata, "render_modes": []}  # type: ignore[misc]  # of this instance alone
-        self._over = True
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

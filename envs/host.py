@@ -85,6 +85,8 @@ class TaskHost(HoldsTask):
     render_mode: str | None
     _groups: tuple[int, int]  # B and K
     _range: tuple[float, float]  # of the data: black and white
+    np_random: np.random.Generator
+    _over: bool = True
     _refusal: RuntimeError | None = None
     _index: Tensor | None = None  # [B], the data now to be encoded
     _shown: Tensor | None = None  # [B], the data that `_frames` shows
@@ -156,6 +158,15 @@ class TaskHost(HoldsTask):
                 for name, value in spec.kwargs.items()
             }
         self._spec = spec
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the environment stands: its generator, the contexts at hand, and whether the episode is over."""
+        return {"random": self.np_random.bit_generator.state, "index": self._index, "over": self._over}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state that `get_state` gave."""
+        self.np_random.bit_generator.state = state["random"]
+        self._index, self._over = state["index"], state["over"]
 
     def _draw(self, random: np.random.Generator) -> None:
         """New contexts, uniformly."""

@@ -97,15 +97,15 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         )
         self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
         super().__init__(num_contexts * samples_per_context, observation_space, action_space)
-        self._random, _ = seeding.np_random(seed)
+        self.np_random, _ = seeding.np_random(seed)
         self._actions: np.ndarray | None = None
 
     def reset(self) -> np.ndarray:
         """New data everywhere; a seed given before takes effect. See the class."""
         if self._seeds[0] is not None:
-            self._random, _ = seeding.np_random(self._seeds[0])
+            self.np_random, _ = seeding.np_random(self._seeds[0])
         self._reset_seeds()
-        return self._start(self._random, *self._options)
+        return self._start(self.np_random, *self._options)
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
@@ -118,7 +118,7 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
             {"terminal_observation": x, "TimeLimit.truncated": False, "log_likelihood": value}
             for x, value in zip(self._observation(), log_likelihood.tolist(), strict=True)
         ]
-        self._draw(self._random)
+        self._draw(self.np_random)
         return self._observation(), reward, np.ones(self.num_envs, dtype=bool), infos
 
     def get_images(self) -> Sequence[np.ndarray | None]:

@@ -69,7 +69,7 @@ def test_sampled_log_probability_is_the_evaluated_one_in_both_modes(policy):
         torch.testing.assert_close(rescored.detach(), log_prob.detach(), rtol=0, atol=1e-5)
         torch.testing.assert_close(again, values)
         assert rescored.requires_grad
-        assert (entropy is None) == isinstance(policy, AutoregressivePolicy)
+        assert entropy.shape == (N,)
         torch.testing.assert_close(policy.get_distribution(obs).log_prob(actions).detach(), log_prob.detach())
         torch.testing.assert_close(policy.predict_values(obs), values)
 
@@ -124,6 +124,53 @@ def test_actor_and_critic_share_no_parameter():
     policy.zero_grad()
     policy.get_distribution(obs).log_prob(policy(obs)[0]).sum().backward()
     assert all(p.grad is None for p in policy.value_net.parameters())
+
+
+# Entropy
+
+
+@pytest.mark.parametrize("kind", ["sizes", "factorized", "own"])
+def test_the_entropy_along_actions_is_on_average_the_entropy(kind):
+    """Against the sum over all codes of −p log p."""
+    policy = KINDS[kind]()
+    for name, parameter in policy.network.named_parameters():
+        if name.endswith(("head.weight", "embed.weight")):
+            nn.init.normal_(parameter, std=0.3)
+    every = torch.cartesian_prod(*[torch.arange(n) for n in policy.action_space.nvec])
+    obs = observations(1).expand(len(every), -1)
+    _, log_prob, entropy = policy.evaluate_actions(obs, every.float())
+    exact = -(log_prob.exp() * log_prob).sum()
+    assert log_prob.exp().sum().item() == pytest.approx(1.0)
+    assert 0.1 < exact < np.log(len(every)) - 0.1
+    torch.testing.assert_close((log_prob.exp() * entropy).sum(), exact)
+    assert (entropy.std() > 0.01) == (kind == "sizes")  # token by token it depends on the tokens before
+
+
+def test_the_entropy_bonus_leads_to_the_largest_entropy_on_actions_that_are_stale():
+    """As in PPO's later epochs. −log π, SB3's way out where an entropy is not known, makes these actions impossible."""
+    policy = make(action_space=spaces.MultiDiscrete([2, 2]))
+    obs, stale = observations(), torch.zeros(N, 2)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (-policy.evaluate_actions(obs, stale)[2].mean()).backward()
+        optimizer.step()
+    every = torch.cartesian_prod(torch.arange(2), torch.arange(2)).repeat_interleave(N, 0)
+    log_prob = policy.evaluate_actions(obs.repeat(4, 1), every)[1]
+    assert -(log_prob.exp() * log_prob).sum().item() / N > 0.97 * np.log(4.0)
+
+
+def test_a_bonus_for_an_entropy_that_is_not_known_is_refused():
+    options = {"n_steps": 1, "batch_size": 24, "device": "cpu", "policy_kwargs": {"network": plain_network}}
+    env = GroupBandit(action_space=CODES)
+    model, bonus = (PPO(CodePolicy, env, ent_coef=weight, **options) for weight in (0.0, 0.01))
+    model.learn(24)
+    with pytest.raises(ValueError, match="ent_coef must be 0 with a network whose entropy is not known"):
+        bonus.learn(24)
+
+
+def plain_network(observation_shape, num_tokens, vocab_size):
+    return policies.AutoregressivePolicy(observation_shape, num_tokens, vocab_size, **SMALL)
 
 
 # Tokens of different sizes

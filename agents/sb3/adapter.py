@@ -84,7 +84,12 @@ class SB3Agent(Agent):
                 self.env,
                 learning_rate=lambda _: self.learning_rate,
                 # The critic of our own actor-critics (agents/critic.py), so that only the algorithm differs.
-                policy_kwargs={"network": lambda *_: policy, "net_arch": [128, 128], "activation_fn": nn.ReLU},
+                policy_kwargs={
+                    "network": lambda *_: policy,
+                    "exact_entropy": bool((options or {}).get("ent_coef")),  # not computed for nothing
+                    "net_arch": [128, 128],
+                    "activation_fn": nn.ReLU,
+                },
                 device=next(policy.parameters()).device,
                 n_steps=1,
                 **{**whole, **self.defaults, **(options or {})},

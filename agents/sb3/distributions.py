@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from torch import Tensor
 
-from daps_rl.policies import draw
+from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw
 
 
 def token_sizes(action_space: spaces.Space) -> tuple[int, ...]:
@@ -31,13 +31,22 @@ def token_sizes(action_space: spaces.Space) -> tuple[int, ...]:
     )
 
 
+def refuse_bonus(gradient: Tensor) -> None:
+    """Raises ValueError where SB3 weighs an entropy that is not known."""
+    if gradient.any():
+        raise ValueError(
+            "ent_coef must be 0 with a network whose entropy is not known; add the entropy to the reward by "
+            "KLRewardCallback(beta), or pass policy_kwargs=dict(exact_entropy=True) if its distribution has one."
+        )
+
+
 class CodeDistribution(Distribution):
     """A distribution over codes as SB3 knows distributions: one action per observation.
 
     Args:
         posterior: batch shape [N], event shape [T].
         action_shape: shape of one action, () for Discrete.
-        exact_entropy: its `entropy` is in closed form; else `entropy` gives None, which SB3 takes to mean: estimate.
+        exact_entropy: its entropy is known, in closed form or token by token; see `evaluate`.
     """
 
     distribution: torch.distributions.Distribution  # SB3 allows a list here
@@ -60,8 +69,27 @@ class CodeDistribution(Distribution):
         return self.distribution.log_prob(self._codes(actions))
 
     def entropy(self) -> Tensor | None:
-        """Entropy, in nats [N], or None where it has no closed form."""
+        """Entropy, in nats [N], of codes written token by token an estimate; None where it is not known."""
         return self.distribution.entropy() if self.exact_entropy else None
+
+    def evaluate(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """log π(a|s) of actions [N, *action_shape], and the entropy for SB3's bonus; both [N], in nats.
+
+        Of an action written token by token it is Σ_t H(π(·|a_<t, s)) along that action, whose mean is the entropy. The
+        gradient flows through each term, and not through the choice of the tokens before it. SB3's own way out, −log π,
+        has a gradient of mean zero while the actions are the policy's own, and in PPO's later epochs drives it from
+        whatever it did. So where the entropy is not known, the first gradient that is asked of it is a ValueError.
+        """
+        codes = self._codes(actions)
+        if not self.exact_entropy:
+            log_prob = self.distribution.log_prob(codes)
+            estimate = (-log_prob.detach()).requires_grad_()
+            estimate.register_hook(refuse_bonus)
+            return log_prob, estimate
+        if isinstance(self.distribution, AutoregressiveCategorical):
+            given = FactorizedCategorical(self.distribution.token_logits(codes))  # given the tokens before, independent
+            return given.log_prob(codes), given.entropy()
+        return self.distribution.log_prob(codes), self.distribution.entropy()
 
     def sample(self) -> Tensor:
         """One action per observation. [N, *action_shape]."""
