@@ -53,7 +53,7 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
     Observation:
         data [B·K, *x], float32; environment b·K + k is copy k of context b. In memory of their own at every step.
     Action:
-        codes [B·K, T], integers in 0 … V-1.
+        codes [B·K, T], integers in 0 … V-1; of one token [B·K], Discrete(V).
     Reward:
         log p(x|z) + β·log p(z) [B·K], float32, in nats; larger is better. Where β > 0 it is to be completed:
         `daps_rl.agents.sb3.DAPS` does so by itself, and `KLRewardCallback` in SB3's own algorithms.
@@ -99,6 +99,14 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         super().__init__(num_contexts * samples_per_context, observation_space, action_space)
         self.np_random, _ = seeding.np_random(seed)
         self._actions: np.ndarray | None = None
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list:
+        """As of one object for all; but of `action_masks` each environment has its own row."""
+        values = super().env_method(method_name, *method_args, indices=indices, **method_kwargs)
+        where = self._get_indices(indices)
+        return [values[0][i] for i in where] if method_name == "action_masks" else values
 
     def reset(self) -> np.ndarray:
         """New data everywhere; a seed given before takes effect. See the class."""
