@@ -234,11 +234,9 @@ class TaskHost(HoldsTask):
 
     def _mask_info(self) -> dict[str, np.ndarray]:
         """`action_mask`, int8 as Gymnasium's `sample(mask)` has it, where there is one that says it."""
-        return (
-            {}
-            if self.task.mask is None or self.task.num_tokens > 1
-            else {"action_mask": self.action_masks().astype(np.int8)}
-        )
+        if self.task.mask is None or self.task.num_tokens > 1:
+            return {}
+        return {"action_mask": self.action_masks().astype(np.int8)}
 
     def _codes(self, actions: object) -> Tensor:
         array, task, (contexts, samples) = np.asarray(actions), self.task, self._groups

@@ -253,6 +253,19 @@ def test_options_that_make_no_sense(options, message):
         DAPS("MlpPolicy", GroupBandit(), device="cpu", **options)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"clip_range": 0.2}, "no option 'clip_range'; here it is ess_fraction, the size of the trust region"),
+        ({"ent_coef": 0.01}, "no option 'ent_coef'; here it is beta"),
+        ({"nonsense": 1}, "no option 'nonsense'; here it is not known"),
+    ],
+)
+def test_options_of_ppo_are_told_by_their_name_here(option, message):
+    with pytest.raises(TypeError, match=message):
+        DAPS("MlpPolicy", GroupBandit(), samples_per_context=6, device="cpu", **option)
+
+
 def test_environments_that_do_not_fit():
     with pytest.raises(ValueError, match="must be Discrete, MultiDiscrete or MultiBinary"):
         DAPS("MlpPolicy", "Pendulum-v1", device="cpu")

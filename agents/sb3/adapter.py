@@ -107,7 +107,7 @@ class SB3Agent(Agent):
     def options(cls) -> Mapping[str, inspect.Parameter]:
         """What the algorithm takes and the run does not decide."""
         known = inspect.signature(cls.algorithm_class).parameters
-        return {name: parameter for name, parameter in known.items() if name not in OWNED}
+        return {name: p for name, p in known.items() if name not in OWNED and p.kind is not p.VAR_KEYWORD}
 
     @classmethod
     def from_config(cls, config: Any, policy: nn.Module) -> Agent:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, env_attribute
 from daps_rl.agents.sb3.distributions import token_sizes
 from daps_rl.agents.sb3.resume import read_state, seed_groups, write_state
-from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch, evaluate
+from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch, evaluate, refuse_others
 from daps_rl.functional import (
     ESS_FRACTION,
     keep_samples,
@@ -106,7 +106,9 @@ class DAPS(OnPolicyAlgorithm):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        **others: Any,
     ) -> None:
+        refuse_others(others)
         super().__init__(
             policy,
             cast(GymEnv, env),  # None while loading

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from torch import Tensor
+from torch.distributions import register_kl
 
 from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw
 
@@ -40,6 +42,23 @@ def refuse_bonus(gradient: Tensor) -> None:
         )
 
 
+@register_kl(FactorizedCategorical, FactorizedCategorical)
+def kl_factorized(p: FactorizedCategorical, q: FactorizedCategorical) -> Tensor:
+    """KL(p ‖ q), exact, in nats. [B]."""
+    ratio = torch.where(p.log_probs > -torch.inf, p.log_probs - q.log_probs, 0.0)
+    return (p.log_probs.exp() * ratio).sum((-2, -1))
+
+
+@register_kl(AutoregressiveCategorical, AutoregressiveCategorical)
+def kl_autoregressive(p: AutoregressiveCategorical, q: AutoregressiveCategorical) -> Tensor:
+    """Estimates KL(p ‖ q) without bias, in nats: token by token along one code that p draws. [B].
+
+    No gradient flows through the draw; where p = q what it would add to the Hessian is 0.
+    """
+    codes = p.sample()
+    return kl_factorized(*(FactorizedCategorical(given.token_logits(codes)) for given in (p, q)))
+
+
 class CodeDistribution(Distribution):
     """A distribution over codes as SB3 knows distributions: one action per observation.
 
@@ -57,6 +76,13 @@ class CodeDistribution(Distribution):
         super().__init__()
         self.distribution = posterior
         self.action_shape, self.exact_entropy = action_shape, exact_entropy
+
+    def __copy__(self) -> CodeDistribution:
+        """As it stands, also after a step of the weights, which are asked as late as in `log_prob`. TRPO copies so."""
+        posterior = self.distribution
+        if isinstance(posterior, AutoregressiveCategorical):
+            posterior = AutoregressiveCategorical(copy.deepcopy(posterior.transformer), posterior.context)
+        return CodeDistribution(posterior, self.action_shape, exact_entropy=self.exact_entropy)
 
     def proba_distribution_net(self, *args: Any, **kwargs: Any) -> Any:
         """Not there: the policy's network gives the distribution, and no layer's output is its parameters."""
