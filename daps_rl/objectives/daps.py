@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
-from tensordict.nn import TensorDictModule, dispatch
+from tensordict.nn import CompositeDistribution, TensorDictModule, dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
@@ -154,7 +154,9 @@ class DAPSLoss(LossModule):
         """Of the actions, under the actor as it is now, in nats. [B, K, ...] → [B·..., K]."""
         own = self.actor_network_params.to_module(self.actor_network) if self.functional else contextlib.nullcontext()
         with own:  # a distribution may call its network as late as log_prob: that too must see the parameters
-            log_prob = self.actor_network.get_dist(tensordict).log_prob(tensordict.get(self.tensor_keys.action))
+            distribution = self.actor_network.get_dist(tensordict)
+            in_parts = isinstance(distribution, CompositeDistribution)  # it finds the action's parts by their own keys
+            log_prob = distribution.log_prob(tensordict if in_parts else tensordict.get(self.tensor_keys.action))
         return self.target.group(log_prob)
 
     def _members(self, tensordict: TensorDictBase, indices: Tensor) -> TensorDictBase:
