@@ -8,7 +8,7 @@ from torch import nn
 from torchrl.checkpoint import Checkpoint
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
-from torchrl.data.replay_buffers.samplers import RandomSampler, SamplerWithoutReplacement
+from torchrl.data.replay_buffers.samplers import PromptGroupSampler, RandomSampler, SamplerWithoutReplacement
 from torchrl.record.loggers.csv import CSVLogger
 from torchrl.record.loggers.tensorboard import TensorboardLogger
 from torchrl.trainers import LogScalar
@@ -181,6 +181,23 @@ def test_a_number_of_steps_bounds_the_epoch():
     trainer.register_op("post_optim", lambda: calls.append(1))
     trainer.train()
     assert len(calls) == 2 * 2 * 2
+
+
+def test_torchrls_own_group_sampler_keeps_groups_together():
+    """Frames in a buffer, drawn by context: the loss of two whole groups, with the weights of the batch."""
+    env, actor, _, loss, _ = make_parts()
+    batch = loss.target(env.rollout(1, actor))[..., 0]  # [B, K]
+    batch["context"] = torch.arange(B)[:, None].expand(B, K).clone()
+    sampler = PromptGroupSampler(num_groups=2, group_key="context")
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(B * K), sampler=sampler, batch_size=2 * K)
+    buffer.extend(batch.reshape(-1))
+    for _ in range(5):
+        minibatch = buffer.sample().view(2, K)
+        contexts = minibatch["context"]
+        assert (contexts == contexts[:, :1]).all()
+        whole = batch[contexts[:, 0]]
+        torch.testing.assert_close(minibatch["weights"].sort(1).values, whole["weights"].sort(1).values)
+        torch.testing.assert_close(loss(minibatch)["loss_actor"], loss(whole)["loss_actor"])
 
 
 # β
