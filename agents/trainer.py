@@ -17,6 +17,12 @@ from torchrl.trainers import LogScalar, LRSchedulerHook, OptimizerHook, Trainer,
 from daps_rl.functional.checks import check_beta
 from daps_rl.objectives import DAPSLoss, DecoderLoss
 
+UNFIT = {
+    "async_collection": "a batch gets its weights as a whole, before it is split",
+    "optimization_stepper": "optimizer and decoder_optimizer take the steps",
+}
+"""Options of TorchRL's trainer that do not go with this one."""
+
 
 class DAPSTrainer(Trainer):
     """Trains a policy over codes, and the decoder beside it, in TorchRL's training loop.
@@ -46,7 +52,7 @@ class DAPSTrainer(Trainer):
             trainer. The policy's is filled in.
         enable_logging, log_rewards: whether to log at all beside the losses' outputs; whether to log rewards.
         frame_skip, options: of `torchrl.trainers.Trainer`, such as num_epochs, clip_norm, seed, logger, log_interval,
-            save_trainer_file, progress_bar.
+            save_trainer_file, checkpoint, progress_bar; all but async_collection and optimization_stepper.
     Raises:
         ValueError: a schedule of β without a tensor to write it to, a decoder optimiser without a decoder loss, a
             replay buffer that is sampled with replacement, or a collector's destination without a source.
@@ -79,6 +85,9 @@ class DAPSTrainer(Trainer):
                 f"beta_schedule needs the env's own beta to write to, got a loss whose temperature_floor is {beta}; "
                 "build it with DAPSLoss(temperature_floor=env.beta)."
             )
+        for name, reason in UNFIT.items():
+            if options.get(name):
+                raise ValueError(f"{name} cannot be used here, got {options[name]!r}: {reason}; leave it out.")
         _check_replay_buffer(replay_buffer, optim_steps_per_batch)
         sources = _weight_sources(collector, weight_update_map)
         # All checks are done: a trainer of TorchRL's that is thrown away shuts its collector down.

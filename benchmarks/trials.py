@@ -229,7 +229,6 @@ TRIALS: dict[str, tuple[type[DAPS] | None, dict[str, Any]]] = {
     "FSQ": (None, {"agent": "fsq"}),
     "gumbel-na": (None, {"agent": "gumbel-na"}),
     "rloo, factorised": (None, {"agent": "rloo", "policy": "factorized", "mlp_ratio": 6.0, "learning_rate": 2e-3}),
-    "token_vectors shared": (None, {"token_vectors": "shared"}),
     "token_vectors separate": (None, {"token_vectors": "separate"}),
     "decoder learns from all 8 codes": (None, {"decoder_samples": 0}),
     "decoder learns from 2 codes": (None, {"decoder_samples": 2}),

@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torchrl.data import Bounded, Composite, MultiCategorical, Unbounded
+from torchrl.data import Binary, Bounded, Composite, MultiCategorical, Unbounded
 from torchrl.envs import EnvBase
 
 from daps_rl.envs.default import Data
@@ -27,7 +27,8 @@ class EncodingEnv(HoldsTask, EnvBase):
 
     Observation:
         `observation` [B, K, *x]: B data, each repeated for the K codes of its group (a view, not a copy). With
-        `targets` also `target` [B, K, *y], which is scored; a policy is not to read it.
+        `targets` also `target` [B, K, *y], which is scored; a policy is not to read it. With a mask, and actions of one
+        token, also `action_mask` [B, K, V].
     Action:
         `action` [B, K, T], int64 in 0 … V-1; with it `action_log_prob` [B, K], log q(z|x) in nats.
     Reward:
@@ -98,6 +99,11 @@ class EncodingEnv(HoldsTask, EnvBase):
         )
         if self.task.targets is not None:
             self.observation_spec["target"] = entry(*self.task.targets.shape[1:], dtype=self.task.targets.dtype)
+        if self.task.allowed(torch.zeros(1, dtype=torch.int64, device=device)) is not None:
+            self.observation_spec["action_mask"] = Binary(
+                shape=(*batch, self.task.vocab_size), dtype=torch.bool, device=device
+            )
+        self._observed = set(self.observation_spec.keys()) - {"log_likelihood", "kl"}
         self.action_spec = MultiCategorical(code, shape=(*batch, self.task.num_tokens), device=device)
         self.state_spec = Composite(action_log_prob=entry(), shape=batch, device=device)
         self.reward_spec = entry(1)
@@ -118,6 +124,8 @@ class EncodingEnv(HoldsTask, EnvBase):
         drawn = {"observation": self.data[index]}  # [B, *x]
         if self.task.targets is not None:
             drawn["target"] = self.task.scored(index)
+        if (allowed := self.task.allowed(index)) is not None:
+            drawn["action_mask"] = allowed
         mask = None if tensordict is None else tensordict.get("_reset", None)
         if mask is not None and (mask != mask[:, :1]).any():  # where it is not set, TorchRL keeps what there was
             raise ValueError(
@@ -138,9 +146,7 @@ class EncodingEnv(HoldsTask, EnvBase):
         )
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        kept = {"observation": tensordict["observation"]}
-        if self.task.targets is not None:
-            kept["target"] = tensordict["target"]
+        kept = {name: tensordict[name] for name in self._observed}
         x, codes = kept.get("target", kept["observation"])[:, :1], tensordict["action"]  # [B, 1, *y], [B, K, T]
         with torch.no_grad():
             log_likelihood = self.task.score(x, codes).float()  # [B, K]

@@ -31,7 +31,8 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
     Observation:
         a datum x [*x], Box, float32: within [0, 1] if all data are, else within the data's own range.
     Action:
-        a code [T], MultiDiscrete([V] * T).
+        a code [T], MultiDiscrete([V] * T); of one token Discrete(V). With a mask, the info of a reset then has
+        `action_mask` [V], int8, and `action_masks()` gives the same as bool.
     Reward:
         log p(x|z) + β·log p(z), in nats; larger is better. Whoever trains an encoder with β > 0 completes it with
         −β·log q(z|x), of the probability that the code was drawn with: in SB3 `daps_rl.agents.sb3.DAPS`, or
@@ -65,10 +66,9 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         render_mode: str | None = None,
         **arguments: Unpack[TaskOptions],
     ) -> None:
-        self.observation_space, self.action_space = self._hold(data, decoder, arguments, render_mode)
+        self.observation_space, self.action_space = self._hold(data, decoder, arguments, render_mode)  # type: ignore[assignment]  # Discrete
         if image_shape(self.observation_space.shape) is None:
             self.metadata = {**self.metadata, "render_modes": []}  # type: ignore[misc]  # of this instance alone
-        self._over = True
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -76,16 +76,16 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
         """A new datum. See the class."""
         super().reset(seed=seed)
         observation = self._start(self.np_random, options)
-        self._over = False
-        return observation[0], {}
+        return observation[0], self._mask_info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Scores the code and ends the episode. See the class."""
-        if self._over:
-            raise ResetNeeded("an encoding episode is over after one step; call reset() for the next datum.")
         reward, log_likelihood = self._score(np.asarray(action)[None])
-        self._over = True
         return self._observation()[0], float(reward[0]), True, False, {"log_likelihood": float(log_likelihood[0])}
+
+    def action_masks(self) -> np.ndarray:
+        """Which actions the datum allows: bool [V], as sb3-contrib's MaskablePPO asks for it; see `TaskHost`."""
+        return super().action_masks()[0]
 
     def render(self) -> np.ndarray | None:
         """The datum beside its reconstruction (grey before there is one). [H, W, 3], uint8."""
@@ -99,22 +99,25 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
     Observation:
         data [num_envs, *x], float32, in memory of their own at every step; environment b·K + k is copy k of context b.
     Action:
-        codes [num_envs, T], integers in 0 … V-1.
+        codes [num_envs, T], integers in 0 … V-1; of one token [num_envs].
     Reward:
         log p(x|z) + β·log p(z) [num_envs], float64, in nats; larger is better. Where β > 0 it is to be completed: see
         `GymnasiumEncodingEnv`.
     Episode end:
-        Every environment terminates at every step, and resets in the same step (`AutoresetMode.SAME_STEP`): the
-        observation that step returns is the next datum. `final_obs` and `final_info` are as `SyncVectorEnv` gives
-        them; `log_likelihood` at the top of the info is ours.
+        Every environment terminates at every step, and all reset together, as `autoreset_mode` says: in the same step,
+        whose observation then is the next datum (`final_obs` and `final_info` are as `SyncVectorEnv` gives them;
+        `log_likelihood` at the top of the info is ours), in the next step, whose actions and reward then count for
+        nothing, or when `reset` is called.
     Reset and seed:
-        Contexts are drawn uniformly from `np_random`, the one generator of all environments. There are no options.
+        Contexts are drawn uniformly from `np_random`, the one generator of all environments. The one option is a
+        `reset_mask` that is True everywhere.
 
     Args:
         data, decoder, arguments, render_mode: see `GymnasiumEncodingEnv`.
         num_envs: environments, all copies of a context counted.
         samples_per_context: K, which divides num_envs.
         decoder_optimizer: see `EncodingVecEnv`.
+        autoreset_mode: Gymnasium's, or its value: "SameStep", "NextStep", "Disabled".
     Raises:
         ValueError: sizes, optimiser or render_mode make no sense, or as `EncodingTask`.
     """
@@ -133,6 +136,7 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
         num_envs: int = 1,
         samples_per_context: int = 1,
         decoder_optimizer: torch.optim.Optimizer | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
         **arguments: Unpack[TaskOptions],
     ) -> None:
@@ -148,32 +152,45 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
         )
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.autoreset_mode = AutoresetMode.SAME_STEP
+        if autoreset_mode not in [*AutoresetMode, *(mode.value for mode in AutoresetMode)]:
+            raise ValueError(f"autoreset_mode must be one of {[*AutoresetMode]}, got {autoreset_mode!r}.")
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}  # type: ignore[misc]  # of this instance alone
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """New data everywhere. See the class."""
         super().reset(seed=seed)
-        return self._start(self.np_random, options), {}
+        options = dict(options or {})
+        if not np.all(options.pop("reset_mask", True)):
+            raise ValueError("reset_mask must be True for all environments: their episodes end together.")
+        return self._start(self.np_random, options), self._masks()
+
+    def _masks(self) -> dict[str, Any]:
+        masks = self._mask_info()
+        return {**masks, "_action_mask": np.ones(self.num_envs, np.bool_)} if masks else {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Scores the codes, ends every episode and draws the next data. See the class."""
-        reward, log_likelihood = self._score(actions)
-        scores = log_likelihood.astype(np.float64)
-        final_obs = np.empty(self.num_envs, dtype=object)
-        for i, row in enumerate(self._observation()):
-            final_obs[i] = row
-        self._draw(self.np_random)
+        """Scores the codes and ends every episode; draws the next data as the mode says. See the class."""
         true = np.ones(self.num_envs, np.bool_)
-        info = {
-            "final_obs": final_obs,
-            "_final_obs": true.copy(),
-            "final_info": {"log_likelihood": scores, "_log_likelihood": true.copy()},
-            "_final_info": true.copy(),
-            "log_likelihood": scores.copy(),
-            "_log_likelihood": true.copy(),
-        }
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._over and self._index is not None:
+            self._draw(self.np_random)
+            return self._observation(), np.zeros(self.num_envs), ~true, ~true, self._masks()
+        reward, log_likelihood = self._score(actions)
+        scores = {"log_likelihood": log_likelihood.astype(np.float64), "_log_likelihood": true.copy()}
+        info: dict[str, Any] = {name: value.copy() for name, value in scores.items()}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            final_obs = np.empty(self.num_envs, dtype=object)
+            final_obs[:] = [*self._observation()]
+            final = {
+                "final_obs": final_obs,
+                "_final_obs": true.copy(),
+                "final_info": scores,
+                "_final_info": true.copy(),
+            }
+            self._draw(self.np_random)
+            info |= {**final, **self._masks()}
         return self._observation(), reward.astype(np.float64), true, ~true, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -222,10 +239,11 @@ class CompletesReward:
         log_prob = torch.as_tensor(self._log_prob(self._observation, action), dtype=torch.float64).detach().cpu()
         if log_prob.numel() != self._count:
             raise ValueError(f"log_prob must give {self._count} numbers, got shape {tuple(log_prob.shape)}.")
-        self._observation, reward, *rest = self.env.step(action)
+        self._observation, reward, terminated, *rest = self.env.step(action)
         given = torch.as_tensor(reward, dtype=torch.float64)
         complete = complete_reward(given, log_prob.view(given.shape), self._host.beta.item())
-        return self._observation, complete.numpy() if complete.ndim else complete.item(), *rest
+        complete = torch.where(torch.as_tensor(terminated), complete, given)  # what does not end is a reset
+        return self._observation, complete.numpy() if complete.ndim else complete.item(), terminated, *rest
 
 
 class KLReward(CompletesReward, gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):

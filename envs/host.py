@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import os
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, refuse_stale
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-PLAIN = (bool, int, float, str, bytes, os.PathLike, torch.device, type(None))
+PLAIN = (bool, int, float, str, bytes, enum.Enum, os.PathLike, torch.device, type(None))
 
 
 class Shared:
@@ -85,6 +86,8 @@ class TaskHost(HoldsTask):
     render_mode: str | None
     _groups: tuple[int, int]  # B and K
     _range: tuple[float, float]  # of the data: black and white
+    np_random: np.random.Generator
+    _over: bool = True
     _refusal: RuntimeError | None = None
     _index: Tensor | None = None  # [B], the data now to be encoded
     _shown: Tensor | None = None  # [B], the data that `_frames` shows
@@ -100,7 +103,7 @@ class TaskHost(HoldsTask):
         num_contexts: int = 1,
         samples_per_context: int = 1,
         decoder_optimizer: torch.optim.Optimizer | None = None,
-    ) -> tuple[spaces.Box, spaces.MultiDiscrete]:
+    ) -> tuple[spaces.Box, spaces.MultiDiscrete | spaces.Discrete]:
         """Makes the task, of arguments held by `Shared` or not; gives the spaces of one environment."""
         for name, size in (("num_contexts", num_contexts), ("samples_per_context", samples_per_context)):
             if size < 1:
@@ -128,7 +131,11 @@ class TaskHost(HoldsTask):
         self.render_mode, self._groups = render_mode, (num_contexts, samples_per_context)
         low, high = (bound.item() for bound in torch.aminmax(task.data))
         self._range = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
-        return spaces.Box(*self._range, shape, np.float32), spaces.MultiDiscrete([task.vocab_size] * task.num_tokens)
+        several = task.num_tokens > 1
+        action = (
+            spaces.MultiDiscrete([task.vocab_size] * task.num_tokens) if several else spaces.Discrete(task.vocab_size)
+        )
+        return spaces.Box(*self._range, shape, np.float32), action
 
     @classmethod
     def of_problem(cls, problem: str | DiscreteProblem = "", *, split: str = "train", **options: Any) -> Self:
@@ -157,9 +164,19 @@ class TaskHost(HoldsTask):
             }
         self._spec = spec
 
+    def get_state(self) -> dict[str, Any]:
+        """Where the environment stands: its generator, the contexts at hand, and whether the episode is over."""
+        return {"random": self.np_random.bit_generator.state, "index": self._index, "over": self._over}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state that `get_state` gave."""
+        self.np_random.bit_generator.state = state["random"]
+        self._index, self._over = state["index"], state["over"]
+
     def _draw(self, random: np.random.Generator) -> None:
         """New contexts, uniformly."""
         self._index = torch.from_numpy(random.integers(len(self.task.data), size=self._groups[0]))
+        self._over = False
 
     def _start(self, random: np.random.Generator, *options: dict[str, Any] | None) -> np.ndarray:
         """The observation of new contexts, with no code to show yet. Raises ValueError for options: there are none."""
@@ -184,22 +201,47 @@ class TaskHost(HoldsTask):
         """Scores a code in every environment, in one decoder call.
 
         Args:
-            actions: [B·K, T], integers in 0 … V-1.
+            actions: [B·K, T], integers in 0 … V-1; of one token also [B·K].
         Returns:
             reward and log_likelihood, each [B·K], float32, in nats.
         Raises:
-            ResetNeeded: before the first reset.
+            ResetNeeded: before the first reset, or the episode is over.
             ValueError: the actions are no such codes.
         """
-        index, codes = self._drawn(), self._codes(actions)
+        index = self._drawn()
+        if self._over:
+            raise ResetNeeded("an encoding episode is over after one step; call reset() for the next datum.")
+        codes = self._codes(actions)
         x = self.task.scored(index.to(self.task.device)).unsqueeze(1)  # [B, 1, *y]
         reward, log_likelihood = self.task.reward(x, codes, self.decoder_optimizer)
-        self._shown, self._shown_codes = index, codes
+        self._shown, self._shown_codes, self._over = index, codes, True
         return reward.flatten().cpu().numpy(), log_likelihood.flatten().cpu().numpy()
+
+    def action_masks(self) -> np.ndarray:
+        """Which actions the data at hand allow: bool [B·K, V], as sb3-contrib's MaskablePPO asks for it.
+
+        Raises:
+            ValueError: there is no mask, or an action has several tokens, and what is allowed depends on those before.
+        """
+        allowed = self.task.allowed(self._drawn())
+        if allowed is None:
+            raise ValueError(
+                "action_masks needs a mask and actions of one token, got "
+                f"{'no mask' if self.task.mask is None else f'actions of {self.task.num_tokens}'}; what tokens may "
+                "follow others is for a policy with the mask, such as AutoregressivePolicy(mask=env.task.mask)."
+            )
+        return allowed.cpu().numpy().repeat(self._groups[1], 0)
+
+    def _mask_info(self) -> dict[str, np.ndarray]:
+        """`action_mask`, int8 as Gymnasium's `sample(mask)` has it, where there is one that says it."""
+        if self.task.mask is None or self.task.num_tokens > 1:
+            return {}
+        return {"action_mask": self.action_masks().astype(np.int8)}
 
     def _codes(self, actions: object) -> Tensor:
         array, task, (contexts, samples) = np.asarray(actions), self.task, self._groups
         shape = (contexts * samples, task.num_tokens)
+        array = array[:, None] if task.num_tokens == 1 == array.ndim else array
         if array.dtype.kind not in "iu" or array.shape != shape:
             raise ValueError(
                 f"actions must be integers of shape {shape} (environments, num_tokens), "

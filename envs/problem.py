@@ -159,6 +159,7 @@ class DiscreteProblem:
             "reward_fn": self.reward,
             "num_tokens": self.num_tokens,
             "vocab_size": self.vocab_size,
+            "mask": self.mask,
         }
 
 

@@ -53,7 +53,7 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
     Observation:
         data [B·K, *x], float32; environment b·K + k is copy k of context b. In memory of their own at every step.
     Action:
-        codes [B·K, T], integers in 0 … V-1.
+        codes [B·K, T], integers in 0 … V-1; of one token [B·K], Discrete(V).
     Reward:
         log p(x|z) + β·log p(z) [B·K], float32, in nats; larger is better. Where β > 0 it is to be completed:
         `daps_rl.agents.sb3.DAPS` does so by itself, and `KLRewardCallback` in SB3's own algorithms.
@@ -97,15 +97,23 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         )
         self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
         super().__init__(num_contexts * samples_per_context, observation_space, action_space)
-        self._random, _ = seeding.np_random(seed)
+        self.np_random, _ = seeding.np_random(seed)
         self._actions: np.ndarray | None = None
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list:
+        """As of one object for all; but of `action_masks` each environment has its own row."""
+        values = super().env_method(method_name, *method_args, indices=indices, **method_kwargs)
+        where = self._get_indices(indices)
+        return [values[0][i] for i in where] if method_name == "action_masks" else values
 
     def reset(self) -> np.ndarray:
         """New data everywhere; a seed given before takes effect. See the class."""
         if self._seeds[0] is not None:
-            self._random, _ = seeding.np_random(self._seeds[0])
+            self.np_random, _ = seeding.np_random(self._seeds[0])
         self._reset_seeds()
-        return self._start(self._random, *self._options)
+        return self._start(self.np_random, *self._options)
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
@@ -118,7 +126,7 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
             {"terminal_observation": x, "TimeLimit.truncated": False, "log_likelihood": value}
             for x, value in zip(self._observation(), log_likelihood.tolist(), strict=True)
         ]
-        self._draw(self._random)
+        self._draw(self.np_random)
         return self._observation(), reward, np.ones(self.num_envs, dtype=bool), infos
 
     def get_images(self) -> Sequence[np.ndarray | None]:

@@ -19,6 +19,7 @@ from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, Data, find_data, princi
 from daps_rl.functional import decoder_loss, encoding_reward
 from daps_rl.functional.checks import check_beta
 from daps_rl.optim import descend
+from daps_rl.policies import CodeMask
 from daps_rl.priors import UniformCodes
 
 RewardFn = Callable[[Tensor, Tensor], Tensor]
@@ -34,6 +35,7 @@ class TaskOptions(TypedDict, total=False):
     prior: Distribution | None
     reward_fn: RewardFn | None
     targets: Tensor | np.ndarray | None
+    mask: CodeMask | None
     device: torch.device | str | None
 
 
@@ -53,6 +55,7 @@ class EncodingTask(nn.Module):
         reward_fn: instead of a decoder, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
             differentiable. -inf is a score, NaN and +inf are errors.
         targets: what is scored instead of x, where more is known of it than the encoder sees. [N, *y].
+        mask: which tokens may come next, for policies and outside clients to ask; codes that break it are scored too.
         device: of data and decoder; if None the accelerator's, where one of them is on one.
     Raises:
         ValueError: data, sizes or beta make no sense, T and V can be had from nowhere, or both decoder and reward_fn
@@ -70,6 +73,7 @@ class EncodingTask(nn.Module):
         prior: Distribution | None = None,
         reward_fn: RewardFn | None = None,
         targets: Tensor | np.ndarray | None = None,
+        mask: CodeMask | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         use_one_thread_after_fork()
@@ -107,7 +111,7 @@ class EncodingTask(nn.Module):
         self.register_buffer("targets", None if targets is None else scored.to(device), persistent=False)
         self.register_buffer("beta", beta if isinstance(beta, Tensor) else torch.tensor(float(beta), device=device))
         self.decoder = decoder if decoder is None else decoder.to(device)
-        self.reward_fn = reward_fn
+        self.reward_fn, self.mask = reward_fn, mask
         self.prior = prior or UniformCodes(self.num_tokens, self.vocab_size, self.device)
 
     def __setstate__(self, state: dict) -> None:
@@ -123,6 +127,13 @@ class EncodingTask(nn.Module):
     def scored(self, index: Tensor) -> Tensor:
         """What is scored of the data of those numbers: their targets, or themselves. [B, *y]."""
         return (self.data if self.targets is None else self.targets)[index]
+
+    def allowed(self, index: Tensor) -> Tensor | None:
+        """Which tokens the data of those numbers allow, bool [B, V], where a code is one token and there is a mask."""
+        if self.mask is None or self.num_tokens > 1:
+            return None
+        observation = self.data[index]
+        return self.mask.allowed(self.mask.start(observation, 1), 0)[:, 0]
 
     def score(self, x: Tensor, codes: Tensor) -> Tensor:
         """log p(x|z), or reward_fn's value, with its gradient. x [B, 1, *x], codes [B, K, T] → [B, K]."""

@@ -15,7 +15,7 @@ from daps_rl.envs import EncodingEnv, EncodingTask
 from daps_rl.envs.default import principal_decoder
 from daps_rl.functional import daps_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
-from daps_rl.policies import AutoregressivePolicy
+from daps_rl.policies import AutoregressivePolicy, CodeMask
 from daps_rl.priors import UniformCodes, UniformPrior
 
 N, B, K, T, V = 11, 3, 4, 2, 5
@@ -115,6 +115,25 @@ def test_one_step_ends_the_episode_and_shows_one_datum_per_group():
     assert end["terminated"].all()
     assert end["reward"].shape == end["log_likelihood"].shape == end["kl"].shape == (B, K, 1)
     assert torch.equal(end["observation"], start["observation"])
+
+
+def test_a_mask_of_one_token_is_observed():
+    class UpTo(CodeMask):
+        """As many classes as the datum's first entry says."""
+
+        def start(self, observation, samples):
+            return observation[:, :1].expand(-1, samples)
+
+        def allowed(self, state, position):
+            return torch.arange(V) < state.unsqueeze(-1)
+
+    data = torch.arange(1.0, 5.0)[:, None].expand(-1, 2)
+    options = {"data": data, "decoder": None, "reward_fn": negative_distance, "num_tokens": 1, "mask": UpTo()}
+    env = make_env(**options)
+    check_env_specs(env)
+    for batch in (env.rollout(3, break_when_any_done=False)[..., 2], env.rollout(1)[..., 0]["next"]):
+        assert torch.equal(batch["action_mask"].sum(-1), batch["observation"][..., 0].long())
+    assert "action_mask" not in make_env(**{**options, "num_tokens": 2}).reset()
 
 
 # The reward

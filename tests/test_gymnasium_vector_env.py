@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import CountingDecoder
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from gymnasium.wrappers.vector import NormalizeObservation, RecordEpisodeStatistics
 from gymnasium_envs import (
     ID,
     SHAPE,
@@ -25,7 +26,15 @@ from gymnasium_envs import (
 )
 from torch.distributions import Bernoulli, Independent
 
-from daps_rl.envs import EncodingTask, EncodingVectorEnv, GymnasiumEncodingEnv, KLReward, VectorKLReward
+from daps_rl.envs import (
+    EncodingTask,
+    EncodingVecEnv,
+    EncodingVectorEnv,
+    GymnasiumEncodingEnv,
+    KLReward,
+    VectorKLReward,
+)
+from daps_rl.policies import CodeMask
 
 # The vector environment
 
@@ -64,6 +73,97 @@ def test_vector_env_is_like_gymnasiums_own():
     np.testing.assert_array_equal(our_info.pop("log_likelihood"), our_info["final_info"]["log_likelihood"])
     assert our_info.pop("_log_likelihood").all()
     assert data_equivalence(our_info, their_step[4])
+
+
+@pytest.mark.parametrize("mode", [*AutoresetMode, "NextStep"])
+def test_every_autoreset_mode_is_gymnasiums_own(mode):
+    """Numbers, types and infos of SyncVectorEnv over three steps, on data that are all alike."""
+    data, decoder = make_data()[:1], make_decoder()
+    ours = gymnasium.make_vec(ID, num_envs=3, autoreset_mode=mode, data=data, decoder=decoder, beta=0.5)
+    own = {"autoreset_mode": AutoresetMode(mode)}
+    theirs = gymnasium.make_vec(
+        ID, num_envs=3, vectorization_mode="sync", vector_kwargs=own, data=data, decoder=decoder, beta=0.5
+    )
+    assert ours.metadata["autoreset_mode"] is ours.unwrapped.autoreset_mode is AutoresetMode(mode)
+    assert gymnasium.make_vec(ours.spec).metadata["autoreset_mode"] is AutoresetMode(mode)
+    ours.reset(seed=0), theirs.reset(seed=0)
+    for seed in range(3):
+        ours.action_space.seed(seed)
+        actions = ours.action_space.sample()
+        mine, other = ours.step(actions), theirs.step(actions)
+        for a, b in zip(mine[:4], other[:4], strict=True):
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+            np.testing.assert_allclose(a, b, rtol=1e-5)
+        info = dict(mine[4])
+        if AutoresetMode(mode) is AutoresetMode.SAME_STEP:
+            del info["log_likelihood"], info["_log_likelihood"]
+            final, others = (step.pop("final_info")["log_likelihood"] for step in (info, other[4]))
+            np.testing.assert_allclose(final, others, rtol=1e-5)
+        assert info.keys() == other[4].keys()
+        if AutoresetMode(mode) is AutoresetMode.DISABLED:
+            with pytest.raises(ResetNeeded, match="over after one step"):
+                ours.step(actions)
+            for env in (ours, theirs):
+                env.reset(options={"reset_mask": np.ones(3, bool)})
+    with pytest.raises(ValueError, match="True for all environments"):
+        ours.reset(options={"reset_mask": np.array([True, False, True])})
+    with pytest.raises(ValueError, match="autoreset_mode must be one of"):
+        make_vector(autoreset_mode="never")
+
+
+def test_gymnasiums_normalisation_takes_the_next_step_mode():
+    env = NormalizeObservation(make_vector(autoreset_mode="NextStep"))
+    env.reset(seed=0)
+    for _ in range(200):
+        x, *_ = env.step(env.action_space.sample())
+    assert abs(x.mean()) < 0.5
+    beta = VectorKLReward(make_vector(autoreset_mode="NextStep", beta=0.4), log_prob_of)
+    beta.reset(seed=0)
+    codes = np.ones((B * K, T), np.int64)
+    assert (beta.step(codes)[1] != 0.0).all()
+    assert (beta.step(codes)[1] == 0.0).all()  # the step that resets has no log-probability to subtract
+
+
+class Small(CodeMask):
+    """The context's first entry says how many classes there are."""
+
+    def start(self, observation, samples):
+        return observation[:, :1].expand(-1, samples)
+
+    def allowed(self, state, position):
+        return torch.arange(4) < state.unsqueeze(-1)
+
+
+def test_masks_of_one_token_reach_outside_clients():
+    data = torch.arange(1.0, 5.0)[:, None].expand(-1, 2)
+    options = {"data": data, "reward_fn": lambda x, z: z[..., 0].float(), "num_tokens": 1, "vocab_size": 4}
+    single = GymnasiumEncodingEnv(**options, mask=Small())
+    assert single.action_space == gymnasium.spaces.Discrete(4)
+    for seed in range(8):
+        x, info = single.reset(seed=seed)
+        assert info["action_mask"].tolist() == [1] * int(x[0]) + [0] * (4 - int(x[0]))
+        assert single.action_masks().tolist() == info["action_mask"].astype(bool).tolist()
+        action = single.action_space.sample(mask=info["action_mask"])
+        assert single.step(action)[1] == float(action) < x[0]
+    vector = EncodingVectorEnv(**options, mask=Small(), num_envs=6, samples_per_context=2)
+    x, info = vector.reset(seed=0)
+    for _ in range(3):
+        assert (info["action_mask"].sum(1) == x[:, 0]).all()
+        assert info["_action_mask"].all()
+        x, reward, *_, info = vector.step(np.zeros(6, np.int64))
+        assert (reward == 0.0).all()
+    vec = EncodingVecEnv(**options, mask=Small(), num_contexts=3, samples_per_context=2, seed=0)
+    x = vec.reset()
+    assert (np.stack(vec.env_method("action_masks")).sum(1) == x[:, 0]).all()  # as MaskablePPO has it
+    assert (vec.env_method("action_masks", indices=[4])[0].sum() == x[4, 0]).all()
+    unmasked = GymnasiumEncodingEnv(**options)
+    assert unmasked.reset()[1] == {}
+    with pytest.raises(ValueError, match="action_masks needs a mask and actions of one token, got no mask"):
+        unmasked.action_masks()
+    salesman = gymnasium.make("daps_rl/Problem-v0", problem="tsp5")
+    assert salesman.reset()[1] == {}
+    with pytest.raises(ValueError, match=r"got actions of 5; .*AutoregressivePolicy\(mask=env.task.mask\)"):
+        salesman.unwrapped.action_masks()
 
 
 @pytest.mark.parametrize("samples", [1, K])

@@ -264,3 +264,53 @@ def test_group_actor_s_keys_and_what_it_refuses():
     assert set(batch.keys(True, True)) == {"x", "z", ("nested", "log_q")}
     with pytest.raises(ValueError, match=r"needs a tensordict of batch size \[B, K, \.\.\.\], got \[15\]"):
         actor(batch.reshape(-1))
+
+
+@pytest.fixture
+def aggregated():
+    with set_composite_lp_aggregate(True):
+        yield
+
+
+@pytest.mark.usefixtures("aggregated")
+@pytest.mark.parametrize("policy_samples", [0, 3])
+def test_an_action_in_parts_is_scored_as_one(policy_samples):
+    """A composite distribution's loss and gradient are those of the sum of its parts' log-probabilities."""
+    torch.manual_seed(0)
+    net = nn.Linear(3, 7)
+    parts = {"a": Categorical, "b": Categorical}
+    actor = ProbabilisticTensorDictSequential(
+        TensorDictModule(net, ["observation"], ["h"]),
+        TensorDictModule(lambda h: (h[..., :3], h[..., 3:]), ["h"], [("params", name, "logits") for name in parts]),
+        ProbabilisticTensorDictModule(
+            in_keys=["params"],
+            out_keys=[("action", name) for name in parts],
+            distribution_class=CompositeDistribution,
+            distribution_kwargs={"distribution_map": parts, "name_map": {name: ("action", name) for name in parts}},
+            default_interaction_type="random",
+            return_log_prob=True,
+        ),
+    )
+    batch = actor(TensorDict({"observation": torch.randn(4, 1, 3).expand(4, 5, 3)}, [4, 5]))
+    batch["next", "reward"] = (batch["action", "a"] - batch["action", "b"]).float().unsqueeze(-1)
+    loss = DAPSLoss(actor, ess_fraction=0.5, functional=False, policy_samples=policy_samples)
+    loss.set_keys(sample_log_prob="sample_log_prob")
+    torch.manual_seed(1)
+    out = loss(batch)
+    out["loss_actor"].backward()
+    found = net.weight.grad.clone()
+    net.zero_grad()
+    logits = net(batch["observation"])
+    log_prob = sum(
+        torch.log_softmax(part, -1).gather(-1, batch["action", name].unsqueeze(-1)).squeeze(-1)
+        for name, part in (("a", logits[..., :3]), ("b", logits[..., 3:]))
+    )
+    torch.testing.assert_close(batch["sample_log_prob"], log_prob.detach())
+    weights = target_weights(batch["next", "reward"][..., 0], out["temperature"])
+    torch.manual_seed(1)
+    kept = keep_samples(weights, policy_samples, centered=True)
+    some = log_prob if kept is None else log_prob.gather(1, kept.indices)
+    expected = weighted_likelihood_loss(some, weights, log_prob.detach(), kept, centered=True).mean()
+    torch.testing.assert_close(out["loss_actor"], expected)
+    expected.backward()
+    torch.testing.assert_close(found, net.weight.grad)

@@ -285,6 +285,33 @@ def test_a_run_that_is_saved_and_loaded_goes_on_as_one_that_was_not(tmp_path):
     torch.testing.assert_close(loaded, straight, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("monitored", [False, True])
+def test_twice_n_steps_are_n_saved_loaded_and_n_more(monitored, tmp_path):
+    """Bit for bit, in an environment made anew and with other random numbers drawn between."""
+
+    def start(**options):
+        env = encoding_env(**options)
+        return env, VecMonitor(env) if monitored else env
+
+    def steps(model, count, decoder, **options):
+        model.learn(48 * count, DecoderCallback(), **options)
+        return torch.cat((weights(model.policy), weights(decoder)))
+
+    env, wrapped = start()
+    straight = steps(make_model(DAPS, wrapped, policy_samples=2), 6, env.decoder)
+    env, wrapped = start()
+    model = make_model(DAPS, wrapped, policy_samples=2)
+    halfway = steps(model, 3, env.decoder)
+    model.save(tmp_path / "model.zip", random_state=True)
+    env, wrapped = start(seed=9)
+    torch.rand(7), np.random.rand(7)
+    back = DAPS.load(tmp_path / "model.zip", env=wrapped, device="cpu")
+    assert torch.equal(steps(back, 3, env.decoder, reset_num_timesteps=False), straight)
+    assert not torch.equal(halfway, straight)
+    back.save(tmp_path / "plain.zip")  # without what was asked for once
+    assert DAPS.load(tmp_path / "plain.zip")._state is None
+
+
 def test_a_decoder_of_another_make_is_refused(tmp_path):
     model = make_model(PPO, encoding_env())
     model.learn(96, DecoderCallback())

@@ -15,6 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from daps_rl.agents.sb3 import DAPS, AutoregressivePolicy
+from daps_rl.envs import EncodingVecEnv
 
 # Spaces
 
@@ -252,6 +253,19 @@ def test_options_that_make_no_sense(options, message):
         DAPS("MlpPolicy", GroupBandit(), device="cpu", **options)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"clip_range": 0.2}, "no option 'clip_range'; here it is ess_fraction, the size of the trust region"),
+        ({"ent_coef": 0.01}, "no option 'ent_coef'; here it is beta"),
+        ({"nonsense": 1}, "no option 'nonsense'; here it is not known"),
+    ],
+)
+def test_options_of_ppo_are_told_by_their_name_here(option, message):
+    with pytest.raises(TypeError, match=message):
+        DAPS("MlpPolicy", GroupBandit(), samples_per_context=6, device="cpu", **option)
+
+
 def test_environments_that_do_not_fit():
     with pytest.raises(ValueError, match="must be Discrete, MultiDiscrete or MultiBinary"):
         DAPS("MlpPolicy", "Pendulum-v1", device="cpu")
@@ -332,6 +346,49 @@ def test_ordinary_environments_of_one_context_draw_alike():
     groups = model.rollout_buffer.observations.reshape(2, 4, 2)
     assert (groups == groups[:, :1]).all()
     assert (groups[0] != groups[1]).any()
+
+
+@pytest.mark.parametrize("kind", ["one step", "whole batch"])
+def test_ordinary_environments_go_on_from_where_a_saved_model_stood(kind, tmp_path):
+    """CartPole in the middle of an episode too."""
+
+    def make():
+        if kind == "whole batch":
+            return make_whole()
+        return DAPS("MlpPolicy", DummyVecEnv([IdentityEnv] * 8), samples_per_context=4, seed=0, device="cpu")
+
+    n = 5 * make().n_steps * make().n_envs
+    straight, model = make().learn(2 * n), make().learn(n)
+    model.save(tmp_path / "model.zip", random_state=True)
+    torch.rand(3), np.random.rand(3)
+    env = quick_env(seed=5) if kind == "whole batch" else DummyVecEnv([IdentityEnv] * 8)
+    back = DAPS.load(tmp_path / "model.zip", env=env, device="cpu").learn(n, reset_num_timesteps=False)
+    assert torch.equal(parameters(back), parameters(straight))
+    assert not torch.equal(parameters(model), parameters(straight))
+
+
+@pytest.mark.parametrize("algorithm", [DAPS, PPO])
+@pytest.mark.parametrize("ours", [True, False])
+def test_no_learn_starts_over_with_the_contexts_of_the_last(algorithm, ours):
+    class Context(IdentityEnv):
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.np_random.random(4).astype(np.float32), {}
+
+    options = {"n_steps": 2, "batch_size": 16}
+    if ours:
+        data = torch.rand(10_000, 12, generator=torch.Generator().manual_seed(0))
+        env = EncodingVecEnv(data, num_contexts=2, samples_per_context=4, num_tokens=2, vocab_size=3)
+    else:
+        env = DummyVecEnv([Context] * 8)
+        options |= {"samples_per_context": 4} if algorithm is DAPS else {}
+    model = algorithm("MlpPolicy", env, seed=0, device="cpu", **options)
+    seen = []
+    for reset in (True, True, False, True):
+        model.learn(16, reset_num_timesteps=reset)
+        seen.append(model.rollout_buffer.observations.reshape(16, -1).copy())
+    different = np.unique(np.concatenate(seen), axis=0)
+    assert len(different) == 4 * len(np.unique(seen[0], axis=0))
 
 
 def test_a_networks_factory_belongs_to_code_policy():

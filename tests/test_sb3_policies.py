@@ -1,19 +1,23 @@
 """The policies of daps_rl.agents.sb3: one log-probability, every space, masks, and SB3's own PPO and A2C."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from sb3_envs import NVEC, GroupBandit, bandit_reward
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
 from daps_rl import policies
-from daps_rl.agents.sb3 import AutoregressivePolicy, CodePolicy, FactorizedPolicy, KLRewardCallback
+from daps_rl.agents.sb3 import DAPS, AutoregressivePolicy, CodePolicy, FactorizedPolicy, KLRewardCallback
 from daps_rl.agents.sb3.policies import most_patches
+from daps_rl.envs import EncodingVecEnv
 
 SMALL = {"embed_dim": 16, "num_heads": 2}
 BOX = spaces.Box(-1.0, 1.0, (8,), np.float32)
@@ -69,7 +73,7 @@ def test_sampled_log_probability_is_the_evaluated_one_in_both_modes(policy):
         torch.testing.assert_close(rescored.detach(), log_prob.detach(), rtol=0, atol=1e-5)
         torch.testing.assert_close(again, values)
         assert rescored.requires_grad
-        assert (entropy is None) == isinstance(policy, AutoregressivePolicy)
+        assert entropy.shape == (N,)
         torch.testing.assert_close(policy.get_distribution(obs).log_prob(actions).detach(), log_prob.detach())
         torch.testing.assert_close(policy.predict_values(obs), values)
 
@@ -124,6 +128,113 @@ def test_actor_and_critic_share_no_parameter():
     policy.zero_grad()
     policy.get_distribution(obs).log_prob(policy(obs)[0]).sum().backward()
     assert all(p.grad is None for p in policy.value_net.parameters())
+
+
+# Entropy
+
+
+@pytest.mark.parametrize("kind", ["sizes", "factorized", "own"])
+def test_the_entropy_along_actions_is_on_average_the_entropy(kind):
+    """Against the sum over all codes of −p log p."""
+    policy = KINDS[kind]()
+    for name, parameter in policy.network.named_parameters():
+        if name.endswith(("head.weight", "embed.weight")):
+            nn.init.normal_(parameter, std=0.3)
+    every = torch.cartesian_prod(*[torch.arange(n) for n in policy.action_space.nvec])
+    obs = observations(1).expand(len(every), -1)
+    _, log_prob, entropy = policy.evaluate_actions(obs, every.float())
+    exact = -(log_prob.exp() * log_prob).sum()
+    assert log_prob.exp().sum().item() == pytest.approx(1.0)
+    assert 0.1 < exact < np.log(len(every)) - 0.1
+    torch.testing.assert_close((log_prob.exp() * entropy).sum(), exact)
+    assert (entropy.std() > 0.01) == (kind == "sizes")  # token by token it depends on the tokens before
+
+
+def test_the_entropy_bonus_leads_to_the_largest_entropy_on_actions_that_are_stale():
+    """As in PPO's later epochs. −log π, SB3's way out where an entropy is not known, makes these actions impossible."""
+    policy = make(action_space=spaces.MultiDiscrete([2, 2]))
+    obs, stale = observations(), torch.zeros(N, 2)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (-policy.evaluate_actions(obs, stale)[2].mean()).backward()
+        optimizer.step()
+    every = torch.cartesian_prod(torch.arange(2), torch.arange(2)).repeat_interleave(N, 0)
+    log_prob = policy.evaluate_actions(obs.repeat(4, 1), every)[1]
+    assert -(log_prob.exp() * log_prob).sum().item() / N > 0.97 * np.log(4.0)
+
+
+def test_a_bonus_for_an_entropy_that_is_not_known_is_refused():
+    options = {"n_steps": 1, "batch_size": 24, "device": "cpu", "policy_kwargs": {"network": plain_network}}
+    env = GroupBandit(action_space=CODES)
+    model, bonus = (PPO(CodePolicy, env, ent_coef=weight, **options) for weight in (0.0, 0.01))
+    model.learn(24)
+    with pytest.raises(ValueError, match="ent_coef must be 0 with a network whose entropy is not known"):
+        bonus.learn(24)
+
+
+def plain_network(observation_shape, num_tokens, vocab_size):
+    return policies.AutoregressivePolicy(observation_shape, num_tokens, vocab_size, **SMALL)
+
+
+# Kullback-Leibler divergence
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "factorized"])
+def test_the_divergence_is_on_average_that_of_all_codes(kind, monkeypatch):
+    p, q = KINDS[kind](), KINDS[kind]()
+    for name, parameter in (*p.network.named_parameters(), *q.network.named_parameters()):
+        if name.endswith(("head.weight", "embed.weight")):
+            nn.init.normal_(parameter, std=0.3)
+    every = torch.cartesian_prod(*[torch.arange(5)] * 3)
+    first, second = (policy.get_distribution(observations(1).expand(125, -1)) for policy in (p, q))
+    log_p, log_q = first.log_prob(every), second.log_prob(every)
+    exact = (log_p.exp() * (log_p - log_q)).sum()
+    monkeypatch.setattr(first.distribution, "sample", lambda: every)
+    found = kl_divergence(first, second)
+    assert exact > 0.1
+    torch.testing.assert_close((log_p.exp() * found).sum(), exact)
+    kept = copy.copy(second)
+    for parameter in q.parameters():
+        parameter.data.mul_(2.0)
+    torch.testing.assert_close(kept.log_prob(every), log_q)  # of the weights as they were
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", [AutoregressivePolicy, FactorizedPolicy])
+def test_trpo_learns_the_identity_bandit(policy):
+    """Measured, with three times the steps: 0.9 and more. A random action is worth 0.2."""
+    trpo = pytest.importorskip("sb3_contrib").TRPO
+    env = GroupBandit(num_contexts=64, samples=1, action_space=CODES)
+    model = trpo(policy, env, n_steps=1, batch_size=64, target_kl=0.05, seed=0, device="cpu", policy_kwargs=SMALL)
+    model.learn(64 * 20, log_interval=1000)
+    assert model.logger.name_to_value["train/kl_divergence_loss"] < 0.075
+    assert evaluate_policy(model, env, n_eval_episodes=128, deterministic=False, warn=False)[0] > 0.4
+
+
+# Masks
+
+
+def test_a_mask_forbids_in_drawing_and_in_scoring(tmp_path):
+    """Round trips: every permutation of five cities that begins at the first, and nothing else."""
+    env = EncodingVecEnv.of_problem("tsp5", num_contexts=8, samples_per_context=4, seed=0)
+    kwargs = {**SMALL, "mask": env.get_attr("task")[0].mask}
+    model = DAPS(AutoregressivePolicy, env, seed=0, device="cpu", policy_kwargs=kwargs)
+    model.learn(64)
+    assert (np.sort(model.rollout_buffer.actions, -1) == np.arange(5)).all()
+    assert model.skipped_updates == 0
+    model.save(tmp_path / "model.zip")
+    model = DAPS.load(tmp_path / "model.zip", env=env, device="cpu")
+    obs = torch.as_tensor(env.reset()[:1])
+    every = torch.cartesian_prod(*[torch.arange(5)] * 5)
+    log_prob = model.policy.evaluate_actions(obs.expand(len(every), -1, -1), every)[1]
+    trips = (every.sort(-1).values == torch.arange(5)).all(-1) & (every[:, 0] == 0)
+    assert torch.equal(log_prob > -torch.inf, trips)
+    assert log_prob.exp().sum().item() == pytest.approx(1.0)
+    ppo = PPO(AutoregressivePolicy, env, n_steps=2, batch_size=32, ent_coef=0.01, device="cpu", policy_kwargs=kwargs)
+    ppo.learn(128)
+    assert (np.sort(ppo.rollout_buffer.actions, -1) == np.arange(5)).all()
+    assert all(p.isfinite().all() for p in ppo.policy.parameters())
 
 
 # Tokens of different sizes

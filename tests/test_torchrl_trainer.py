@@ -5,9 +5,10 @@ import csv
 import pytest
 import torch
 from torch import nn
+from torchrl.checkpoint import Checkpoint
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
-from torchrl.data.replay_buffers.samplers import RandomSampler, SamplerWithoutReplacement
+from torchrl.data.replay_buffers.samplers import PromptGroupSampler, RandomSampler, SamplerWithoutReplacement
 from torchrl.record.loggers.csv import CSVLogger
 from torchrl.record.loggers.tensorboard import TensorboardLogger
 from torchrl.trainers import LogScalar
@@ -182,6 +183,23 @@ def test_a_number_of_steps_bounds_the_epoch():
     assert len(calls) == 2 * 2 * 2
 
 
+def test_torchrls_own_group_sampler_keeps_groups_together():
+    """Frames in a buffer, drawn by context: the loss of two whole groups, with the weights of the batch."""
+    env, actor, _, loss, _ = make_parts()
+    batch = loss.target(env.rollout(1, actor))[..., 0]  # [B, K]
+    batch["context"] = torch.arange(B)[:, None].expand(B, K).clone()
+    sampler = PromptGroupSampler(num_groups=2, group_key="context")
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(B * K), sampler=sampler, batch_size=2 * K)
+    buffer.extend(batch.reshape(-1))
+    for _ in range(5):
+        minibatch = buffer.sample().view(2, K)
+        contexts = minibatch["context"]
+        assert (contexts == contexts[:, :1]).all()
+        whole = batch[contexts[:, 0]]
+        torch.testing.assert_close(minibatch["weights"].sort(1).values, whole["weights"].sort(1).values)
+        torch.testing.assert_close(loss(minibatch)["loss_actor"], loss(whole)["loss_actor"])
+
+
 # β
 
 
@@ -244,15 +262,18 @@ def test_hooks_of_the_loss_run():
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_save_and_resume(separate, tmp_path):
-    file = tmp_path / "trainer.pt"
+@pytest.mark.parametrize("checkpoint", [None, Checkpoint])
+def test_save_and_resume(separate, checkpoint, tmp_path):
+    """In TorchRL's old format, and in that of `torchrl.checkpoint`, a folder."""
+    file = tmp_path / "trainer"
     schedule = lambda done: 2.0 - done  # noqa: E731
     options = {"separate": separate, "save_trainer_file": file, "beta_schedule": schedule}
     parts = make_parts()
-    first = make_trainer(parts, **options)
+    first = make_trainer(parts, checkpoint=checkpoint and checkpoint(), **options)
     first.train()
+    assert file.is_dir() == (checkpoint is not None)
     other = make_parts(seed=1, beta=9.0)
-    second = make_trainer(other, batches=5, **options)
+    second = make_trainer(other, batches=5, checkpoint=checkpoint and checkpoint(), **options)
     second.load_from_file(file)
     assert same(snapshot(parts[0].decoder, parts[1]), snapshot(other[0].decoder, other[1]))
     assert other[0].beta == parts[0].beta
@@ -277,6 +298,8 @@ def test_errors():
         make_trainer(parts, beta_schedule=lambda done: 1.0)
     with pytest.raises(ValueError, match="decoder_optimizer needs a decoder_loss"):
         make_trainer(parts, separate=True, decoder_loss=None)
+    with pytest.raises(ValueError, match=r"async_collection cannot be used here, got True: a batch gets its weights"):
+        make_trainer(parts, async_collection=True)
     with pytest.raises(ValueError, match="optim_steps_per_batch must be a number"):
         make_trainer(parts, optim_steps_per_batch=None)
     with pytest.raises(ValueError, match=r"without replacement, .* got RandomSampler"):

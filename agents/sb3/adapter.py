@@ -83,7 +83,12 @@ class SB3Agent(Agent):
                 self.env,
                 learning_rate=lambda _: self.learning_rate,
                 # The critic of our own actor-critics (agents/critic.py), so that only the algorithm differs.
-                policy_kwargs={"network": lambda *_: policy, "net_arch": [128, 128], "activation_fn": nn.ReLU},
+                policy_kwargs={
+                    "network": lambda *_: policy,
+                    "exact_entropy": bool((options or {}).get("ent_coef")),  # not computed for nothing
+                    "net_arch": [128, 128],
+                    "activation_fn": nn.ReLU,
+                },
                 device=next(policy.parameters()).device,
                 n_steps=1,
                 **{**whole, **self.defaults, **(options or {})},
@@ -101,7 +106,7 @@ class SB3Agent(Agent):
     def options(cls) -> Mapping[str, inspect.Parameter]:
         """What the algorithm takes and the run does not decide."""
         known = inspect.signature(cls.algorithm_class).parameters
-        return {name: parameter for name, parameter in known.items() if name not in OWNED}
+        return {name: p for name, p in known.items() if name not in OWNED and p.kind is not p.VAR_KEYWORD}
 
     @classmethod
     def from_config(cls, config: Any, policy: nn.Module) -> Agent:

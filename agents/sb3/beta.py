@@ -97,7 +97,7 @@ class CompleteReward(BaseCallback):
         log_prob, beta = self.locals["log_probs"].detach().flatten().cpu(), float(self.value)
         self.logger.record("train/beta", beta)
         if isinstance(self.task, EncodingTask):
-            codes = torch.as_tensor(self.locals["actions"], device=self.task.device).long()
+            codes = torch.as_tensor(self.locals["actions"], device=self.task.device).long().view(len(log_prob), -1)
             kl = kl_estimate(log_prob, self.task.prior.log_prob(codes).to(log_prob))
             self.logger.record_mean("rollout/kl", kl.mean().item())
         if self._completions and beta > 0.0:  # an environment that sees log q completes its own reward

@@ -14,12 +14,13 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, env_attribute
 from daps_rl.agents.sb3.distributions import token_sizes
-from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch, evaluate
+from daps_rl.agents.sb3.resume import read_state, seed_groups, write_state
+from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch, evaluate, refuse_others
 from daps_rl.functional import (
     ESS_FRACTION,
     keep_samples,
@@ -105,7 +106,9 @@ class DAPS(OnPolicyAlgorithm):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        **others: Any,
     ) -> None:
+        refuse_others(others)
         super().__init__(
             policy,
             cast(GymEnv, env),  # None while loading
@@ -140,6 +143,7 @@ class DAPS(OnPolicyAlgorithm):
         self.temperature = math.nan
         self.skipped_updates = 0
         self._beta_saved: float | None = None
+        self._state: tuple[Any, Any, dict[str, Any]] | None = None  # see `save`
         if _init_setup_model:
             self._setup_model()
 
@@ -202,10 +206,16 @@ class DAPS(OnPolicyAlgorithm):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "_trust_region"], []
 
-    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
-        """SB3's zip, with the temperature, β, the optimiser and the trust region's state; see the class."""
+    def save(self, path: Any, exclude: Any = None, include: Any = None, *, random_state: bool = False) -> None:
+        """SB3's zip, with the temperature, β, the optimiser and the trust region's state; see the class.
+
+        With `random_state` also where torch's, NumPy's and Python's generators and the environments stand: after
+        `DAPS.load(path, env)` the next `learn(n, reset_num_timesteps=False)` goes on bit for bit as this model would.
+        """
         self._beta_saved = float(self._beta.value)
+        self._state = (self._last_obs, self._last_episode_starts, read_state(self.env)) if random_state else None
         super().save(path, exclude, include)
+        self._state = None
 
     def learn(
         self,
@@ -220,24 +230,21 @@ class DAPS(OnPolicyAlgorithm):
         log_interval = self._form.log_interval if log_interval is None else log_interval
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+    def _setup_learn(
+        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **options: Any
+    ) -> tuple[int, BaseCallback]:
         """As SB3's; the K environments of a context start from one seed, so that ordinary ones draw the same."""
-        if self.samples_per_context is not None and env_attribute(self.env, "samples_per_context") is None:
-            self._seed_groups(self.samples_per_context)
-        total_and_callback = super()._setup_learn(*args, **kwargs)
+        state, self._state = None if reset_num_timesteps else self._state, None
+        if state is not None:
+            self._last_obs, self._last_episode_starts, saved = state
+        resets = reset_num_timesteps or self._last_obs is None
+        if resets and self.samples_per_context and env_attribute(self.env, "samples_per_context") is None:
+            seed_groups(self.env, self.samples_per_context, self.seed, self._n_updates)
+        total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **options)
         self._beta.claim((id(self), self.start_time))
+        if state is not None:
+            write_state(saved, self.env)
         return total_and_callback
-
-    def _seed_groups(self, samples: int) -> None:
-        env = self.env
-        while isinstance(env, VecEnvWrapper):
-            env = env.venv
-        assert env is not None  # there is one to learn in
-        if self.seed is None:
-            first = int(torch.randint(2**31 - env.num_envs, ()))
-        else:  # each `learn` goes on to contexts of its own
-            first = (self.seed + 1_000_003 * self._n_updates) % (2**31 - env.num_envs)
-        env._seeds = [first + i // samples for i in range(env.num_envs)]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

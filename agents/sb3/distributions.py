@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from torch import Tensor
+from torch.distributions import register_kl
 
-from daps_rl.policies import draw
+from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw
 
 
 def token_sizes(action_space: spaces.Space) -> tuple[int, ...]:
@@ -31,13 +33,39 @@ def token_sizes(action_space: spaces.Space) -> tuple[int, ...]:
     )
 
 
+def refuse_bonus(gradient: Tensor) -> None:
+    """Raises ValueError where SB3 weighs an entropy that is not known."""
+    if gradient.any():
+        raise ValueError(
+            "ent_coef must be 0 with a network whose entropy is not known; add the entropy to the reward by "
+            "KLRewardCallback(beta), or pass policy_kwargs=dict(exact_entropy=True) if its distribution has one."
+        )
+
+
+@register_kl(FactorizedCategorical, FactorizedCategorical)
+def kl_factorized(p: FactorizedCategorical, q: FactorizedCategorical) -> Tensor:
+    """KL(p ‖ q), exact, in nats. [B]."""
+    ratio = torch.where(p.log_probs > -torch.inf, p.log_probs - q.log_probs, 0.0)
+    return (p.log_probs.exp() * ratio).sum((-2, -1))
+
+
+@register_kl(AutoregressiveCategorical, AutoregressiveCategorical)
+def kl_autoregressive(p: AutoregressiveCategorical, q: AutoregressiveCategorical) -> Tensor:
+    """Estimates KL(p ‖ q) without bias, in nats: token by token along one code that p draws. [B].
+
+    No gradient flows through the draw; where p = q what it would add to the Hessian is 0.
+    """
+    codes = p.sample()
+    return kl_factorized(*(FactorizedCategorical(given.token_logits(codes)) for given in (p, q)))
+
+
 class CodeDistribution(Distribution):
     """A distribution over codes as SB3 knows distributions: one action per observation.
 
     Args:
         posterior: batch shape [N], event shape [T].
         action_shape: shape of one action, () for Discrete.
-        exact_entropy: its `entropy` is in closed form; else `entropy` gives None, which SB3 takes to mean: estimate.
+        exact_entropy: its entropy is known, in closed form or token by token; see `evaluate`.
     """
 
     distribution: torch.distributions.Distribution  # SB3 allows a list here
@@ -48,6 +76,13 @@ class CodeDistribution(Distribution):
         super().__init__()
         self.distribution = posterior
         self.action_shape, self.exact_entropy = action_shape, exact_entropy
+
+    def __copy__(self) -> CodeDistribution:
+        """As it stands, also after a step of the weights, which are asked as late as in `log_prob`. TRPO copies so."""
+        posterior = self.distribution
+        if isinstance(posterior, AutoregressiveCategorical):
+            posterior = AutoregressiveCategorical(copy.deepcopy(posterior.transformer), posterior.context)
+        return CodeDistribution(posterior, self.action_shape, exact_entropy=self.exact_entropy)
 
     def proba_distribution_net(self, *args: Any, **kwargs: Any) -> Any:
         """Not there: the policy's network gives the distribution, and no layer's output is its parameters."""
@@ -60,8 +95,27 @@ class CodeDistribution(Distribution):
         return self.distribution.log_prob(self._codes(actions))
 
     def entropy(self) -> Tensor | None:
-        """Entropy, in nats [N], or None where it has no closed form."""
+        """Entropy, in nats [N], of codes written token by token an estimate; None where it is not known."""
         return self.distribution.entropy() if self.exact_entropy else None
+
+    def evaluate(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """log π(a|s) of actions [N, *action_shape], and the entropy for SB3's bonus; both [N], in nats.
+
+        Of an action written token by token it is Σ_t H(π(·|a_<t, s)) along that action, whose mean is the entropy. The
+        gradient flows through each term, and not through the choice of the tokens before it. SB3's own way out, −log π,
+        has a gradient of mean zero while the actions are the policy's own, and in PPO's later epochs drives it from
+        whatever it did. So where the entropy is not known, the first gradient that is asked of it is a ValueError.
+        """
+        codes = self._codes(actions)
+        if not self.exact_entropy:
+            log_prob = self.distribution.log_prob(codes)
+            estimate = (-log_prob.detach()).requires_grad_()
+            estimate.register_hook(refuse_bonus)
+            return log_prob, estimate
+        if isinstance(self.distribution, AutoregressiveCategorical):
+            given = FactorizedCategorical(self.distribution.token_logits(codes))  # given the tokens before, independent
+            return given.log_prob(codes), given.entropy()
+        return self.distribution.log_prob(codes), self.distribution.entropy()
 
     def sample(self) -> Tensor:
         """One action per observation. [N, *action_shape]."""

@@ -38,9 +38,8 @@ class CodePolicy(ActorCriticPolicy):
     Args:
         observation_space, action_space, lr_schedule: as SB3 passes them.
         network: see `NetworkFactory`; a function, so that SB3's zip holds its name and not a network.
-        exact_entropy: the network's distribution has its entropy in closed form. Else `evaluate_actions` gives None in
-            its place, and SB3's entropy bonus falls back on −log π, whose expected gradient on-policy is zero: pay for
-            entropy in the reward instead (`KLRewardCallback`).
+        exact_entropy: the network's distribution has its entropy in closed form, or is an `AutoregressiveCategorical`.
+            Else SB3's `ent_coef` must be 0: add the entropy to the reward instead (`KLRewardCallback`).
         net_arch: widths of the critic's hidden layers, a list or dict(vf=[...]); [64, 64] if None.
         use_sde: SB3 passes it; must be False.
         features_extractor_class: None for SB3's own choice (flatten, or combine a Dict).
@@ -122,10 +121,10 @@ class CodePolicy(ActorCriticPolicy):
         actions, log_prob = self.get_distribution(obs).draw(deterministic)
         return actions, self.predict_values(obs), log_prob
 
-    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Values [N, 1], log-probabilities [N], and the entropy [N] or None, see `exact_entropy`."""
-        distribution = self.get_distribution(obs)
-        return self.predict_values(obs), distribution.log_prob(actions), distribution.entropy()
+    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values [N, 1], log-probabilities [N] and the entropy [N], see `CodeDistribution.evaluate`."""
+        values = self.predict_values(obs)
+        return values, *self.get_distribution(obs).evaluate(actions)
 
     def get_distribution(self, obs: PyTorchObs) -> CodeDistribution:
         """The policy at the observations."""
@@ -169,7 +168,6 @@ class _SizedPolicy(CodePolicy):
     """A CodePolicy around a network of this project, given by sizes; those not given are the network's own defaults."""
 
     network_class: ClassVar[type[policies.AutoregressivePolicy] | type[policies.FactorizedPolicy]]
-    exact: ClassVar[bool]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         if "network" in options:
@@ -177,7 +175,7 @@ class _SizedPolicy(CodePolicy):
         known = inspect.signature(CodePolicy).parameters.keys() | inspect.signature(ActorCriticPolicy).parameters.keys()
         of_network = {name: options.pop(name) for name in options.keys() - known}
         self.sizes = {name: value for name, value in of_network.items() if value is not None}
-        super().__init__(*args, exact_entropy=self.exact, **options)
+        super().__init__(*args, exact_entropy=True, **options)
 
     def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
         """The transformer, with tokens of different sizes where the action has them."""
@@ -201,7 +199,7 @@ class AutoregressivePolicy(_SizedPolicy):
     that differ in two entries. Stands on its own with `PPO(AutoregressivePolicy, env)` and `A2C(AutoregressivePolicy,
     env)`; entries may differ in size; Discrete (one token) and MultiBinary work too.
 
-    Entropy has no closed form: SB3's `ent_coef` does nothing in expectation here; `KLRewardCallback` does.
+    The entropy of SB3's `ent_coef` is that of each token given those before it, see `CodeDistribution.evaluate`.
 
     Args:
         observation_space, action_space, lr_schedule: as SB3 passes them.
@@ -212,7 +210,7 @@ class AutoregressivePolicy(_SizedPolicy):
         ValueError: the action space is not discrete, or a size is out of range.
     """
 
-    network_class, exact = policies.AutoregressivePolicy, False
+    network_class = policies.AutoregressivePolicy
 
     def vocab_size(self) -> int:
         """V, the largest of the tokens' sizes."""
@@ -231,7 +229,7 @@ class FactorizedPolicy(_SizedPolicy):
         ValueError: the action space is not discrete, or a size is out of range.
     """
 
-    network_class, exact = policies.FactorizedPolicy, True
+    network_class = policies.FactorizedPolicy
 
 
 def most_patches(observation_shape: tuple[int, ...], num_tokens: int) -> int:

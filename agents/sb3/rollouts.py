@@ -26,6 +26,24 @@ if TYPE_CHECKING:
     from daps_rl.agents.sb3.daps import DAPS
 
 
+OF_PPO = {
+    "clip_range": "ess_fraction, the size of the trust region",
+    "target_kl": 'trust_region=daps_rl.objectives.KLTrustRegion(epsilon), or "ess" with ess_fraction',
+    "ent_coef": "beta, the weight of log q in the reward",
+    "normalize_advantage": "not needed, as the temperature follows the rewards' scale",
+    "clip_range_vf": "not there, as the critic is not clipped",
+    "use_sde": "not there, as it is for continuous actions",
+    "sde_sample_freq": "not there, as it is for continuous actions",
+}
+"""Options of SB3's PPO, and what they are called here."""
+
+
+def refuse_others(options: dict[str, Any]) -> None:
+    """Raises TypeError for options that DAPS does not have."""
+    for name in options:
+        raise TypeError(f"DAPS has no option {name!r}; here it is {OF_PPO.get(name, 'not known: see help(DAPS)')}.")
+
+
 class Batch(NamedTuple):
     """A rollout of G groups of K actions, in the order it was drawn; without groups each action is a group of one."""
 
