@@ -11,7 +11,8 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
-from daps_rl.agents.base import Agent, AgentLoss, Score, check_positive_integers
+from daps_rl.agents.base import Agent, AgentLoss, Score
+from daps_rl.functional.checks import check_positive_integers
 from daps_rl.functional.weights import rounding_of
 from daps_rl.objectives import GroupActor
 

@@ -9,9 +9,10 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torchrl.objectives import ClipPPOLoss
 
-from daps_rl.agents.base import AgentLoss, AgentSpec, Score, check_positive_integers
+from daps_rl.agents.base import AgentLoss, AgentSpec, Score
 from daps_rl.agents.critic import HostLossAgent
 from daps_rl.functional import SAMPLES, standardized_reward
+from daps_rl.functional.checks import check_positive_integers
 
 
 class PPO(HostLossAgent):

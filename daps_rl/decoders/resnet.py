@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder, check_positive
+from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder
 from daps_rl.decoders.resampling import initialize, make_norm, plan_resampling, spread
+from daps_rl.functional.checks import check_positive_integers
 from daps_rl.policies.observation import Patches
 
 
@@ -74,7 +75,7 @@ class ResNetDecoder(CodeDecoder):
         **parts: Any,
     ) -> None:
         super().__init__(num_tokens, vocab_size, observation_shape, embed_dim=embed_dim, **parts)
-        check_positive(channels=channels, num_blocks=num_blocks)
+        check_positive_integers(channels=channels, num_blocks=num_blocks)
         self.grid = image_grid(num_tokens, self.observation_shape)
         doublings, self.start = plan_resampling(self.grid, self.observation_shape[1:])
         self.residual = nn.Sequential(

@@ -1,4 +1,4 @@
-"""Checks of arguments, shared by the functional modules."""
+"""Checks of arguments, and the precision that everything is computed in."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def check_same_shape(**tensors: Tensor) -> None:
                 f"{name} must have the shape of {first}, {tuple(reference.shape)}, got {tuple(value.shape)}; "
                 "no axis is inferred or broadcast."
             )
+
+
+def check_positive_integers(**values: int) -> None:
+    """Raises ValueError unless all are integers of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
 
 
 def known(flag: Tensor) -> bool:
