@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
+from torchrl.modules import MLP
 from torchrl.objectives import LossModule
 
 from daps_rl.agents.base import Agent, AgentLoss, Score
@@ -26,14 +27,8 @@ class Critic(TensorDictModuleBase):
     def __init__(self, observation_shape: tuple[int, ...], hidden: int = 128) -> None:
         super().__init__()
         self.in_keys, self.out_keys = ["observation"], ["state_value"]
-        self.layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(math.prod(observation_shape), hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, 1),
-        )
+        mlp = MLP(math.prod(observation_shape), 1, depth=2, num_cells=hidden, activation_class=nn.ReLU)
+        self.layers = nn.Sequential(nn.Flatten(), *mlp)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         value = self.layers(tensordict["observation"][:, 0])  # [B, 1]
