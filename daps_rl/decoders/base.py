@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps_rl.decoders.likelihoods import BernoulliLikelihood, Likelihood
-from daps_rl.functional.checks import as_float, check_positive_integers
-from daps_rl.policies.checks import check_code_sizes
+from daps_rl.functional.checks import as_float, check_code_sizes, check_positive_integers
 
 LAST_LAYER_SCALE = 0.3  # of a usual start, in units of the likelihood's scale
 

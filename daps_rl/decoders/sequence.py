@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder
 from daps_rl.decoders.resampling import initialize, make_norm, plan_resampling, spread
-from daps_rl.functional.checks import check_positive_integers
-from daps_rl.policies.checks import check_transformer_sizes
+from daps_rl.functional.checks import check_positive_integers, check_transformer_sizes
 from daps_rl.policies.layers import EncoderBlock, sinusoidal_positions
 
 

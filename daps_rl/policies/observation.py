@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daps_rl.functional.checks import in_full_precision
-from daps_rl.policies.checks import check_transformer_sizes
+from daps_rl.functional.checks import check_transformer_sizes, in_full_precision
 from daps_rl.policies.layers import CrossAttention, EncoderBlock, sinusoidal_positions
 
 
