@@ -4,8 +4,6 @@ Shapes: B contexts, K codes sampled per context, T token positions, V tokens per
 Units are nats. Nothing here needs more than torch.
 """
 
-from daps_rl.functional.advantages import leave_one_out_advantage as leave_one_out_advantage
-from daps_rl.functional.advantages import standardized_reward as standardized_reward
 from daps_rl.functional.bounds import beta_elbo as beta_elbo
 from daps_rl.functional.bounds import code_perplexity as code_perplexity
 from daps_rl.functional.bounds import code_usage as code_usage
@@ -33,8 +31,10 @@ from daps_rl.functional.weights import SAMPLES as SAMPLES
 from daps_rl.functional.weights import KeptSamples as KeptSamples
 from daps_rl.functional.weights import effective_sample_size as effective_sample_size
 from daps_rl.functional.weights import keep_samples as keep_samples
+from daps_rl.functional.weights import leave_one_out_advantage as leave_one_out_advantage
 from daps_rl.functional.weights import mean_of_kept as mean_of_kept
 from daps_rl.functional.weights import one_sample_groups as one_sample_groups
+from daps_rl.functional.weights import standardized_reward as standardized_reward
 from daps_rl.functional.weights import target_weights as target_weights
 from daps_rl.functional.weights import threshold_sample as threshold_sample
 from daps_rl.functional.weights import weights_kl as weights_kl
