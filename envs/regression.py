@@ -112,7 +112,9 @@ class Nguyen(Search):
             end, needs = token == TOKENS.index(END), NEEDS.on(codes.device)[token]
             valid &= (waiting >= needs) & (end | ~ended) & (~end | (waiting == 1))
             ended |= end
-            first, second = (_at(stack, waiting - back) for back in (1, 2))  # the last value, and the one before it
+            top = waiting[..., None, None] - torch.arange(1, 3, device=codes.device)[:, None]  # [..., 2, 1]
+            # The last value, and the one before it; any where there is none. [..., 20] each.
+            first, second = stack.take_along_dim(top.clamp(0, self.num_tokens + 1), -2).unbind(-2)
             made = torch.zeros_like(first)
             operands = ((x.expand_as(first),), (first,), (second, first))
             for i, (count, function) in enumerate(OPERATIONS.values()):
@@ -146,9 +148,3 @@ def infix(code: Tensor) -> str:
         elif name != END:
             waiting.append(f"{name}({waiting.pop()})")
     return waiting[0]
-
-
-def _at(stack: Tensor, index: Tensor) -> Tensor:
-    """[..., S, N] at [...] → [..., N]; the first where there is none."""
-    where = index.clamp(0, stack.shape[-2] - 1)[..., None, None].expand(*index.shape, 1, stack.shape[-1])
-    return stack.gather(-2, where).squeeze(-2)
