@@ -93,11 +93,9 @@ class HostLossAgent(Agent):
     def collect(self, observation: Tensor, score: Score) -> TensorDictBase:
         """Draws codes and has them scored: a tensordict [B, K] as TorchRL's losses read it."""
         batch = (len(observation), self.samples)
-        tensordict = TensorDict(
-            {"observation": observation[:, None].expand(*batch, *observation.shape[1:])}, batch_size=batch
-        )
+        contexts = observation[:, None].expand(*batch, *observation.shape[1:])
         with torch.no_grad():
-            tensordict = self.actor(tensordict)
+            tensordict = self.actor(TensorDict({"observation": contexts}, batch_size=batch))
         reward = score(tensordict["action"], tensordict["action_log_prob"])
         with torch.no_grad():
             tensordict["advantage"], tensordict["value_target"] = self.advantage(tensordict, reward)
