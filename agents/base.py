@@ -207,13 +207,6 @@ class Agent(nn.Module):
         return scored
 
 
-def check_positive_integers(**values: int) -> None:
-    """Raises ValueError unless all are integers of at least 1."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
-
-
 def check_options(name: str, known: Mapping[str, inspect.Parameter], options: Mapping[str, object]) -> None:
     """Raises ValueError for an option that is not known, or is text where it stands for a number."""
     if unknown := sorted(set(options) - set(known)):

@@ -9,9 +9,11 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
+from torchrl.modules import MLP
 from torchrl.objectives import LossModule
 
-from daps_rl.agents.base import Agent, AgentLoss, Score, check_positive_integers
+from daps_rl.agents.base import Agent, AgentLoss, Score
+from daps_rl.functional.checks import check_positive_integers
 from daps_rl.functional.weights import rounding_of
 from daps_rl.objectives import GroupActor
 
@@ -25,14 +27,8 @@ class Critic(TensorDictModuleBase):
     def __init__(self, observation_shape: tuple[int, ...], hidden: int = 128) -> None:
         super().__init__()
         self.in_keys, self.out_keys = ["observation"], ["state_value"]
-        self.layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(math.prod(observation_shape), hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, 1),
-        )
+        mlp = MLP(math.prod(observation_shape), 1, depth=2, num_cells=hidden, activation_class=nn.ReLU)
+        self.layers = nn.Sequential(nn.Flatten(), *mlp)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         value = self.layers(tensordict["observation"][:, 0])  # [B, 1]
@@ -97,11 +93,9 @@ class HostLossAgent(Agent):
     def collect(self, observation: Tensor, score: Score) -> TensorDictBase:
         """Draws codes and has them scored: a tensordict [B, K] as TorchRL's losses read it."""
         batch = (len(observation), self.samples)
-        tensordict = TensorDict(
-            {"observation": observation[:, None].expand(*batch, *observation.shape[1:])}, batch_size=batch
-        )
+        contexts = observation[:, None].expand(*batch, *observation.shape[1:])
         with torch.no_grad():
-            tensordict = self.actor(tensordict)
+            tensordict = self.actor(TensorDict({"observation": contexts}, batch_size=batch))
         reward = score(tensordict["action"], tensordict["action_log_prob"])
         with torch.no_grad():
             tensordict["advantage"], tensordict["value_target"] = self.advantage(tensordict, reward)

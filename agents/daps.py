@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from daps_rl.agents.base import FACTORIZED, Agent, AgentLoss, AgentSpec, Score, check_positive_integers
+from daps_rl.agents.base import FACTORIZED, Agent, AgentLoss, AgentSpec, Score
 from daps_rl.functional import ESS_FRACTION, SAMPLES, mean_effective_sample_size, standardized_reward, target_weights
-from daps_rl.functional.checks import check_kept, check_pooling
+from daps_rl.functional.checks import check_kept, check_pooling, check_positive_integers
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import FixedTemperature, make_trust_region
 

@@ -13,10 +13,10 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torchrl.objectives import A2CLoss, ClipPPOLoss, ReinforceLoss
 
-from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Score, check_positive_integers
+from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Score
 from daps_rl.agents.critic import HostLossAgent, RewardScale
 from daps_rl.functional import SAMPLES, leave_one_out_advantage, standardized_reward
-from daps_rl.functional.checks import check_kept
+from daps_rl.functional.checks import check_kept, check_positive_integers
 
 
 class Reinforce(HostLossAgent):

@@ -19,11 +19,10 @@ from daps_rl.functional import (
     encoding_reward,
     kl_estimate,
 )
-from daps_rl.functional.checks import as_float, check_beta, known
+from daps_rl.functional.checks import as_float, check_beta, check_code_sizes, check_transformer_sizes, known
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
 from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw, score_drawn
-from daps_rl.policies.checks import check_code_sizes, check_transformer_sizes
 from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.priors import UniformCodes
 

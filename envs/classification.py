@@ -55,7 +55,7 @@ class ClassificationBandit(DiscreteProblem):
             )
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         ends = [round(SHARES[0] * len(x)), round(sum(SHARES) * len(x))]
-        self._rows = dict(zip(SPLITS, (order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :]), strict=True))
+        self._rows = dict(zip(SPLITS, order.tensor_split(ends), strict=True))
         self._x, self._y = x, y
         self.name = name
         self.num_tokens, self.vocab_size = 1, int(y.max()) + 1

@@ -43,9 +43,6 @@ class Sides(CodeMask):
         _, pull, _, _ = state
         return torch.ones((*pull.shape[:2], 2), dtype=torch.bool, device=pull.device)
 
-    def of(self, observation: Tensor, codes: Tensor) -> Tensor:
-        return torch.ones((*codes.shape, 2), dtype=torch.bool, device=codes.device)
-
     def advance(self, state: tuple[Tensor, ...], position: int, token: Tensor) -> tuple[Tensor, ...]:
         weights, pull, means, _ = state
         pull = pull + (2 * token - 1).unsqueeze(-1) * weights[..., position]

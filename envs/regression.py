@@ -13,20 +13,17 @@ from daps_rl.envs.problem import Constant
 from daps_rl.envs.search import Search
 from daps_rl.policies import CodeMask
 
-VALUES: dict[str, Callable[[Tensor], Tensor]] = {"x": lambda x: x, "1": torch.ones_like}
-BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "+": torch.add, "-": torch.sub, "*": torch.mul, "/": torch.div,
-}  # fmt: skip
-UNARY: dict[str, Callable[[Tensor], Tensor]] = {
-    "sin": torch.sin, "cos": torch.cos, "exp": torch.exp, "log": torch.log,
-}  # fmt: skip
 END = "end"
-TOKENS = (*VALUES, *BINARY, *UNARY, END)
+OPERATIONS: dict[str, tuple[int, Callable[..., Tensor]]] = {
+    "x": (0, lambda x: x), "1": (0, torch.ones_like),
+    "+": (2, torch.add), "-": (2, torch.sub), "*": (2, torch.mul), "/": (2, torch.div),
+    "sin": (1, torch.sin), "cos": (1, torch.cos), "exp": (1, torch.exp), "log": (1, torch.log), END: (1, lambda y: y),
+}  # fmt: skip
+"""Tokens by name: how many values each takes from those that wait, and what it makes of them (of x if of none)."""
+TOKENS = tuple(OPERATIONS)
 """The vocabulary."""
-GROWTH = Constant(torch.tensor([1] * len(VALUES) + [-1] * len(BINARY) + [0] * len(UNARY) + [0]))
-"""What a token adds to the number of values that wait for an operator."""
-NEEDS = Constant(torch.tensor([0] * len(VALUES) + [2] * len(BINARY) + [1] * len(UNARY) + [1]))
-"""How many must wait for it."""
+NEEDS = Constant(torch.tensor([needs for needs, _ in OPERATIONS.values()]))
+"""How many values must wait for a token. It leaves one in their place."""
 
 NGUYEN: dict[int, tuple[str, Callable[[Tensor], Tensor], tuple[float, float]]] = {
     1: ("x^3 + x^2 + x", lambda x: x**3 + x**2 + x, (-1.0, 1.0)),
@@ -58,16 +55,16 @@ class WellFormed(CodeMask):
 
     def allowed(self, state: tuple[Tensor, Tensor], position: int) -> Tensor:
         waiting, ended = (value.unsqueeze(-1) for value in state)
-        growth, needs = GROWTH.on(waiting.device), NEEDS.on(waiting.device)
+        needs = NEEDS.on(waiting.device)
         left = self.num_tokens - position - 1
         # Each further operator takes one value away, so that `left` of them must do to leave one.
-        allowed = (waiting >= needs) & (waiting + growth - 1 <= left)
+        allowed = (waiting >= needs) & (waiting - needs <= left)
         end = torch.arange(len(TOKENS), device=waiting.device) == TOKENS.index(END)
         return torch.where(ended, end, allowed & (~end | (waiting == 1)))
 
     def advance(self, state: tuple[Tensor, Tensor], position: int, token: Tensor) -> tuple[Tensor, Tensor]:
         waiting, ended = state
-        return waiting + GROWTH.on(token.device)[token], ended | (token == TOKENS.index(END))
+        return waiting + 1 - NEEDS.on(token.device)[token], ended | (token == TOKENS.index(END))
 
 
 class Nguyen(Search):
@@ -112,20 +109,17 @@ class Nguyen(Search):
         waiting = torch.zeros(shape, dtype=torch.int64, device=codes.device)
         valid, ended = torch.ones_like(waiting, dtype=torch.bool), torch.zeros_like(waiting, dtype=torch.bool)
         for token in codes.unbind(-1):
-            end = token == TOKENS.index(END)
-            valid &= (waiting >= NEEDS.on(codes.device)[token]) & (end | ~ended) & (~end | (waiting == 1))
+            end, needs = token == TOKENS.index(END), NEEDS.on(codes.device)[token]
+            valid &= (waiting >= needs) & (end | ~ended) & (~end | (waiting == 1))
             ended |= end
-            first, second = (_at(stack, waiting - back) for back in (1, 2))  # the last value, and the one before it
+            top = waiting[..., None, None] - torch.arange(1, 3, device=codes.device)[:, None]  # [..., 2, 1]
+            # The last value, and the one before it; any where there is none. [..., 20] each.
+            first, second = stack.take_along_dim(top.clamp(0, self.num_tokens + 1), -2).unbind(-2)
             made = torch.zeros_like(first)
-            for i, name in enumerate(TOKENS):
-                if name in VALUES:
-                    result = VALUES[name](x.expand_as(first))
-                elif name in BINARY:
-                    result = BINARY[name](second, first)
-                else:
-                    result = UNARY[name](first) if name in UNARY else first
-                made = torch.where((token == i).unsqueeze(-1), result, made)
-            waiting = waiting + GROWTH.on(codes.device)[token]
+            operands = ((x.expand_as(first),), (first,), (second, first))
+            for i, (count, function) in enumerate(OPERATIONS.values()):
+                made = torch.where((token == i).unsqueeze(-1), function(*operands[count]), made)
+            waiting = waiting + 1 - needs
             valid &= waiting >= 1
             place = (waiting - 1).clamp(0, self.num_tokens)
             here = F.one_hot(place, stack.shape[-2]).bool().unsqueeze(-1)  # [..., T + 2, 1]
@@ -146,17 +140,11 @@ def infix(code: Tensor) -> str:
     """A formula as one writes it by hand, with all brackets. [T] → text."""
     waiting: list[str] = []
     for name in (TOKENS[token] for token in code.tolist()):
-        if name in BINARY:
+        if OPERATIONS[name][0] == 2:
             right, left = waiting.pop(), waiting.pop()
             waiting.append(f"({left} {name} {right})")
-        elif name in UNARY:
-            waiting.append(f"{name}({waiting.pop()})")
-        elif name != END:
+        elif OPERATIONS[name][0] == 0:
             waiting.append(name)
+        elif name != END:
+            waiting.append(f"{name}({waiting.pop()})")
     return waiting[0]
-
-
-def _at(stack: Tensor, index: Tensor) -> Tensor:
-    """[..., S, N] at [...] → [..., N]; the first where there is none."""
-    where = index.clamp(0, stack.shape[-2] - 1)[..., None, None].expand(*index.shape, 1, stack.shape[-1])
-    return stack.gather(-2, where).squeeze(-2)

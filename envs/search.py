@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from daps_rl.data import Splits
+from daps_rl.data import SPLITS, Splits
 from daps_rl.envs.problem import Constant, DiscreteProblem
 
 
@@ -26,8 +26,7 @@ class Search(DiscreteProblem):
     }  # fmt: skip
 
     def splits(self) -> Splits:
-        one = torch.ones(1, 1)
-        parts = {"train": one, "validation": one, "test": one}
+        parts = dict.fromkeys(SPLITS, torch.ones(1, 1))
         return Splits(name=self.name, **parts, likelihood="gaussian", value_range=(0.0, 1.0))
 
 

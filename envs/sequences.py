@@ -9,29 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.config import ModelConfig
-from daps_rl.envs.problem import DiscreteProblem
-from daps_rl.policies.layers import EncoderBlock, sinusoidal_positions
+from daps_rl.envs.problem import DiscreteProblem, transformer_sizes
+from daps_rl.policies import ItemEncoder
+from daps_rl.policies.layers import sinusoidal_positions
 
 DIGITS = 10
 
 
-class PromptEncoder(nn.Module):
+class PromptEncoder(ItemEncoder):
     """Transformer over a prompt of tokens, given as whole numbers in floating point. [B, L] → [B, L, D]."""
 
     def __init__(self, length: int, vocab_size: int, config: ModelConfig) -> None:
-        super().__init__()
-        dim = config.embed_dim
-        self.embed = nn.Embedding(vocab_size, dim)
-        self.positions: Tensor
-        self.register_buffer("positions", sinusoidal_positions(length, dim), persistent=False)
-        blocks = (EncoderBlock(dim, config.num_heads, config.mlp_ratio) for _ in range(config.num_layers))
-        self.blocks, self.norm = nn.ModuleList(blocks), nn.LayerNorm(dim)
+        super().__init__(nn.Embedding(vocab_size, config.embed_dim), **transformer_sizes(config))
+        self.positions = nn.Buffer(sinusoidal_positions(length, config.embed_dim), persistent=False)
 
     def forward(self, prompt: Tensor) -> Tensor:
-        x = self.embed(prompt.long()) + self.positions
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.mix(self.embed(prompt.long()) + self.positions)
 
 
 class Answers(DiscreteProblem):

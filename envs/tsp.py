@@ -45,7 +45,7 @@ class TSP(DiscreteProblem):
         return torch.rand(count, self.num_tokens, 2, generator=generator)
 
     def reward(self, target: Tensor, codes: Tensor) -> Tensor:
-        where = target.expand(*codes.shape[:2], -1, -1).gather(2, codes.unsqueeze(-1).expand(-1, -1, -1, 2))
+        where = target.take_along_dim(codes.unsqueeze(-1), 2)  # [B, K, n, 2]
         length = (where - where.roll(-1, 2)).norm(dim=-1).sum(-1)  # [B, K]
         everywhere = torch.zeros_like(codes).scatter(-1, codes, 1).all(-1)
         return -torch.where(everywhere, length, 2.0 * self.num_tokens)

@@ -316,13 +316,13 @@ def fit(decoder: CodeDecoder, x, codes, steps=60):
         (lambda: ResNetDecoder(64, V, (3, 4, 4)), r"no more tokens than pixels along a side, got 64"),
         (lambda: ResNetDecoder(31, V, (3, 28, 28)), r"no more tokens than pixels along a side, got 31"),
         (lambda: ResNetDecoder(16, V, (1, 8, 8), norm="layer"), "norm must be one of group, batch, none, got 'layer'"),
-        (lambda: ResNetDecoder(16, V, (1, 8, 8), channels=0), "channels must be >= 1, got 0"),
-        (lambda: ResNetDecoder(16, V, (1, 8, 8), num_blocks=0), "num_blocks must be >= 1, got 0"),
+        (lambda: ResNetDecoder(16, V, (1, 8, 8), channels=0), "channels must be an integer >= 1, got 0"),
+        (lambda: ResNetDecoder(16, V, (1, 8, 8), num_blocks=0), "num_blocks must be an integer >= 1, got 0"),
         (lambda: ResNetDecoder(0, V, (1, 8, 8)), "num_tokens must be >= 1"),
         (lambda: SequenceDecoder(16, V, (1, 8, 8)), r"must be \(L, D\) for a SequenceDecoder, got \(1, 8, 8\)"),
         (lambda: SequenceDecoder(16, V, (8, 2), embed_dim=6), "multiple of num_heads"),
-        (lambda: SequenceDecoder(16, V, (8, 2), channels=0), "channels must be >= 1, got 0"),
-        (lambda: MLPDecoder(4, V, (3,), embed_dim=0), "embed_dim must be >= 1, got 0"),
+        (lambda: SequenceDecoder(16, V, (8, 2), channels=0), "channels must be an integer >= 1, got 0"),
+        (lambda: MLPDecoder(4, V, (3,), embed_dim=0), "embed_dim must be an integer >= 1, got 0"),
     ],
 )
 def test_what_cannot_be_built_is_refused(build, message):

@@ -17,7 +17,7 @@ from daps_rl.config import make_config
 from daps_rl.envs import Constant, find_problem
 from daps_rl.envs.classification import ClassificationBandit
 from daps_rl.envs.maxcut import OneCut, Sides
-from daps_rl.envs.regression import BINARY, END, NGUYEN, TOKENS, UNARY, Nguyen, infix
+from daps_rl.envs.regression import END, NGUYEN, TOKENS, Nguyen, infix
 from daps_rl.envs.search import NKLandscape
 
 # Rewards
@@ -172,6 +172,9 @@ def test_brackets_by_striking_out_pairs():
             expected.append(begun / 3 + closes(text))
         reward = problem.reward(prompt[None, None], codes[None])[0]
         torch.testing.assert_close(reward, torch.tensor(expected))
+
+
+BINARY, UNARY = ("+", "-", "*", "/"), ("sin", "cos", "exp", "log")
 
 
 def formula(code: tuple[int, ...]) -> str | None:

@@ -2,39 +2,20 @@
 
 from torch import nn
 
-from daps_rl.decoders.base import CodeDecoder
-from daps_rl.decoders.likelihoods import (
-    LIKELIHOODS,
-    BernoulliLikelihood,
-    CategoricalLikelihood,
-    FixedGaussianLikelihood,
-    GaussianLikelihood,
-    Likelihood,
-)
-from daps_rl.decoders.mlp import MLPDecoder
-from daps_rl.decoders.resnet import ResNetDecoder
-from daps_rl.decoders.reward import RewardDecoder, RewardDistribution
-from daps_rl.decoders.sequence import SequenceDecoder
-from daps_rl.decoders.strokes import StrokeDecoder, StrokeRenderer
-
-__all__ = [
-    "DECODERS",
-    "LIKELIHOODS",
-    "BernoulliLikelihood",
-    "CategoricalLikelihood",
-    "CodeDecoder",
-    "FixedGaussianLikelihood",
-    "GaussianLikelihood",
-    "Likelihood",
-    "MLPDecoder",
-    "ResNetDecoder",
-    "RewardDecoder",
-    "RewardDistribution",
-    "SequenceDecoder",
-    "StrokeDecoder",
-    "StrokeRenderer",
-    "suitable_decoder",
-]
+from daps_rl.decoders.base import CodeDecoder as CodeDecoder
+from daps_rl.decoders.likelihoods import LIKELIHOODS as LIKELIHOODS
+from daps_rl.decoders.likelihoods import BernoulliLikelihood as BernoulliLikelihood
+from daps_rl.decoders.likelihoods import CategoricalLikelihood as CategoricalLikelihood
+from daps_rl.decoders.likelihoods import FixedGaussianLikelihood as FixedGaussianLikelihood
+from daps_rl.decoders.likelihoods import GaussianLikelihood as GaussianLikelihood
+from daps_rl.decoders.likelihoods import Likelihood as Likelihood
+from daps_rl.decoders.mlp import MLPDecoder as MLPDecoder
+from daps_rl.decoders.resnet import ResNetDecoder as ResNetDecoder
+from daps_rl.decoders.reward import RewardDecoder as RewardDecoder
+from daps_rl.decoders.reward import RewardDistribution as RewardDistribution
+from daps_rl.decoders.sequence import SequenceDecoder as SequenceDecoder
+from daps_rl.decoders.strokes import StrokeDecoder as StrokeDecoder
+from daps_rl.decoders.strokes import StrokeRenderer as StrokeRenderer
 
 DECODERS: dict[str, type[nn.Module]] = {
     "mlp": MLPDecoder,

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps_rl.decoders.likelihoods import BernoulliLikelihood, Likelihood
-from daps_rl.functional.checks import as_float
-from daps_rl.policies.checks import check_code_sizes
+from daps_rl.functional.checks import as_float, check_code_sizes, check_positive_integers
 
 LAST_LAYER_SCALE = 0.3  # of a usual start, in units of the likelihood's scale
 
@@ -49,7 +48,7 @@ class CodeDecoder(nn.Module):
     ) -> None:
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
-        check_positive(embed_dim=embed_dim)
+        check_positive_integers(embed_dim=embed_dim)
         self.num_tokens, self.vocab_size, self.embed_dim = num_tokens, vocab_size, embed_dim
         self.observation_shape = tuple(observation_shape)
         self.likelihood = likelihood or BernoulliLikelihood()
@@ -77,10 +76,3 @@ class CodeDecoder(nn.Module):
         outputs = as_float(self.outputs(embedded.reshape(-1, *embedded.shape[-2:])))
         outputs = outputs.reshape(*embedded.shape[:-2], *outputs.shape[1:])  # [..., P, *x]
         return self.likelihood(outputs, len(self.observation_shape))
-
-
-def check_positive(**sizes: int) -> None:
-    """Raises ValueError unless every size is at least one."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be >= 1, got {size}.")

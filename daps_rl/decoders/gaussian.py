@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, Independent, Normal
 
-from daps_rl.policies.distribution import SampleShape
-
 ENTRIES_AT_A_TIME = 2**20  # what the intermediate results of a log-density hold at most, or one row's
 
 
-class DiagonalGaussian(Distribution):
+class DiagonalGaussian(Independent):
     """N(mean, diag exp(log_variance)) with a clamped log-variance, from a decoder's outputs.
 
-    The values are those of `Independent(Normal)`. In training its log_prob keeps mean, log-variance and x alone for
-    the backward pass, where that one keeps four further tensors of the data's size per code.
+    An `Independent(Normal)` whose base is made when it is asked for. In training its log_prob keeps mean, log-variance
+    and x alone for the backward pass, where that one's keeps four further tensors of the data's size per code.
 
     A hard clamp has no gradient beyond its bounds: a variance that starts there would never come back. Here the
     gradient at the bound is passed on where descending it leads back inside, and is zero where it leads further out.
@@ -33,42 +31,22 @@ class DiagonalGaussian(Distribution):
         code (`identity_if_towards`).
     """
 
-    arg_constraints: ClassVar[dict] = {}
-    has_rsample = True
-
     def __init__(self, outputs: Tensor, bounds: tuple[float, float], event_dims: int) -> None:
-        self.outputs, self.bounds = outputs, bounds
+        self.outputs, self.bounds, self.reinterpreted_batch_ndims = outputs, bounds, event_dims
         batch_dims = outputs.ndim - event_dims - 1
-        super().__init__(outputs.shape[:batch_dims], outputs.shape[batch_dims + 1 :], validate_args=False)
+        shapes = outputs.shape[:batch_dims], outputs.shape[batch_dims + 1 :]
+        Distribution.__init__(self, *shapes, validate_args=False)  # without a base: see `base_dist`
+
+    @property
+    def base_dist(self) -> Normal:
+        """Clamped."""
+        deviation = (0.5 * self.outputs.select(len(self.batch_shape), 1).clamp(*self.bounds)).exp()
+        return Normal(self.mean, deviation, validate_args=False)
 
     @property
     def mean(self) -> Tensor:
         """[*batch_shape, *event_shape]."""
         return self.outputs.select(len(self.batch_shape), 0)
-
-    @property
-    def mode(self) -> Tensor:
-        """The mean."""
-        return self.mean
-
-    @property
-    def _normal(self) -> Independent:
-        """The same as torch has it."""
-        deviation = (0.5 * self.outputs.select(len(self.batch_shape), 1).clamp(*self.bounds)).exp()
-        return Independent(Normal(self.mean, deviation, validate_args=False), len(self.event_shape))
-
-    @property
-    def variance(self) -> Tensor:
-        """Clamped. [*batch_shape, *event_shape]."""
-        return self._normal.variance
-
-    def rsample(self, sample_shape: SampleShape = torch.Size()) -> Tensor:  # noqa: B008 (torch's own form)
-        """Draws with a gradient. [*sample_shape, *batch_shape, *event_shape]."""
-        return self._normal.rsample(torch.Size(sample_shape))
-
-    def entropy(self) -> Tensor:
-        """In nats. [*batch_shape]."""
-        return self._normal.entropy()
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log N(value), in nats; value is broadcast against [*batch_shape, *event_shape]. [*batch_shape]."""

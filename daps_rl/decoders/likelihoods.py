@@ -94,12 +94,7 @@ class GaussianLikelihood(Likelihood):
                 f"variances must satisfy 0 < min_variance < max_variance, got {min_variance} and {max_variance}; "
                 "the published clamp for standardised images is 0.01 to 1."
             )
-        self.min_variance, self.max_variance = min_variance, max_variance
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Of the log-variance."""
-        return math.log(self.min_variance), math.log(self.max_variance)
+        self.bounds = math.log(min_variance), math.log(max_variance)  # of the log-variance
 
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
         return DiagonalGaussian(outputs, self.bounds, event_dims)

@@ -16,7 +16,7 @@ class MLPDecoder(CodeDecoder):
     """p(x|z) by dense layers: codes [..., T] → a distribution over x, batch shape [...].
 
     Args:
-        num_tokens, vocab_size, observation_shape, embed_dim, and parts (likelihood, embed): see `CodeDecoder`.
+        num_tokens, vocab_size, observation_shape, and parts (likelihood, embed_dim, embed): see `CodeDecoder`.
         hidden: widths of the hidden layers; (64, 256) are the published ones.
         data_mean: mean of the training data [*observation_shape], where the reconstructions start.
     """
@@ -29,14 +29,13 @@ class MLPDecoder(CodeDecoder):
         vocab_size: int,
         observation_shape: tuple[int, ...],
         *,
-        embed_dim: int = 64,
         hidden: tuple[int, ...] = (64, 256),
         data_mean: Tensor | None = None,
         **parts: Any,
     ) -> None:
-        super().__init__(num_tokens, vocab_size, observation_shape, embed_dim=embed_dim, **parts)
+        super().__init__(num_tokens, vocab_size, observation_shape, **parts)
         outputs = self.likelihood.outputs_per_entry * math.prod(self.observation_shape)
-        widths = (num_tokens * embed_dim, *hidden, outputs)
+        widths = (num_tokens * self.embed_dim, *hidden, outputs)
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]

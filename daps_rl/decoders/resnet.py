@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder, check_positive
+from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder
 from daps_rl.decoders.resampling import initialize, make_norm, plan_resampling, spread
+from daps_rl.functional.checks import check_positive_integers
 from daps_rl.policies.observation import Patches
 
 
@@ -43,9 +44,9 @@ class ResNetDecoder(CodeDecoder):
     number. Batch norm also counts a microbatch as the batch.
 
     Args:
-        num_tokens, vocab_size, and parts (likelihood, embed): see `CodeDecoder`.
+        num_tokens, vocab_size, and parts (likelihood, embed_dim, embed): see `CodeDecoder`. The published embed_dim is
+            128.
         observation_shape: (C, H, W).
-        embed_dim: of a token; the published one is 128.
         channels: of the residual blocks.
         num_blocks: residual blocks.
         norm: "group", "batch" (published) or "none".
@@ -66,19 +67,18 @@ class ResNetDecoder(CodeDecoder):
         vocab_size: int,
         observation_shape: tuple[int, ...],
         *,
-        embed_dim: int = 64,
         channels: int = 64,
         num_blocks: int = 2,
         norm: str = "group",
         data_mean: Tensor | None = None,
         **parts: Any,
     ) -> None:
-        super().__init__(num_tokens, vocab_size, observation_shape, embed_dim=embed_dim, **parts)
-        check_positive(channels=channels, num_blocks=num_blocks)
+        super().__init__(num_tokens, vocab_size, observation_shape, **parts)
+        check_positive_integers(channels=channels, num_blocks=num_blocks)
         self.grid = image_grid(num_tokens, self.observation_shape)
         doublings, self.start = plan_resampling(self.grid, self.observation_shape[1:])
         self.residual = nn.Sequential(
-            nn.Conv2d(embed_dim, channels, 3, padding=1),
+            nn.Conv2d(self.embed_dim, channels, 3, padding=1),
             *(ResidualBlock(channels, norm) for _ in range(num_blocks)),
             nn.ReLU(inplace=True),
         )

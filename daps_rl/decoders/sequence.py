@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder, check_positive
+from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder
 from daps_rl.decoders.resampling import initialize, make_norm, plan_resampling, spread
-from daps_rl.policies.checks import check_transformer_sizes
+from daps_rl.functional.checks import check_positive_integers, check_transformer_sizes
 from daps_rl.policies.layers import EncoderBlock, sinusoidal_positions
 
 
@@ -53,7 +53,7 @@ class SequenceDecoder(CodeDecoder):
         **parts: Any,
     ) -> None:
         super().__init__(num_tokens, vocab_size, observation_shape, embed_dim=embed_dim, **parts)
-        check_positive(channels=channels)
+        check_positive_integers(channels=channels)
         check_transformer_sizes(embed_dim, num_heads, num_blocks)
         if len(self.observation_shape) != 2:
             raise ValueError(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps_rl.decoders.likelihoods import FixedGaussianLikelihood, Likelihood
-from daps_rl.policies.checks import check_code_sizes
+from daps_rl.functional.checks import check_code_sizes
 from daps_rl.policies.lattice import LatticeEmbedding
 
 TOKENS_PER_STROKE = 7  # the x and y of start, bend and end, and the ink

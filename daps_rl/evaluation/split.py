@@ -216,10 +216,8 @@ class _Pass:
         if "kl" in columns:
             columns["elbo"] = beta_elbo(columns["log_likelihood"], columns["kl"], 1.0)
             columns["beta_elbo"] = beta_elbo(columns["log_likelihood"], columns["kl"], beta)
-        metrics: dict[str, float | None] = {
-            name: columns[name].mean().item() if name in columns else None for name in PER_DATUM
-        }
-        metrics |= {name: values.mean().item() for name, values in columns.items() if name not in PER_DATUM}
+        metrics: dict[str, float | None] = dict.fromkeys(PER_DATUM)
+        metrics |= {name: values.mean().item() for name, values in columns.items()}
         bounds = columns.get("importance_bound")
         metrics["enumerated_codes"] = self.enumerated
         metrics["importance_samples"] = None if bounds is None else self.importance_samples

@@ -1,4 +1,4 @@
-"""Checks of arguments, shared by the functional modules."""
+"""Checks of arguments, and the precision that everything is computed in."""
 
 from __future__ import annotations
 
@@ -27,6 +27,41 @@ def check_same_shape(**tensors: Tensor) -> None:
                 f"{name} must have the shape of {first}, {tuple(reference.shape)}, got {tuple(value.shape)}; "
                 "no axis is inferred or broadcast."
             )
+
+
+def check_positive_integers(**values: int) -> None:
+    """Raises ValueError unless all are integers of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+
+
+def check_code_sizes(num_tokens: int, vocab_size: int) -> None:
+    """Raises ValueError unless there is at least one token and two codes per token."""
+    if num_tokens < 1 or vocab_size < 2:
+        raise ValueError(
+            f"num_tokens must be >= 1 and vocab_size >= 2, got {num_tokens} and {vocab_size}; "
+            "a code of 8 tokens of 256 has 64 bits."
+        )
+
+
+def check_transformer_sizes(embed_dim: int, num_heads: int, num_layers: int) -> None:
+    """Raises ValueError unless num_heads divides embed_dim and all are positive."""
+    if min(embed_dim, num_heads, num_layers) < 1 or embed_dim % num_heads:
+        raise ValueError(
+            f"embed_dim must be a positive multiple of num_heads and num_layers >= 1, got embed_dim={embed_dim}, "
+            f"num_heads={num_heads}, num_layers={num_layers}; the published sizes are 64 or 128 with 4 heads."
+        )
+
+
+def check_codes(codes: Tensor, num_tokens: int, batch_shape: torch.Size) -> None:
+    """Raises ValueError unless codes are int64 [*S, *batch_shape, T]."""
+    expected = (*batch_shape, num_tokens)
+    if codes.dtype != torch.int64 or tuple(codes.shape[-len(expected) :]) != expected:
+        raise ValueError(
+            f"codes must be int64 of shape [..., {', '.join(map(str, expected))}] (samples, contexts, tokens), "
+            f"got {codes.dtype} of shape {tuple(codes.shape)}; move the samples in front."
+        )
 
 
 def known(flag: Tensor) -> bool:

@@ -17,8 +17,6 @@ SAMPLES = 8
 """K, codes per context: the method's published default, which stands here alone."""
 ESS_FRACTION = 0.33
 """Effective sample size that the temperature is set for, as a fraction of K; published."""
-
-
 ROUNDING = 8
 """Units in the last place of a context's largest reward: rewards that differ by less differ by rounding alone."""
 
@@ -84,6 +82,47 @@ def target_weights(
     normaliser = torch.logaddexp(torch.logsumexp(scores, dim=-1, keepdim=True), prior)  # of K + c samples
     weights = (scores - normaliser).exp() * ((reward.shape[-1] + pooling) / reward.shape[-1])
     return torch.where(normaliser == -math.inf, 1.0 / reward.shape[-1], weights)
+
+
+def leave_one_out_advantage(reward: Tensor) -> Tensor:
+    """Reward minus the mean reward of the other K − 1 codes: R_k − (1/(K−1)) Σ_{j≠k} R_j, in nats.
+
+    The baseline does not depend on the code it is subtracted from, so that the policy gradient stays unbiased.
+
+    Args:
+        reward: larger is better; no gradient flows. [B, K], K >= 2.
+    Returns:
+        [B, K], each row sums to 0.
+    References:
+        Kool et al. (2019), Buy 4 REINFORCE samples, get a baseline for free.
+    """
+    _check_group(reward)
+    equal = (shifted_reward(reward) == 0).all(-1, keepdim=True)  # whose mean may be off by rounding
+    reward = as_float(reward.detach())
+    k = reward.shape[-1]
+    return torch.where(equal, 0.0, (reward - reward.mean(-1, keepdim=True)) * (k / (k - 1)))
+
+
+def standardized_reward(reward: Tensor) -> Tensor:
+    """Reward in units of its group: (R_k − mean) / std, without units. Groups of equal rewards give 0.
+
+    Where the deviation is below what rounding makes of rewards of that size, that stands in for it.
+
+    Args:
+        reward: larger is better; no gradient flows. [B, K], K >= 2.
+    References:
+        Shao et al. (2024), DeepSeekMath (GRPO), section 4.1; arXiv 2604.06159 (TPO).
+    """
+    _check_group(reward)
+    shifted = shifted_reward(reward)  # equal rewards are 0 then, of whatever size they were
+    centered = shifted - shifted.mean(-1, keepdim=True)
+    return centered / shifted.std(-1, keepdim=True).maximum(rounding_of(as_float(reward.detach())))
+
+
+def _check_group(reward: Tensor) -> None:
+    check_matrix("reward", reward)
+    if reward.shape[-1] < 2:
+        raise ValueError("reward must hold at least two codes per context, [B, K] with K >= 2; raise samples.")
 
 
 def one_sample_groups(weights: Tensor) -> Tensor:
@@ -191,44 +230,3 @@ def mean_of_kept(values: Tensor, kept: KeptSamples | None) -> Tensor:
     if kept is None:
         return values.mean()
     return (values / kept.probability).sum() / kept.probability.reciprocal().sum()
-
-
-def leave_one_out_advantage(reward: Tensor) -> Tensor:
-    """Reward minus the mean reward of the other K − 1 codes: R_k − (1/(K−1)) Σ_{j≠k} R_j, in nats.
-
-    The baseline does not depend on the code it is subtracted from, so that the policy gradient stays unbiased.
-
-    Args:
-        reward: larger is better; no gradient flows. [B, K], K >= 2.
-    Returns:
-        [B, K], each row sums to 0.
-    References:
-        Kool et al. (2019), Buy 4 REINFORCE samples, get a baseline for free.
-    """
-    _check_group(reward)
-    equal = (shifted_reward(reward) == 0).all(-1, keepdim=True)  # whose mean may be off by rounding
-    reward = as_float(reward.detach())
-    k = reward.shape[-1]
-    return torch.where(equal, 0.0, (reward - reward.mean(-1, keepdim=True)) * (k / (k - 1)))
-
-
-def standardized_reward(reward: Tensor) -> Tensor:
-    """Reward in units of its group: (R_k − mean) / std, without units. Groups of equal rewards give 0.
-
-    Where the deviation is below what rounding makes of rewards of that size, that stands in for it.
-
-    Args:
-        reward: larger is better; no gradient flows. [B, K], K >= 2.
-    References:
-        Shao et al. (2024), DeepSeekMath (GRPO), section 4.1; arXiv 2604.06159 (TPO).
-    """
-    _check_group(reward)
-    shifted = shifted_reward(reward)  # equal rewards are 0 then, of whatever size they were
-    centered = shifted - shifted.mean(-1, keepdim=True)
-    return centered / shifted.std(-1, keepdim=True).maximum(rounding_of(as_float(reward.detach())))
-
-
-def _check_group(reward: Tensor) -> None:
-    check_matrix("reward", reward)
-    if reward.shape[-1] < 2:
-        raise ValueError("reward must hold at least two codes per context, [B, K] with K >= 2; raise samples.")

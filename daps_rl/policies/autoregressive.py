@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.functional import tokenwise_kl
-from daps_rl.functional.checks import as_float, casting_once
-from daps_rl.policies.checks import check_code_sizes, check_codes, check_transformer_sizes
+from daps_rl.functional.checks import as_float, casting_once, check_code_sizes, check_codes, check_transformer_sizes
 from daps_rl.policies.code_transformer import CodeTransformer, Context, MaskedSteps
 from daps_rl.policies.distribution import Drawn, RelaxedCodes, RelaxTokens, SequentialCodes, choose_token
 from daps_rl.policies.layers import GrowingCache, KeyValueCache

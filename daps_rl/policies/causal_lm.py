@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_rl.functional import encoding_reward
-from daps_rl.functional.checks import as_float, check_beta
-from daps_rl.policies.checks import check_code_sizes, check_codes
+from daps_rl.functional.checks import as_float, check_beta, check_code_sizes, check_codes
 from daps_rl.policies.distribution import Drawn, SequentialCodes, choose_token
 
 OPTIONAL = ("position_ids", "past_key_values", "use_cache")  # passed to models that take them, or **kwargs

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import register_kl
 
 from daps_rl.functional import draw_categorical, tokenwise_kl
-from daps_rl.functional.checks import as_float
-from daps_rl.policies.checks import check_code_sizes, check_codes
+from daps_rl.functional.checks import as_float, check_code_sizes, check_codes
 from daps_rl.policies.distribution import DiscreteCodes, RelaxedCodes, RelaxTokens, SampleShape
 from daps_rl.policies.observation import TokenEncoder
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daps_rl.functional.checks import in_full_precision
-from daps_rl.policies.checks import check_transformer_sizes
+from daps_rl.functional.checks import check_transformer_sizes, in_full_precision
 from daps_rl.policies.layers import CrossAttention, EncoderBlock, sinusoidal_positions
 
 
@@ -65,14 +64,21 @@ class ItemEncoder(nn.Module):
     """Transformer over a set of items: permuting them permutes what comes out. [B, N, F] → [B, N, D].
 
     Instead of the patch transformer: `AutoregressivePolicy(..., encoder=ItemEncoder(2, 64))` for two features an item.
+    `features` may also be a module that embeds the items.
     """
 
     def __init__(
-        self, features: int, embed_dim: int, *, num_heads: int = 4, num_layers: int = 3, mlp_ratio: float = 4.0
+        self,
+        features: int | nn.Module,
+        embed_dim: int,
+        *,
+        num_heads: int = 4,
+        num_layers: int = 3,
+        mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
         check_transformer_sizes(embed_dim, num_heads, num_layers)
-        self.embed = nn.Linear(features, embed_dim)
+        self.embed = features if isinstance(features, nn.Module) else nn.Linear(features, embed_dim)
         self.blocks = nn.ModuleList(EncoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
 
@@ -89,12 +95,12 @@ class ItemEncoder(nn.Module):
 class ObservationEncoder(ItemEncoder):
     """Transformer over num_patches = P patches of an observation. [B, *observation_shape] → [B, P, embed_dim].
 
-    Options are those of `ItemEncoder`.
+    The other sizes are those of `ItemEncoder`.
     """
 
-    def __init__(self, observation_shape: tuple[int, ...], *, num_patches: int, embed_dim: int, **options: Any) -> None:
+    def __init__(self, observation_shape: tuple[int, ...], *, num_patches: int, embed_dim: int, **sizes: Any) -> None:
         patches = Patches(observation_shape, num_patches)
-        super().__init__(patches.patch_dim, embed_dim, **options)
+        super().__init__(patches.patch_dim, embed_dim, **sizes)
         self.patches = patches
         self.positions = nn.Buffer(sinusoidal_positions(num_patches, embed_dim), persistent=False)
 

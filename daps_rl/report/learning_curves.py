@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -93,27 +93,14 @@ def plot_learning_curves(
         if not axes.lines:
             axes.set_yticks([])
             axes.grid(visible=False)
-    steps = _series(rows, "step").steps
+    steps, _ = _series(rows, "step")
     if len(steps) == 1:
         elbo.set_xlim(steps[0] - 1, steps[0] + 1)
     save(figure, path)
 
 
-class _Series(NamedTuple):
-    """The finite values of one key, ordered by step. [n] each."""
-
-    steps: np.ndarray
-    values: np.ndarray
-
-    def thin(self) -> _Series:
-        """At most 2000 evenly spread entries, first and last among them."""
-        if len(self.steps) <= _MAX_POINTS:
-            return self
-        chosen = np.linspace(0, len(self.steps) - 1, _MAX_POINTS).astype(int)
-        return _Series(self.steps[chosen], self.values[chosen])
-
-
-def _series(rows: Sequence[Mapping[str, Any]], key: str) -> _Series:
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """Returns the steps at which a key is finite, in order, and its values there. [2, n]."""
     points: dict[float, float] = {}
     for index, row in enumerate(rows):
         step, value = row.get("step"), row.get(key)
@@ -128,8 +115,13 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> _Series:
             ) from error
         if math.isfinite(step) and math.isfinite(value):
             points[step] = value
-    steps = np.array(sorted(points))
-    return _Series(steps, np.array([points[step] for step in steps]))
+    return np.array(sorted(points.items())).reshape(-1, 2).T
+
+
+def _thin(curve: np.ndarray) -> np.ndarray:
+    """Returns at most 2000 evenly spread points of a curve, first and last among them. [2, n]."""
+    number = curve.shape[1]
+    return curve[:, np.linspace(0, number - 1, min(number, _MAX_POINTS)).round().astype(int)]
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -139,50 +131,50 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return uniform_filter1d(values, 2 * max(1, round(len(values) * _SMOOTHING / 2)) + 1, mode="mirror")
 
 
-def _draw_curve(axes: Axes, curve: _Series, colour: str, label: str) -> None:
+def _draw_curve(axes: Axes, curve: np.ndarray, colour: str, label: str) -> None:
     """Draws a curve: faint as logged, strong as smoothed; a short one as it is, with its points."""
-    if len(curve.steps) >= _MIN_TO_SMOOTH:
-        axes.plot(*curve.thin(), color=colour, linewidth=0.7, alpha=0.3)
-        axes.plot(*curve._replace(values=_smooth(curve.values)).thin(), color=colour, linewidth=1.8, label=label)
-    elif len(curve.steps):
+    if curve.shape[1] >= _MIN_TO_SMOOTH:
+        axes.plot(*_thin(curve), color=colour, linewidth=0.7, alpha=0.3)
+        axes.plot(*_thin(np.stack((curve[0], _smooth(curve[1])))), color=colour, linewidth=1.8, label=label)
+    elif curve.size:
         axes.plot(*curve, color=colour, linewidth=1.6, marker="o", markersize=3.5, label=label)
 
 
-def _draw_reference(axes: Axes, reference: _Series, label: str) -> None:
+def _draw_reference(axes: Axes, reference: np.ndarray, label: str) -> None:
     """Draws a dashed line."""
-    if len(reference.values):
-        axes.plot(*reference.thin(), color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label=label)
+    if reference.size:
+        axes.plot(*_thin(reference), color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label=label)
 
 
-def _draw_beta_elbo(axes: Axes, train: _Series, validation: _Series) -> None:
+def _draw_beta_elbo(axes: Axes, train: np.ndarray, validation: np.ndarray) -> None:
     _draw_curve(axes, train, BLUE, "train")
-    if len(validation.steps):
+    if validation.size:
         look: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
-        axes.plot(*validation.thin(), ls="", color=VERMILION, label="validation", **look)
+        axes.plot(*_thin(validation), ls="", color=VERMILION, label="validation", **look)
     if axes.lines:
-        low, high = limits_after_the_first(_FIRST_SHARE, [train.values, validation.values])
+        low, high = limits_after_the_first(_FIRST_SHARE, [train[1], validation[1]])
         axes.set_ylim(low, high)
-        below = int((train.values < low).sum() + (validation.values < low).sum())
+        below = int((train[1] < low).sum() + (validation[1] < low).sum())
         _add_legend(axes, "lower right", f"points below the panel: {below}" if below else None)
 
 
-def _draw_ess(axes: Axes, ess: _Series, target: _Series) -> None:
+def _draw_ess(axes: Axes, ess: np.ndarray, target: np.ndarray) -> None:
     _draw_curve(axes, ess, GREEN, "batch mean")
-    _draw_reference(axes, target, f"target {target.values[-1]:.3g}" if len(target.values) else "target")
+    _draw_reference(axes, target, f"target {target[1, -1]:.3g}" if target.size else "target")
     if axes.lines:
         axes.set_ylim(0.0, 1.02)
         _add_legend(axes, "upper right")
 
 
-def _draw_temperature(axes: Axes, temperature: _Series, floor: _Series) -> None:
+def _draw_temperature(axes: Axes, temperature: np.ndarray, floor: np.ndarray) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     # What is 0, as a floor may be, has no place on a log axis.
-    temperature, floor = (_Series(*(part[of.values > 0] for part in of)) for of in (temperature, floor))
+    temperature, floor = (curve[:, curve[1] > 0] for curve in (temperature, floor))
     _draw_curve(axes, temperature, VERMILION, "temperature τ")
     _draw_reference(axes, floor, "floor β")
     if axes.lines:
-        both = np.concatenate([temperature.values, floor.values])
+        both = np.concatenate((temperature[1], floor[1]))
         low, high = both.min() / 1.4, both.max() * 1.4
         axes.set_yscale("log")
         axes.set_ylim(low, high)

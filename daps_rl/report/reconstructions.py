@@ -7,7 +7,7 @@ import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -201,22 +201,20 @@ def _series_figure(labels: Sequence[str], parts: list[np.ndarray], original_ndim
         panels[0, 0].set_ylim(-0.2, len(chosen) + 0.2)
     else:
         panels[0, 0].set_ylim(*limits_around(float(finite.min()), float(finite.max()), margin=0.3))
-    for index, axes in enumerate(panels.flat):
-        if index >= number:
-            axes.set_visible(False)
-            continue
+    for axes in panels.flat[number:]:
+        axes.set_visible(False)
+    for index, axes in enumerate(panels.flat[:number]):
         for part, look in zip(parts, itertools.chain([_ORIGINAL], itertools.cycle(looks())), strict=False):
             look = {"linewidth": 1.2, **look}
             axes.plot(np.arange(steps), part[index], marker="o" if steps == 1 else "", markersize=4, **look)
         dress(axes)
         axes.xaxis.set_tick_params(labelbottom=index >= number - columns)
     figure.supxlabel("dimension" if original_ndim == 2 else "time step", fontsize=9, color=INK)
-    place: Literal["outside upper right", "outside lower center"] = (
-        "outside upper right" if len(labels) <= len(_ROW_LABELS) else "outside lower center"
-    )
     words: dict[str, Any] = {"fontsize": 9, "labelcolor": INK, "frameon": False, "ncols": min(len(labels), 4)}
     handles = panels[0, 0].lines[:: len(chosen)]
-    figure.legend(handles, [label.replace("\n", " ") for label in labels], loc=place, **words)
+    names = [label.replace("\n", " ") for label in labels]
+    few = len(labels) <= len(_ROW_LABELS)
+    figure.legend(handles, names, loc="outside upper right" if few else "outside lower center", **words)
     return figure
 
 
