@@ -64,6 +64,8 @@ class Setting:
         def fits(part: Any) -> bool:
             if self.choices or not isinstance(part, accepted) or isinstance(part, bool) is not (kind is bool):
                 return part in self.choices
+            if kind is str:  # a file's name may be other bytes than UTF-8
+                return (text := os.fspath(part)) == text.encode(errors="ignore").decode()
             if kind is dict:
                 return all(not isinstance(value, float) or math.isfinite(value) for value in part.values())
             return largest is None or (abs(part) <= largest and all(holds(part, bound) for _, holds, bound in bounds))
