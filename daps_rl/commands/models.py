@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.commands.options import given_settings
 from daps_rl.data.arrays import as_codes, as_given, as_observations
 from daps_rl.data.files import read_array
@@ -50,7 +51,7 @@ def report_command(*, run: str, trust: bool, device: str) -> int:
 def encode_command(*, run: str, trust: bool, device: str, input: str, output: str, sampled: bool) -> int:
     """`daps-rl encode`."""
     _, _, model = load_run(run, device, trust=trust)
-    x = as_observations(read_array(input), model.config.observation_shape, input)
+    x = as_observations(read_array(input), _shape(model), input)
     return _write_npy(output, (model.encode(x.to(_device(model)), deterministic=not sampled) for x in x.split(AT_ONCE)))
 
 
@@ -67,8 +68,7 @@ def decode_command(*, run: str, trust: bool, device: str, input: str, output: st
 def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, output: str) -> int:
     """`daps-rl sample`."""
     _, config, model = load_run(run, device, trust=trust)
-    shape = model.config.observation_shape if model.config else ()  # of a run it always has one
-    most = memory_size() // (8 * max(config.num_tokens, math.prod(shape)))
+    most = memory_size() // (8 * max(config.num_tokens, math.prod(_shape(model))))
     if not 1 <= n <= most:
         raise ValueError(f"-n must lie in 1 … {most:,}, what this machine's memory can hold, got {n}.")
     if not 0 <= seed < 2**63:
@@ -88,5 +88,11 @@ def _write_npy(path: str, parts: Iterable[Tensor]) -> int:
     return 0
 
 
-def _device(model: Any) -> Any:
+def _device(model: DiscreteAutoencoder) -> torch.device:
     return next(model.parameters()).device
+
+
+def _shape(model: DiscreteAutoencoder) -> tuple[int, ...]:
+    """Shape of one datum of a run's model."""
+    assert model.config is not None  # a run keeps no model of parts that it could not build again
+    return model.config.observation_shape
