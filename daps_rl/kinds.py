@@ -91,10 +91,7 @@ def _codebook(settings: Any) -> nn.Module:
 
 
 def _fsq_vocabulary(settings: Any) -> int:
-    levels = settings.policy_options.get("levels") or fsq_levels(settings.vocab_size)
-    if not isinstance(levels, list | tuple) or not all(type(level) is int and level > 1 for level in levels):
-        raise ValueError(f"levels of FSQ must be whole numbers above 1, got {levels!r}; pass levels=[8,6,5].")
-    return math.prod(levels)
+    return math.prod(fsq_levels(settings.vocab_size, settings.policy_options.get("levels")))
 
 
 class PolicyKind(NamedTuple):

@@ -143,8 +143,14 @@ class TestCodebook:
 
     def test_levels_can_be_given(self):
         assert Codebook("fsq", 100, 6, {"levels": (5, 5)}).quantize(torch.randn(9, 9, 6)).codes.max() < 25
-        with pytest.raises(ValueError, match=r"levels \[8, 8, 8\] of FSQ make 512 codes, and vocab_size is 256"):
-            Codebook("fsq", 256, 6, {"levels": (8, 8, 8)})
+
+    def test_levels_for_more_codes_than_v_are_not_taken(self):
+        with pytest.warns(UserWarning, match=r"levels \[8, 8, 8\] of FSQ make 512 codes, more than vocab_size, 256"):
+            codebook = Codebook("fsq", 256, 6, {"levels": (8, 8, 8)})
+        assert codebook.size == 8 * 6 * 5
+        assert codebook.quantize(9 * torch.randn(99, 9, 6)).codes.max() < 256
+
+    def test_a_vocabulary_of_two_has_no_levels(self):
         with pytest.raises(ValueError, match="vocab_size >= 3"):
             Codebook("fsq", 2, 6)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -22,8 +24,24 @@ FSQ_LEVELS = {
 4,096, which make 4,375 codes."""
 
 
-def fsq_levels(vocab_size: int) -> tuple[int, ...]:
-    """Levels of FSQ for a vocabulary: recommended ones, or those of 3 to 8 with the largest product of at most V."""
+def fsq_levels(vocab_size: int, asked: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Levels of FSQ for a vocabulary: recommended ones, or those of 3 to 8 with the largest product of at most V.
+
+    Levels that are asked for come before these, unless they make more than V codes, which is warned of.
+
+    Raises:
+        ValueError: V is below 3, or what is asked for are no whole numbers above 1.
+    """
+    if asked:
+        if not isinstance(asked, list | tuple) or not all(type(level) is int and level > 1 for level in asked):
+            raise ValueError(f"levels of FSQ must be whole numbers above 1, got {asked!r}; pass levels=[8,6,5].")
+        if math.prod(asked) <= vocab_size:
+            return tuple(asked)
+        warnings.warn(
+            f"levels {list(asked)} of FSQ make {math.prod(asked)} codes, more than vocab_size, {vocab_size}: "
+            f"{list(fsq_levels(vocab_size))} stand in for them; raise vocab_size to have yours.",
+            stacklevel=2,
+        )
     if vocab_size in FSQ_LEVELS:
         return FSQ_LEVELS[vocab_size]
     if vocab_size < 3:
@@ -50,7 +68,7 @@ class Codebook(nn.Module):
     The decoder reads codes through it, and a `QuantizerPolicy` writes them with it.
 
     Args:
-        kind: "vq" or "fsq", which has `fsq_levels(V)`, whose product is at most V.
+        kind: "vq" or "fsq", which has `fsq_levels`, whose product is at most V.
         options: of `VectorQuantize` or `FSQ`.
     Raises:
         ImportError: vector-quantize-pytorch is not installed.
@@ -71,13 +89,8 @@ class Codebook(nn.Module):
         if kind == "vq":
             self.quantizer = VectorQuantize(embed_dim, vocab_size, **options)
         else:
-            levels = options.pop("levels", None) or fsq_levels(vocab_size)
+            levels = fsq_levels(vocab_size, options.pop("levels", None))
             self.size = math.prod(levels)
-            if self.size > vocab_size:
-                raise ValueError(
-                    f"levels {list(levels)} of FSQ make {self.size} codes, and vocab_size is {vocab_size}; raise "
-                    f"it, or leave levels out for {list(fsq_levels(vocab_size))}."
-                )
             self.quantizer = FSQ(list(levels), dim=embed_dim, **options)
 
     def forward(self, codes: Tensor) -> Tensor:
