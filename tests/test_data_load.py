@@ -36,6 +36,12 @@ def test_other_names_are_looked_for_on_the_hub(monkeypatch, given):
     assert_one_line(error)
 
 
+def test_a_mistyped_name_is_answered_by_what_it_may_have_meant(monkeypatch):
+    use_hub(monkeypatch, ConnectionError("no route"))
+    with pytest.raises(MissingDataError, match=r"\(did you mean mnist\?\)$"):
+        load("mnits")
+
+
 def test_data_dir_keeps_the_hub_out(tmp_path, monkeypatch):
     hub = use_hub(monkeypatch, {})
     with pytest.raises(DataError, match="got 'someone/some-data'; pass one"):

@@ -18,6 +18,7 @@ from daps_rl.data.hub import HubError, download_hub, find_image_column, hub_spli
 from daps_rl.data.mnist import FASHION_MNIST, IDX_FILES, MNIST, find_idx_files, load_idx_folder, load_image_source
 from daps_rl.data.photographs import load_photographs
 from daps_rl.data.splits import Splits
+from daps_rl.names import did_you_mean
 
 NAMED: dict[str, Callable[..., Splits]] = {
     "digits": load_digits,
@@ -161,4 +162,5 @@ def _unknown(given: object, reason: str | None = None) -> DataError:
     return kind(
         f"data must be one of {', '.join(NAMES)}, a folder with the four IDX files or with images, "
         f"a {', '.join(SUFFIXES)} file, or a data set of the hub (owner/name), got {got}; {remedy}"
+        + did_you_mean(str(given), NAMES)
     )
