@@ -1,4 +1,4 @@
-"""How evenly a run's codes are used."""
+"""How evenly the V values of a run's tokens are used."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _MAX_SEPARATE = 32  # token positions drawn one by one, with their perplexity in
 
 
 def plot_code_usage(path: str | os.PathLike[str], counts: torch.Tensor, *, title: str | None = None) -> None:
-    """Draws how evenly each token position uses its codes.
+    """Draws how evenly each token position uses the V values of a token.
 
-    Left, a heat map of each code's share n_tv / Σ_v n_tv on a log scale, the codes of each position in the order of
-    their frequency, grey where a code never occurs. Right, the perplexity exp(−Σ_v p_tv log p_tv) of each position,
-    between 1 (one code) and V (all codes alike); a position without any count has 0.
+    Left, a heat map of each value's share n_tv / Σ_v n_tv on a log scale, the values of each position in the order of
+    their frequency, grey where a value never occurs. Right, the perplexity exp(−Σ_v p_tv log p_tv) of each position,
+    between 1 (one value) and V (all alike); a position without any count has 0.
 
     Args:
         path: PNG file to write; missing folders are made.
-        counts: how often position t used code v over a data split. Integers, [T, V].
+        counts: how often position t used value v over a data split. Integers, [T, V].
         title: text above the picture.
     Raises:
         ValueError: counts is not a [T, V] integer tensor, or holds a negative or no positive number.
@@ -75,7 +75,7 @@ def _draw_shares(figure: Figure, axes: Axes, shares: np.ndarray) -> None:
         aspect="auto",
         interpolation="nearest",
     )
-    dress(axes, "Share of each code", "codes, the most frequent first", "token position")
+    dress(axes, "Share of each token value", "token values, the most frequent first", "token position")
     for axis, labels in ((axes.xaxis, 16 if codes <= 16 else 8), (axes.yaxis, 16)):
         axis.set_major_locator(MaxNLocator(nbins=labels, integer=True, steps=[1, 2, 5, 10]))
     axes.spines[:].set_visible(False)
@@ -86,7 +86,7 @@ def _draw_shares(figure: Figure, axes: Axes, shares: np.ndarray) -> None:
     bar.ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
     bar.ax.tick_params(labelsize=8, colors=INK, length=3)
     bar.outline.set_visible(False)
-    bar.set_label("share of the position's codes, log scale (grey: never used)", fontsize=8, color=INK)
+    bar.set_label("share of the position's tokens, log scale (grey: never used)", fontsize=8, color=INK)
 
 
 def _draw_perplexity(axes: Axes, perplexity: np.ndarray, codes: int) -> None:

@@ -33,7 +33,7 @@ def draw_run(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits) -> 
     counts = evaluate(autoencoder, splits.test, beta=0.0, value_range=splits.value_range, importance_data=0).counts
     if counts is not None:
         paths.append(folder / "code_usage.png")
-        title = f"{splits.name}: use of each position's codes on the test split"
+        title = f"{splits.name}: use of each position's token values on the test split"
         plot_code_usage(paths[-1], counts, title=title)
     return paths
 
