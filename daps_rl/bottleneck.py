@@ -19,7 +19,7 @@ from daps_rl.functional import (
     encoding_reward,
     kl_estimate,
 )
-from daps_rl.functional.checks import as_float, check_beta, check_code_sizes, check_transformer_sizes, known
+from daps_rl.functional.checks import check_beta, check_code_sizes, check_transformer_sizes, known
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
 from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw, score_drawn
@@ -234,13 +234,12 @@ class PolicyBottleneck(nn.Module):
 
 def token_log_prob(posterior: Distribution, codes: Tensor) -> Tensor:
     """log q of each token given the datum and the tokens before it, in nats, with gradient. [K, B, T] → [K, B, T]."""
-    if isinstance(posterior, FactorizedCategorical):
-        log_probs = posterior.log_probs.expand(*codes.shape, -1)
-    elif hasattr(posterior, "token_logits"):
-        log_probs = torch.log_softmax(as_float(posterior.token_logits(codes)), dim=-1)
-    else:
-        raise ValueError(f"a mask needs a distribution that has token_logits, and {type(posterior).__name__} has none.")
-    return log_probs.gather(-1, codes.unsqueeze(-1))[..., 0]
+    if not isinstance(posterior, FactorizedCategorical):
+        if not hasattr(posterior, "token_logits"):
+            name = type(posterior).__name__
+            raise ValueError(f"a mask needs a distribution that has token_logits, and {name} has none.")
+        posterior = FactorizedCategorical(posterior.token_logits(codes))  # given the tokens before, independent
+    return posterior.log_probs.expand(*codes.shape, -1).gather(-1, codes.unsqueeze(-1))[..., 0]
 
 
 class FactorizedHead(nn.Module):

@@ -11,6 +11,7 @@ from stable_baselines3.common.distributions import Distribution
 from torch import Tensor
 from torch.distributions import register_kl
 
+from daps_rl.functional import tokenwise_kl
 from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw
 
 
@@ -45,8 +46,7 @@ def refuse_bonus(gradient: Tensor) -> None:
 @register_kl(FactorizedCategorical, FactorizedCategorical)
 def kl_factorized(p: FactorizedCategorical, q: FactorizedCategorical) -> Tensor:
     """KL(p ‖ q), exact, in nats. [B]."""
-    ratio = torch.where(p.log_probs > -torch.inf, p.log_probs - q.log_probs, 0.0)
-    return (p.log_probs.exp() * ratio).sum((-2, -1))
+    return tokenwise_kl(p.log_probs, q.log_probs)
 
 
 @register_kl(AutoregressiveCategorical, AutoregressiveCategorical)
