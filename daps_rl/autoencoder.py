@@ -71,7 +71,7 @@ class DiscreteAutoencoder(nn.Module):
         They are drawn, or greedy where `deterministic`. Data may be of any type and form that `from_arrays` takes.
         Raises ValueError where they have another shape than those that the model was made for.
         """
-        distribution = self.policy(self._observations(x))
+        distribution = self.policy(self.observations(x))
         if num_samples is None:
             return distribution.mode if deterministic else distribution.sample()
         if deterministic:
@@ -85,17 +85,22 @@ class DiscreteAutoencoder(nn.Module):
 
     def log_likelihood(self, x: Array, z: Array) -> Tensor:
         """log p(x|z), in nats. x [B, *x]; z [B, T] → [B], or z [B, K, T] → [B, K]. Continuous z have E behind T."""
-        x, z = self._observations(x), self._codes(z)
+        x, z = self.observations(x), self._codes(z)
         groups = z.ndim - (3 if torch.is_floating_point(z) else 2)
         return self.decoder(z).log_prob(x[(slice(None), *[None] * groups)])
 
-    def _observations(self, x: Array) -> Tensor:
-        """Data as the policy takes them; where the model has parts or contexts of the user's own, as they are."""
-        if self.config is None or self.config.problem is not None:
+    def observations(self, x: Array, where: str = "x") -> Tensor:
+        """Data as the policy takes them, see `as_observations`; in a model of parts of the user's own as they are.
+
+        Pixels are refused where the likelihood is "gaussian": such data are standardised in training, by what a model
+        does not hold. `where` is what messages call the data. [B, ...] → [B, *observation_shape].
+        """
+        if self.config is None:
             return torch.as_tensor(x, device=self._device)
-        if isinstance(x, Tensor) and x.dtype == torch.float32 and x.shape[1:] == self.config.observation_shape:
+        shape = self.config.observation_shape
+        if isinstance(x, Tensor) and x.dtype == torch.float32 and x.shape[1:] == shape:
             return x
-        return as_observations(x, self.config.observation_shape).to(self._device)
+        return as_observations(x, shape, where, pixels=self.config.likelihood != "gaussian").to(self._device)
 
     def _codes(self, z: Array) -> Tensor:
         """Codes as the decoder takes them; vectors, of continuous latents or of embedded codes, as they are."""

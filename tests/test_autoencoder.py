@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,12 @@ def test_data_of_any_type_are_encoded_and_scored_as_float32(model, given):
 def test_pixels_are_scaled_as_in_training(model):
     pixels = (x * 255).to(torch.uint8)
     assert torch.equal(model.encode(pixels, deterministic=True), model.encode(pixels / 255, deterministic=True))
+
+
+def test_pixels_are_refused_where_training_standardised_them(model):
+    model.config = dataclasses.replace(model.config, likelihood="gaussian")
+    with pytest.raises(ValueError, match=r"x must be floats, standardised as in training, got pixels"):
+        model.encode((x * 255).to(torch.uint8))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.int64])

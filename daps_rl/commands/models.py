@@ -14,7 +14,7 @@ from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.commands.options import given_settings
-from daps_rl.data.arrays import as_codes, as_given, as_observations
+from daps_rl.data.arrays import as_codes, as_given
 from daps_rl.data.files import read_array
 from daps_rl.device import memory_size
 from daps_rl.evaluation import Perceptual
@@ -51,8 +51,8 @@ def report_command(*, run: str, trust: bool, device: str) -> int:
 def encode_command(*, run: str, trust: bool, device: str, input: str, output: str, sampled: bool) -> int:
     """`daps-rl encode`."""
     _, _, model = load_run(run, device, trust=trust)
-    x = as_observations(read_array(input), _shape(model), input)
-    return _write_npy(output, (model.encode(x.to(_device(model)), deterministic=not sampled) for x in x.split(AT_ONCE)))
+    parts = model.observations(read_array(input), input).split(AT_ONCE)
+    return _write_npy(output, (model.encode(x, deterministic=not sampled) for x in parts))
 
 
 def decode_command(*, run: str, trust: bool, device: str, input: str, output: str) -> int:
@@ -86,10 +86,6 @@ def _write_npy(path: str, parts: Iterable[Tensor]) -> int:
     write_atomically(path, content.getvalue())
     print(f"wrote {path}: {array.dtype} {list(array.shape)}")
     return 0
-
-
-def _device(model: DiscreteAutoencoder) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _shape(model: DiscreteAutoencoder) -> tuple[int, ...]:

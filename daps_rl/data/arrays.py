@@ -75,7 +75,7 @@ def from_arrays(
     return Splits(name=name, **data, **labels, likelihood=likelihood, value_range=value_range, given_shape=given_shape)
 
 
-def as_observations(x: Array, shape: Sequence[int], where: str = "x") -> Tensor:
+def as_observations(x: Array, shape: Sequence[int], where: str = "x", *, pixels: bool = True) -> Tensor:
     """Data as a model takes them, float32 [N, *shape], by the rules by which `from_arrays` made what it learned from.
 
     So uint8 that is not all 0 and 1 is divided by 255, and an axis of channels is added, or moved to the front.
@@ -84,10 +84,14 @@ def as_observations(x: Array, shape: Sequence[int], where: str = "x") -> Tensor:
         x: numbers of any type. [N, *shape], [N, H, W] or uint8 [N, H, W, C].
         shape: of an observation of the model.
         where: what messages call the data.
+        pixels: whether uint8 that is not all 0 and 1 is taken.
     Raises:
         DataError: x has the wrong type, shape or values.
     """
     data = _as_data(x, where)
+    whole = data.dtype == torch.uint8 and not _is_binary(data)
+    if whole and not pixels:
+        raise DataError(f"{where} must be floats, standardised as in training, got pixels (uint8); convert them so")
     if data.shape[1:] != torch.Size(shape):
         data = _channels_first(data)
     if data.shape[1:] != torch.Size(shape):
@@ -95,7 +99,7 @@ def as_observations(x: Array, shape: Sequence[int], where: str = "x") -> Tensor:
         raise DataError(
             f"{where} must have shape [N, {needed}] as the model's data, got {list(x.shape)}; give data of one kind"
         )
-    return data.float() / (1 if data.dtype != torch.uint8 or _is_binary(data) else WHITE)
+    return data.float() / (WHITE if whole else 1)
 
 
 def as_given(x: Tensor, given_shape: Sequence[int] | None) -> Tensor:
