@@ -70,7 +70,7 @@ def learning_worker() -> None:
         trainer = Trainer(config, splits)
         list(trainer.run())
         found = evaluate(
-            trainer.autoencoder, splits.validation, beta=config.beta_end, value_range=splits.value_range,
+            trainer.autoencoder, splits.validation, beta=config.beta_end, kind=splits.kind,
             importance_data=0, enumerable=0,
         )  # fmt: skip
         print(found.metrics["beta_elbo"], flush=True)

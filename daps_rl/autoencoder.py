@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from daps_rl.columns import Columns
 from daps_rl.config import ModelConfig, check_trusted, config_from_dict
 from daps_rl.data.arrays import Array, as_codes, as_observations
-from daps_rl.data.errors import one_line
+from daps_rl.data.errors import DataError, one_line
+from daps_rl.data.kind import Kind, kind_from_json, kind_to_json
+from daps_rl.data.pixels import Arrays
 from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder
 from daps_rl.device import memory_size
 from daps_rl.envs.problem import find_problem
@@ -31,13 +34,20 @@ class DiscreteAutoencoder(nn.Module):
         decoder: maps codes [..., T] to a distribution over x.
         prior: called without arguments, gives a distribution of event shape [T].
         config: the settings it was built from; None for parts of your own, which `from_pretrained` then asks for.
+        kind: of the data: how they are measured, shown, read and written.
     """
 
     def __init__(
-        self, policy: nn.Module, decoder: nn.Module, prior: nn.Module, config: ModelConfig | None = None
+        self,
+        policy: nn.Module,
+        decoder: nn.Module,
+        prior: nn.Module,
+        config: ModelConfig | None = None,
+        kind: Kind | None = None,
     ) -> None:
         super().__init__()
         self.policy, self.decoder, self.prior, self.config = policy, decoder, prior, config
+        self.kind: Kind = Arrays() if kind is None else kind
 
     @classmethod
     def from_config(
@@ -48,21 +58,22 @@ class DiscreteAutoencoder(nn.Module):
         decoder: nn.Module | None = None,
         prior: nn.Module | None = None,
         data_mean: Tensor | None = None,
+        kind: Kind | None = None,
     ) -> DiscreteAutoencoder:
         """Builds the parts that are not given; with a part of your own the config is not kept.
 
-        A decoder that is built here starts at data_mean, the mean of the training data. Raises ValueError where the
-        policy is a quantiser and the decoder has no codebook, or where there is no such problem.
+        A decoder that is built here starts at data_mean, `Splits.mean`. Raises ValueError where the policy is a
+        quantiser and the decoder has no codebook, or where there is no such problem.
         """
         own_parts = any(part is not None for part in (policy, decoder, prior))
-        kind, problem = POLICIES[config.policy], None
+        made, problem = POLICIES[config.policy], None
         if config.problem is not None and (policy is None or decoder is None):
             problem = find_problem(config.problem)
         if decoder is None:
             decoder = problem.make_decoder(config.observation_shape) if problem else make_decoder(config, data_mean)
         if policy is None:
-            policy = problem.make_policy(config) if problem else kind.policy(config, decoder)
-        return cls(policy, decoder, prior or kind.prior(config), None if own_parts else config)
+            policy = problem.make_policy(config) if problem else made.policy(config, decoder)
+        return cls(policy, decoder, prior or made.prior(config), None if own_parts else config, kind)
 
     @torch.no_grad()
     def encode(self, x: Array, num_samples: int | None = None, deterministic: bool = False) -> Tensor:
@@ -97,9 +108,16 @@ class DiscreteAutoencoder(nn.Module):
         Pixels are refused where the likelihood is "gaussian": such data are standardised in training, by what a model
         does not hold. `where` is what messages call the data. [B, ...] → [B, *observation_shape].
         """
+        x = self.kind.prepare(x)
         if self.config is None:
             return torch.as_tensor(x, device=self._device)
         shape = self.config.observation_shape
+        if self.config.column_kinds:
+            x = torch.as_tensor(x, dtype=torch.float32, device=self._device)
+            if x.shape[1:] != shape:
+                raise DataError(f"{where} must have shape [N, {', '.join(map(str, shape))}], got {list(x.shape)}")
+            Columns(self.config.column_kinds).check(x, where)
+            return x
         if isinstance(x, Tensor) and x.dtype == torch.float32 and x.shape[1:] == shape:
             return x
         return as_observations(x, shape, where, pixels=self.config.likelihood != "gaussian").to(self._device)
@@ -122,7 +140,8 @@ class DiscreteAutoencoder(nn.Module):
         """Writes `config.json` and `model.safetensors` to a folder, atomically, each file whole or not at all."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        config = {"model": None if self.config is None else dataclasses.asdict(self.config)}
+        model = None if self.config is None else dataclasses.asdict(self.config)
+        config = {"model": model, "kind": kind_to_json(self.kind)}
         save_tensors(directory / WEIGHTS, "model", self.state_dict(), config)
         write_atomically(directory / CONFIG, _as_text(config))
 
@@ -158,17 +177,20 @@ class DiscreteAutoencoder(nn.Module):
         with open(directory / CONFIG, "rb") as file:
             if file.read(len(text) + 1) != text:
                 raise ValueError(f"{directory / CONFIG} is not what was saved with {WEIGHTS}; restore a copy of both.")
+        values = info.get("kind") or {}
+        check_trusted([str(values.get("kind"))], directory, trust)
+        kind = kind_from_json(values)
         if info.get("model") is None:
             if policy is None or decoder is None:
                 raise ValueError(
                     f"{directory} was saved from parts of your own; pass them: from_pretrained(..., policy=, decoder=)."
                 )
-            model = cls(policy, decoder, prior or UniformPrior(*code_sizes(policy)))
+            model = cls(policy, decoder, prior or UniformPrior(*code_sizes(policy)), kind=kind)
         else:
             config = config_from_dict(info["model"], ModelConfig)
             check_trusted([config.problem], directory, trust)
             check_memory(config, bytes_each=8)  # those of the file too
-            model = cls.from_config(config, policy=policy, decoder=decoder, prior=prior)
+            model = cls.from_config(config, policy=policy, decoder=decoder, prior=prior, kind=kind)
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:

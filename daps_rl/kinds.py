@@ -13,20 +13,30 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from daps_rl.columns import Columns
 from daps_rl.data.errors import one_line
 from daps_rl.policies.autoregressive import AutoregressivePolicy
 from daps_rl.policies.factorized import FactorizedPolicy
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy, fsq_levels
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead
-from daps_rl.policies.observation import TokenEncoder
+from daps_rl.policies.observation import ObservationEncoder, TokenEncoder
 from daps_rl.priors import NormalPrior, UniformPrior
 
 SIZES = ("observation_shape", "num_tokens", "embed_dim", "num_heads", "num_layers", "mlp_ratio")  # of an encoder
 
 
 def _take(settings: Any, *names: str) -> dict[str, Any]:
-    """The sizes of an encoder, and further settings of those names."""
-    return {**{name: getattr(settings, name) for name in (*SIZES, *names)}, "num_patches": settings.num_patches or None}
+    """The sizes of an encoder, and further settings of those names; of data of several columns, the encoder too."""
+    taken = {name: getattr(settings, name) for name in (*SIZES, *names)}
+    taken["num_patches"] = settings.num_patches or None
+    if settings.column_kinds:
+        columns = Columns(settings.column_kinds)
+        sizes = {name: taken[name] for name in ("embed_dim", "num_heads", "num_layers", "mlp_ratio")}
+        taken["num_patches"] = settings.num_patches or settings.num_tokens
+        shape = (*settings.observation_shape[:-1], columns.features)
+        encoder = ObservationEncoder(shape, num_patches=taken["num_patches"], **sizes)
+        taken["encoder"] = nn.Sequential(columns, encoder)
+    return taken
 
 
 def _head(settings: Any, decoder: nn.Module) -> nn.Module | None:

@@ -264,7 +264,9 @@ def test_the_sheet_has_a_row_per_model_and_leaves_the_random_state(
     sheets: list[Any] = []
     model = Model(1, 1)
     monkeypatch.setattr("daps_rl.runs.session.load_run", lambda run, device, trust: (None, None, model))
-    monkeypatch.setattr(pictures, "plot_sheet", lambda path, sheet, **options: sheets.append((sheet, options)))
+    monkeypatch.setattr(
+        "daps_rl.data.pixels.plot_sheet", lambda path, sheet, **options: sheets.append((sheet, options))
+    )
     splits = from_arrays(np.random.default_rng(0).random((60, 2, 8, 8), dtype=np.float32))
     before = torch.get_rng_state()
     runs = {"a\n20 dB": tmp_path, "b\n21 dB": tmp_path}

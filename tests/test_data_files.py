@@ -14,8 +14,8 @@ import torch
 from data_files import assert_one_line, floats, pixels, use_hub
 
 from daps_rl.data import DataError, MissingDataError, from_arrays, load
-from daps_rl.data.arrays import as_codes, as_given, as_observations
-from daps_rl.data.files import read_array
+from daps_rl.data.arrays import as_codes, as_observations
+from daps_rl.data.plain import read_array
 
 
 def write_arrays(path, **arrays):
@@ -303,7 +303,7 @@ def test_what_train_takes_encode_takes(tmp_path, array):
         assert {tuple(row) for row in splits[split].flatten(1).tolist()} <= rows
     assert torch.equal(as_observations(given, splits.observation_shape), given)
     assert splits.given_shape == array.shape[1:]
-    back = as_given(given, splits.given_shape) * (255 if array.dtype == np.uint8 else 1)
+    back = splits.kind.as_given(given) * (255 if array.dtype == np.uint8 else 1)
     np.testing.assert_allclose(back.numpy(), array, rtol=1e-6)
 
 

@@ -60,7 +60,7 @@ def test_splits_name_what_they_have(name):
         ({"train_labels": torch.arange(5)}, r"one label for each datum, got torch.int64 \[5\]"),
         ({"train_labels": torch.arange(6).int()}, r"train_labels must be an int64.*got torch.int32 \[6\]"),
         ({"test_labels": [0, 1, 2, 3]}, "test_labels must be an int64 tensor.*got list"),
-        ({"likelihood": "normal"}, "bernoulli, gaussian, fixed_gaussian, got 'normal'"),
+        ({"likelihood": "normal"}, "bernoulli, gaussian, fixed_gaussian, columns, fixed_columns, got 'normal'"),
         ({"value_range": (1.0, 1.0)}, r"low < high, got \(1.0, 1.0\)"),
         ({"value_range": (0.0, float("inf"))}, "value_range must be finite"),
     ],

@@ -9,7 +9,7 @@ from torch import nn
 from daps_rl import DiscreteAutoencoder
 from daps_rl.decoders import FixedGaussianLikelihood, MLPDecoder
 from daps_rl.evaluation import Perceptual, evaluate
-from daps_rl.evaluation.images import WEIGHTS
+from daps_rl.evaluation.perceptual import WEIGHTS
 from daps_rl.policies import FactorizedPolicy
 from daps_rl.priors import UniformPrior
 

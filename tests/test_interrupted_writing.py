@@ -95,7 +95,7 @@ def test_a_run_killed_before_its_last_picture_draws_what_is_missing(data, tmp_pa
     def kill(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("daps_rl.report.run.plot_code_usage", kill)
+    monkeypatch.setattr("daps_rl.runs.pictures.plot_code_usage", kill)
     assert main(["train", *options, "--out", str(killed)]) != 0
     monkeypatch.undo()
     assert set(pictures(killed)) < set(pictures(whole))

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
-from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.commands.options import given_settings
-from daps_rl.data.arrays import as_codes, as_given
-from daps_rl.data.files import read_array
+from daps_rl.data.arrays import as_codes
+from daps_rl.data.kind import write_array
+from daps_rl.data.plain import read_array
 from daps_rl.device import memory_size
 from daps_rl.evaluation import Perceptual
 from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
-from daps_rl.files import to_json, write_atomically
-from daps_rl.report.run import draw_run
+from daps_rl.files import to_json
+from daps_rl.runs.pictures import draw_run
 from daps_rl.runs.session import load_run, same_data
 from daps_rl.training import load_data
 
@@ -51,18 +50,19 @@ def report_command(*, run: str, trust: bool, device: str) -> int:
 def encode_command(*, run: str, trust: bool, device: str, input: str, output: str, sampled: bool) -> int:
     """`daps-rl encode`."""
     _, _, model = load_run(run, device, trust=trust)
-    parts = model.observations(read_array(input), input).split(AT_ONCE)
-    return _write_npy(output, (model.encode(x, deterministic=not sampled) for x in parts))
+    parts = model.observations(model.kind.read(Path(input)), input).split(AT_ONCE)
+    codes = torch.cat([model.encode(x, deterministic=not sampled).cpu() for x in parts])
+    print(f"wrote {write_array(Path(output), codes.numpy())}")
+    return 0
 
 
 def decode_command(*, run: str, trust: bool, device: str, input: str, output: str) -> int:
     """`daps-rl decode`."""
-    folder, config, model = load_run(run, device, trust=trust)
+    _, config, model = load_run(run, device, trust=trust)
     codes = as_codes(read_array(input), config.num_tokens, config.vocab_size, input)
     if codes.ndim != 2:
         raise ValueError(f"{input} must hold codes [N, {config.num_tokens}], got shape {list(codes.shape)}.")
-    given = folder.read_json(folder.summary).get("given_shape")
-    return _write_npy(output, (as_given(model.decode(part), given) for part in codes.split(AT_ONCE)))
+    return _write_data(output, model, codes)
 
 
 def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, output: str) -> int:
@@ -74,17 +74,13 @@ def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, out
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed must be >= 0 and below 2^63, got {seed}.")
     torch.manual_seed(seed)
-    codes = model.prior().sample((n,))
-    return _write_npy(output, (model.decode(part) for part in codes.split(AT_ONCE)))
+    return _write_data(output, model, model.prior().sample((n,)))
 
 
-def _write_npy(path: str, parts: Iterable[Tensor]) -> int:
-    """Writes the parts as one array, whole or not at all, and says so."""
-    array, content = torch.cat([part.cpu() for part in parts]).numpy(), io.BytesIO()
-    np.save(content, array)
-    path = path if path.endswith(".npy") else f"{path}.npy"
-    write_atomically(path, content.getvalue())
-    print(f"wrote {path}: {array.dtype} {list(array.shape)}")
+def _write_data(path: str, model: DiscreteAutoencoder, codes: Tensor) -> int:
+    """Writes what codes decode to in the form that its kind has, whole or not at all, and says so."""
+    data = torch.cat([model.decode(part).cpu() for part in codes.split(AT_ONCE)])
+    print(f"wrote {model.kind.write(Path(path), data)}")
     return 0
 
 

@@ -24,18 +24,17 @@ from daps_rl.config import (
 from daps_rl.data import noise
 from daps_rl.device import peak_memory
 from daps_rl.distributed import World, joined, was_restarted
-from daps_rl.report.run import draw_run
 from daps_rl.runs.folder import RunFolder, folder_is_writable, new_run_path
+from daps_rl.runs.pictures import draw_run
 from daps_rl.runs.session import Observer, load_run, train_run
 from daps_rl.training import Trainer, load_data
 
 COLLAPSED = 0.1  # nats of code_gain
 UNITS = {
     "beta_elbo": "{:.2f} nats", "log_likelihood": "{:.2f} nats", "kl": "{:.2f} nats", "reward_greedy": "{:.4f}",
-    "gap_greedy": "{:.2%}", "psnr": "{:.2f} dB", "psnr_greedy": "{:.2f} dB", "ssim": "{:.3f}", "code_usage": "{:.0%}",
-    "code_perplexity": "{:.1f}",
+    "gap_greedy": "{:.2%}", "code_usage": "{:.0%}", "code_perplexity": "{:.1f}",
 }  # fmt: skip
-"""Metrics of the summary that are printed, how and in what unit."""
+"""Metrics of the summary that are printed beside the data's own measures, how and in what unit."""
 
 
 def train_command(
@@ -137,8 +136,10 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
         f"{summary['agent']} on {summary['data']}: {summary['steps']} steps in {summary['seconds']:.0f} s "
         f"({summary['steps_per_second']:.1f} steps/s), {latents_text(summary['bits'])}"
     )
+    measures = {name: f"{{:{m['form']}}} {m['unit']}".rstrip() for name, m in summary["measures"].items()}
+    forms = {name: f"{name} {form}" for name, form in (UNITS | measures).items()}
     for split in ("validation", "test"):
-        print(f"{split:>10}  {in_words(summary[split], {name: f'{name} {form}' for name, form in UNITS.items()})}")
+        print(f"{split:>10}  {in_words(summary[split], forms)}")
     picture = "reconstructions.png" if (path / "reconstructions.png").exists() else "learning_curves.png"
     print(f"look at {path}{os.sep}{picture}")
     gain = summary["validation"].get("code_gain")

@@ -15,7 +15,7 @@ import torch
 from daps_rl.comparison.curves import AXES, NAMES, PROBLEM_NAMES, Curve, heading, of_rewards, points
 from daps_rl.comparison.folder import Row
 from daps_rl.data import Splits
-from daps_rl.report import images_in_a_line, plot_sheet
+from daps_rl.report import images_in_a_line
 from daps_rl.report.figures import (
     INK,
     WIDTH,
@@ -112,7 +112,7 @@ def plot_reconstructions_of(path: Path, runs: Mapping[str, Path], splits: Splits
             torch.manual_seed(0)
             sheet[label] = model.decode(model.encode(x)).cpu()
     title = f"{splits.name}: test data from sampled codes, and the PSNR of the whole split"
-    plot_sheet(path, sheet, value_range=splits.value_range, title=title)
+    return splits.kind.draw(path, sheet, title)
 
 
 def _looks() -> Iterator[dict[str, Any]]:

@@ -44,6 +44,18 @@ class DataConfig(Settings):
     max_corrupt: int = _data(
         MAX_CORRUPT, "skip at most this many unreadable images of a folder or of a hub data set", least=0
     )
+    seconds: float = _data(
+        0.0, "cut or pad sounds to this many seconds; 0 for the data set's default", least=0, most=3600
+    )
+    window: int = _data(
+        0, "cut series and texts into windows of this many steps or symbols; 0 for the default", least=0, most=2**16
+    )
+    symbols: str | None = _data(
+        None, "read texts as characters, as bytes, or as the tokens of this file of the tokenizers library"
+    )
+    columns: str | None = _data(
+        None, "take columns of a table as NAME=number, category, yes-no, label or skip, separated by commas"
+    )
     data_workers: int = _data(2, "decode streamed images in this many processes", least=0, most=2**10)
 
 
@@ -53,6 +65,7 @@ class ModelConfig(Settings):
     """Sizes of a code, and the policy and the decoder that are made for it."""
 
     observation_shape: tuple[int, ...] = _data((), "leave this to the data: it is the shape of one datum", above=0)
+    column_kinds: tuple[str, ...] = _data((), "leave this to the data: it says what the entries of the last axis are")
     problem: str | None = _data(
         None,
         "solve a problem instead of encoding: tsp20, say, or package.module:Class of your own; it brings data, reward "
@@ -111,6 +124,10 @@ class ModelConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.column_kinds and self.likelihood not in ("auto", "columns", "fixed_columns"):
+            raise ValueError(
+                f"likelihood must be columns or fixed_columns for data of several columns, got {self.likelihood}."
+            )
         if not self.decoder_hidden:
             raise ValueError("decoder_hidden must be positive widths, got none; pass 64,256.")
         _ = self.bits  # raises where options of the policy make no sense

@@ -116,12 +116,14 @@ class RunConfig(Settings):
 class TrainConfig(RunConfig, AgentConfig, ModelConfig, DataConfig):
     """Settings of a run: those of its data, its model, its agent and the run itself, side by side."""
 
-    def model_config(self, observation_shape: tuple[int, ...], likelihood: str) -> ModelConfig:
+    def model_config(
+        self, observation_shape: tuple[int, ...], likelihood: str, columns: tuple[str, ...] = ()
+    ) -> ModelConfig:
         """The model's part of the settings, with what the data decides filled in."""
         values = {name: getattr(self, name) for name in declared_in(ModelConfig)}
         chosen = {"likelihood": likelihood, "decoder": suitable_decoder(observation_shape)}
         chosen = {name: value for name, value in chosen.items() if values[name] == "auto"}
-        return ModelConfig(**{**values, "observation_shape": observation_shape, **chosen})
+        return ModelConfig(**{**values, "observation_shape": observation_shape, "column_kinds": columns, **chosen})
 
 
 REMOVED = {"decoder_learning_rate": 0.0}

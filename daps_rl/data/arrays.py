@@ -102,13 +102,6 @@ def as_observations(x: Array, shape: Sequence[int], where: str = "x", *, pixels:
     return data.float() / (WHITE if whole else 1)
 
 
-def as_given(x: Tensor, given_shape: Sequence[int] | None) -> Tensor:
-    """Observations [N, *x] in the shape that data were given in, see `Splits`: the way back from `as_observations`."""
-    if given_shape is None or x.shape[1:] == torch.Size(given_shape):
-        return x
-    return x.movedim(1, -1) if x.ndim == len(given_shape) + 1 else x.reshape(len(x), *given_shape)
-
-
 def as_codes(codes: Array, num_tokens: int, vocab_size: int, where: str = "codes") -> Tensor:
     """The same codes as int64 [..., T] with every token in 0 … V-1, whatever decoder is to read them.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,25 +60,54 @@ def load_image_folder(folder: Path, *, image_size: int = IMAGE_SIZE, max_corrupt
         MissingDataError: the folder holds no images.
         DataError: it holds too few, classes that training lacks, or too many unreadable files.
     """
-    files = {split: _list_images(folder, below) for split, below in _split_folders(folder).items()}
-    empty = [split for split, names in files.items() if not names]
-    if empty:
-        raise MissingDataError(
-            f"{folder} must hold images ({', '.join(SUFFIXES)}) of {', '.join(empty)}, got none there"
-        )
-    classes = sorted({name for _, name in files["train"] if name is not None})
-    labelled = all(name is not None for _, name in files["train"])
-    sources, labels = {}, {}
+    files, labels = find_files(folder, SUFFIXES, "images")
+    sources: dict[str, FolderImages] = {}
     for split, names in files.items():
-        sources[split] = FolderImages(str(folder), np.array([os.fsencode(path) for path, _ in names]))
-        labels[f"{split}_labels"] = _labels(folder, names, classes) if labelled else None
+        sources[split] = FolderImages(str(folder), np.array([os.fsencode(path) for path in names]))
     cut_missing(sources, labels, str(folder))
     return stream_splits(str(folder), sources, labels, size=image_size, max_corrupt=max_corrupt)
 
 
-def holds_images(folder: Path) -> bool:
-    """Whether there is an image file anywhere below a folder; looks no further than the first."""
-    return any(True for _ in _walk_images(folder))
+def find_files(
+    folder: Path, suffixes: Sequence[str], what: str
+) -> tuple[dict[str, list[str]], dict[str, Tensor | None]]:
+    """Returns the paths below a folder of each split's files, and the classes of those in folders of classes.
+
+    Args:
+        folder: with files, or folders of classes with files, and either in folders for splits.
+        suffixes: of the files, in lower case; others are passed over, hidden ones too.
+        what: the files are, for messages: "images".
+    Returns:
+        paths relative to the folder by split, "train" and others that are there, in the order of their names; labels
+        [N] by "train_labels" and so on, None unless every training file is in a folder of a class.
+    Raises:
+        MissingDataError: a split has no file.
+        DataError: files are of classes that training lacks.
+    """
+    files = {split: _list_files(folder, below, suffixes) for split, below in _split_folders(folder).items()}
+    empty = [split for split, names in files.items() if not names]
+    if empty:
+        raise MissingDataError(
+            f"{folder} must hold {what} ({', '.join(suffixes)}) of {', '.join(empty)}, got none there"
+        )
+    classes = sorted({name for _, name in files["train"] if name is not None})
+    labelled = all(name is not None for _, name in files["train"])
+    paths, labels = {}, {}
+    for split, names in files.items():
+        paths[split] = [path for path, _ in names]
+        labels[f"{split}_labels"] = _labels(folder, names, classes) if labelled else None
+    return paths, labels
+
+
+def walk_files(top: str | Path, suffixes: Sequence[str]) -> Iterator[str]:
+    """Paths of the files of such suffixes below a folder; a link back to a folder above is passed over."""
+    seen = set()
+    for place, folders, names in os.walk(top, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            yield from (f"{place}/{n}" for n in names if n.lower().endswith(tuple(suffixes)) and n[0] != ".")
+        seen.add(real)
 
 
 def _split_folders(folder: Path) -> dict[str, str]:
@@ -88,22 +117,11 @@ def _split_folders(folder: Path) -> dict[str, str]:
     return found if "train" in found else {"train": ""}
 
 
-def _list_images(folder: Path, below: str) -> list[tuple[str, str | None]]:
-    """Path below `folder` and class of each image of a split, in the order of their names."""
+def _list_files(folder: Path, below: str, suffixes: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Path below `folder` and class of each file of a split, in the order of their names."""
     top = os.path.join(folder, below)
-    inside = sorted(path[len(top) :].lstrip(os.sep) for path in _walk_images(top))
+    inside = sorted(path[len(top) :].lstrip(os.sep) for path in walk_files(top, suffixes))
     return [(os.path.join(below, path), path.split(os.sep)[0] if os.sep in path else None) for path in inside]
-
-
-def _walk_images(top: str | Path) -> Iterator[str]:
-    """Paths of the files below a folder that are images by name; a link back to a folder above is passed over."""
-    seen = set()
-    for place, folders, names in os.walk(top, followlinks=True):
-        real = os.path.realpath(place)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real not in seen:
-            yield from (f"{place}/{name}" for name in names if name.lower().endswith(SUFFIXES) and name[0] != ".")
-        seen.add(real)
 
 
 def _labels(folder: Path, names: list[tuple[str, str | None]], classes: list[str]) -> Tensor | None:
@@ -115,6 +133,6 @@ def _labels(folder: Path, names: list[tuple[str, str | None]], classes: list[str
     if unknown:
         raise DataError(
             f"{folder} must have every class in train, got {', '.join(unknown)} elsewhere; "
-            "move such images, or add them to train"
+            "move such files, or add them to train"
         )
     return torch.tensor([numbers[label] for _, label in names])

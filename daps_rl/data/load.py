@@ -3,7 +3,7 @@
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from daps_rl.data.digits import load_digits
 from daps_rl.data.endless import stream_hub
 from daps_rl.data.errors import MAX_CORRUPT, DataError, MissingDataError
 from daps_rl.data.files import SUFFIXES, load_file
-from daps_rl.data.folder import IMAGE_SIZE, holds_images, load_image_folder
+from daps_rl.data.folder import IMAGE_SIZE, load_image_folder, walk_files
 from daps_rl.data.hub import HubError, download_hub, find_image_column, hub_splits, open_hub
 from daps_rl.data.mnist import FASHION_MNIST, IDX_FILES, MNIST, find_idx_files, load_idx_folder, load_image_source
 from daps_rl.data.photographs import load_photographs
+from daps_rl.data.picture import SUFFIXES as IMAGE_SUFFIXES
 from daps_rl.data.splits import Splits
-from daps_rl.names import did_you_mean
+from daps_rl.names import did_you_mean, import_object
 
 NAMED: dict[str, Callable[..., Splits]] = {
     "digits": load_digits,
@@ -29,6 +30,11 @@ NAMED: dict[str, Callable[..., Splits]] = {
 }
 """What loads a data set of that name, given those of the options that it takes."""
 NAMES = tuple(NAMED)
+FILES: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = ((SUFFIXES, "arrays", load_file),)
+"""Files by their suffixes: what they hold, in words, and what loads one."""
+FOLDERS: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = ((IMAGE_SUFFIXES, "images", load_image_folder),)
+"""Folders by the suffixes of the files in them, the first that is there."""
+OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # Why a data set does not take an option.
 REASONS = {
@@ -39,6 +45,10 @@ REASONS = {
     "hub_config": "is no data set of the hub",
     "streaming": "is no data set of the hub",
     "max_corrupt": "must be whole",
+    "seconds": "is no sound",
+    "window": "is no series and no text",
+    "symbols": "is no text",
+    "columns": "is no table",
 }
 DEFAULTS = {"streaming": False, "max_corrupt": MAX_CORRUPT}  # None for the other options
 
@@ -53,6 +63,10 @@ def load(
     hub_config: str | None = None,
     streaming: bool = False,
     max_corrupt: int = MAX_CORRUPT,
+    seconds: float | None = None,
+    window: int | None = None,
+    symbols: str | None = None,
+    columns: str | None = None,
 ) -> Splits:
     """A data set, by name, by path or from the Hugging Face hub; docs/data.md says more of each.
 
@@ -66,6 +80,7 @@ def load(
       validation split.
     - any other folder with images: decoded as training needs them.
     - a `.npy`, `.npz` or `.safetensors` file: see `from_arrays`.
+    - "package.module:function": what a function of one's own gives, called with those of the options that are given.
     - "owner/name", or any other name that is no path: an image data set of the hub.
 
     A name comes before a folder of the same name; write `./digits` or `Path("digits")` for the folder. A path that is
@@ -80,7 +95,11 @@ def load(
         image_column: of a hub data set with more than one column of images.
         hub_config: of a hub data set with more than one configuration (`name=` of `datasets.load_dataset`).
         streaming: read a hub data set over the network as training goes, in place of downloading it first.
-        max_corrupt: how many unreadable images of a folder or a hub data set may be skipped.
+        max_corrupt: how many unreadable files of a folder or a hub data set may be skipped.
+        seconds: length of a sound, cut or padded to it.
+        window: length of a series, in steps, or of a text, in symbols.
+        symbols: "characters" or "bytes" of a text, or the path of a tokenizer's file.
+        columns: kinds of a table's columns, NAME=KIND separated by commas; found where it does not say.
     Raises:
         MissingDataError: (a FileNotFoundError and a ValueError) the data are not there.
         DataError: (a ValueError) the name is unknown, a file is damaged or does not fit, or the data set does not take
@@ -94,11 +113,14 @@ def load(
     folder = None if data_dir is None else Path(data_dir).expanduser()
     options: dict[str, Any] = {
         "data_dir": folder, "binarize": binarize, "image_size": image_size, "image_column": image_column,
-        "hub_config": hub_config, "streaming": streaming, "max_corrupt": max_corrupt,
+        "hub_config": hub_config, "streaming": streaming, "max_corrupt": max_corrupt, "seconds": seconds,
+        "window": window, "symbols": symbols, "columns": columns,
     }  # fmt: skip
     given = {option: value for option, value in options.items() if value != DEFAULTS.get(option)}
     if isinstance(name_or_path, str) and name_or_path in NAMED:
         return _call(NAMED[name_or_path], name_or_path, given)
+    if isinstance(name_or_path, str) and OWN.fullmatch(name_or_path):
+        return _call(import_object("data", name_or_path), name_or_path, given)
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
         raise _unknown(name_or_path)
     path = Path(name_or_path).expanduser()
@@ -111,14 +133,15 @@ def load(
     if os.path.isdir(path):  # unlike path.is_dir(), no error where a parent folder is closed
         if find_idx_files(path):
             return _call(partial(load_idx_folder, str(path), path), f"the folder {path} of IDX files", given)
-        if not holds_images(path):
-            needed = ", ".join(name for name, _ in IDX_FILES.values())
-            raise MissingDataError(
-                f"{path} must be a folder with {needed}, or with images, but has neither; put them there"
-            )
-        return _call(partial(load_image_folder, path), f"the folder {path} of images", given)
-    if path.suffix.lower() in SUFFIXES:
-        return _call(partial(load_file, path), f"the file {path}", given)
+        for suffixes, what, loader in FOLDERS:
+            if any(True for _ in walk_files(path, suffixes)):
+                return _call(partial(loader, path), f"the folder {path} of {what}", given)
+        needed = ", ".join(name for name, _ in IDX_FILES.values())
+        kinds = ", ".join(what for _, what, _ in FOLDERS)
+        raise MissingDataError(f"{path} must be a folder with {needed}, or with {kinds}, but has none; put them there")
+    for suffixes, _, loader in FILES:
+        if path.suffix.lower() in suffixes:
+            return _call(partial(loader, path), f"the file {path}", given)
     hub_id = name_or_path if isinstance(name_or_path, str) else ""
     if folder is None and HUB_ID.fullmatch(hub_id) and not os.path.lexists(path):
         try:
@@ -160,7 +183,8 @@ def _unknown(given: object, reason: str | None = None) -> DataError:
         got, kind = f"{got}, which is no path, and {reason}", MissingDataError
         remedy += ", and for the hub `pip install daps-rl[datasets]` and have a connection"
     return kind(
-        f"data must be one of {', '.join(NAMES)}, a folder with the four IDX files or with images, "
-        f"a {', '.join(SUFFIXES)} file, or a data set of the hub (owner/name), got {got}; {remedy}"
+        f"data must be one of {', '.join(NAMES)}, a folder with the four IDX files or with "
+        f"{', '.join(what for _, what, _ in FOLDERS)}, a {', '.join(s for suffixes, _, _ in FILES for s in suffixes)} "
+        f"file, package.module:function of your own, or a data set of the hub (owner/name), got {got}; {remedy}"
         + did_you_mean(str(given), NAMES)
     )

@@ -1,7 +1,6 @@
 """The one form in which every data set reaches the training loop, and the splits that it lacks."""
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from daps_rl.columns import Columns
 from daps_rl.data.errors import DataError
+from daps_rl.data.pixels import Arrays
 from daps_rl.data.stream import ImageStream, Stream
 
 SPLITS = ("train", "validation", "test")
 LABELS = tuple(f"{split}_labels" for split in SPLITS)
 TARGETS = tuple(f"{split}_targets" for split in SPLITS)
-LIKELIHOODS = ("bernoulli", "gaussian", "fixed_gaussian")
+LIKELIHOODS = ("bernoulli", "gaussian", "fixed_gaussian", "columns", "fixed_columns")
 SPLIT_SEED = 0
+MEAN_AT_ONCE = 4096  # data
 HELD_OUT_SHARE = 10  # a split that is not given is one tenth of train
 SPELLINGS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
@@ -37,9 +39,11 @@ class Splits:
         train_targets, validation_targets, test_targets: what is scored in the datum's place, where the one who scores
             knows more than the policy sees; or None. [N, ...].
         likelihood: which of `LIKELIHOODS` suits the values: "bernoulli" for 0 and 1, "fixed_gaussian" for grey values
-            in [0, 1], "gaussian" (a learned variance) for any other real values.
+            in [0, 1], "gaussian" (a learned variance) for any other real values, "columns" or "fixed_columns" for those
+            of a kind that has `columns`.
         value_range: lowest and highest value, the peak of PSNR.
         given_shape: of a datum as it was given, before an axis was added or moved; None if it is unknown.
+        kind: how data are measured, shown, read and written; if None `Arrays`, of the value range and given shape.
     Raises:
         DataError: a tensor, its labels, the likelihood or the range does not fit the above.
     """
@@ -55,20 +59,23 @@ class Splits:
     validation_targets: Tensor | None = None
     test_targets: Tensor | None = None
     likelihood: str
-    value_range: tuple[float, float]
+    value_range: tuple[float, float] = (0.0, 1.0)
     given_shape: Any = None  # tuple[int, ...] | None, which mypy would expect of **tensors too
+    kind: Any = None  # a Kind, once constructed
 
     def __post_init__(self) -> None:
+        if self.kind is None:
+            given = None if self.given_shape is None else tuple(self.given_shape)
+            object.__setattr__(self, "kind", Arrays(value_range=self.value_range, given_shape=given))
         for split in SPLITS:
             self._check_split(split)
         if self.likelihood not in LIKELIHOODS:
             known = ", ".join(LIKELIHOODS)
             raise DataError(f"{self.name}: likelihood must be one of {known}, got {self.likelihood!r}; choose one")
-        low, high = self.value_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        if bool(self.kind.columns) is not self.likelihood.endswith("columns"):
             raise DataError(
-                f"{self.name}: value_range must be finite with low < high, got ({low}, {high}); "
-                "pass the range of the values, and training data that are not all the same value"
+                f"{self.name}: likelihood must be columns or fixed_columns for a kind with columns, and for no other, "
+                f"got {self.likelihood!r}; choose another"
             )
 
     def _check_split(self, split: str) -> None:
@@ -82,6 +89,8 @@ class Splits:
                     f"{where} must be a float32 tensor, got {got}; convert it, or use daps_rl.data.from_arrays"
                 )
             check_values(where, data)
+            if self.kind.columns:
+                Columns(self.kind.columns).check(data, where)
         if data.shape[1:] != self.train.shape[1:]:
             raise DataError(
                 f"{where} must hold data of shape {list(self.train.shape[1:])} as train does, "
@@ -108,6 +117,14 @@ class Splits:
     def observation_shape(self) -> torch.Size:
         """Shape of one datum, without the leading N."""
         return self.train.shape[1:]
+
+    def mean(self) -> Tensor:
+        """Mean of the training data as a network reads them, where a decoder starts: of columns, see `Columns`."""
+        if isinstance(self.train, Stream) or not self.kind.columns:
+            return self.train.mean(0)
+        columns = Columns(self.kind.columns)
+        sums = [columns(x).double().sum(0) for x in self.train.split(MEAN_AT_ONCE)]
+        return torch.stack(sums).sum(0).div(len(self.train)).float()
 
     def targets(self, split: str) -> Tensor | None:
         """What is scored instead of a split's data, or None. [N, ...]."""

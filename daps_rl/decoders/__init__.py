@@ -3,7 +3,8 @@
 from torch import nn
 
 from daps_rl.decoders.base import CodeDecoder as CodeDecoder
-from daps_rl.decoders.likelihoods import LIKELIHOODS as LIKELIHOODS
+from daps_rl.decoders.columns import ColumnsLikelihood as ColumnsLikelihood
+from daps_rl.decoders.columns import FixedColumnsLikelihood as FixedColumnsLikelihood
 from daps_rl.decoders.likelihoods import BernoulliLikelihood as BernoulliLikelihood
 from daps_rl.decoders.likelihoods import CategoricalLikelihood as CategoricalLikelihood
 from daps_rl.decoders.likelihoods import FixedGaussianLikelihood as FixedGaussianLikelihood
@@ -16,6 +17,15 @@ from daps_rl.decoders.reward import RewardDistribution as RewardDistribution
 from daps_rl.decoders.sequence import SequenceDecoder as SequenceDecoder
 from daps_rl.decoders.strokes import StrokeDecoder as StrokeDecoder
 from daps_rl.decoders.strokes import StrokeRenderer as StrokeRenderer
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "bernoulli": BernoulliLikelihood,
+    "gaussian": GaussianLikelihood,
+    "fixed_gaussian": FixedGaussianLikelihood,
+    "categorical": CategoricalLikelihood,
+    "columns": ColumnsLikelihood,
+    "fixed_columns": FixedColumnsLikelihood,
+}
 
 DECODERS: dict[str, type[nn.Module]] = {
     "mlp": MLPDecoder,

@@ -55,12 +55,12 @@ class CodeDecoder(nn.Module):
         self.embed = nn.Embedding(vocab_size, embed_dim) if embed is None else embed
 
     def outputs(self, embedded: Tensor) -> Tensor:
-        """Embedded codes [N, T, E] → the likelihood's parameters [N, P, *observation_shape]."""
+        """Embedded codes [N, T, E] → the likelihood's parameters, [N, *likelihood.output_shape(observation_shape)]."""
         raise NotImplementedError
 
     def start_at(self, data_mean: Tensor | None) -> None:
-        """Makes the buffer that outputs are to be added to: those [P, *x] for the data's mean [*x], or zeros."""
-        start = torch.zeros(self.likelihood.outputs_per_entry, *self.observation_shape)
+        """Makes the buffer that outputs are to be added to: those for the mean of the data's features, or zeros."""
+        start = torch.zeros(self.likelihood.output_shape(self.observation_shape))
         if data_mean is not None:
             start.copy_(self.likelihood.outputs_at(data_mean).detach())
         self.outputs_at_start = nn.Buffer(start)

@@ -39,6 +39,14 @@ class Likelihood(nn.Module):
         """Outputs whose distribution is centred on the data's mean: where a decoder starts. [*x] → [P, *x]."""
         return torch.zeros(self.outputs_per_entry, *mean.shape)
 
+    def output_shape(self, observation_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of a network's outputs for one datum, (P, *observation_shape) unless a likelihood says otherwise."""
+        return (self.outputs_per_entry, *observation_shape)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the mean is taken of that a decoder starts at: the data themselves. [N, *x] → [N, ...]."""
+        return x
+
 
 class IndependentBits(Independent):
     """Independent Bernoulli variables by their logits, whose log_prob makes no tensor of the data's size but one.
@@ -89,18 +97,23 @@ class GaussianLikelihood(Likelihood):
 
     def __init__(self, min_variance: float = MIN_VARIANCE, max_variance: float = MAX_VARIANCE) -> None:
         super().__init__()
-        if not 0.0 < min_variance < max_variance:
-            raise ValueError(
-                f"variances must satisfy 0 < min_variance < max_variance, got {min_variance} and {max_variance}; "
-                "the published clamp for standardised images is 0.01 to 1."
-            )
-        self.bounds = math.log(min_variance), math.log(max_variance)  # of the log-variance
+        self.bounds = check_variances(min_variance, max_variance)
 
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
         return DiagonalGaussian(outputs, self.bounds, event_dims)
 
     def outputs_at(self, mean: Tensor) -> Tensor:
         return torch.stack((mean, torch.zeros_like(mean).clamp(*self.bounds)))
+
+
+def check_variances(min_variance: float, max_variance: float) -> tuple[float, float]:
+    """Their logarithms; ValueError unless 0 < min_variance < max_variance."""
+    if not 0.0 < min_variance < max_variance:
+        raise ValueError(
+            f"variances must satisfy 0 < min_variance < max_variance, got {min_variance} and {max_variance}; "
+            "the published clamp for standardised images is 0.01 to 1."
+        )
+    return math.log(min_variance), math.log(max_variance)
 
 
 class FixedGaussianLikelihood(Likelihood):
@@ -148,11 +161,3 @@ class CategoricalLikelihood(Likelihood):
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
         logits = outputs.movedim(-event_dims - 1, -1)
         return Independent(_IntegerCategorical(logits=logits, validate_args=False), event_dims, validate_args=False)
-
-
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    "bernoulli": BernoulliLikelihood,
-    "gaussian": GaussianLikelihood,
-    "fixed_gaussian": FixedGaussianLikelihood,
-    "categorical": CategoricalLikelihood,
-}

@@ -18,7 +18,7 @@ class MLPDecoder(CodeDecoder):
     Args:
         num_tokens, vocab_size, observation_shape, and parts (likelihood, embed_dim, embed): see `CodeDecoder`.
         hidden: widths of the hidden layers; (64, 256) are the published ones.
-        data_mean: mean of the training data [*observation_shape], where the reconstructions start.
+        data_mean: mean of the likelihood's `features` of the training data, where the reconstructions start.
     """
 
     model_settings: ClassVar[dict[str, str]] = {"hidden": "decoder_hidden"}
@@ -34,8 +34,8 @@ class MLPDecoder(CodeDecoder):
         **parts: Any,
     ) -> None:
         super().__init__(num_tokens, vocab_size, observation_shape, **parts)
-        outputs = self.likelihood.outputs_per_entry * math.prod(self.observation_shape)
-        widths = (num_tokens * self.embed_dim, *hidden, outputs)
+        self.output_shape = self.likelihood.output_shape(self.observation_shape)
+        widths = (num_tokens * self.embed_dim, *hidden, math.prod(self.output_shape))
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
@@ -51,4 +51,4 @@ class MLPDecoder(CodeDecoder):
                 last.bias.copy_(self.likelihood.outputs_at(data_mean).flatten())
 
     def outputs(self, embedded: Tensor) -> Tensor:
-        return self.layers(embedded.flatten(1)).view(-1, self.likelihood.outputs_per_entry, *self.observation_shape)
+        return self.layers(embedded.flatten(1)).view(-1, *self.output_shape)

@@ -29,7 +29,7 @@ class SequenceDecoder(CodeDecoder):
         num_heads: attention heads; divides embed_dim.
         mlp_ratio: width of the feed-forward layers over embed_dim.
         norm: of the convolutions but the last: "group", "batch" or "none"; see `ResNetDecoder`.
-        data_mean: mean of the training data [L, D], where the reconstructions start.
+        data_mean: mean of the likelihood's `features` of the training data, where the reconstructions start.
     Raises:
         ValueError: a size is not positive, num_heads does not divide embed_dim, or the data are no sequences.
     References:
@@ -65,7 +65,7 @@ class SequenceDecoder(CodeDecoder):
         self.norm = nn.LayerNorm(embed_dim)
         doublings, self.start = plan_resampling((num_tokens,), self.observation_shape[:1])
         self.resample = make_time_resampling(embed_dim, channels, doublings, norm)
-        self.head = nn.Linear(embed_dim, self.likelihood.outputs_per_entry * self.observation_shape[1])
+        self.head = nn.Linear(embed_dim, math.prod(self.likelihood.output_shape(self.observation_shape)[::2]))
         initialize(self.head, LAST_LAYER_SCALE * self.likelihood.output_scale)
         self.start_at(data_mean)
 

@@ -13,6 +13,8 @@ from torch.distributions import Distribution
 
 from daps_rl.autoencoder import DiscreteAutoencoder, code_sizes
 from daps_rl.data import ImageStream
+from daps_rl.data.kind import Kind
+from daps_rl.data.pixels import Arrays
 from daps_rl.decoders import RewardDistribution
 from daps_rl.evaluation.codes import (
     ACTIVE,
@@ -24,7 +26,7 @@ from daps_rl.evaluation.codes import (
     marginals,
     token_probs,
 )
-from daps_rl.evaluation.images import Perceptual, has_ssim, psnr, ssim
+from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound
 
 LARGEST_TABLE = 2**25  # entries
@@ -48,7 +50,7 @@ def evaluate(
     data: Tensor | np.ndarray | ImageStream,
     *,
     beta: float,
-    value_range: tuple[float, float] = (0.0, 1.0),
+    kind: Kind | None = None,
     targets: Tensor | None = None,
     batch_size: int | None = None,
     importance_samples: int = 16,
@@ -69,7 +71,7 @@ def evaluate(
         autoencoder: the model; data go to its device.
         data: [N, *observation_shape], of any floating type, or a stream of as much.
         beta: weight of the KL in `beta_elbo`.
-        value_range: smallest and largest possible value of the data, for PSNR, SSIM and perceptual metrics.
+        kind: of the data, which says how reconstructions are measured; the model's own if None.
         targets: what is scored instead of the data, [N, *y].
         batch_size: data times draws in memory at once; if None 500, or as many as leave the tables of all tokens'
             probabilities, and the reconstructions, under about a gibibyte each.
@@ -93,7 +95,7 @@ def evaluate(
         )
     parameter = next(autoencoder.parameters())
     device, data = parameter.device, torch.from_numpy(data) if isinstance(data, np.ndarray) else data
-    collected = _Pass(autoencoder, value_range, importance_samples, enumerable, perceptual)
+    collected = _Pass(autoencoder, kind or autoencoder.kind, importance_samples, enumerable, perceptual)
     every = math.ceil(len(data) / importance_data) if importance_data else 0
     was_training = autoencoder.training
     autoencoder.eval()
@@ -128,7 +130,7 @@ class _Pass:
     """Takes in a split, batch by batch, and gives its metrics."""
 
     autoencoder: DiscreteAutoencoder
-    value_range: tuple[float, float]
+    kind: Kind
     importance_samples: int
     enumerable: int
     perceptual: Perceptual | None
@@ -167,14 +169,10 @@ class _Pass:
 
     def _add_reconstruction(self, mean: Tensor, greedy: Tensor, x: Tensor) -> None:
         """From a drawn and from the greedy code of each datum. [B, *x] each."""
-        self._keep(
-            psnr=psnr(mean, x, self.value_range),
-            psnr_greedy=psnr(greedy, x, self.value_range),
-            ssim=ssim(mean, x, self.value_range) if has_ssim(x) else None,
-            ssim_greedy=ssim(greedy, x, self.value_range) if has_ssim(x) else None,
-        )
-        if self.perceptual is not None:
-            self.perceptual.add(mean, x, self.value_range)
+        self._keep(**self.kind.metrics(mean, x))
+        self._keep(**{f"{name}_greedy": values for name, values in self.kind.metrics(greedy, x).items()})
+        if self.perceptual is not None and isinstance(self.kind, Arrays):
+            self.perceptual.add(mean, x, self.kind.value_range)
 
     def _enumerated(self, posterior: Distribution, z: Tensor, x: Tensor) -> dict[str, Tensor | None]:
         """Means over all codes, where there are few; empty where there are many, and for quantisers. x [B, *x]."""

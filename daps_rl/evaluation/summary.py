@@ -8,7 +8,7 @@ from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
 from daps_rl.data import Splits
 from daps_rl.envs.problem import find_problem
-from daps_rl.evaluation.images import Perceptual
+from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.evaluation.split import evaluate
 
 
@@ -31,7 +31,7 @@ def evaluate_splits(
             autoencoder,
             splits[name],
             beta=beta,
-            value_range=splits.value_range,
+            kind=splits.kind,
             targets=splits.targets(name),
             perceptual=perceptual,
         )

@@ -144,7 +144,8 @@ class TokenEncoder(nn.Module):
         outputs: size of a token's vector.
         embed_dim, num_heads, num_layers: width D of the transformer, attention heads (they divide D), and blocks.
         mlp_ratio: width of the feed-forward layers over embed_dim.
-        num_patches: patches of the observation; T if None, as published.
+        num_patches: patches of the observation; T if None, as published. With an encoder of one's own, how many it
+            gives, where that is T, in the order of the tokens.
         encoder: instead of the patch transformer, any module [B, *observation_shape] → [B, P, embed_dim].
         head: instead of the linear layer, any module [..., embed_dim] → [..., outputs], such as `LatticeHead`.
     Raises:
@@ -168,12 +169,13 @@ class TokenEncoder(nn.Module):
         super().__init__()
         check_transformer_sizes(embed_dim, num_heads, num_layers)
         self.observation_shape, self.num_tokens = tuple(observation_shape), num_tokens
+        unknown = encoder is not None and num_patches is None  # how many an encoder of one's own gives
         num_patches = num_tokens if num_patches is None else num_patches
         sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "num_layers": num_layers}
         self.encoder = encoder or ObservationEncoder(
             observation_shape, num_patches=num_patches, mlp_ratio=mlp_ratio, **sizes
         )
-        self.readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=encoder is not None)
+        self.readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=unknown)
         self.head = head or nn.Linear(embed_dim, outputs)
 
     def forward(self, observation: Tensor) -> Any:

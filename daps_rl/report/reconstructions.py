@@ -29,7 +29,7 @@ from daps_rl.report.figures import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ROW_LABELS = ("original", "greedy code", "sampled code")
+ROW_LABELS = ("original", "greedy code", "sampled code")
 _MAX_DATA = 128  # data in one picture
 _MAX_COLUMNS, _MIN_COLUMNS = 16, 8  # of images, before the grid wraps
 _MAX_PIXELS = 256  # larger images are averaged down to this edge
@@ -60,7 +60,7 @@ def plot_reconstructions(
         path, value_range, title: see `plot_sheet`.
     """
     rows = (originals, greedy, sampled)
-    plot_sheet(path, dict(zip(_ROW_LABELS, rows, strict=True)), value_range=value_range, title=title)
+    plot_sheet(path, dict(zip(ROW_LABELS, rows, strict=True)), value_range=value_range, title=title)
 
 
 def plot_sheet(
@@ -213,7 +213,7 @@ def _series_figure(labels: Sequence[str], parts: list[np.ndarray], original_ndim
     words: dict[str, Any] = {"fontsize": 9, "labelcolor": INK, "frameon": False, "ncols": min(len(labels), 4)}
     handles = panels[0, 0].lines[:: len(chosen)]
     names = [label.replace("\n", " ") for label in labels]
-    few = len(labels) <= len(_ROW_LABELS)
+    few = len(labels) <= len(ROW_LABELS)
     figure.legend(handles, names, loc="outside upper right" if few else "outside lower center", **words)
     return figure
 

@@ -20,8 +20,8 @@ from daps_rl.device import choose_device, peak_memory
 from daps_rl.distributed import World
 from daps_rl.evaluation import Perceptual
 from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
-from daps_rl.report.run import draw_run
 from daps_rl.runs.folder import RunFolder
+from daps_rl.runs.pictures import draw_run
 from daps_rl.tensor_file import load_tensors, save_tensors
 from daps_rl.training import Trainer
 
@@ -186,6 +186,7 @@ def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = Non
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "fingerprint": trainer.fingerprint,
         "given_shape": trainer.splits.given_shape,
+        "measures": {name: measure._asdict() for name, measure in trainer.splits.kind.measures.items()},
         "unreadable_files": trainer.splits.unreadable_files(),
         **evaluate_splits(model, trainer.splits, config.beta_end, perceptual),
     }

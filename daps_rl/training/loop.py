@@ -38,6 +38,10 @@ def load_data(config: TrainConfig) -> Splits:
         hub_config=config.hub_config,
         streaming=config.streaming,
         max_corrupt=config.max_corrupt,
+        seconds=config.seconds or None,
+        window=config.window or None,
+        symbols=config.symbols,
+        columns=config.columns,
     )
 
 
@@ -82,11 +86,11 @@ class Trainer:
         self.fingerprint = splits.fingerprint()  # once: every checkpoint holds it
         self.device = choose_device(config.device)
         torch.manual_seed(config.seed)
-        model_config = config.model_config(splits.observation_shape, splits.likelihood)
+        model_config = config.model_config(splits.observation_shape, splits.likelihood, splits.kind.columns)
         if policy is None or decoder is None:
             check_memory(model_config, bytes_each=16)  # with the gradient and AdamW's two moments
         self.autoencoder = DiscreteAutoencoder.from_config(
-            model_config, policy=policy, decoder=decoder, prior=prior, data_mean=splits.train.mean(0)
+            model_config, policy=policy, decoder=decoder, prior=prior, data_mean=splits.mean(), kind=splits.kind
         ).to(self.device)
         self.agent = (agent or make_agent)(config, self.autoencoder.policy).to(self.device)
         self.learner = Learner(config, self.autoencoder, self.agent, self.world)
@@ -186,24 +190,26 @@ class Trainer:
         return finite(row)
 
     def validate(self) -> dict[str, float | None]:
-        """β-ELBO (at β's final value), log-likelihood and PSNR on at most `validation_size` of the validation split.
+        """β-ELBO (at β's final value), log-likelihood, and the first measure of the data's kind (PSNR of images).
 
-        Of a problem's decisions: the reward instead of the log-likelihood, the greedy decision's instead of the PSNR.
+        On at most `validation_size` of the validation split. Of a problem's decisions: the reward instead of the
+        log-likelihood, the greedy decision's instead of the PSNR.
         """
         config, splits = self.config, self.splits
         evaluation = evaluate(
             self.autoencoder,
             self.validation,
             beta=config.beta_end,
-            value_range=splits.value_range,
+            kind=splits.kind,
             targets=splits.validation_targets,
             importance_data=0,  # what a curve shows needs one code per datum
             enumerable=0,
             seed=config.seed,
         )
         self.agent.train()
-        names = ("beta_elbo", "log_likelihood", "psnr" if config.problem is None else "reward_greedy")
-        return {name: evaluation.metrics[name] for name in names}
+        nearness = next(iter(splits.kind.measures), None) if config.problem is None else "reward_greedy"
+        names = ("beta_elbo", "log_likelihood", nearness)
+        return {name: evaluation.metrics[name] for name in names if name is not None}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that decides the next step, as tensors and JSON. All processes that train together call it at once."""

@@ -13,7 +13,7 @@ from daps_rl.decoders import StrokeDecoder
 from daps_rl.evaluation import evaluate
 from daps_rl.report.code_usage import plot_code_usage
 from daps_rl.report.learning_curves import plot_learning_curves, read_metrics
-from daps_rl.report.reconstructions import plot_reconstructions, plot_sheet
+from daps_rl.report.reconstructions import ROW_LABELS, plot_sheet
 
 SHOWN = 16  # data in the picture of reconstructions
 
@@ -30,7 +30,7 @@ def draw_run(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits) -> 
         return [curves]
     title = None if config is None else f"{splits.name}: test data from {latents_text(config.bits)}"
     paths = [*_draw_data(folder, autoencoder, splits, title), curves]
-    counts = evaluate(autoencoder, splits.test, beta=0.0, value_range=splits.value_range, importance_data=0).counts
+    counts = evaluate(autoencoder, splits.test, beta=0.0, kind=splits.kind, importance_data=0).counts
     if counts is not None:
         paths.append(folder / "code_usage.png")
         title = f"{splits.name}: use of each position's token values on the test split"
@@ -46,10 +46,8 @@ def _draw_data(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits, t
         torch.manual_seed(0)
         greedy = autoencoder.decode(autoencoder.encode(shown, deterministic=True))
         sampled = autoencoder.decode(autoencoder.encode(shown))
-    paths = [folder / "reconstructions.png"]
-    plot_reconstructions(
-        paths[0], shown.cpu(), greedy.cpu(), sampled.cpu(), value_range=splits.value_range, title=title
-    )
+    rows = dict(zip(ROW_LABELS, (shown.cpu(), greedy.cpu(), sampled.cpu()), strict=True))
+    paths = splits.kind.draw(folder / "reconstructions.png", rows, title)
     if isinstance(autoencoder.decoder, StrokeDecoder):
         paths.append(folder / "drawing.png")
         stages = autoencoder.decoder.stages(autoencoder.encode(shown, deterministic=True))

@@ -1,0 +1,64 @@
+"""Plain files, opened so that nothing can block; arrays of numbers from `.npy` files, whose sizes are checked first."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from daps_rl.data.errors import DataError, MissingDataError, one_line
+
+
+def read_array(path: str | os.PathLike[str]) -> np.ndarray:
+    """The numbers of a `.npy` file, as `encode` and `decode` read them.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is no plain file, not readable, damaged, or holds anything but real numbers.
+    """
+    with open_plain(Path(path), "a readable .npy file of plain numbers") as file:
+        return read_npy(file, os.path.getsize(path))
+
+
+@contextlib.contextmanager
+def open_plain(path: Path, form: str) -> Iterator[IO[bytes]]:
+    """Opens a file to read, and nothing that could block; `form` is what it must be, for one line on what is wrong.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is no plain file, cannot be opened, or reading it raised any other error.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise DataError(f"{path} must be {form}, got a folder, pipe or device; pass the path of a file")
+        with path.open("rb") as file:
+            yield file
+    except DataError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingDataError(f"no such file: {path} must be {form}; check the path") from error
+    except PermissionError as error:
+        raise DataError(f"{path} must be {form}, got: {one_line(error)}; check its permissions") from error
+    # Of a damaged file, numpy, zipfile and safetensors raise errors of many kinds.
+    except Exception as error:
+        raise DataError(f"{path} must be {form}, got: {one_line(error)}; save it again") from error
+
+
+def read_npy(file: IO[bytes], size: int) -> np.ndarray:
+    """One array of numbers from a file of that many bytes, which its header must account for."""
+    read_header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"dtype {dtype}")
+    stated, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if stated != there:
+        raise ValueError(f"a header of {list(shape)} {dtype}, which are {stated} bytes, before {there} bytes")
+    file.seek(0)
+    return npy.read_array(file, allow_pickle=False)
