@@ -140,8 +140,7 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
     forms = {name: f"{name} {form}" for name, form in (UNITS | measures).items()}
     for split in ("validation", "test"):
         print(f"{split:>10}  {in_words(summary[split], forms)}")
-    picture = "reconstructions.png" if (path / "reconstructions.png").exists() else "learning_curves.png"
-    print(f"look at {path}{os.sep}{picture}")
+    print(f"look at {path}{os.sep}{summary['pictures'][0]}")
     gain = summary["validation"].get("code_gain")
     if summary["problem"] is None and gain is not None and gain < COLLAPSED:
         print(

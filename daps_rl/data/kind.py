@@ -20,6 +20,7 @@ Array = np.ndarray | Tensor
 
 KINDS = {
     "arrays": "daps_rl.data.pixels:Arrays",
+    "parts": "daps_rl.data.parts:Parts",
 }
 """Kinds by the names that saved models know them by. One of a user's own is `package.module:Class` there."""
 
@@ -105,6 +106,9 @@ def kind_from_json(values: Mapping[str, Any]) -> Kind:
 
 
 def _as_tuple(value: Any) -> Any:
+    """Returns JSON's value with tuples for lists, as a frozen dataclass holds them."""
+    if isinstance(value, dict):
+        return {name: _as_tuple(part) for name, part in value.items()}
     return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
 
 

@@ -1,0 +1,186 @@
+"""Data of several parts, such as a sound, a picture and a label: encoded from those that are there, decoded whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from daps_rl.data.errors import DataError
+from daps_rl.data.kind import KINDS, Array, Kind, Measure, kind_from_json, kind_to_json, write_array
+from daps_rl.data.plain import read_array
+from daps_rl.data.splits import SPLITS, Splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a datum.
+
+    Args:
+        name: in the TensorDict, in messages and in the names of pictures.
+        shape: of the part of one datum.
+        entries: what each of its entries is: "number", "yes-no" or "category:S", see `daps_rl.columns.Columns`.
+        kind: of the part, or its `kind_to_json`; None for one that is neither drawn nor measured.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    entries: str = "number"
+    kind: Any = None  # JSON, once constructed
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kind, Kind):
+            object.__setattr__(self, "kind", kind_to_json(self.kind))
+
+    @property
+    def size(self) -> int:
+        """Entries of the part."""
+        return math.prod(self.shape)
+
+    def made(self) -> Kind | None:
+        """The kind of the part, where it has one."""
+        return None if self.kind is None else kind_from_json(self.kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts(Kind):
+    """Data of several parts, each of which may be missing: one row of all their entries, and a flag for each part.
+
+    A TensorDict, or a dict, of some of the parts is what a person encodes, and `unpack` gives what codes decode to as
+    one of all parts. A part that is missing counts for nothing in log p(x|z).
+
+    Args:
+        parts: in the order of the row; from JSON as dictionaries.
+    Raises:
+        DataError: a part is named twice, or is of a kind that is not one of ours.
+    """
+
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        parts = tuple(part if isinstance(part, Part) else Part(**part) for part in self.parts)
+        object.__setattr__(self, "parts", parts)
+        names = [part.name for part in parts]
+        if len(set(names)) < len(names):
+            raise DataError(f"parts must have names of their own, got {', '.join(names)}; rename one")
+        for part in parts:
+            if part.kind is not None and part.kind.get("kind") not in KINDS:
+                raise DataError(f"the kind of part {part.name} must be one of {', '.join(KINDS)}; leave it out")
+
+    @property
+    def measures(self) -> dict[str, Measure]:  # type: ignore[override]  # those of its parts
+        """Those of the parts, by their names."""
+        found = {}
+        for part in self.parts:
+            if part.entries.startswith("category"):
+                found[f"{part.name}_accuracy"] = Measure(f"{part.name}, right", "", ".1%", 1)
+            elif (kind := part.made()) is not None:
+                for name, measure in kind.measures.items():
+                    found[f"{part.name}_{name}"] = measure._replace(words=f"{part.name}, {measure.words}")
+        return found
+
+    @property
+    def width(self) -> int:
+        """Entries of all parts, after which the flags stand."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        columns: list[str] = []
+        for flag, part in enumerate(self.parts, self.width):
+            if part.entries.startswith("category"):
+                columns += [f"{part.entries}@{flag}"] * part.size
+            else:
+                columns.append(f"{part.entries}*{part.size}@{flag}")
+        return (*columns, f"yes-no*{len(self.parts)}")
+
+    def pack(self, data: Mapping[str, Any]) -> Tensor:
+        """Returns rows of those parts that are given, and of zeros. A dict or TensorDict of [N, *part] → [N, C].
+
+        Raises:
+            DataError: there is no such part, none is given, or one has another shape.
+        """
+        known = {part.name: part for part in self.parts}
+        given = {str(name): torch.as_tensor(value).float() for name, value in data.items()}
+        if not given or set(given) - set(known):
+            raise DataError(f"parts must be some of {', '.join(known)}, got {', '.join(given) or 'none'}; rename them")
+        count = len(next(iter(given.values())))
+        for name, value in given.items():
+            if value.shape != (count, *known[name].shape):
+                shape = ", ".join(map(str, known[name].shape))
+                raise DataError(f"{name} must have shape [{count}, {shape}], got {list(value.shape)}; reshape it")
+        zeros = [given.get(part.name, torch.zeros(count, part.size)).reshape(count, -1) for part in self.parts]
+        flags = torch.tensor([float(part.name in given) for part in self.parts]).expand(count, -1)
+        return torch.cat((*zeros, flags), dim=1)
+
+    def unpack(self, rows: Tensor) -> TensorDict:
+        """Returns all parts of rows, whether they are there or not. [N, C] → a TensorDict of [N, *part]."""
+        sizes = [part.size for part in self.parts]
+        values = rows[:, : self.width].split(sizes, dim=1)
+        named = {part.name: x.reshape(-1, *part.shape) for part, x in zip(self.parts, values, strict=True)}
+        return TensorDict(named, batch_size=[len(rows)])
+
+    def there(self, rows: Tensor) -> dict[str, Tensor]:
+        """Returns which rows have which part, by the part's name. [N, C] → bool [N] each."""
+        return {part.name: rows[:, flag] > 0.5 for flag, part in enumerate(self.parts, self.width)}
+
+    def only(self, rows: Tensor, names: Sequence[str]) -> Tensor:
+        """Returns the same rows with these parts alone. [N, C] → [N, C]."""
+        return self.pack({name: value for name, value in self.unpack(rows).items() if name in names})
+
+    def metrics(self, decoded: Tensor, x: Tensor) -> dict[str, Tensor]:
+        found, pair = {}, (self.unpack(decoded), self.unpack(x))
+        for part in self.parts:
+            ours, theirs = (data[part.name] for data in pair)
+            if part.entries.startswith("category"):
+                found[f"{part.name}_accuracy"] = (ours == theirs).flatten(1).float().mean(1)
+            elif (kind := part.made()) is not None:
+                found |= {f"{part.name}_{name}": value for name, value in kind.metrics(ours, theirs).items()}
+        return found
+
+    def draw(self, path: Path, rows: Mapping[str, Tensor], title: str | None) -> list[Path]:
+        """Draws each part by itself, as its own kind does; a part that is not there is blank."""
+        data, paths = {label: self.unpack(part) for label, part in rows.items()}, []
+        for part in self.parts:
+            if (kind := part.made()) is not None:
+                own = {label: parts[part.name] for label, parts in data.items()}
+                paths += kind.draw(path.with_stem(f"{path.stem}-{part.name}"), own, f"{title}: {part.name}")
+        return paths
+
+    def read(self, path: Path) -> Array:
+        return read_array(path)
+
+    def write(self, path: Path, data: Tensor) -> str:
+        return write_array(path, data.numpy())
+
+    def prepare(self, x: Any) -> Array:
+        return x if isinstance(x, Tensor) or not isinstance(x, Mapping | TensorDict) else self.pack(x)
+
+
+def part_splits(
+    name: str, kind: Parts, data: Mapping[str, Mapping[str, Tensor]], given: Sequence[Sequence[str]]
+) -> Splits:
+    """Splits of data of several parts: each datum is encoded from each choice of its parts, and scored whole.
+
+    Args:
+        name: of the data set.
+        kind: its parts.
+        data: by split, all parts [N, *part] of its data; "label", where it is a part [N], gives the classes too.
+        given: choices of parts that a policy sees, in turn: (("sound",), ("picture",), ("sound", "picture")).
+    """
+    tensors: dict[str, Any] = {}
+    for split in SPLITS:
+        whole = kind.pack(data[split])
+        seen = torch.stack([kind.only(whole, names) for names in given], dim=1)  # [N, choices, C]
+        tensors[split] = seen.flatten(0, 1)
+        tensors[f"{split}_targets"] = whole.repeat_interleave(len(given), dim=0)
+        if "label" in data[split]:
+            labels = data[split]["label"].reshape(len(whole)).long()
+            tensors[f"{split}_labels"] = labels.repeat_interleave(len(given))
+    return Splits(name=name, **tensors, likelihood="columns", kind=kind)
