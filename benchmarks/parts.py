@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from common import IMAGES, REPORTS, ROWS, Tables, put, read_rows
 
-from daps_rl.comparison.curves import METRICS, read_curve
+from daps_rl.comparison.curves import AXES, VALIDATION, read_curve
 from daps_rl.comparison.folder import ComparisonFolder
 from daps_rl.comparison.plan import plan_from_json
 from daps_rl.comparison.table import comparison_text
@@ -96,8 +96,7 @@ class Report:
         for run in plan.runs():
             row = folder.read_rows().get((run.label, run.seed))
             if row is not None:
-                axes = ("step", "seconds", "decoder_evaluations", *(f"validation_{metric}" for metric in METRICS))
-                curve = [{axis: point.get(axis) for axis in axes} for point in read_curve(folder.run(run).metrics)]
+                curve = [_point(point) for point in read_curve(folder.run(run).metrics)]
                 lines.append(json.dumps({**row, "curve": curve}))
         self.rows_of(name).write_text("\n".join([json.dumps({"plan": plan.to_json()}), *lines]) + "\n")
         for picture in sorted(path.glob("*.png")):
@@ -131,3 +130,8 @@ def train(part: Part, folder: Path, options: argparse.Namespace) -> None:
     code = subprocess.run(command, check=False).returncode
     if code not in (0, 1):  # 1: some runs failed, and are rows
         raise SystemExit(code)
+
+
+def _point(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a curve shows of a run's row."""
+    return {name: value for name, value in row.items() if name in AXES or name.startswith(VALIDATION)}

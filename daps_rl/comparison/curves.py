@@ -9,18 +9,22 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from daps_rl.data.kind import Measure
+from daps_rl.data.pixels import Arrays
 from daps_rl.report import read_metrics
 
-NAMES = {"beta_elbo": ("β-ELBO", "nats"), "log_likelihood": ("log-likelihood", "nats"), "psnr": ("PSNR", "dB")}
-"""Of codes of data: what a metric is called, and its unit."""
+NAMES = {
+    "log_likelihood": Measure("log-likelihood", "nats", ".2f", 1),
+    "beta_elbo": Measure("β-ELBO", "nats", ".2f", 1),
+}
+"""Of codes of data, beside the measures of their kind: how a metric is called and printed."""
 PROBLEM_NAMES = {
-    "reward_greedy": ("reward, greedy decisions", ""),
-    "log_likelihood": ("reward", ""),
-    "beta_elbo": ("reward - β·KL", ""),
+    "reward_greedy": Measure("reward, greedy decisions", "", ".4f", 1),
+    "log_likelihood": Measure("reward", "", ".4f", 1),
+    "beta_elbo": Measure("reward - β·KL", "", ".4f", 1),
 }
 """Of decisions, in another problem than encoding."""
-METRICS = tuple(NAMES | PROBLEM_NAMES)
-"""What a run validates as `validation_…` while it trains, if the agent has it."""
+VALIDATION = "validation_"  # before a metric's name, in the rows of a run that validates while it trains
 AXES = {"step": "steps", "decoder_evaluations": "decoder evaluations", "seconds": "training time (seconds)"}
 
 Curve = Sequence[Mapping[str, Any]]
@@ -37,15 +41,26 @@ def of_labels(runs: Mapping[tuple[str, int], T], labels: Iterable[str]) -> dict[
     return {label: [part for (of, _), part in runs.items() if of == label] for label in labels}
 
 
-def heading(name: str, unit: str) -> str:
+def heading(measure: Measure) -> str:
     """A metric's name with its unit, where it has one."""
-    return f"{name} ({unit})" if unit else name
+    return f"{measure.words} ({measure.unit})" if measure.unit else measure.words
+
+
+def measures_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Measure]:
+    """The measures of the data that finished runs were of; those of images in rows that do not say."""
+    said = next((row["measures"] for row in rows if row.get("measures")), None)
+    return Arrays.measures if said is None else {name: Measure(**values) for name, values in said.items()}
+
+
+def names_of(rows: Iterable[Mapping[str, Any]], problem: bool) -> dict[str, Measure]:
+    """The metrics that runs are compared by, also while they train: bounds, and the first measure of their data."""
+    return PROBLEM_NAMES if problem else dict([*measures_of(rows).items()][:1]) | NAMES
 
 
 def read_curve(path: Path) -> Curve:
     """The validations of a run: the rows of its metrics.jsonl that hold one."""
     rows = read_metrics(path) if path.exists() else []
-    return [row for row in rows if any(_number(row.get(f"validation_{name}")) is not None for name in METRICS)]
+    return [row for row in rows if any(_number(value) is not None for name, value in row.items() if VALIDATION in name)]
 
 
 def common_point(curves: Mapping[str, Sequence[Curve]], axis: str) -> float | None:
@@ -64,7 +79,7 @@ def read_at(curve: Curve, axis: str, point: float) -> Mapping[str, Any] | None:
 
 def validation(row: Mapping[str, Any] | None, metric: str) -> float | None:
     """One metric of a validation; None where it is not defined."""
-    return None if row is None else _number(row.get(f"validation_{metric}"))
+    return None if row is None else _number(row.get(VALIDATION + metric))
 
 
 def points(curve: Curve, axis: str, metric: str) -> np.ndarray:

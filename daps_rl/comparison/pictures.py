@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from daps_rl.comparison.curves import AXES, NAMES, PROBLEM_NAMES, Curve, heading, of_rewards, points
+from daps_rl.comparison.curves import AXES, Curve, heading, names_of, of_rewards, points
 from daps_rl.comparison.folder import Row
 from daps_rl.data import Splits
+from daps_rl.data.kind import Measure
 from daps_rl.report import images_in_a_line
 from daps_rl.report.figures import (
     INK,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HEADINGS = {metric: heading(*NAMES[metric]) for metric in ("psnr", "log_likelihood", "beta_elbo")}
-PROBLEM_HEADINGS = {metric: heading(*name) for metric, name in PROBLEM_NAMES.items()}
 PLACES = ("seconds", "decoder_evaluations")
 SHOWN_SERIES = 8  # data in a sheet of line plots
 _MARKERS = 6  # on a curve, about
@@ -43,14 +42,22 @@ _ENTRY, _CHARACTER = 0.7, 0.07  # inches of a legend: line and gap, and each cha
 _FIRST_SHARE = 0.1  # of the validations, which may lie below a panel
 
 
-def plot_curves(path: Path, curves: Mapping[str, Sequence[Curve]], *, title: str, problem: bool = False) -> None:
+def plot_curves(
+    path: Path,
+    curves: Mapping[str, Sequence[Curve]],
+    *,
+    title: str,
+    names: Mapping[str, Measure] | None = None,
+    problem: bool = False,
+) -> None:
     """Draws validation quality against seconds and against decoder evaluations: mean and range over the seeds.
 
     The mean is over the seeds at equal steps, of places as of values, as far as all of them have come. A panel leaves
     out the first validations where they lie far below the rest. Runs of very different lengths are on a log axis.
-    `problem` is whether the runs make decisions, in another problem than encoding.
+    `names` are the metrics, those of images if None; `problem` is whether the runs make decisions, in another problem
+    than encoding.
     """
-    headings = PROBLEM_HEADINGS if problem else HEADINGS
+    headings = {metric: heading(name) for metric, name in (names or names_of((), problem)).items()}
     figure = new_figure(WIDTH, 860, title)
     panels = figure.subplots(len(PLACES), len(headings), sharex="row", sharey="col")
     for (row, axis), (column, metric) in itertools.product(enumerate(PLACES), enumerate(headings)):
@@ -75,11 +82,12 @@ def plot_bits(path: Path, agents: Mapping[str, str], rows: Sequence[Row], *, tit
     An agent looks as its first label does in the curves. The rows are those of finished runs whose codes have bits.
     """
     figure = new_figure(WIDTH, 500, title)
-    panels = figure.subplots(1, len(HEADINGS))
+    headings = {metric: heading(name) for metric, name in names_of(rows, False).items()}
+    panels = figure.subplots(1, len(headings))
     look_of: dict[str, dict[str, Any]] = {}
     for agent, look in zip(agents.values(), _looks(), strict=False):
         look_of.setdefault(agent, look)
-    for (metric, shown_as), axes in zip(HEADINGS.items(), panels, strict=True):
+    for (metric, shown_as), axes in zip(headings.items(), panels, strict=True):
         for agent, look in look_of.items():
             found: dict[float, list[float]] = {}
             for row in rows:
@@ -98,8 +106,11 @@ def plot_bits(path: Path, agents: Mapping[str, str], rows: Sequence[Row], *, tit
     save(figure, path)
 
 
-def plot_reconstructions_of(path: Path, runs: Mapping[str, Path], splits: Splits, *, device: str) -> None:
-    """Draws test data above what the models of finished runs make of sampled codes; runs by what labels their rows."""
+def plot_reconstructions_of(path: Path, runs: Mapping[str, Path], splits: Splits, *, device: str) -> list[Path]:
+    """Draws test data above what the models of finished runs make of sampled codes; returns what was written.
+
+    `runs` are by what labels their rows.
+    """
     from daps_rl.runs.session import load_run
 
     shape = splits.observation_shape
@@ -111,7 +122,9 @@ def plot_reconstructions_of(path: Path, runs: Mapping[str, Path], splits: Splits
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(0)
             sheet[label] = model.decode(model.encode(x)).cpu()
-    title = f"{splits.name}: test data from sampled codes, and the PSNR of the whole split"
+    measure = next(iter(splits.kind.measures.values()), None)
+    measured = "" if measure is None else f", and the {measure.words} of the whole split"
+    title = f"{splits.name}: test data from sampled codes{measured}"
     return splits.kind.draw(path, sheet, title)
 
 

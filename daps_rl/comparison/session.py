@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from daps_rl.comparison import runner
-from daps_rl.comparison.curves import Curve, of_labels, read_curve
+from daps_rl.comparison.curves import Curve, measures_of, names_of, of_labels, read_curve
 from daps_rl.comparison.folder import ComparisonFolder, Row
 from daps_rl.comparison.pictures import plot_bits, plot_curves, plot_reconstructions_of
 from daps_rl.comparison.plan import Plan, PlannedRun
@@ -119,7 +119,9 @@ def _draw(
     if any(curves.values()):
         paths.append(folder.path / "curves.png")
         above = f"{title}, on the validation split (mean and range over seeds)"
-        plot_curves(paths[-1], of_labels(curves, plan.agents), title=above, problem=plan.problem is not None)
+        problem = plan.problem is not None
+        names = names_of((rows[run.key] for run in finished), problem)
+        plot_curves(paths[-1], of_labels(curves, plan.agents), title=above, names=names, problem=problem)
     if plan.problem is not None:  # decisions reconstruct nothing
         return paths
     chosen = [row for row in (rows[run.key] for run in finished) if row["bits"] is not None]
@@ -127,11 +129,10 @@ def _draw(
     if bits and max(bits) > DISTINCT * min(bits):  # FSQ's 63.3 beside 64 are no two sizes
         paths.append(folder.path / "bits.png")
         plot_bits(paths[-1], plan.agents, chosen, title=f"{title}, on the test split (mean and range over seeds)")
-    paths.append(folder.path / "reconstructions.png")
-    runs = {
-        f"{label}\n{rows[label, first[label].seed]['test']['psnr']:.2f} dB": folder.run(first[label]).path
-        for label in plan.agents
-        if label in first
-    }
-    plot_reconstructions_of(paths[-1], runs, splits, device=finished[0].config.device)
-    return paths
+    runs = {}
+    for label in filter(first.__contains__, plan.agents):
+        row = rows[label, first[label].seed]
+        shown = [f"{row['test'][name]:{m.form}} {m.unit}".strip() for name, m in [*measures_of([row]).items()][:1]]
+        runs["\n".join((label, *shown))] = folder.run(first[label]).path
+    sheet = folder.path / "reconstructions.png"
+    return paths + plot_reconstructions_of(sheet, runs, splits, device=finished[0].config.device)

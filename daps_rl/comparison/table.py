@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from daps_rl.comparison.curves import (
     AXES,
-    NAMES,
-    PROBLEM_NAMES,
     Curve,
     common_point,
     heading,
+    measures_of,
+    names_of,
     of_labels,
     of_rewards,
     read_at,
@@ -30,6 +30,7 @@ from daps_rl.comparison.statistics import (
     power_warning,
     sentence,
 )
+from daps_rl.data.kind import Measure
 
 MEBIBYTE = 2**20
 
@@ -72,10 +73,6 @@ TABLES: dict[str, Sequence[Column]] = {
         Column("importance-weighted bound (nats)", _test("importance_bound"), ".2f", 1),
     ),
     "Reconstructions": (
-        Column("PSNR (dB)", _test("psnr"), ".2f", 1),
-        Column("PSNR, greedy codes (dB)", _test("psnr_greedy"), ".2f", 1),
-        Column("SSIM", _test("ssim"), ".3f", 1),
-        Column("SSIM, greedy codes", _test("ssim_greedy"), ".3f", 1),
         Column("FID", _test("fid"), ".2f", -1, optional=True),
         Column("LPIPS", _test("lpips"), ".3f", -1, optional=True),
     ),
@@ -97,6 +94,18 @@ TABLES: dict[str, Sequence[Column]] = {
 }
 
 
+def reconstruction_columns(rows: Sequence[Row]) -> list[Column]:
+    """Columns of the measures of the rows' data, of drawn and of greedy codes, and of what verdicts say."""
+    columns = []
+    for name, measure in measures_of(rows).items():
+        greedy = measure._replace(words=f"{measure.words}, greedy codes")
+        columns.append(Column(heading(measure), _test(name), measure.form, measure.better))
+        columns.append(Column(heading(greedy), _test(f"{name}_greedy"), measure.form, measure.better))
+    judged = sorted({name for row in rows for name in row["test"] if name.startswith(("recognised", "verdict_"))})
+    columns += [Column(name.replace("_", " "), _test(name), ".3f", 1) for name in judged]
+    return [*columns, *TABLES["Reconstructions"]]
+
+
 def comparison_text(
     plan: Plan, rows: Mapping[tuple[str, int], Row], curves: Mapping[tuple[str, int], Curve], reference: str
 ) -> str:
@@ -105,13 +114,17 @@ def comparison_text(
     lines = [f"# {', '.join(plan.agents)} on {plan.config(next(iter(plan.agents)), plan.seeds[0]).data}", ""]
     lines += [*_settings(plan), "", "## Test split, at the end of each run", ""]
     cost = [column._replace(heading=of_rewards(column.heading)) for column in TABLES["Cost"]]
-    tables = TABLES if plan.problem is None else {"Reward": REWARDS, "Cost": cost}
+    ended = [row for of_label in finished.values() for row in of_label]
+    names = names_of(ended, plan.problem is not None)
+    tables: Mapping[str, Sequence[Column]] = {"Reward": REWARDS, "Cost": cost}
+    if plan.problem is None:
+        tables = {**TABLES, "Reconstructions": reconstruction_columns(ended)}
     for title, columns in tables.items():
         lines += [f"### {title}", "", *_table(finished, columns, len(plan.seeds)), ""]
     lines += [*_reading_notes(finished), "", f"## Differences from {reference}", ""]
-    lines += [*_differences(finished, reference, NAMES if plan.problem is None else PROBLEM_NAMES), ""]
+    lines += [*_differences(finished, reference, names), ""]
     for axis in ("step", "decoder_evaluations"):
-        lines += [*_at_equal(axis, plan, curves), ""]
+        lines += [*_at_equal(axis, plan, curves, names), ""]
     lines += _not_finished(plan, rows)
     return "\n".join(lines).strip() + "\n"
 
@@ -187,9 +200,7 @@ def _reading_notes(finished: Mapping[str, Sequence[Row]]) -> list[str]:
     return notes
 
 
-def _differences(
-    finished: Mapping[str, Sequence[Row]], reference: str, names: Mapping[str, tuple[str, str]]
-) -> list[str]:
+def _differences(finished: Mapping[str, Sequence[Row]], reference: str, names: Mapping[str, Measure]) -> list[str]:
     """Paired t-tests in plain words, a list for each metric."""
     if len(finished) < 2:
         return ["There is no other agent to compare with."]
@@ -200,7 +211,7 @@ def _differences(
             for label, rows in finished.items()
         }
         differences = paired_differences(values, reference)
-        lines += [f"- {sentence(difference, reference, *name)}" for difference in differences]
+        lines += [f"- {sentence(difference, reference, name.words, name.unit)}" for difference in differences]
         warning = warning or power_warning(differences)
     explained = (
         "Paired t-tests over the seeds that both have finished, test split; p after Holm's correction over the "
@@ -209,7 +220,9 @@ def _differences(
     return [explained, "", *lines, *(["", warning] if warning else [])]
 
 
-def _at_equal(axis: str, plan: Plan, curves: Mapping[tuple[str, int], Curve]) -> list[str]:
+def _at_equal(
+    axis: str, plan: Plan, curves: Mapping[tuple[str, int], Curve], names: Mapping[str, Measure]
+) -> list[str]:
     """The validation curves read at one point that all finished runs reach."""
     name = AXES[axis] if plan.problem is None else of_rewards(AXES[axis])
     lines = [f"## Validation split, at equal {name}", ""]
@@ -217,8 +230,10 @@ def _at_equal(axis: str, plan: Plan, curves: Mapping[tuple[str, int], Curve]) ->
     point = common_point(by_label, axis)
     if point is None:
         return [*lines, f"No such table: some finished run has no validation with its {name}."]
-    names, form = (NAMES, ".2f") if plan.problem is None else (PROBLEM_NAMES, ".4f")
-    columns = [Column(heading(*name), partial(validation, metric=metric), form, 1) for metric, name in names.items()]
+    columns = [
+        Column(heading(name), partial(validation, metric=metric), name.form, name.better)
+        for metric, name in names.items()
+    ]
     columns += [Column("read at step", lambda row: row["step"], ",.0f", 0, False)]
     columns += [Column("seconds", lambda row: row["seconds"], ",.1f", 0, False)]
     read = {label: [read_at(curve, axis, point) for curve in of_label] for label, of_label in by_label.items()}
