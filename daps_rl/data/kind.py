@@ -21,6 +21,7 @@ Array = np.ndarray | Tensor
 KINDS = {
     "arrays": "daps_rl.data.pixels:Arrays",
     "parts": "daps_rl.data.parts:Parts",
+    "sound": "daps_rl.data.sound:Sound",
 }
 """Kinds by the names that saved models know them by. One of a user's own is `package.module:Class` there."""
 

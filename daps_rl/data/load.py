@@ -19,6 +19,7 @@ from daps_rl.data.mnist import FASHION_MNIST, IDX_FILES, MNIST, find_idx_files, 
 from daps_rl.data.photographs import load_photographs
 from daps_rl.data.picture import SUFFIXES as IMAGE_SUFFIXES
 from daps_rl.data.splits import Splits
+from daps_rl.data.spoken_digits import load_babble, load_spoken_digits
 from daps_rl.names import did_you_mean, import_object
 
 NAMED: dict[str, Callable[..., Splits]] = {
@@ -27,6 +28,8 @@ NAMED: dict[str, Callable[..., Splits]] = {
     "mnist": partial(load_image_source, MNIST),
     "cifar10": load_cifar10,
     "photographs": load_photographs,
+    "spoken-digits": load_spoken_digits,
+    "spoken-digits-babble": load_babble,
 }
 """What loads a data set of that name, given those of the options that it takes."""
 NAMES = tuple(NAMED)
