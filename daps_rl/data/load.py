@@ -19,6 +19,7 @@ from daps_rl.data.mnist import FASHION_MNIST, IDX_FILES, MNIST, find_idx_files, 
 from daps_rl.data.photographs import load_photographs
 from daps_rl.data.picture import SUFFIXES as IMAGE_SUFFIXES
 from daps_rl.data.splits import Splits
+from daps_rl.data.spoken_and_written import load_spoken_and_written
 from daps_rl.data.spoken_digits import load_babble, load_spoken_digits
 from daps_rl.names import did_you_mean, import_object
 
@@ -30,6 +31,7 @@ NAMED: dict[str, Callable[..., Splits]] = {
     "photographs": load_photographs,
     "spoken-digits": load_spoken_digits,
     "spoken-digits-babble": load_babble,
+    "spoken-and-written": load_spoken_and_written,
 }
 """What loads a data set of that name, given those of the options that it takes."""
 NAMES = tuple(NAMED)

@@ -26,12 +26,15 @@ class Part:
         name: in the TensorDict, in messages and in the names of pictures.
         shape: of the part of one datum.
         entries: what each of its entries is: "number", "yes-no" or "category:S", see `daps_rl.columns.Columns`.
+        mean, deviation: of the part's numbers, which the rows hold standardised by them.
         kind: of the part, or its `kind_to_json`; None for one that is neither drawn nor measured.
     """
 
     name: str
     shape: tuple[int, ...]
     entries: str = "number"
+    mean: float = 0.0
+    deviation: float = 1.0
     kind: Any = None  # JSON, once constructed
 
     def __post_init__(self) -> None:
@@ -42,6 +45,10 @@ class Part:
     def size(self) -> int:
         """Entries of the part."""
         return math.prod(self.shape)
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """Returns the part as rows hold it."""
+        return (x - self.mean) / self.deviation
 
     def made(self) -> Kind | None:
         """The kind of the part, where it has one."""
@@ -115,15 +122,21 @@ class Parts(Kind):
             if value.shape != (count, *known[name].shape):
                 shape = ", ".join(map(str, known[name].shape))
                 raise DataError(f"{name} must have shape [{count}, {shape}], got {list(value.shape)}; reshape it")
-        zeros = [given.get(part.name, torch.zeros(count, part.size)).reshape(count, -1) for part in self.parts]
+        rows = []
+        for part in self.parts:
+            value = given.get(part.name)
+            rows.append(torch.zeros(count, part.size) if value is None else part.standardised(value).reshape(count, -1))
         flags = torch.tensor([float(part.name in given) for part in self.parts]).expand(count, -1)
-        return torch.cat((*zeros, flags), dim=1)
+        return torch.cat((*rows, flags), dim=1)
 
     def unpack(self, rows: Tensor) -> TensorDict:
-        """Returns all parts of rows, whether they are there or not. [N, C] → a TensorDict of [N, *part]."""
+        """Returns all parts of rows, at their means where they are not there. [N, C] → a TensorDict of [N, *part]."""
         sizes = [part.size for part in self.parts]
         values = rows[:, : self.width].split(sizes, dim=1)
-        named = {part.name: x.reshape(-1, *part.shape) for part, x in zip(self.parts, values, strict=True)}
+        named = {
+            part.name: (x * part.deviation + part.mean).reshape(-1, *part.shape)
+            for part, x in zip(self.parts, values, strict=True)
+        }
         return TensorDict(named, batch_size=[len(rows)])
 
     def there(self, rows: Tensor) -> dict[str, Tensor]:

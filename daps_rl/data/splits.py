@@ -119,12 +119,12 @@ class Splits:
         return self.train.shape[1:]
 
     def mean(self) -> Tensor:
-        """Mean of the training data as a network reads them, where a decoder starts: of columns, see `Columns`."""
+        """Mean of what is scored in training, where a decoder starts; of columns, of what `Columns` makes of them."""
         if isinstance(self.train, Stream) or not self.kind.columns:
             return self.train.mean(0)
-        columns = Columns(self.kind.columns)
-        sums = [columns(x).double().sum(0) for x in self.train.split(MEAN_AT_ONCE)]
-        return torch.stack(sums).sum(0).div(len(self.train)).float()
+        scored, columns = self.train if self.train_targets is None else self.train_targets, Columns(self.kind.columns)
+        sums = [columns(x).double().sum(0) for x in scored.split(MEAN_AT_ONCE)]
+        return torch.stack(sums).sum(0).div(len(scored)).float()
 
     def targets(self, split: str) -> Tensor | None:
         """What is scored instead of a split's data, or None. [N, ...]."""
