@@ -13,6 +13,7 @@ from torchrl.modules import MLP
 from torchrl.objectives import LossModule
 
 from daps_rl.agents.base import Agent, AgentLoss, Score
+from daps_rl.functional import SAMPLES
 from daps_rl.functional.checks import check_positive_integers
 from daps_rl.functional.weights import rounding_of
 from daps_rl.objectives import GroupActor
@@ -70,7 +71,7 @@ class HostLossAgent(Agent):
     loss: LossModule
     bounded_memory = False
 
-    def __init__(self, policy: nn.Module, *, samples: int, hidden: int | None) -> None:
+    def __init__(self, policy: nn.Module, *, samples: int = SAMPLES, hidden: int | None = 128) -> None:
         super().__init__(policy, samples=samples)
         self.actor = GroupActor(policy)
         self.critic: Critic | None = None

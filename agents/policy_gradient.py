@@ -7,6 +7,7 @@ autoregressive policies the hosts' estimate of the entropy has no gradient.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
@@ -28,8 +29,8 @@ class Reinforce(HostLossAgent):
         Williams (1992). The loss is `torchrl.objectives.ReinforceLoss`.
     """
 
-    def __init__(self, policy: nn.Module, *, samples: int = SAMPLES, hidden: int = 128) -> None:
-        super().__init__(policy, samples=samples, hidden=hidden)
+    def __init__(self, policy: nn.Module, **options: Any) -> None:
+        super().__init__(policy, **options)
         self.loss = ReinforceLoss(self.actor, self.critic, functional=False, loss_critic_type="l2")
 
 
@@ -43,10 +44,8 @@ class A2C(HostLossAgent):
         Mnih et al. (2016). The loss is `torchrl.objectives.A2CLoss`.
     """
 
-    def __init__(
-        self, policy: nn.Module, *, samples: int = SAMPLES, hidden: int = 128, critic_coeff: float = 0.5
-    ) -> None:
-        super().__init__(policy, samples=samples, hidden=hidden)
+    def __init__(self, policy: nn.Module, *, critic_coeff: float = 0.5, **options: Any) -> None:
+        super().__init__(policy, **options)
         entropy = {"entropy_bonus": False, "entropy_coeff": 0.0}
         self.loss = A2CLoss(
             self.actor, self.critic, functional=False, critic_coeff=critic_coeff, loss_critic_type="l2", **entropy
@@ -120,15 +119,14 @@ class PPO(HostLossAgent):
         self,
         policy: nn.Module,
         *,
-        samples: int = SAMPLES,
-        hidden: int | None = 128,
         clip_epsilon: float = 0.2,
         epochs: int = 2,
         minibatches: int = 1,
         critic_coeff: float = 0.5,
         normalize_advantage: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(policy, samples=samples, hidden=hidden)
+        super().__init__(policy, **options)
         check_positive_integers(epochs=epochs, minibatches=minibatches)
         if not 0.0 < clip_epsilon < 1.0:
             raise ValueError(f"clip_epsilon must lie in (0, 1), got {clip_epsilon}; 0.2 is the usual choice.")
@@ -139,7 +137,7 @@ class PPO(HostLossAgent):
             functional=False,
             clip_epsilon=clip_epsilon,
             entropy_bonus=False,
-            critic_coeff=None if hidden is None else critic_coeff,
+            critic_coeff=None if self.critic is None else critic_coeff,
             loss_critic_type="l2",
             normalize_advantage=normalize_advantage,
         )
@@ -162,25 +160,10 @@ class GRPO(PPO):
     """
 
     least_samples = 2
+    fixed: ClassVar[dict[str, Any]] = {"hidden": None, "critic_coeff": 0.0, "normalize_advantage": False}
 
-    def __init__(
-        self,
-        policy: nn.Module,
-        *,
-        samples: int = SAMPLES,
-        clip_epsilon: float = 0.2,
-        epochs: int = 2,
-        minibatches: int = 1,
-    ) -> None:
-        super().__init__(
-            policy,
-            samples=samples,
-            hidden=None,
-            clip_epsilon=clip_epsilon,
-            epochs=epochs,
-            minibatches=minibatches,
-            normalize_advantage=False,
-        )
+    def __init__(self, policy: nn.Module, **options: Any) -> None:
+        super().__init__(policy, **self.fixed, **options)
 
     def advantage(self, tensordict: TensorDictBase, reward: Tensor) -> tuple[Tensor, Tensor]:
         advantage = standardized_reward(reward).unsqueeze(-1)

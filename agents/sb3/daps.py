@@ -213,7 +213,9 @@ class DAPS(OnPolicyAlgorithm):
         `DAPS.load(path, env)` the next `learn(n, reset_num_timesteps=False)` goes on bit for bit as this model would.
         """
         self._beta_saved = float(self._beta.value)
-        self._state = (self._last_obs, self._last_episode_starts, read_state(self.env)) if random_state else None
+        self._state = (
+            (self._last_obs, self._last_episode_starts, read_state(cast(VecEnv, self.env))) if random_state else None
+        )
         super().save(path, exclude, include)
         self._state = None
 
@@ -239,11 +241,11 @@ class DAPS(OnPolicyAlgorithm):
             self._last_obs, self._last_episode_starts, saved = state
         resets = reset_num_timesteps or self._last_obs is None
         if resets and self.samples_per_context and env_attribute(self.env, "samples_per_context") is None:
-            seed_groups(self.env, self.samples_per_context, self.seed, self._n_updates)
+            seed_groups(cast(VecEnv, self.env), self.samples_per_context, self.seed, self._n_updates)
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **options)
         self._beta.claim((id(self), self.start_time))
         if state is not None:
-            write_state(saved, self.env)
+            write_state(saved, cast(VecEnv, self.env))
         return total_and_callback
 
     def collect_rollouts(
