@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -12,15 +12,13 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from daps_rl.envs.default import Data
 from daps_rl.envs.host import TaskHost
 from daps_rl.envs.pictures import image_shape
 from daps_rl.envs.task import TaskOptions, takes_task_arguments
 from daps_rl.functional import complete_reward
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 LogProb = Callable[[np.ndarray, np.ndarray], "Tensor | np.ndarray | float"]
 
@@ -183,14 +181,10 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             final_obs = np.empty(self.num_envs, dtype=object)
             final_obs[:] = [*self._observation()]
-            final = {
-                "final_obs": final_obs,
-                "_final_obs": true.copy(),
-                "final_info": scores,
-                "_final_info": true.copy(),
-            }
+            info |= {"final_obs": final_obs, "_final_obs": true.copy()}
+            info |= {"final_info": scores, "_final_info": true.copy()}
             self._draw(self.np_random)
-            info |= {**final, **self._masks()}
+            info |= self._masks()
         return self._observation(), reward.astype(np.float64), true, ~true, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:

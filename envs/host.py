@@ -6,7 +6,7 @@ import copy
 import enum
 import os
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,14 +15,12 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from daps_rl.envs.default import Data
 from daps_rl.envs.pictures import image_shape, side_by_side
 from daps_rl.envs.problem import DiscreteProblem, find_problem
 from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, refuse_stale_copies
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 PLAIN = (bool, int, float, str, bytes, enum.Enum, os.PathLike, torch.device, type(None))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,13 +12,11 @@ from gymnasium.utils import seeding
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 from torch import nn
+from typing_extensions import Unpack
 
 from daps_rl.envs.default import Data
 from daps_rl.envs.host import TaskHost
 from daps_rl.envs.task import TaskOptions, takes_task_arguments
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class OneObjectVecEnv(VecEnv):

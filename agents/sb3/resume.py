@@ -39,10 +39,9 @@ def read_state(env: VecEnv) -> dict[str, Any]:
         raise ValueError(
             f"random_state needs environments of this process, got {type(base).__name__}; use DummyVecEnv."
         )
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
-        "torch": torch.get_rng_state(), "cuda": cuda, "numpy": np.random.get_state(), "python": random.getstate(),
-        "envs": envs,
+        "torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all(),
+        "numpy": np.random.get_state(), "python": random.getstate(), "envs": envs,
     }  # fmt: skip
 
 
