@@ -213,8 +213,7 @@ class Agent(nn.Module):
         def log_prob(x: Tensor, z: Tensor) -> Tensor:
             return self.policy(x).log_prob(z.transpose(0, 1)).t()
 
-        scored: Tensor = in_microbatches(log_prob, observation, codes, size=self.microbatch)
-        return scored
+        return in_microbatches(log_prob, observation, codes, size=self.microbatch)
 
 
 def check_options(name: str, known: Mapping[str, inspect.Parameter], options: Mapping[str, object]) -> None:

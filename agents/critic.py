@@ -116,5 +116,4 @@ class HostLossAgent(Agent):
         loss = torch.stack([value for name, value in out.items() if name.startswith("loss_")]).sum()
         names = [name for name in ("kl_approx", "clip_fraction", "loss_critic", "loss_value") if name in out]
         metrics = {name: out[name].detach().mean() for name in names}
-        entropy = -tensordict["action_log_prob"].mean()
-        return AgentLoss(loss, codes, {"entropy": entropy, **metrics})
+        return AgentLoss(loss, codes, {"entropy": -tensordict["action_log_prob"].mean(), **metrics})

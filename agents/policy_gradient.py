@@ -77,8 +77,7 @@ class RLOO(Agent):
 
     def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         group = self.draw_group(observation, self.policy_samples)
-        advantage = self.advantage(score(group.codes, group.log_prob))
-        loss = group.loss(advantage / self.samples)
+        loss = group.loss(self.advantage(score(group.codes, group.log_prob)) / self.samples)
         yield AgentLoss(loss.mean(), group.codes, {"entropy": -group.log_prob.mean()})
 
 

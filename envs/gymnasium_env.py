@@ -73,8 +73,7 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """A new datum. See the class."""
         super().reset(seed=seed)
-        observation = self._start(self.np_random, options)
-        return observation[0], self._mask_info()
+        return self._start(self.np_random, options)[0], self._mask_info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Scores the code and ends the episode. See the class."""

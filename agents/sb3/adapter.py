@@ -129,7 +129,7 @@ class SB3Agent(Agent):
         # SB3 shuffles minibatches by NumPy's global generator, which no checkpoint of ours holds.
         np.random.seed(int(torch.randint(2**31 - 1, ())))
         env.beta.copy_(beta)
-        env.set_batch(observation)
+        env.observations = observation.cpu().numpy().repeat(self.samples, 0)
         self.score = score
         algorithm._last_obs = env.reset()
         algorithm._last_episode_starts = np.ones(env.num_envs, dtype=bool)
@@ -204,15 +204,8 @@ class BatchEnv(OneObjectVecEnv):
         self.samples_per_context, self.beta = samples, torch.zeros(())
         self.observations = np.zeros((self.num_envs, *space.shape), np.float32)
 
-    def set_batch(self, observation: Tensor) -> None:
-        """The contexts of the next rollout. [B, *x]."""
-        self.observations = observation.cpu().numpy().repeat(self.samples_per_context, 0)
-
     def reset(self) -> np.ndarray:
         return self.observations
-
-    def step_async(self, actions: np.ndarray) -> None:
-        pass
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
         n = self.num_envs

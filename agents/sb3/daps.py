@@ -21,7 +21,7 @@ from typing_extensions import Self
 from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, env_attribute
 from daps_rl.agents.sb3.distributions import token_sizes
 from daps_rl.agents.sb3.resume import read_state, seed_groups, write_state
-from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch, evaluate, refuse_others
+from daps_rl.agents.sb3.rollouts import OF_PPO, Batch, Groups, WholeBatch, evaluate
 from daps_rl.functional import (
     ESS_FRACTION,
     keep_samples,
@@ -106,7 +106,8 @@ class DAPS(OnPolicyAlgorithm):
         _init_setup_model: bool = True,
         **others: Any,
     ) -> None:
-        refuse_others(others)
+        for name in others:
+            raise TypeError(f"DAPS has no option {name!r}; here it is {OF_PPO.get(name, 'not known: see help(DAPS)')}.")
         super().__init__(
             policy,
             cast(GymEnv, env),  # None while loading
@@ -260,7 +261,9 @@ class DAPS(OnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         batch = self._form.batch(self)
         temperature = self._trust_region(batch.score, self._beta.value.to(self.device))
-        weights = self._weights(batch, temperature)
+        weights = target_weights(batch.score, temperature, pooling=self.pooling)  # [G, K]
+        if self.samples_per_context is None:  # one group: the actions' ratios, [N, 1]
+            weights = one_sample_groups(weights)
         self.temperature = float(temperature)
         steps = [self._step(batch, weights, groups) for groups in self._minibatches(batch)]
         loss, critic, entropy, approx_kl = (float(np.mean(values)) for values in zip(*steps, strict=True))
@@ -273,11 +276,6 @@ class DAPS(OnPolicyAlgorithm):
         record("train/skipped_updates", self.skipped_updates)
         record("train/n_updates", self._n_updates, exclude="tensorboard")
         self._form.log(self, batch, critic)
-
-    def _weights(self, batch: Batch, temperature: Tensor) -> Tensor:
-        """The actions' weights, [G, K]; of a batch that is one group the ratios, [N, 1]."""
-        weights = target_weights(batch.score, temperature, pooling=self.pooling)
-        return one_sample_groups(weights) if self.samples_per_context is None else weights
 
     def _minibatches(self, batch: Batch) -> Iterator[Tensor]:
         """The groups of each gradient step."""

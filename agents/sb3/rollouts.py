@@ -38,12 +38,6 @@ OF_PPO = {
 """Options of SB3's PPO, and what they are called here."""
 
 
-def refuse_others(options: dict[str, Any]) -> None:
-    """Raises TypeError for options that DAPS does not have."""
-    for name in options:
-        raise TypeError(f"DAPS has no option {name!r}; here it is {OF_PPO.get(name, 'not known: see help(DAPS)')}.")
-
-
 class Batch(NamedTuple):
     """A rollout of G groups of K actions, in the order it was drawn; without groups each action is a group of one."""
 
@@ -198,9 +192,14 @@ def of_each(observations: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def _batch(algorithm: DAPS, score: Tensor, samples: int, every: int) -> Batch:
-    """The rollout as tensors, one observation of `every` so many."""
-    buffer, device = algorithm.rollout_buffer, algorithm.device
-    _check_rewards(algorithm, buffer.rewards)
+    """The rollout as tensors, one observation of `every` so many; ValueError for rewards that none may give."""
+    buffer, device, forbids = algorithm.rollout_buffer, algorithm.device, algorithm._form.forbids
+    rewards = buffer.rewards  # of a decoder they are not checked: steps on what is not finite are skipped and counted
+    if algorithm._beta.outside and not (np.isfinite(rewards) | (forbids & np.isneginf(rewards))).all():
+        also = " (or -inf, for what must not be)" if forbids else ""
+        raise ValueError(f"rewards must be finite{also}, got NaN or infinite ones from the environment; mend it.")
+    if np.isneginf(rewards).all():
+        warnings.warn("all rewards of a rollout are -inf, which do not say what is better.", stacklevel=2)
     actions = torch.as_tensor(buffer.actions, device=device).flatten(0, 1)
     actions = actions.long().flatten() if isinstance(algorithm.action_space, spaces.Discrete) else actions.float()
     observations = of_each(
@@ -208,16 +207,6 @@ def _batch(algorithm: DAPS, score: Tensor, samples: int, every: int) -> Batch:
     )
     log_prob = _tensor(algorithm, buffer.log_probs).view(-1, samples)
     return Batch(observations, actions, log_prob, score, _tensor(algorithm, buffer.returns))
-
-
-def _check_rewards(algorithm: DAPS, rewards: np.ndarray) -> None:
-    """Raises ValueError for rewards that no environment may give; steps on a decoder's are skipped and counted."""
-    forbids = algorithm._form.forbids
-    if algorithm._beta.outside and not (np.isfinite(rewards) | (forbids & np.isneginf(rewards))).all():
-        also = " (or -inf, for what must not be)" if forbids else ""
-        raise ValueError(f"rewards must be finite{also}, got NaN or infinite ones from the environment; mend it.")
-    if np.isneginf(rewards).all():
-        warnings.warn("all rewards of a rollout are -inf, which do not say what is better.", stacklevel=2)
 
 
 def _tensor(algorithm: DAPS, value: np.ndarray) -> Tensor:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEADINGS = {metric: heading(*NAMES[metric]) for metric in ("psnr", "log_likelihood", "beta_elbo")}
-PROBLEM_HEADINGS = {metric: heading(*name) for metric, name in PROBLEM_NAMES.items()}
 PLACES = ("seconds", "decoder_evaluations")
 SHOWN_SERIES = 8  # data in a sheet of line plots
 _MARKERS = 6  # on a curve, about
@@ -50,7 +49,7 @@ def plot_curves(path: Path, curves: Mapping[str, Sequence[Curve]], *, title: str
     out the first validations where they lie far below the rest. Runs of very different lengths are on a log axis.
     `problem` is whether the runs make decisions, in another problem than encoding.
     """
-    headings = PROBLEM_HEADINGS if problem else HEADINGS
+    headings = {metric: heading(*name) for metric, name in PROBLEM_NAMES.items()} if problem else HEADINGS
     figure = new_figure(WIDTH, 860, title)
     panels = figure.subplots(len(PLACES), len(headings), sharex="row", sharey="col")
     for (row, axis), (column, metric) in itertools.product(enumerate(PLACES), enumerate(headings)):

@@ -123,8 +123,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         b, length, dim = x.shape
         q = self.query(x).view(b, length, self.num_heads, -1).transpose(1, 2)  # [B, H, L, D/H]
-        mixed = attention(q, *keys_values)
-        return self.out(mixed.transpose(1, 2).reshape(b, length, dim))
+        return self.out(attention(q, *keys_values).transpose(1, 2).reshape(b, length, dim))
 
 
 class FeedForward(nn.Sequential):
