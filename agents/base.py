@@ -125,8 +125,8 @@ class Agent(nn.Module):
         The `**options` of a constructor are what the next class takes, up to one that names all; never what is `fixed`.
         """
         known: dict[str, inspect.Parameter] = {}
-        for base in cls.__mro__:
-            own = list(inspect.signature(base.__init__).parameters.values())[2:]  # behind self and the policy
+        for base in (part for part in cls.__mro__ if "__init__" in vars(part)):
+            own = list(inspect.signature(base).parameters.values())[1:]  # behind the policy
             known = {**{p.name: p for p in own if p.kind is not p.VAR_KEYWORD and p.name not in cls.fixed}, **known}
             if not any(p.kind is p.VAR_KEYWORD for p in own):
                 break

@@ -49,7 +49,7 @@ def measure(mode: str, agent: str, seed: int, learning_rate: float) -> None:
 
     from daps_rl.config import make_config
     from daps_rl.data import load
-    from daps_rl.evaluation.summary import evaluate_splits
+    from daps_rl.runs.session import evaluate_splits
     from daps_rl.training import Trainer
 
     torch.set_num_threads(1)

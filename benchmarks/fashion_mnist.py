@@ -15,7 +15,7 @@ from common import write_row
 
 from daps_rl.config import make_config
 from daps_rl.data import load
-from daps_rl.evaluation.summary import evaluate_splits
+from daps_rl.runs.session import evaluate_splits
 from daps_rl.training import Trainer
 
 

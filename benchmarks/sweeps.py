@@ -65,7 +65,7 @@ def measure(settings: dict[str, Any], seed: int) -> None:
     """One run, in a process of its own; writes its row."""
     from daps_rl.config import make_config
     from daps_rl.data import load
-    from daps_rl.evaluation.summary import evaluate_splits
+    from daps_rl.runs.session import evaluate_splits
     from daps_rl.training import Trainer
 
     torch.set_num_threads(1)

@@ -79,11 +79,7 @@ class TaskHost(HoldsTask):
     there is one, descends the decoder's loss on the codes of every step.
     """
 
-    completion: Completion
-    decoder_optimizer: torch.optim.Optimizer | None
     render_mode: str | None
-    _groups: tuple[int, int]  # B and K
-    _range: tuple[float, float]  # of the data: black and white
     np_random: np.random.Generator
     _over: bool = True
     _refusal: RuntimeError | None = None
@@ -126,9 +122,9 @@ class TaskHost(HoldsTask):
                 f"shape {shape}; there will be no frames."
             )
             render_mode = None
-        self.render_mode, self._groups = render_mode, (num_contexts, samples_per_context)
+        self.render_mode, self._groups = render_mode, (num_contexts, samples_per_context)  # B and K
         low, high = (bound.item() for bound in torch.aminmax(task.data))
-        self._range = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
+        self._range = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)  # black and white
         several = task.num_tokens > 1
         action = (
             spaces.MultiDiscrete([task.vocab_size] * task.num_tokens) if several else spaces.Discrete(task.vocab_size)

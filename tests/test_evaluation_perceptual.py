@@ -181,7 +181,7 @@ def test_a_run_that_has_weights_has_both_in_its_summary(tmp_path, monkeypatch, c
 
     from daps_rl.cli import main
 
-    monkeypatch.setattr("daps_rl.evaluation.summary.Perceptual", Small)
+    monkeypatch.setattr("daps_rl.runs.session.Perceptual", Small)
     run = tmp_path / "run"
     size = ["--num-tokens", "2", "--vocab-size", "4", "--embed-dim", "8", "--decoder", "mlp", "--batch-size", "8"]
     weights = ["--fid-weights", str(tmp_path / "one"), "--lpips-weights", str(tmp_path / "other")]

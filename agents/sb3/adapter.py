@@ -16,7 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Score, check_options
-from daps_rl.agents.critic import RewardScale
+from daps_rl.agents.policy_gradient import RewardScale
 from daps_rl.agents.sb3.daps import DAPS
 from daps_rl.agents.sb3.policies import CodePolicy
 from daps_rl.envs.sb3_vec_env import OneObjectVecEnv
@@ -82,7 +82,7 @@ class SB3Agent(Agent):
                 CodePolicy,
                 self.env,
                 learning_rate=lambda _: self.learning_rate,
-                # The critic of our own actor-critics (agents/critic.py), so that only the algorithm differs.
+                # The critic of our own actor-critics (`HostLossAgent`), so that only the algorithm differs.
                 policy_kwargs={
                     "network": lambda *_: policy,
                     "exact_entropy": bool((options or {}).get("ent_coef")),  # not computed for nothing

@@ -18,10 +18,9 @@ from daps_rl.data.arrays import as_codes, as_given
 from daps_rl.data.files import read_array
 from daps_rl.device import memory_size
 from daps_rl.evaluation import Perceptual
-from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
 from daps_rl.files import to_json, write_atomically
 from daps_rl.report.run import draw_run
-from daps_rl.runs.session import load_run, same_data
+from daps_rl.runs.session import evaluate_splits, load_run, perceptual_metrics, same_data
 from daps_rl.training import load_data
 
 AT_ONCE = 500  # data

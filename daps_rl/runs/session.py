@@ -18,8 +18,8 @@ from daps_rl.config import TrainConfig, config_from_dict
 from daps_rl.data import Splits
 from daps_rl.device import choose_device, peak_memory
 from daps_rl.distributed import World
-from daps_rl.evaluation import Perceptual
-from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
+from daps_rl.envs.problem import find_problem
+from daps_rl.evaluation import Perceptual, evaluate
 from daps_rl.report.run import draw_run
 from daps_rl.runs.folder import RunFolder
 from daps_rl.tensor_file import load_tensors, save_tensors
@@ -192,6 +192,35 @@ def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = Non
     summary["pictures"] = [path.name for path in draw_run(run.path, model, trainer.splits)]
     run.write_json(run.summary, summary)  # last: a run that has one is whole
     return summary
+
+
+def perceptual_metrics(config: TrainConfig, splits: Splits) -> Perceptual | None:
+    """Returns FID and LPIPS, where the settings give weights; raises what `Perceptual` does."""
+    if config.fid_weights is None and config.lpips_weights is None:
+        return None
+    Perceptual.check(splits.observation_shape)
+    return Perceptual(fid_weights=config.fid_weights, lpips_weights=config.lpips_weights)
+
+
+def evaluate_splits(
+    autoencoder: DiscreteAutoencoder, splits: Splits, beta: float, perceptual: Perceptual | None = None
+) -> dict[str, dict[str, Any]]:
+    """Returns the metrics on validation and test, those of a problem's optima among them."""
+    metrics: dict[str, dict[str, Any]] = {}
+    config = autoencoder.config
+    for name in ("validation", "test"):
+        found = evaluate(
+            autoencoder,
+            splits[name],
+            beta=beta,
+            value_range=splits.value_range,
+            targets=splits.targets(name),
+            perceptual=perceptual,
+        )
+        metrics[name] = found.metrics
+        if config is not None and config.problem is not None:
+            metrics[name] |= find_problem(config.problem).gaps(found.columns, name)
+    return metrics
 
 
 def load_run(
