@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from daps_rl.agents import daps, pathwise, policy_gradient  # an agent is registered by its file
 from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Conditions, Draw, Score, spec_of
 from daps_rl.agents.daps import DAPS, TPO
 from daps_rl.agents.pathwise import GaussianVAE, GumbelRao, GumbelSoftmax, PathwiseAgent, Quantizer, ReinMax, Relaxation
@@ -46,10 +46,7 @@ __all__ = [
 if TYPE_CHECKING:
     from daps_rl.agents.trainer import DAPSTrainer
 
-_FILES = ("daps", "policy_gradient", "pathwise")  # an agent is registered by its file's name
-AGENTS: dict[str, AgentSpec] = {
-    spec.name: spec for file in _FILES for spec in importlib.import_module(f"daps_rl.agents.{file}").SPECS
-}
+AGENTS = {spec.name: spec for file in (daps, policy_gradient, pathwise) for spec in file.SPECS}
 """Agents by name, each as its own file describes it."""
 
 

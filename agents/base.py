@@ -81,9 +81,10 @@ class Agent(nn.Module):
     """A learner. The training loop calls `losses` once per batch and takes a gradient step for each loss it yields.
 
     An agent of your own implements `losses`. Whatever its `__init__` takes after the policy becomes an option
-    (`--agent-options`); of the run's settings it is given those in `run_settings`. Class attributes `settings`,
-    `recipe`, `several_processes`, `scores_some` say what else a run must know, see `AgentSpec`. The training loop
-    optimises `parameters()`, the policy's among them, and saves them.
+    (`--agent-options`), and with `**options` whatever the class above takes, but what is `fixed`; of the run's settings
+    it is given those in `run_settings`. Class attributes `settings`, `recipe`, `several_processes`, `scores_some` say
+    what else a run must know, see `AgentSpec`. The training loop optimises `parameters()`, the policy's
+    among them, and saves them.
 
     Args:
         policy: maps observations [B, *x] to a distribution over codes, batch shape [B], event shape [T].
@@ -92,6 +93,8 @@ class Agent(nn.Module):
 
     run_settings: ClassVar[tuple[str, ...]] = ("samples",)
     """Settings of a run that the constructor takes, by name; everything else comes from `--agent-options`."""
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    """Options of the class it derives from that it decides itself."""
     needs_decoder_gradient: ClassVar[bool] = False
     """Whether it learns through the decoder, which must then be differentiable."""
     on_device: bool = False
@@ -117,10 +120,17 @@ class Agent(nn.Module):
 
     @classmethod
     def options(cls) -> Mapping[str, inspect.Parameter]:
-        """What `--agent-options` can name, beside the policy; raises ValueError unless the constructor names all."""
-        known = dict(list(inspect.signature(cls).parameters.items())[1:])
-        sink = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
-        if sink or not set(cls.run_settings) <= set(known):
+        """What `--agent-options` can name, beside the policy; raises ValueError where a run's setting is not among it.
+
+        The `**options` of a constructor are what the next class takes, up to one that names all; never what is `fixed`.
+        """
+        known: dict[str, inspect.Parameter] = {}
+        for base in (part for part in cls.__mro__ if "__init__" in vars(part)):
+            own = list(inspect.signature(base).parameters.values())[1:]  # behind the policy
+            known = {**{p.name: p for p in own if p.kind is not p.VAR_KEYWORD and p.name not in cls.fixed}, **known}
+            if not any(p.kind is p.VAR_KEYWORD for p in own):
+                break
+        if not set(cls.run_settings) <= set(known):
             raise ValueError(
                 f"{cls.__name__}.__init__ must name what it takes, {', '.join(cls.run_settings)} among it, so that the "
                 "run's settings and --agent-options reach it; write def __init__(self, policy, *, samples=8, ...)."
@@ -203,8 +213,7 @@ class Agent(nn.Module):
         def log_prob(x: Tensor, z: Tensor) -> Tensor:
             return self.policy(x).log_prob(z.transpose(0, 1)).t()
 
-        scored: Tensor = in_microbatches(log_prob, observation, codes, size=self.microbatch)
-        return scored
+        return in_microbatches(log_prob, observation, codes, size=self.microbatch)
 
 
 def check_options(name: str, known: Mapping[str, inspect.Parameter], options: Mapping[str, object]) -> None:

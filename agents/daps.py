@@ -94,20 +94,11 @@ class TPO(DAPS):
     """
 
     run_settings = ("samples", "centered", "policy_samples")
+    fixed: ClassVar[dict[str, Any]] = {"ess_fraction": ESS_FRACTION, "trust_region": "fixed", "pooling": 0.0}
     standardized = True
 
-    def __init__(
-        self,
-        policy: nn.Module,
-        *,
-        samples: int = SAMPLES,
-        temperature: float = 1.0,
-        centered: bool = True,
-        policy_samples: int = 0,
-        epochs: int = 1,
-    ) -> None:
-        options: dict[str, Any] = {"centered": centered, "policy_samples": policy_samples, "epochs": epochs}
-        super().__init__(policy, samples=samples, trust_region=FixedTemperature(temperature), **options)
+    def __init__(self, policy: nn.Module, *, temperature: float = 1.0, **options: Any) -> None:
+        super().__init__(policy, **{**self.fixed, "trust_region": FixedTemperature(temperature)}, **options)
 
 
 SPECS = (

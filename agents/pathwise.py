@@ -7,7 +7,7 @@ quantisers, which have none, the negative log-likelihood), and the decoder learn
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -123,16 +123,8 @@ class GumbelRao(Relaxation):
     and `Relaxation`.
     """
 
-    def __init__(
-        self,
-        policy: nn.Module,
-        *,
-        samples: int = 1,
-        temperature_start: float = 1.0,
-        temperature_end: float = 0.5,
-        noise_samples: int = 10,
-    ) -> None:
-        super().__init__(policy, samples=samples, temperature_start=temperature_start, temperature_end=temperature_end)
+    def __init__(self, policy: nn.Module, *, noise_samples: int = 10, **options: Any) -> None:
+        super().__init__(policy, **options)
         if noise_samples < 1:
             raise ValueError(f"noise_samples must be >= 1, got {noise_samples}; the paper takes 10 to 1000.")
         self.noise_samples = noise_samples
@@ -144,10 +136,8 @@ class GumbelRao(Relaxation):
 class ReinMax(Relaxation):
     """ReinMax, with temperatures of the gradient alone (1 and more). See `functional.reinmax` and `Relaxation`."""
 
-    def __init__(
-        self, policy: nn.Module, *, samples: int = 1, temperature_start: float = 1.0, temperature_end: float = 1.0
-    ) -> None:
-        super().__init__(policy, samples=samples, temperature_start=temperature_start, temperature_end=temperature_end)
+    def __init__(self, policy: nn.Module, *, temperature_end: float = 1.0, **options: Any) -> None:
+        super().__init__(policy, temperature_end=temperature_end, **options)
 
     def relax(self, logits: Tensor) -> Tensor:
         return reinmax(logits, self.temperature)

@@ -226,11 +226,9 @@ def _weight_sources(collector: BaseCollector, weight_update_map: dict[str, str] 
 
 
 def _check_replay_buffer(replay_buffer: ReplayBuffer | None, optim_steps_per_batch: int | None) -> None:
-    if replay_buffer is None:
-        if optim_steps_per_batch is None:
-            raise ValueError("optim_steps_per_batch must be a number where there is no replay_buffer; pass 1.")
-        return
-    if not isinstance(replay_buffer.sampler, SamplerWithoutReplacement):
+    if replay_buffer is None and optim_steps_per_batch is None:
+        raise ValueError("optim_steps_per_batch must be a number where there is no replay_buffer; pass 1.")
+    if replay_buffer is not None and not isinstance(replay_buffer.sampler, SamplerWithoutReplacement):
         raise ValueError(
             "replay_buffer must be sampled without replacement, so that an epoch ends and takes each group once, got "
             f"{type(replay_buffer.sampler).__name__}; pass sampler=SamplerWithoutReplacement()."

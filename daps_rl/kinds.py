@@ -119,11 +119,7 @@ POLICIES = {
     "autoregressive": PolicyKind(_autoregressive),
     "factorized": PolicyKind(_factorized),
     "vq": PolicyKind(_quantizer, embedding=_codebook),
-    "fsq": PolicyKind(
-        _quantizer,
-        embedding=_codebook,
-        vocabulary=_fsq_vocabulary,
-    ),
+    "fsq": PolicyKind(_quantizer, embedding=_codebook, vocabulary=_fsq_vocabulary),
     "gaussian": PolicyKind(
         _gaussian,
         embedding=lambda settings: nn.Identity(),  # its latents are vectors already

@@ -57,8 +57,7 @@ def principal_decoder(data: Tensor, num_tokens: int = NUM_TOKENS, vocab_size: in
     variances = variances.flip(-1).clamp(min=0.0)
     components = components.flip(-1)[:, :num_tokens]  # [D, T]
     strongest = components.gather(0, components.abs().argmax(0, keepdim=True))  # fixes the sign, which is free
-    residual = variances[num_tokens:].sum().item() / entries
-    likelihood = FixedGaussianLikelihood(max(residual, MIN_VARIANCE))
+    likelihood = FixedGaussianLikelihood(max(variances[num_tokens:].sum().item() / entries, MIN_VARIANCE))
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten, the caller's generator untouched
         decoder = MLPDecoder(
             num_tokens, vocab_size, tuple(data.shape[1:]), likelihood=likelihood, embed_dim=1, hidden=()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torchrl.data import Binary, Bounded, Composite, MultiCategorical, Unbounded
 from torchrl.envs import EnvBase
+from typing_extensions import Unpack
 
 from daps_rl.envs.default import Data
 from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, refuse_stale_copies, takes_task_arguments
 from daps_rl.functional import encoding_reward, kl_estimate
 from daps_rl.functional.checks import check_same_shape
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class EncodingEnv(HoldsTask, EnvBase):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -12,15 +12,13 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from daps_rl.envs.default import Data
 from daps_rl.envs.host import TaskHost
 from daps_rl.envs.pictures import image_shape
 from daps_rl.envs.task import TaskOptions, takes_task_arguments
 from daps_rl.functional import complete_reward
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 LogProb = Callable[[np.ndarray, np.ndarray], "Tensor | np.ndarray | float"]
 
@@ -75,8 +73,7 @@ class GymnasiumEncodingEnv(TaskHost, gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """A new datum. See the class."""
         super().reset(seed=seed)
-        observation = self._start(self.np_random, options)
-        return observation[0], self._mask_info()
+        return self._start(self.np_random, options)[0], self._mask_info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Scores the code and ends the episode. See the class."""
@@ -183,14 +180,10 @@ class EncodingVectorEnv(TaskHost, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             final_obs = np.empty(self.num_envs, dtype=object)
             final_obs[:] = [*self._observation()]
-            final = {
-                "final_obs": final_obs,
-                "_final_obs": true.copy(),
-                "final_info": scores,
-                "_final_info": true.copy(),
-            }
+            info |= {"final_obs": final_obs, "_final_obs": true.copy()}
+            info |= {"final_info": scores, "_final_info": true.copy()}
             self._draw(self.np_random)
-            info |= {**final, **self._masks()}
+            info |= self._masks()
         return self._observation(), reward.astype(np.float64), true, ~true, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:

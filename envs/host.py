@@ -6,7 +6,7 @@ import copy
 import enum
 import os
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,14 +15,12 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from daps_rl.envs.default import Data
 from daps_rl.envs.pictures import image_shape, side_by_side
 from daps_rl.envs.problem import DiscreteProblem, find_problem
 from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, refuse_stale_copies
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 PLAIN = (bool, int, float, str, bytes, enum.Enum, os.PathLike, torch.device, type(None))
 
@@ -81,11 +79,7 @@ class TaskHost(HoldsTask):
     there is one, descends the decoder's loss on the codes of every step.
     """
 
-    completion: Completion
-    decoder_optimizer: torch.optim.Optimizer | None
     render_mode: str | None
-    _groups: tuple[int, int]  # B and K
-    _range: tuple[float, float]  # of the data: black and white
     np_random: np.random.Generator
     _over: bool = True
     _refusal: RuntimeError | None = None
@@ -128,9 +122,9 @@ class TaskHost(HoldsTask):
                 f"shape {shape}; there will be no frames."
             )
             render_mode = None
-        self.render_mode, self._groups = render_mode, (num_contexts, samples_per_context)
+        self.render_mode, self._groups = render_mode, (num_contexts, samples_per_context)  # B and K
         low, high = (bound.item() for bound in torch.aminmax(task.data))
-        self._range = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
+        self._range = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)  # black and white
         several = task.num_tokens > 1
         action = (
             spaces.MultiDiscrete([task.vocab_size] * task.num_tokens) if several else spaces.Discrete(task.vocab_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,20 +12,23 @@ from gymnasium.utils import seeding
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 from torch import nn
+from typing_extensions import Unpack
 
 from daps_rl.envs.default import Data
 from daps_rl.envs.host import TaskHost
 from daps_rl.envs.task import TaskOptions, takes_task_arguments
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 
 class OneObjectVecEnv(VecEnv):
     """A VecEnv in which one object stands for all: attributes are repeated for each index, methods called once."""
 
+    actions: np.ndarray  # of the step that is asked for
+
     def close(self) -> None:
         """Nothing is held open."""
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.actions = actions
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
@@ -41,7 +44,9 @@ class OneObjectVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list:
-        return [getattr(self, method_name)(*method_args, **method_kwargs)] * len(list(self._get_indices(indices)))
+        """The method's value for each environment; of `action_masks` each has its own row."""
+        value, where = getattr(self, method_name)(*method_args, **method_kwargs), list(self._get_indices(indices))
+        return [value[i] for i in where] if method_name == "action_masks" else [value] * len(where)
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         return [False] * len(list(self._get_indices(indices)))
@@ -98,15 +103,6 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         self.num_contexts, self.samples_per_context = num_contexts, samples_per_context
         super().__init__(num_contexts * samples_per_context, observation_space, action_space)
         self.np_random, _ = seeding.np_random(seed)
-        self._actions: np.ndarray | None = None
-
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
-    ) -> list:
-        """As of one object for all; but of `action_masks` each environment has its own row."""
-        values = super().env_method(method_name, *method_args, indices=indices, **method_kwargs)
-        where = self._get_indices(indices)
-        return [values[0][i] for i in where] if method_name == "action_masks" else values
 
     def reset(self) -> np.ndarray:
         """New data everywhere; a seed given before takes effect. See the class."""
@@ -115,13 +111,9 @@ class EncodingVecEnv(TaskHost, OneObjectVecEnv):
         self._reset_seeds()
         return self._start(self.np_random, *self._options)
 
-    def step_async(self, actions: np.ndarray) -> None:
-        self._actions = actions
-
     def step_wait(self) -> VecEnvStepReturn:
         """Scores the codes, ends every episode and draws the next data. See the class."""
-        actions, self._actions = self._actions, None
-        reward, log_likelihood = self._score(actions)
+        reward, log_likelihood = self._score(self.actions)
         infos: list[dict[str, Any]] = [
             {"terminal_observation": x, "TimeLimit.truncated": False, "log_likelihood": value}
             for x, value in zip(self._observation(), log_likelihood.tolist(), strict=True)

@@ -119,8 +119,29 @@ class Likely(Mine):
 
 
 class Vague(Mine):
-    def __init__(self, policy, **options):
-        super().__init__(policy, **options)
+    def __init__(self, policy):
+        super().__init__(policy)
+
+
+class Forwarding(Mine):
+    fixed = {"power": 2.0}  # noqa: RUF012
+
+    def __init__(self, policy, *, least=1, **options):
+        super().__init__(policy, **self.fixed, **options)
+
+
+def test_options_of_a_constructor_are_those_of_the_class_above_but_what_is_fixed(splits):
+    assert [*Forwarding.options()] == ["samples", "least"]
+    assert [*find_agent("grpo").cls.options()] == ["samples", "clip_epsilon", "epochs", "minibatches"]
+    assert [*find_agent("tpo").cls.options()] == ["samples", "centered", "policy_samples", "epochs", "temperature"]
+    assert find_agent("reinmax").cls.options()["temperature_end"].default == 1.0
+    config = make_config(**{**SIZES, "steps": 1, "agent": "test_agents:Forwarding", "agent_options": {"least": 3}})
+    assert Trainer(config, splits).agent.power == 2.0
+    with pytest.raises(ValueError, match="unknown agent option power; Forwarding takes least, samples"):
+        Trainer(
+            make_config(**{**SIZES, "steps": 1, "agent": "test_agents:Forwarding", "agent_options": {"power": 1}}),
+            splits,
+        )
 
 
 class Hasty(Mine):

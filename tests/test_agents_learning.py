@@ -13,7 +13,7 @@ from problems import bandit, dependent, encoding, factorized, learns, train
 from torch import nn
 
 from daps_rl.agents import A2C, DAPS, GRPO, PPO, RLOO, TPO, Agent, AgentLoss, Conditions, Reinforce, ReinforceNoCritic
-from daps_rl.agents.critic import Critic, RewardScale
+from daps_rl.agents.policy_gradient import Critic, RewardScale
 from daps_rl.functional import daps_loss, leave_one_out_advantage, standardized_reward, target_weights
 from daps_rl.objectives import FixedTemperature
 from daps_rl.policies import AutoregressivePolicy, Drawn, FactorizedPolicy

@@ -14,6 +14,7 @@ from daps_rl.agents.sb3 import DAPS, AutoregressivePolicy, FactorizedPolicy
 from daps_rl.functional import (
     daps_loss,
     keep_samples,
+    one_sample_groups,
     solve_temperature,
     target_weights,
     weighted_likelihood_loss,
@@ -40,7 +41,9 @@ def actor_loss(model, batch, temperature, groups=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("daps_rl.agents.sb3.daps.descend", instead_of_a_step)
         groups = torch.arange(len(batch.log_prob)) if groups is None else groups
-        _, critic, _, approx_kl = model._step(batch, model._weights(batch, temperature), groups)
+        weights = target_weights(batch.score, temperature, pooling=model.pooling)
+        weights = weights if model.samples_per_context else one_sample_groups(weights)
+        _, critic, _, approx_kl = model._step(batch, weights, groups)
     return caught["loss"] - model.vf_coef * critic, critic, approx_kl
 
 

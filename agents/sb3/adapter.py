@@ -16,7 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Score, check_options
-from daps_rl.agents.critic import RewardScale
+from daps_rl.agents.policy_gradient import RewardScale
 from daps_rl.agents.sb3.daps import DAPS
 from daps_rl.agents.sb3.policies import CodePolicy
 from daps_rl.envs.sb3_vec_env import OneObjectVecEnv
@@ -82,7 +82,7 @@ class SB3Agent(Agent):
                 CodePolicy,
                 self.env,
                 learning_rate=lambda _: self.learning_rate,
-                # The critic of our own actor-critics (agents/critic.py), so that only the algorithm differs.
+                # The critic of our own actor-critics (`HostLossAgent`), so that only the algorithm differs.
                 policy_kwargs={
                     "network": lambda *_: policy,
                     "exact_entropy": bool((options or {}).get("ent_coef")),  # not computed for nothing
@@ -129,7 +129,7 @@ class SB3Agent(Agent):
         # SB3 shuffles minibatches by NumPy's global generator, which no checkpoint of ours holds.
         np.random.seed(int(torch.randint(2**31 - 1, ())))
         env.beta.copy_(beta)
-        env.set_batch(observation)
+        env.observations = observation.cpu().numpy().repeat(self.samples, 0)
         self.score = score
         algorithm._last_obs = env.reset()
         algorithm._last_episode_starts = np.ones(env.num_envs, dtype=bool)
@@ -204,15 +204,8 @@ class BatchEnv(OneObjectVecEnv):
         self.samples_per_context, self.beta = samples, torch.zeros(())
         self.observations = np.zeros((self.num_envs, *space.shape), np.float32)
 
-    def set_batch(self, observation: Tensor) -> None:
-        """The contexts of the next rollout. [B, *x]."""
-        self.observations = observation.cpu().numpy().repeat(self.samples_per_context, 0)
-
     def reset(self) -> np.ndarray:
         return self.observations
-
-    def step_async(self, actions: np.ndarray) -> None:
-        pass
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
         n = self.num_envs

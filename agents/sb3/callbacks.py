@@ -106,8 +106,6 @@ class DecoderCallback(BaseCallback):
         self.decoder_samples = decoder_samples
         self.learning_rate, self.weight_decay, self.max_grad_norm = learning_rate, weight_decay, max_grad_norm
         self.given_decoder, self.given_optimizer = decoder, optimizer
-        self.decoder: nn.Module
-        self.optimizer: torch.optim.Optimizer
         self.skipped, self.loss = 0, math.nan
 
     def _init_callback(self) -> None:
@@ -130,8 +128,7 @@ class DecoderCallback(BaseCallback):
                 "the environment trains the decoder already, by its decoder_optimizer; leave one optimizer out."
             )
         self.env_learns = learning is not None
-        given = self.given_optimizer if learning is None else learning
-        if given is not None:
+        if given := learning or self.given_optimizer:
             self.optimizer = given
         elif decoder is not getattr(self, "decoder", None):
             parameters = [p for p in decoder.parameters() if p.requires_grad]

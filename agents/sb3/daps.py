@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, env_attribute
 from daps_rl.agents.sb3.distributions import token_sizes
 from daps_rl.agents.sb3.resume import read_state, seed_groups, write_state
-from daps_rl.agents.sb3.rollouts import Batch, Groups, WholeBatch, evaluate, refuse_others
+from daps_rl.agents.sb3.rollouts import OF_PPO, Batch, Groups, WholeBatch, evaluate
 from daps_rl.functional import (
     ESS_FRACTION,
     keep_samples,
@@ -34,9 +35,6 @@ from daps_rl.functional.checks import check_pooling
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives import make_trust_region
 from daps_rl.optim import descend
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class DAPS(OnPolicyAlgorithm):
@@ -108,7 +106,8 @@ class DAPS(OnPolicyAlgorithm):
         _init_setup_model: bool = True,
         **others: Any,
     ) -> None:
-        refuse_others(others)
+        for name in others:
+            raise TypeError(f"DAPS has no option {name!r}; here it is {OF_PPO.get(name, 'not known: see help(DAPS)')}.")
         super().__init__(
             policy,
             cast(GymEnv, env),  # None while loading
@@ -213,7 +212,9 @@ class DAPS(OnPolicyAlgorithm):
         `DAPS.load(path, env)` the next `learn(n, reset_num_timesteps=False)` goes on bit for bit as this model would.
         """
         self._beta_saved = float(self._beta.value)
-        self._state = (self._last_obs, self._last_episode_starts, read_state(self.env)) if random_state else None
+        self._state = (
+            (self._last_obs, self._last_episode_starts, read_state(cast(VecEnv, self.env))) if random_state else None
+        )
         super().save(path, exclude, include)
         self._state = None
 
@@ -239,11 +240,11 @@ class DAPS(OnPolicyAlgorithm):
             self._last_obs, self._last_episode_starts, saved = state
         resets = reset_num_timesteps or self._last_obs is None
         if resets and self.samples_per_context and env_attribute(self.env, "samples_per_context") is None:
-            seed_groups(self.env, self.samples_per_context, self.seed, self._n_updates)
+            seed_groups(cast(VecEnv, self.env), self.samples_per_context, self.seed, self._n_updates)
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **options)
         self._beta.claim((id(self), self.start_time))
         if state is not None:
-            write_state(saved, self.env)
+            write_state(saved, cast(VecEnv, self.env))
         return total_and_callback
 
     def collect_rollouts(
@@ -260,7 +261,9 @@ class DAPS(OnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         batch = self._form.batch(self)
         temperature = self._trust_region(batch.score, self._beta.value.to(self.device))
-        weights = self._weights(batch, temperature)
+        weights = target_weights(batch.score, temperature, pooling=self.pooling)  # [G, K]
+        if self.samples_per_context is None:  # one group: the actions' ratios, [N, 1]
+            weights = one_sample_groups(weights)
         self.temperature = float(temperature)
         steps = [self._step(batch, weights, groups) for groups in self._minibatches(batch)]
         loss, critic, entropy, approx_kl = (float(np.mean(values)) for values in zip(*steps, strict=True))
@@ -273,11 +276,6 @@ class DAPS(OnPolicyAlgorithm):
         record("train/skipped_updates", self.skipped_updates)
         record("train/n_updates", self._n_updates, exclude="tensorboard")
         self._form.log(self, batch, critic)
-
-    def _weights(self, batch: Batch, temperature: Tensor) -> Tensor:
-        """The actions' weights, [G, K]; of a batch that is one group the ratios, [N, 1]."""
-        weights = target_weights(batch.score, temperature, pooling=self.pooling)
-        return one_sample_groups(weights) if self.samples_per_context is None else weights
 
     def _minibatches(self, batch: Batch) -> Iterator[Tensor]:
         """The groups of each gradient step."""

@@ -8,22 +8,14 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import torch
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from daps_rl.envs.sb3_vec_env import OneObjectVecEnv
 
 
-def unwrap(env: VecEnv | None) -> VecEnv:
-    """The VecEnv inside all wrappers."""
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    assert env is not None  # there is one to learn in
-    return env
-
-
-def seed_groups(env: VecEnv | None, samples: int, seed: int | None, updates: int) -> None:
+def seed_groups(env: VecEnv, samples: int, seed: int | None, updates: int) -> None:
     """Has the K environments of a context start the next reset from one seed; each number of updates has its own."""
-    base = unwrap(env)
+    base = env.unwrapped
     if seed is None:
         first = int(torch.randint(2**31 - base.num_envs, ()))
     else:
@@ -31,13 +23,13 @@ def seed_groups(env: VecEnv | None, samples: int, seed: int | None, updates: int
     base._seeds = [first + i // samples for i in range(base.num_envs)]
 
 
-def read_state(env: VecEnv | None) -> dict[str, Any]:
+def read_state(env: VecEnv) -> dict[str, Any]:
     """Random states of torch, numpy and Python, and the environments as they stand.
 
     Raises:
         ValueError: the environments live in other processes.
     """
-    base = unwrap(env)
+    base = env.unwrapped
     if base.has_attr("set_state"):
         places = [0] if isinstance(base, OneObjectVecEnv) else range(base.num_envs)
         envs: Any = [base.env_method("get_state", indices=[i])[0] for i in places]
@@ -47,16 +39,15 @@ def read_state(env: VecEnv | None) -> dict[str, Any]:
         raise ValueError(
             f"random_state needs environments of this process, got {type(base).__name__}; use DummyVecEnv."
         )
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
-        "torch": torch.get_rng_state(), "cuda": cuda, "numpy": np.random.get_state(), "python": random.getstate(),
-        "envs": envs,
+        "torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all(),
+        "numpy": np.random.get_state(), "python": random.getstate(), "envs": envs,
     }  # fmt: skip
 
 
-def write_state(state: dict[str, Any], env: VecEnv | None) -> None:
+def write_state(state: dict[str, Any], env: VecEnv) -> None:
     """Takes up what `read_state` gave."""
-    base, envs = unwrap(env), state["envs"]
+    base, envs = env.unwrapped, state["envs"]
     if isinstance(envs, bytes):
         base.envs = cloudpickle.loads(envs)  # type: ignore[attr-defined]  # a DummyVecEnv's
     else:

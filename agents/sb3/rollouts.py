@@ -38,12 +38,6 @@ OF_PPO = {
 """Options of SB3's PPO, and what they are called here."""
 
 
-def refuse_others(options: dict[str, Any]) -> None:
-    """Raises TypeError for options that DAPS does not have."""
-    for name in options:
-        raise TypeError(f"DAPS has no option {name!r}; here it is {OF_PPO.get(name, 'not known: see help(DAPS)')}.")
-
-
 class Batch(NamedTuple):
     """A rollout of G groups of K actions, in the order it was drawn; without groups each action is a group of one."""
 
@@ -148,6 +142,7 @@ class WholeBatch:
     log_interval: ClassVar[int] = 1
     shuffled: ClassVar[bool] = True
     forbids: ClassVar[bool] = False
+    collect = staticmethod(OnPolicyAlgorithm.collect_rollouts)  # SB3's own loop
 
     def check(self, algorithm: DAPS) -> None:
         """Raises ValueError where an option does not go without groups."""
@@ -159,12 +154,6 @@ class WholeBatch:
                 f"policy_samples needs groups of actions (samples_per_context), got {algorithm.policy_samples}; leave "
                 "it out."
             )
-
-    def collect(
-        self, algorithm: DAPS, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """SB3's own loop."""
-        return OnPolicyAlgorithm.collect_rollouts(algorithm, env, callback, rollout_buffer, n_rollout_steps)
 
     def batch(self, algorithm: DAPS) -> Batch:
         """The rollout."""
@@ -203,31 +192,23 @@ def of_each(observations: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def _batch(algorithm: DAPS, score: Tensor, samples: int, every: int) -> Batch:
-    """The rollout as tensors, one observation of `every` so many."""
-    buffer, device = algorithm.rollout_buffer, algorithm.device
-    _check_rewards(algorithm, buffer.rewards)
-    actions = torch.as_tensor(_flat(buffer.actions), device=device)
-    actions = actions.long().flatten() if isinstance(algorithm.action_space, spaces.Discrete) else actions.float()
-    observations = of_each(buffer.observations, lambda x: torch.as_tensor(_flat(x)[::every].copy(), device=device))
-    log_prob = _tensor(algorithm, buffer.log_probs).view(-1, samples)
-    return Batch(observations, actions, log_prob, score, _tensor(algorithm, buffer.returns))
-
-
-def _check_rewards(algorithm: DAPS, rewards: np.ndarray) -> None:
-    """Raises ValueError for rewards that no environment may give; steps on a decoder's are skipped and counted."""
-    forbids = algorithm._form.forbids
+    """The rollout as tensors, one observation of `every` so many; ValueError for rewards that none may give."""
+    buffer, device, forbids = algorithm.rollout_buffer, algorithm.device, algorithm._form.forbids
+    rewards = buffer.rewards  # of a decoder they are not checked: steps on what is not finite are skipped and counted
     if algorithm._beta.outside and not (np.isfinite(rewards) | (forbids & np.isneginf(rewards))).all():
         also = " (or -inf, for what must not be)" if forbids else ""
         raise ValueError(f"rewards must be finite{also}, got NaN or infinite ones from the environment; mend it.")
     if np.isneginf(rewards).all():
         warnings.warn("all rewards of a rollout are -inf, which do not say what is better.", stacklevel=2)
+    actions = torch.as_tensor(buffer.actions, device=device).flatten(0, 1)
+    actions = actions.long().flatten() if isinstance(algorithm.action_space, spaces.Discrete) else actions.float()
+    observations = of_each(
+        buffer.observations, lambda x: torch.from_numpy(x).flatten(0, 1)[::every].to(device, copy=True)
+    )
+    log_prob = _tensor(algorithm, buffer.log_probs).view(-1, samples)
+    return Batch(observations, actions, log_prob, score, _tensor(algorithm, buffer.returns))
 
 
 def _tensor(algorithm: DAPS, value: np.ndarray) -> Tensor:
-    dtype = next(algorithm.policy.parameters()).dtype
-    return torch.as_tensor(_flat(value), device=algorithm.device, dtype=dtype)
-
-
-def _flat(value: np.ndarray) -> np.ndarray:
-    """[n_steps, n_envs, ...] → [n_steps·n_envs, ...]."""
-    return value.reshape(-1, *value.shape[2:])
+    """In the parameters' precision, as one row of all. [n_steps, n_envs] → [n_steps·n_envs]."""
+    return torch.as_tensor(value.ravel(), device=algorithm.device, dtype=next(algorithm.policy.parameters()).dtype)

@@ -74,15 +74,13 @@ class ComparisonProgress(Progress):
 
 def _state(folder: Path, run: PlannedRun) -> tuple[float, str]:
     """Share of a run that is done, and where it is in words; reads no more than the end of its log."""
-    path, lines = folder / "metrics.jsonl", []
-    if path.exists():
-        with open(path, "rb") as file:
-            file.seek(max(os.path.getsize(path) - _TAIL, 0))
-            lines = file.read().split(b"\n")[:-1]  # the last piece is empty or torn
     try:
-        row, config = json.loads(lines[-1]), run.config
+        with open(folder / "metrics.jsonl", "rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _TAIL, 0))
+            *_, line, _ = file.read().split(b"\n")  # the last piece is empty or torn
+        row, config = json.loads(line), run.config
         step, seconds = int(row["step"]), float(row["seconds"])
-    except (LookupError, ValueError, TypeError):  # no row yet, or none that a run wrote
+    except (OSError, LookupError, ValueError, TypeError):  # no row yet, or none that a run wrote
         return 0.0, "starting"
     share = step / config.steps if config.steps is not None else seconds / (60.0 * (config.minutes or 1.0))
     return min(share, 1.0), f"step {step}, {step / max(seconds, 1e-9):.1f} steps/s"

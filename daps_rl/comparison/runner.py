@@ -102,8 +102,7 @@ def outcome(folder: Path, code: int, stderr: str) -> str | None:
     if (folder / "summary.json").exists():
         return None
     if code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        return f"killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
     if code > 128:
         return f"stopped from outside by {signal.Signals(code - 128).name}"
     lines = [line for line in stderr.splitlines() if line.strip()]

@@ -32,8 +32,6 @@ from daps_rl.comparison.statistics import (
 )
 from daps_rl.data.kind import Measure
 
-MEBIBYTE = 2**20
-
 
 class Column(NamedTuple):
     """One number of a run, and how it is shown."""
@@ -48,10 +46,6 @@ class Column(NamedTuple):
 
 def _test(name: str) -> Callable[[Row], Any]:
     return lambda row: row["test"].get(name)
-
-
-def _peak_memory(row: Row) -> Any:
-    return None if row.get("peak_memory_bytes") is None else row["peak_memory_bytes"] / MEBIBYTE
 
 
 REWARDS = (
@@ -88,7 +82,7 @@ TABLES: dict[str, Sequence[Column]] = {
         Column("decoder evaluations", lambda row: row.get("decoder_evaluations"), ",.0f", 0, False),
         Column("seconds", lambda row: row["seconds"], ",.1f", 0, False),
         Column("steps/s", lambda row: row["steps_per_second"], ".1f", 1, False),
-        Column("peak memory (MiB)", _peak_memory, ",.0f", -1, False),
+        Column("peak memory (MiB)", lambda row: (row.get("peak_memory_bytes") or math.nan) / 2**20, ",.0f", -1, False),
         Column("parameters", lambda row: sum(row["num_parameters"].values()), ",.0f", 0, False),
     ),
 }

@@ -41,16 +41,14 @@ class CpuKernels:
         """See `Backend`."""
         weights, gaussian = _weights(net)
         keys_values, aligned = _inputs(net, context)
-        drawn: tuple[Tensor, Tensor] = torch.ops.daps_rl.draw(weights, keys_values, aligned, uniform, gaussian)
-        return drawn
+        return torch.ops.daps_rl.draw(weights, keys_values, aligned, uniform, gaussian)
 
     def log_prob(self, net: CodeTransformer, context: Context, codes: Tensor, known: Tensor | None) -> Tensor:
         """See `Backend`."""
         weights, gaussian = _weights(net)
         keys_values, aligned = _inputs(net, context)
-        split = len(keys_values)
-        scored: Tensor = _LogProb.apply(codes.contiguous(), known, gaussian, split, aligned, *keys_values, *weights)
-        return scored
+        inputs = (gaussian, len(keys_values), aligned, *keys_values, *weights)
+        return _LogProb.apply(codes.contiguous(), known, *inputs)
 
 
 def _restore() -> CpuKernels | None:
@@ -113,8 +111,7 @@ class _LogProb(torch.autograd.Function):
         ctx.gaussian, ctx.split = gaussian, split
         if known is not None:
             return known.clone()
-        scored: Tensor = torch.ops.daps_rl.log_prob(rest[split:], rest[:split], aligned, codes, gaussian)
-        return scored
+        return torch.ops.daps_rl.log_prob(rest[split:], rest[:split], aligned, codes, gaussian)
 
     @staticmethod
     @once_differentiable

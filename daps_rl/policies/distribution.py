@@ -118,5 +118,4 @@ def score_drawn(posterior: Distribution, codes: Tensor, log_prob: Tensor) -> Ten
     """Scores codes [*S, B, T] that this very object drew with log_prob [*S, B], with gradient. [*S, B], in nats."""
     if isinstance(posterior, CodePosterior):
         return posterior.score_drawn(codes, log_prob)
-    scored: Tensor = posterior.log_prob(codes)
-    return scored
+    return posterior.log_prob(codes)

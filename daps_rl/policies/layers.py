@@ -50,19 +50,16 @@ class GrowingCache:
     """Keys and values of the tokens so far, kept for the backward pass: a new tensor for every token."""
 
     def __init__(self) -> None:
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
         self.length = 0
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Adds one token's key and value [N, H, 1, D/H]; returns all so far [N, H, length, D/H]."""
-        if self.keys is None or self.values is None:
-            self.keys, self.values = key, value
-        else:
-            self.keys = torch.cat((self.keys, key), dim=2)
-            self.values = torch.cat((self.values, value), dim=2)
+        self.keys.append(key)
+        self.values.append(value)
         self.length += 1
-        return self.keys, self.values
+        return torch.cat(self.keys, dim=2), torch.cat(self.values, dim=2)
 
 
 Cache: TypeAlias = KeyValueCache | GrowingCache
@@ -126,8 +123,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         b, length, dim = x.shape
         q = self.query(x).view(b, length, self.num_heads, -1).transpose(1, 2)  # [B, H, L, D/H]
-        mixed = attention(q, *keys_values)
-        return self.out(mixed.transpose(1, 2).reshape(b, length, dim))
+        return self.out(attention(q, *keys_values).transpose(1, 2).reshape(b, length, dim))
 
 
 class FeedForward(nn.Sequential):

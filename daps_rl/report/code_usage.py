@@ -32,19 +32,6 @@ def plot_code_usage(path: str | os.PathLike[str], counts: torch.Tensor, *, title
     Raises:
         ValueError: counts is not a [T, V] integer tensor, or holds a negative or no positive number.
     """
-    _check_counts(counts)
-    table = counts.detach().cpu().double().numpy()  # [T, V]
-    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)
-    perplexity = code_perplexity(counts.detach().cpu()).nan_to_num(0.0).numpy()  # [T]
-    positions = len(table)
-    figure = new_figure(WIDTH, int(min(max(300 + 26 * positions, 420), 1350)), title)
-    heat, bars = figure.subplots(1, 2, width_ratios=(3.2, 1), sharey=True)
-    _draw_shares(figure, heat, np.sort(shares, axis=1)[:, ::-1])
-    _draw_perplexity(bars, perplexity, table.shape[1])
-    save(figure, path)
-
-
-def _check_counts(counts: torch.Tensor) -> None:
     kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     if counts.ndim != 2 or 0 in counts.shape or counts.dtype not in kinds:
         raise ValueError(
@@ -56,6 +43,15 @@ def _check_counts(counts: torch.Tensor) -> None:
             f"counts must be non-negative, and some positive, got values in [{int(counts.min())}, "
             f"{int(counts.max())}]; count the codes of at least one datum."
         )
+    table = counts.detach().cpu().double().numpy()  # [T, V]
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)
+    perplexity = code_perplexity(counts.detach().cpu()).nan_to_num(0.0).numpy()  # [T]
+    positions = len(table)
+    figure = new_figure(WIDTH, int(min(max(300 + 26 * positions, 420), 1350)), title)
+    heat, bars = figure.subplots(1, 2, width_ratios=(3.2, 1), sharey=True)
+    _draw_shares(figure, heat, np.sort(shares, axis=1)[:, ::-1])
+    _draw_perplexity(bars, perplexity, table.shape[1])
+    save(figure, path)
 
 
 def _draw_shares(figure: Figure, axes: Axes, shares: np.ndarray) -> None:
@@ -66,10 +62,9 @@ def _draw_shares(figure: Figure, axes: Axes, shares: np.ndarray) -> None:
 
     positions, codes = shares.shape
     high = shares.max()
-    norm = LogNorm(vmin=min(shares[shares > 0].min(), high / 10), vmax=high)
     image = axes.imshow(
         np.ma.masked_equal(shares, 0.0),
-        norm=norm,
+        norm=LogNorm(vmin=min(shares[shares > 0].min(), high / 10), vmax=high),
         cmap=colormaps["viridis"].with_extremes(bad=EMPTY),
         extent=(0.5, codes + 0.5, positions - 0.5, -0.5),
         aspect="auto",

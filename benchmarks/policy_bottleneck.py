@@ -1,6 +1,6 @@
 """Trains a VQ-VAE on digits with a vector quantiser and with a `PolicyBottleneck` (examples/vqvae_to_daps.py).
 
-python benchmarks/bottleneck.py            # about ten minutes on one core; skips what has a row
+python benchmarks/policy_bottleneck.py            # about ten minutes on one core; skips what has a row
 """
 
 from __future__ import annotations
