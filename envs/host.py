@@ -213,7 +213,8 @@ class TaskHost(HoldsTask):
             raise ResetNeeded("an encoding episode is over after one step; call reset() for the next datum.")
         codes = self._codes(actions)
         x = self.task.scored(index.to(self.task.device)).unsqueeze(1)  # [B, 1, *y]
-        reward, log_likelihood = self.task.reward(x, codes, self.decoder_optimizer)
+        labels = None if self.task.labels is None else self.task.labels[index.to(self.task.device)]
+        reward, log_likelihood = self.task.reward(x, codes, self.decoder_optimizer, labels)
         self._shown, self._shown_codes, self._over = index, codes, True
         return reward.flatten().cpu().numpy(), log_likelihood.flatten().cpu().numpy()
 

@@ -1,0 +1,84 @@
+"""Verdicts by name: those that are ready, and functions of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from daps_rl.data import SPLITS, Splits
+from daps_rl.names import did_you_mean, import_named, weighted_name
+from daps_rl.verdicts.base import Verdict, Verdicts, file_name
+from daps_rl.verdicts.classifier import Classifier
+from daps_rl.verdicts.signals import SSIM, edit_distance
+
+
+def _classifier(splits: Splits, probability: bool) -> Classifier:
+    check_labels(splits, "classifier")
+    assert splits.train_labels is not None  # as was checked
+    return Classifier.fitted(splits.train, splits.train_labels, probability=probability)
+
+
+READY: dict[str, Callable[[Splits], Verdict]] = {
+    "classifier": lambda splits: _classifier(splits, probability=True),
+    "classifier-right": lambda splits: _classifier(splits, probability=False),
+    "ssim": lambda splits: SSIM(splits.value_range),
+    "edit-distance": lambda splits: edit_distance,
+}
+"""Verdicts by name, each as a function of the data."""
+
+
+def make_verdicts(reward: Sequence[str], splits: Splits, saved: Path | None = None) -> Verdicts | None:
+    """Makes the verdicts of a run's setting `reward`; None where it names none.
+
+    Args:
+        reward: NAME or NAME:WEIGHT each, a name of `READY` or package.module:function.
+        splits: the data.
+        saved: a folder that `Verdicts` of this kind were saved to; classifiers in it are loaded, not fitted again.
+    Raises:
+        ValueError: there is no such verdict, or it does not suit the data.
+    """
+    verdicts: dict[str, Any] = {}
+    weights: dict[str, float] = {}
+    for text in reward:
+        name, weight = weighted_name(text)
+        label = name.rpartition(":")[2]
+        if saved is not None and (saved / file_name(label)).exists():
+            verdicts[label] = Classifier.load(saved / file_name(label))
+        elif name in READY:
+            verdicts[label] = READY[name](splits)
+        else:
+            verdicts[label] = _own(name)
+        if weight is not None:
+            weights[label] = weight
+    return Verdicts(verdicts, weights) if verdicts else None
+
+
+def check_labels(splits: Splits, name: str) -> None:
+    """Raises ValueError unless all splits have labels, and train is in memory, where labels have their data."""
+    if not isinstance(splits.train, Tensor) or any(getattr(splits, f"{split}_labels") is None for split in SPLITS):
+        raise ValueError(
+            f"reward {name!r} compares with labels, which must be there for all data, in memory, and {splits.name} "
+            "has not; take labelled data, or another reward."
+        )
+
+
+def _own(name: str) -> Verdict:
+    """A function of one's own, an object that can be called, or a class that makes one without arguments."""
+    if ":" not in name:
+        raise ValueError(
+            f"reward must be one of {', '.join(READY)}, or package.module:function of your own, got {name!r}"
+            f"{did_you_mean(name, READY)}."
+        )
+    made: Any = import_named("reward", name, "package.module:function")
+    try:
+        made = made() if isinstance(made, type) else made
+    except TypeError as error:
+        raise ValueError(
+            f"reward {name!r} cannot be made without arguments ({error}); name an object of it."
+        ) from error
+    if not callable(made):
+        raise ValueError(f"reward {name!r} must be a function of two arguments, got a {type(made).__name__}.")
+    return made
