@@ -90,9 +90,7 @@ class EncodingTask(nn.Module):
         if decoder is not None and reward_fn is not None:
             raise ValueError("exactly one of decoder and reward_fn scores the codes, got both; leave one of them out.")
         if verdicts is not None and reward_fn is not None:
-            raise ValueError(
-                "verdicts judge what a decoder makes of codes, and reward_fn has none; leave one of them out."
-            )
+            raise ValueError("verdicts judge what a decoder makes of codes, and there is a reward_fn; leave one out.")
         tensor = check_data(find_data(data))
         scored = tensor if targets is None else torch.as_tensor(targets)
         if scored.ndim < 1 or len(scored) != len(tensor):

@@ -61,14 +61,14 @@ class Spread:
             failed = len(missing) - len(found)
             if error is None:
                 continue
+            if self.make is not None:
+                self.close()
             if failed > left:
                 raise RuntimeError(
                     f"{failed} of {chunks} chunks failed and {left} more may be tried again; the last said "
                     f"{type(error).__name__}: {error}"
                 ) from error
             left, self.retried = left - failed, self.retried + failed
-            if self.make is not None:
-                self.close()
         return np.concatenate([done[i] for i in range(chunks)])
 
     def _try(self, parts: dict[int, tuple[Tensor, Tensor]]) -> tuple[dict[int, np.ndarray], Exception | None]:
