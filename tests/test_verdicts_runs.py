@@ -11,10 +11,12 @@ import torch
 from conftest import SIZES, TINY, error_of
 
 from daps_rl import cli
-from daps_rl.agents import AGENTS
+from daps_rl.agents import AGENTS, Scorer
+from daps_rl.agents.sb3.adapter import SB3_AGENTS
 from daps_rl.comparison.plan import Plan
 from daps_rl.config import make_config
 from daps_rl.data import Splits, from_arrays
+from daps_rl.functional import encoding_reward
 from daps_rl.names import weighted_name
 from daps_rl.runs.folder import RunFolder
 from daps_rl.runs.session import train_run
@@ -25,11 +27,16 @@ from daps_rl.verdicts import Classifier, Verdicts
 DIGITS = [*TINY, "--data", "digits", "--seed", "3"]
 
 
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daps_rl.verdicts.classifier.TREES", 5)
+
+
 @pytest.fixture
 def labelled() -> Splits:
     random = torch.Generator().manual_seed(0)
     x, y = torch.rand(60, 6, generator=random), torch.randint(3, (60,), generator=random)
-    return from_arrays(x + y[:, None], y)
+    return from_arrays(x + y[:, None], train_labels=y)
 
 
 def settings(**options):
@@ -55,19 +62,39 @@ def test_each_term_is_logged_by_itself_and_measured_as_the_likelihood_is(labelle
     assert last["reward/brightness"] == pytest.approx(summary["validation"]["verdict_brightness"], abs=0.2)
 
 
-@pytest.mark.parametrize("agent", ["daps", "daps-na", "tpo", "rloo", "grpo", "ppo", "a2c", "reinforce", "sb3:ppo"])
-def test_agents_that_learn_from_rewards_get_the_verdict(labelled, agent):
-    """A verdict so dear that nothing else counts: the codes' decoded first entry, at a frozen decoder."""
+REWARDED = [name for name, spec in {**AGENTS, **SB3_AGENTS}.items() if not spec.cls.needs_decoder_gradient]
+
+
+@pytest.mark.parametrize("agent", REWARDED)
+def test_agents_that_learn_from_rewards_get_the_verdict(labelled, agent, monkeypatch):
+    """The reward that the agent is given is the one that all the parts give, the verdict's term among them."""
+    given = []
+    score = Scorer.__call__
+
+    def watched(self: Scorer, codes: torch.Tensor, log_prob: torch.Tensor) -> torch.Tensor:
+        reward = score(self, codes, log_prob)
+        rest = encoding_reward(self.log_likelihood.detach(), log_prob, self.prior.log_prob(codes), self.beta)
+        given.append((reward - rest, self.decoder(codes).mean[..., 0].detach()))
+        return reward
+
+    monkeypatch.setattr(Scorer, "__call__", watched)
+    config = settings(agent=agent, score_precision="float32")
+    run = Trainer(config, labelled, verdicts=Verdicts({"first": own_verdicts.first_entry}, {"first": 100.0}))
+    metrics = run.train_step()
+    ((term, first),) = given
+    torch.testing.assert_close(term, 100.0 * first, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(metrics["reward/first"], first.mean())
+
+
+def test_codes_get_better_by_the_verdict(labelled):
+    """A verdict so dear that nothing else counts: the first entry of what a frozen decoder makes of the codes."""
 
     def final(weight: float) -> float:
         verdicts = Verdicts({"first": own_verdicts.first_entry}, {"first": weight})
-        config = settings(agent=agent, steps=150, learning_rate=0.01, batch_size=30, seed=1)
-        run = Trainer(config, labelled, verdicts=verdicts)
+        run = Trainer(settings(steps=60, learning_rate=0.01, batch_size=30, seed=1), labelled, verdicts=verdicts)
         for parameter in run.autoencoder.decoder.parameters():
             parameter.requires_grad_(False)
-        with torch.no_grad():  # its entries differ by much
-            for parameter in run.autoencoder.decoder.parameters():
-                parameter.mul_(3.0)
+            parameter.mul_(3.0)  # its entries differ by much
         list(run.run())
         return run.autoencoder.decode(run.autoencoder.encode(labelled.test)).mean(0)[0].item()
 
