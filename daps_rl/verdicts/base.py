@@ -24,7 +24,7 @@ class Verdict(Protocol):
     for tensors where they are, instead of on the CPU.
     """
 
-    def __call__(self, truth: Any, decoded: Any) -> Any:
+    def __call__(self, truth: Any, decoded: Any, /) -> Any:
         """Scores M decoded data.
 
         Args:
@@ -110,7 +110,8 @@ class Verdicts(nn.Module):
                 f"the weight of verdict {name!r} follows from how the codes of a datum differ, and each datum has one "
                 f"code; draw several (samples), or give the weight, {name}:1."
             )
-        truth, labels = (None if part is None else part.repeat_interleave(samples, 0) for part in (truth, labels))
+        truth = truth.repeat_interleave(samples, 0)
+        labels = None if labels is None else labels.repeat_interleave(samples, 0)
         judged = self.scores(decoded.reshape(truth.shape), truth, labels, self.learned)
         scores = likelihood.new_zeros(len(judged), *likelihood.shape)
         for row, score in zip(scores, judged.values(), strict=True):

@@ -17,7 +17,7 @@ from daps_rl.verdicts.signals import SSIM, edit_distance
 
 def _classifier(splits: Splits, probability: bool) -> Classifier:
     check_labels(splits, "classifier")
-    assert splits.train_labels is not None  # as was checked
+    assert isinstance(splits.train, Tensor) and splits.train_labels is not None  # as was checked
     return Classifier.fitted(splits.train, splits.train_labels, probability=probability)
 
 

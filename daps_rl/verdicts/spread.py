@@ -44,7 +44,7 @@ class Spread:
                 f"Spread needs chunks >= 1, retries >= 0 and timeout > 0, got {chunks}, {retries} and {timeout}."
             )
         self.verdict, self.chunks, self.retries, self.timeout = verdict, chunks, retries, timeout
-        self.make: Callable[[], Executor] | None = executor if not hasattr(executor, "submit") else None  # type: ignore[assignment]  # then a function
+        self.make: Callable[[], Executor] | None = executor if not hasattr(executor, "submit") else None
         self.executor: Any = None if self.make else executor
         self.truth = getattr(verdict, "truth", "data")
         self.retried = 0
