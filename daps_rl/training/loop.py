@@ -21,7 +21,7 @@ from daps_rl.evaluation import evaluate
 from daps_rl.files import finite
 from daps_rl.optim import learning_rate_factor
 from daps_rl.training.learner import Learner
-from daps_rl.verdicts import Verdicts, check_labels, make_verdicts
+from daps_rl.verdicts import Verdicts, labelled, make_verdicts
 
 MAX_SKIPPED_IN_ROW = 100
 CHECK_EVERY = {"cpu": 1, "cuda": 50}  # steps between looks at the skip counter, which costs a GPU a synchronisation
@@ -94,7 +94,7 @@ class Trainer:
         self.agent = (agent or make_agent)(config, self.autoencoder.policy).to(self.device)
         self.verdicts = make_verdicts(config.reward, splits) if verdicts is None else verdicts
         for name in [] if self.verdicts is None else self.verdicts.to(self.device).need_labels:
-            check_labels(splits, name)
+            labelled(splits, name)  # or an error
         self.learner = Learner(config, self.autoencoder, self.agent, self.world, self.verdicts)
         self.optimizer, self.beta = self.learner.optimizer, self.learner.beta
         self.feed = Feed(

@@ -2,7 +2,7 @@
 
 from daps_rl.verdicts.base import Verdict, Verdicts
 from daps_rl.verdicts.classifier import Classifier
-from daps_rl.verdicts.named import READY, check_labels, make_verdicts
+from daps_rl.verdicts.named import READY, labelled, make_verdicts
 from daps_rl.verdicts.program import Program
 from daps_rl.verdicts.signals import SSIM, Stoi, edit_distance
 from daps_rl.verdicts.spread import Spread
@@ -16,7 +16,7 @@ __all__ = [
     "Stoi",
     "Verdict",
     "Verdicts",
-    "check_labels",
     "edit_distance",
+    "labelled",
     "make_verdicts",
 ]

@@ -14,16 +14,9 @@ from daps_rl.verdicts.base import Verdict, Verdicts, file_name
 from daps_rl.verdicts.classifier import Classifier
 from daps_rl.verdicts.signals import SSIM, edit_distance
 
-
-def _classifier(splits: Splits, probability: bool) -> Classifier:
-    check_labels(splits, "classifier")
-    assert isinstance(splits.train, Tensor) and splits.train_labels is not None  # as was checked
-    return Classifier.fitted(splits.train, splits.train_labels, probability=probability)
-
-
 READY: dict[str, Callable[[Splits], Verdict]] = {
-    "classifier": lambda splits: _classifier(splits, probability=True),
-    "classifier-right": lambda splits: _classifier(splits, probability=False),
+    "classifier": lambda splits: Classifier.fitted(*labelled(splits, "classifier")),
+    "classifier-right": lambda splits: Classifier.fitted(*labelled(splits, "classifier-right"), probability=False),
     "ssim": lambda splits: SSIM(splits.value_range),
     "edit-distance": lambda splits: edit_distance,
 }
@@ -56,13 +49,19 @@ def make_verdicts(reward: Sequence[str], splits: Splits, saved: Path | None = No
     return Verdicts(verdicts, weights) if verdicts else None
 
 
-def check_labels(splits: Splits, name: str) -> None:
-    """Raises ValueError unless all splits have labels, and train is in memory, where labels have their data."""
-    if not isinstance(splits.train, Tensor) or any(getattr(splits, f"{split}_labels") is None for split in SPLITS):
+def labelled(splits: Splits, name: str) -> tuple[Tensor, Tensor]:
+    """What a decoder is to make of the training data, and their labels.
+
+    Raises:
+        ValueError: a split has no labels, or train is not held in memory.
+    """
+    missing = any(getattr(splits, f"{split}_labels") is None for split in SPLITS)
+    if missing or not isinstance(splits.train, Tensor) or splits.train_labels is None:
         raise ValueError(
             f"reward {name!r} compares with labels, which must be there for all data, in memory, and {splits.name} "
             "has not; take labelled data, or another reward."
         )
+    return splits.train if splits.train_targets is None else splits.train_targets, splits.train_labels
 
 
 def _own(name: str) -> Verdict:
