@@ -165,13 +165,18 @@ class TaskHost(HoldsTask):
         self._spec = spec
 
     def get_state(self) -> dict[str, Any]:
-        """Where the environment stands: its generator, the contexts at hand, and whether the episode is over."""
-        return {"random": self.np_random.bit_generator.state, "index": self._index, "over": self._over}
+        """Where the environment stands: its generator, the contexts at hand, whether the episode is over, and the
+        running sums of its verdicts."""
+        sums = None if self.task.verdicts is None else self.task.verdicts.sums.clone()
+        random = self.np_random.bit_generator.state
+        return {"random": random, "index": self._index, "over": self._over, "verdicts": sums}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state that `get_state` gave."""
         self.np_random.bit_generator.state = state["random"]
         self._index, self._over = state["index"], state["over"]
+        if self.task.verdicts is not None:
+            self.task.verdicts.sums.copy_(state["verdicts"])
 
     def _draw(self, random: np.random.Generator) -> None:
         """New contexts, uniformly."""

@@ -102,17 +102,10 @@ class Spread:
         for process in processes:
             process.kill()
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self.make is None:
-            raise TypeError("a Spread holds an executor, which no other process can have; give a function instead")
-        return {**self.__dict__, "executor": None}
-
 
 def judge(parent: int, verdict: Callable[[Any, Any], Any], truth: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     """A chunk's scores, in the worker. The threads of a process do not survive a fork: there, torch takes one."""
     if os.getpid() != parent:
         torch.set_num_threads(1)
     scores = torch.as_tensor(verdict(torch.from_numpy(truth), torch.from_numpy(decoded)))
-    if scores.shape != (len(decoded),):
-        raise ValueError(f"the verdict gave shape {list(scores.shape)} for {len(decoded)} data")
     return scores.detach().cpu().numpy()
