@@ -140,6 +140,25 @@ def test_sb3_gives_the_same_reward_less_what_it_completes():
     assert len(seen.kept) == 2
 
 
+def test_where_an_environment_stands_holds_the_running_weights():
+    def env() -> EncodingVecEnv:
+        return EncodingVecEnv(
+            DATA, Table(), num_contexts=4, samples_per_context=6, labels=LABELS, verdicts=verdicts(), seed=0
+        )
+
+    first, second = env(), env()
+    first.reset()
+    codes = CODES.repeat(4, 1).numpy()
+    first.step(codes)
+    assert first.task.verdicts is not None
+    assert second.task.verdicts is not None
+    state, weights = first.get_state(), first.task.verdicts.weights()
+    assert (weights > 0.01).all()
+    first.step_async(codes)
+    second.set_state(state)
+    torch.testing.assert_close(second.task.verdicts.weights(), weights)
+
+
 def test_groups_whose_verdicts_are_alike_or_not_finite_count_for_nothing():
     values = torch.tensor([
         [[1.0, 1.0, 1.0], [0.0, 3.0, 0.0], [2.0, 2.0, 2.0 + 1e-7]],

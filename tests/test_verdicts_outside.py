@@ -103,6 +103,25 @@ def test_a_worker_that_hangs_is_waited_for_no_longer_than_said():
     assert spread.executor is None  # its processes do not keep Python from ending
 
 
+def test_two_worker_processes_of_dask(tmp_path):
+    """A chunk whose worker dies is tried again, and counted; one whose workers always die is an error."""
+    distributed = pytest.importorskip("distributed")
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        executor = client.get_executor()
+        assert Spread(first_entry, executor, chunks=2)(TRUTH, DECODED).tolist() == DECODED[:, 0].tolist()
+        once = Spread(DiesOnce(tmp_path / "mark"), executor, chunks=2, retries=2, timeout=60.0)
+        assert once(TRUTH, DECODED).tolist() == DECODED[:, 0].tolist()
+        assert 1 <= once.retried <= 2
+        with pytest.raises(RuntimeError, match="1 of 1 chunks failed"):
+            Spread(dies, executor, chunks=1, timeout=60.0)(TRUTH, DECODED)
+
+
 def test_stoi_of_the_same_sound_is_one_and_of_noise_less():
     pytest.importorskip("pystoi")
     sound = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daps_rl.evaluation.images import has_ssim, ssim
-
 
 class SSIM:
     """Structural similarity of pictures [M, C, H, W], at most 1; see `evaluation.images.ssim`.
@@ -25,6 +23,8 @@ class SSIM:
         self.value_range = value_range
 
     def __call__(self, truth: Tensor, decoded: Tensor) -> Tensor:
+        from daps_rl.evaluation.images import has_ssim, ssim  # brings TorchRL, which a worker that judges does without
+
         if not has_ssim(truth):
             raise ValueError(f"ssim needs pictures of 8 pixels and more, got data of shape {list(truth.shape[1:])}.")
         return ssim(decoded, truth, self.value_range)
