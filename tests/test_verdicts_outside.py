@@ -103,6 +103,7 @@ def test_a_worker_that_hangs_is_waited_for_no_longer_than_said():
     assert spread.executor is None  # its processes do not keep Python from ending
 
 
+@pytest.mark.slow
 def test_two_worker_processes_of_dask(tmp_path):
     """A chunk whose worker dies is tried again, and counted; one whose workers always die is an error."""
     distributed = pytest.importorskip("distributed")

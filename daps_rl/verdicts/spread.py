@@ -47,7 +47,7 @@ class Spread:
         self.make: Callable[[], Executor] | None = executor if not hasattr(executor, "submit") else None
         self.executor: Any = None if self.make else executor
         self.truth = getattr(verdict, "truth", "data")
-        self.retried = 0
+        self.retried, self._tries = 0, 0
 
     def __call__(self, truth: Tensor, decoded: Tensor) -> np.ndarray:
         """[M], float32. RuntimeError where chunks have failed more often than `retries` allows."""
@@ -75,12 +75,13 @@ class Spread:
         """What came back of these chunks in time, and why the last of the others did not."""
         done, error, futures = dict[int, np.ndarray](), None, dict[int, Future]()
         until = time.monotonic() + self.timeout
+        self._tries += 1
         try:
             if self.executor is None and self.make is not None:
                 self.executor = self.make()
             for i, part in parts.items():
                 arrays = (np.ascontiguousarray(tensor.numpy()) for tensor in part)
-                futures[i] = self.executor.submit(judge, os.getpid(), self.verdict, *arrays)
+                futures[i] = self.executor.submit(judge, os.getpid(), self._tries, self.verdict, *arrays)
         except Exception as refused:  # a pool that has broken takes nothing more
             error = refused
         for i, future in futures.items():
@@ -103,8 +104,13 @@ class Spread:
             process.kill()
 
 
-def judge(parent: int, verdict: Callable[[Any, Any], Any], truth: np.ndarray, decoded: np.ndarray) -> np.ndarray:
-    """A chunk's scores, in the worker. The threads of a process do not survive a fork: there, torch takes one."""
+def judge(
+    parent: int, number: int, verdict: Callable[[Any, Any], Any], truth: np.ndarray, decoded: np.ndarray
+) -> np.ndarray:
+    """A chunk's scores, in the worker. The threads of a process do not survive a fork: there, torch takes one.
+
+    No two tries have the same `number`: Dask would take the failure of the one for that of the other.
+    """
     if os.getpid() != parent:
         torch.set_num_threads(1)
     scores = torch.as_tensor(verdict(torch.from_numpy(truth), torch.from_numpy(decoded)))
