@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps_rl.agents.base import Score
-from daps_rl.functional import beta_elbo, decoder_loss, encoding_reward, kl_estimate
+from daps_rl.functional import beta_elbo, decoder_loss, encoding_reward, kl_estimate, reconstruction
 from daps_rl.recompute import in_microbatches
+
+if TYPE_CHECKING:
+    from daps_rl.verdicts import Verdicts
 
 
 class Scorer:
@@ -29,6 +32,8 @@ class Scorer:
             alike, and a gradient through one costs twice as much as its score.
         low_precision: where some codes are scored alone, all are scored with matrix products in bfloat16: the codes of
             a datum differ by much more than its rounding.
+        verdicts: what else a code is worth; nothing if None.
+        labels: of the batch, for verdicts that ask for them. int64 [B].
     """
 
     def __init__(
@@ -40,9 +45,12 @@ class Scorer:
         microbatch: int = 0,
         decoder_samples: int = 0,
         low_precision: bool = False,
+        verdicts: Verdicts | None = None,
+        labels: Tensor | None = None,
     ) -> None:
         self.decoder, self.prior, self.x, self.beta = decoder, prior, x, beta
         self.microbatch, self.decoder_samples, self.low_precision = microbatch, decoder_samples, low_precision
+        self.verdicts, self.labels = verdicts, labels
         self.evaluations = 0  # data decoded for the batch
         self.log_likelihood: Tensor | None = None  # [B, K], of all codes
         self.learned_from: Tensor | None = None  # [B, n], of the codes that the decoder learns from
@@ -50,29 +58,39 @@ class Scorer:
         self.pathwise = False  # whether the agent's loss holds the decoder's
 
     def __call__(self, codes: Tensor, log_prob: Tensor) -> Tensor:
-        """Rewards log p(x|z) − β·(log q(z|x) − log p(z)), in nats, detached. codes [B, K, T] → [B, K].
+        """Rewards, see `functional.encoding_reward`, in nats, detached. codes [B, K, T] → [B, K].
 
         Raises:
-            ValueError: the batch has been scored already.
+            ValueError: the batch has been scored already, or a verdict fails.
         """
         self._once()
         prior_log_prob = self.prior.log_prob(codes)
         count = self.decoder_samples or codes.shape[1]
-        self.learned_from = self._likelihoods(codes[:, :count])
-        if count >= codes.shape[1]:
-            self.log_likelihood = self.learned_from
-        elif self.low_precision:  # all of them, so that no code has the advantage of another rounding
+        scored = learned = self._decode(codes[:, :count])
+        if count < codes.shape[1] and self.low_precision:  # all, so that no code has the advantage of another rounding
             with torch.no_grad(), torch.autocast(codes.device.type, torch.bfloat16):
-                self.log_likelihood = self._likelihoods(codes)
-        else:
+                scored = self._decode(codes)
+        elif count < codes.shape[1]:
             with torch.no_grad():
-                self.log_likelihood = torch.cat((self.learned_from, self._likelihoods(codes[:, count:])), dim=1)
+                others = self._decode(codes[:, count:])
+                scored = tuple(torch.cat(parts, dim=1) for parts in zip(learned, others, strict=True))
+        self.learned_from, self.log_likelihood = learned[0], scored[0]
         self.kl = kl_estimate(log_prob, prior_log_prob)
-        return encoding_reward(self.log_likelihood.detach(), log_prob, prior_log_prob, self.beta)
+        log_likelihood = self.log_likelihood.detach()
+        terms = None if self.verdicts is None else self.verdicts(log_likelihood, scored[1], self.x, self.labels)
+        return encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, terms)
 
-    def _likelihoods(self, codes: Tensor) -> Tensor:
+    def _decode(self, codes: Tensor) -> tuple[Tensor, ...]:
+        """log p(x|z) [B, K], with gradient, and where there are verdicts what they judge, [B, K, *x]."""
+
+        def decode(x: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
+            distribution = self.decoder(codes)
+            log_likelihood = distribution.log_prob(x.unsqueeze(1))
+            return (log_likelihood,) if self.verdicts is None else (log_likelihood, reconstruction(distribution))
+
         self.evaluations += codes.shape[0] * codes.shape[1]
-        return in_microbatches(self.likelihood, self.x, codes, size=self.microbatch)
+        decoded: tuple[Tensor, ...] = in_microbatches(decode, self.x, codes, size=self.microbatch)
+        return decoded
 
     def likelihood(self, x: Tensor, latents: Tensor) -> Tensor:
         """log p(x|z), in nats, with gradient. x [B, *x], codes [B, K, T] or embedded codes [B, K, T, E] → [B, K]."""
@@ -106,13 +124,17 @@ class Scorer:
         return decoder_loss(cast(Tensor, self.learned_from)).mean()
 
     def metrics(self) -> dict[str, Tensor]:
-        """Means over the batch, in nats, detached, 0-dim each; kl, elbo and beta_elbo where they are defined."""
+        """Means over the batch, in nats, detached, 0-dim each; kl, elbo and beta_elbo where they are defined.
+
+        Of verdicts `Verdicts.metrics`.
+        """
         log_likelihood = cast(Tensor, self.log_likelihood).detach().mean()
+        judged = {} if self.verdicts is None else self.verdicts.metrics()
         if self.kl is None:
-            return {"log_likelihood": log_likelihood}
+            return {"log_likelihood": log_likelihood, **judged}
         kl = self.kl.detach().mean()
         bounds = {"elbo": beta_elbo(log_likelihood, kl, 1.0), "beta_elbo": beta_elbo(log_likelihood, kl, self.beta)}
-        return {"log_likelihood": log_likelihood, "kl": kl, **bounds}
+        return {"log_likelihood": log_likelihood, "kl": kl, **bounds, **judged}
 
     def _once(self) -> None:
         if self.scored:

@@ -1,7 +1,6 @@
 """Codes that are trained to be understood: spoken digits at a few bits, for likelihood alone or for a verdict too.
 
-    python benchmarks/verdicts.py --only babble8 clean4      # about 20 minutes a size on two cores; skips what has a row
-    python benchmarks/verdicts.py --seeds 0 1 2              # all sizes
+    python benchmarks/verdicts.py --only babble8 clean4   # about half an hour a size on two cores; skips what has a row
 
 The verdict is that of extremely randomised trees on log-mel frames, fitted on the training voices: their probability of
 the right digit, or 1 for the right answer and 0 for a wrong one. It has no gradient. FSQ and Gumbel-Softmax, which need
@@ -18,7 +17,7 @@ import argparse
 import contextlib
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -85,7 +84,7 @@ class Judges:
 class Imitation(Distribution):
     """p(x|z) times a power of the surrogate's probability of the label, which stands behind the datum's entries."""
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, base: Distribution, decoder: SurrogateDecoder) -> None:
         self.base, self.decoder = base, decoder
@@ -193,7 +192,14 @@ def run(size: str, method: str, seed: int, minutes: float) -> None:
     surrogate = options.pop("surrogate", False)
     policy = {} if options["agent"] in ("fsq", "vq") else {"policy": "factorized"}
     config = make_config(
-        data=data, num_tokens=tokens, vocab_size=values, minutes=minutes, seed=seed, validate_every=0, **policy, **options
+        data=data,
+        num_tokens=tokens,
+        vocab_size=values,
+        minutes=minutes,
+        seed=seed,
+        validate_every=0,
+        **policy,
+        **options,
     )
     weights: tuple[float | None, ...] = (None,)
     if surrogate:

@@ -13,6 +13,7 @@ from daps_rl.functional import (
     ESS_FRACTION,
     SAMPLES,
     DAPSTerms,
+    VerdictTerms,
     code_perplexity,
     code_usage,
     daps_loss,
@@ -40,18 +41,19 @@ class PolicyLoss:
     trust_region: nn.Module  # gives the temperature
     centered: bool  # see `functional.weighted_likelihood_loss`
 
-    def __call__(self, reward: Tensor) -> Tensor:
-        """`terms(reward).loss`, averaged over the data, 0-dim; 0 where each datum has one code only (in eval mode)."""
+    def __call__(self, reward: Tensor, verdicts: VerdictTerms | None = None) -> Tensor:
+        """`terms(...).loss`, averaged over the data, 0-dim; 0 where each datum has one code only (in eval mode)."""
         if self.log_prob.shape[1] == 1:
             return self.log_prob.new_zeros(())
-        return self.terms(reward).loss.mean()
+        return self.terms(reward, verdicts).loss.mean()
 
-    def terms(self, reward: Tensor) -> DAPSTerms:
-        """Weighted likelihood of the codes, scored by reward − β·(log q − log p), within the trust region.
+    def terms(self, reward: Tensor, verdicts: VerdictTerms | None = None) -> DAPSTerms:
+        """Weighted likelihood of the codes, scored by `functional.encoding_reward`, within the trust region.
 
         Args:
             reward: log p(x|z) of each code, or any other score of it; larger is better. No gradient flows. [B·K], in
                 the order of the codes, or [B, K].
+            verdicts: what else the codes are worth, as `daps_rl.verdicts.Verdicts` gives it of the same reward.
         Returns:
             DAPSTerms: loss [B]; weights [B, K] and effective_sample_size [B] (in samples), detached.
         """
@@ -62,7 +64,7 @@ class PolicyLoss:
                 f"and K), got {list(reward.shape)}; sum or average over the datum's own axes."
             )
         reward = reward.detach().reshape(groups)
-        score = encoding_reward(reward, self.log_prob.detach(), self.prior_log_prob, self.beta)
+        score = encoding_reward(reward, self.log_prob.detach(), self.prior_log_prob, self.beta, verdicts)
         temperature = self.trust_region(score, self.beta)
         return daps_loss(self.log_prob, score, temperature=temperature, centered=self.centered)
 

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda")
-
-
-def import_object(what: str, name: str) -> Any:
-    """Returns what "package.module:name" names; `what` it is to be, in messages ("agent").
-
-    Raises:
-        ValueError: it cannot be imported, whatever its module raises.
-    """
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{what} {name!r} cannot be imported ({why}); it must be package.module:Class.") from error
 
 
 def import_class(what: str, name: str, base: type[T]) -> type[T]:
@@ -33,10 +20,36 @@ def import_class(what: str, name: str, base: type[T]) -> type[T]:
     Raises:
         ValueError: it cannot be imported, or is another thing.
     """
-    made = import_object(what, name)
+    made = import_named(what, name, "package.module:Class")
     if not (isinstance(made, type) and issubclass(made, base)):
         raise ValueError(f"{what} {name!r} must be a subclass of {base.__name__}; derive it from that.")
     return made
+
+
+def import_named(what: str, name: str, form: str) -> Any:
+    """Returns what "package.module:name" stands for; ValueError where it cannot be imported, whatever is raised."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{what} {name!r} cannot be imported ({why}); it must be {form}.") from error
+
+
+def weighted_name(text: str) -> tuple[str, float | None]:
+    """Returns name and weight of NAME:WEIGHT, where a name may have a colon itself; None where there is no weight.
+
+    Raises:
+        ValueError: there is no name, or the weight is negative or not finite.
+    """
+    name, _, last = text.rpartition(":")
+    try:
+        weight = float(last) if name else None
+    except ValueError:
+        weight = None
+    if not text.strip(": ") or (weight is not None and not 0.0 <= weight < math.inf):
+        raise ValueError(f"reward must be NAME or NAME:WEIGHT, the weight >= 0 and finite, got {text!r}.")
+    return (text, None) if weight is None else (name, weight)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

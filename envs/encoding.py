@@ -25,13 +25,14 @@ class EncodingEnv(HoldsTask, EnvBase):
 
     Observation:
         `observation` [B, K, *x]: B data, each repeated for the K codes of its group (a view, not a copy). With
-        `targets` also `target` [B, K, *y], which is scored; a policy is not to read it. With a mask, and actions of one
-        token, also `action_mask` [B, K, V].
+        `targets` also `target` [B, K, *y], which is scored, and with `labels` `label` [B, K]; a policy is not to read
+        these. With a mask, and actions of one token, also `action_mask` [B, K, V].
     Action:
         `action` [B, K, T], int64 in 0 … V-1; with it `action_log_prob` [B, K], log q(z|x) in nats.
     Reward:
-        `reward` [B, K, 1] = log p(x|z) − β·(log q(z|x) − log p(z)), in nats; larger is better. Beside it
-        `log_likelihood` and `kl` (the one-sample estimate; 0 when no log-probability came in) [B, K, 1].
+        `reward` [B, K, 1] = log p(x|z) − β·(log q(z|x) − log p(z)), and the terms of `verdicts`, in nats; larger is
+        better. Beside it `log_likelihood` and `kl` (the one-sample estimate; 0 when no log-probability came in)
+        [B, K, 1], and with J verdicts in the reward `verdicts` [B, K, J], each in its own unit.
     Episode end:
         Every episode ends, terminated, after its one step.
     Reset and seed:
@@ -97,11 +98,15 @@ class EncodingEnv(HoldsTask, EnvBase):
         )
         if self.task.targets is not None:
             self.observation_spec["target"] = entry(*self.task.targets.shape[1:], dtype=self.task.targets.dtype)
+        if self.task.labels is not None:
+            self.observation_spec["label"] = entry(dtype=self.task.labels.dtype)
+        if self.task.verdicts is not None:
+            self.observation_spec["verdicts"] = entry(len(self.task.verdicts.learned))
         if self.task.allowed(torch.zeros(1, dtype=torch.int64, device=device)) is not None:
             self.observation_spec["action_mask"] = Binary(
                 shape=(*batch, self.task.vocab_size), dtype=torch.bool, device=device
             )
-        self._observed = set(self.observation_spec.keys()) - {"log_likelihood", "kl"}
+        self._observed = set(self.observation_spec.keys()) - {"log_likelihood", "kl", "verdicts"}
         self.action_spec = MultiCategorical(code, shape=(*batch, self.task.num_tokens), device=device)
         self.state_spec = Composite(action_log_prob=entry(), shape=batch, device=device)
         self.reward_spec = entry(1)
@@ -122,6 +127,8 @@ class EncodingEnv(HoldsTask, EnvBase):
         drawn = {"observation": self.data[index]}  # [B, *x]
         if self.task.targets is not None:
             drawn["target"] = self.task.scored(index)
+        if self.task.labels is not None:
+            drawn["label"] = self.task.labels[index]
         if (allowed := self.task.allowed(index)) is not None:
             drawn["action_mask"] = allowed
         mask = None if tensordict is None else tensordict.get("_reset", None)
@@ -131,11 +138,13 @@ class EncodingEnv(HoldsTask, EnvBase):
                 "set it for all entries along dimension 1, or for none."
             )
         zeros = torch.zeros(*self.batch_size, 1, device=self.device)
+        judged = self.observation_spec["verdicts"].zero() if self.task.verdicts is not None else None
         return TensorDict(
             {
                 **{name: x.unsqueeze(1).expand(contexts, samples, *x.shape[1:]) for name, x in drawn.items()},
                 "log_likelihood": zeros,
                 "kl": zeros.clone(),
+                **({} if judged is None else {"verdicts": judged}),
                 # Not a number until an actor writes it: a value of an earlier step is never taken for this one's.
                 "action_log_prob": torch.full(self.batch_size, math.nan, device=self.device),
             },
@@ -146,8 +155,10 @@ class EncodingEnv(HoldsTask, EnvBase):
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         kept = {name: tensordict[name] for name in self._observed}
         x, codes = kept.get("target", kept["observation"])[:, :1], tensordict["action"]  # [B, 1, *y], [B, K, T]
+        labels = kept["label"][:, 0] if "label" in kept else None
         with torch.no_grad():
-            log_likelihood = self.task.score(x, codes).float()  # [B, K]
+            log_likelihood, terms = self.task.judge(x, codes, labels)
+        log_likelihood = log_likelihood.float()  # [B, K]
         log_prob = tensordict.get("action_log_prob", torch.full_like(log_likelihood, math.nan)).detach()
         missing = log_prob.isnan()
         if (self.beta > 0.0) & missing.any():
@@ -159,13 +170,14 @@ class EncodingEnv(HoldsTask, EnvBase):
         check_same_shape(action_log_prob=log_prob, prior_log_prob=prior_log_prob)
         log_prob, prior_log_prob = (torch.where(missing, 0.0, value) for value in (log_prob, prior_log_prob))
         kl = kl_estimate(log_prob, prior_log_prob)
-        reward = encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta)
+        reward = encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, terms)
         done = torch.ones(*self.batch_size, 1, dtype=torch.bool, device=self.device)
         return TensorDict(
             {
                 **kept,
                 "log_likelihood": log_likelihood.unsqueeze(-1),
                 "kl": kl.unsqueeze(-1),
+                **({} if terms is None else {"verdicts": terms.scores.movedim(0, -1)}),
                 "reward": reward.unsqueeze(-1),
                 "done": done,
                 "terminated": done.clone(),

@@ -159,13 +159,18 @@ class TaskHost(HoldsTask):
         self._spec = spec
 
     def get_state(self) -> dict[str, Any]:
-        """Where the environment stands: its generator, the contexts at hand, and whether the episode is over."""
-        return {"random": self.np_random.bit_generator.state, "index": self._index, "over": self._over}
+        """Where the environment stands: its generator, the contexts at hand, whether the episode is over, and the
+        running sums of its verdicts."""
+        sums = None if self.task.verdicts is None else self.task.verdicts.sums.clone()
+        random = self.np_random.bit_generator.state
+        return {"random": random, "index": self._index, "over": self._over, "verdicts": sums}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state that `get_state` gave."""
         self.np_random.bit_generator.state = state["random"]
         self._index, self._over = state["index"], state["over"]
+        if self.task.verdicts is not None:
+            self.task.verdicts.sums.copy_(state["verdicts"])
 
     def _draw(self, random: np.random.Generator) -> None:
         """New contexts, uniformly."""
@@ -207,7 +212,8 @@ class TaskHost(HoldsTask):
             raise ResetNeeded("an encoding episode is over after one step; call reset() for the next datum.")
         codes = self._codes(actions)
         x = self.task.scored(index.to(self.task.device)).unsqueeze(1)  # [B, 1, *y]
-        reward, log_likelihood = self.task.reward(x, codes, self.decoder_optimizer)
+        labels = None if self.task.labels is None else self.task.labels[index.to(self.task.device)]
+        reward, log_likelihood = self.task.reward(x, codes, self.decoder_optimizer, labels)
         self._shown, self._shown_codes, self._over = index, codes, True
         return reward.flatten().cpu().numpy(), log_likelihood.flatten().cpu().numpy()
 

@@ -8,7 +8,7 @@ import math
 import multiprocessing
 import os
 from collections.abc import Callable
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, Data, find_data, principal_decoder
-from daps_rl.functional import decoder_loss, encoding_reward
+from daps_rl.functional import VerdictTerms, decoder_loss, encoding_reward, reconstruction
 from daps_rl.functional.checks import check_beta
 from daps_rl.optim import descend
 from daps_rl.policies import CodeMask
 from daps_rl.priors import UniformCodes
+
+if TYPE_CHECKING:
+    from daps_rl.verdicts import Verdicts
 
 RewardFn = Callable[[Tensor, Tensor], Tensor]
 _IMPORTED_IN = os.getpid()
@@ -36,6 +39,8 @@ class TaskOptions(TypedDict, total=False):
     reward_fn: RewardFn | None
     targets: Tensor | np.ndarray | None
     mask: CodeMask | None
+    verdicts: Verdicts | None
+    labels: Tensor | np.ndarray | None
     device: torch.device | str | None
 
 
@@ -56,10 +61,12 @@ class EncodingTask(nn.Module):
             differentiable. -inf is a score, NaN and +inf are errors.
         targets: what is scored instead of x, where more is known of it than the encoder sees. [N, *y].
         mask: which tokens may come next, for policies and outside clients to ask; codes that break it are scored too.
+        verdicts: what a code is worth beside log p(x|z), see `daps_rl.verdicts.Verdicts`; of a decoder's alone.
+        labels: of the data, for verdicts that ask for them. Integers [N].
         device: of data and decoder; if None the accelerator's, where one of them is on one.
     Raises:
-        ValueError: data, sizes or beta make no sense, T and V can be had from nowhere, or both decoder and reward_fn
-            are given.
+        ValueError: data, labels, sizes or beta make no sense, T and V can be had from nowhere, or reward_fn is given
+            beside a decoder or verdicts.
     """
 
     def __init__(
@@ -74,18 +81,23 @@ class EncodingTask(nn.Module):
         reward_fn: RewardFn | None = None,
         targets: Tensor | np.ndarray | None = None,
         mask: CodeMask | None = None,
+        verdicts: Verdicts | None = None,
+        labels: Tensor | np.ndarray | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         use_one_thread_after_fork()
         super().__init__()
         if decoder is not None and reward_fn is not None:
             raise ValueError("exactly one of decoder and reward_fn scores the codes, got both; leave one of them out.")
+        if verdicts is not None and reward_fn is not None:
+            raise ValueError("verdicts judge what a decoder makes of codes, and there is a reward_fn; leave one out.")
         tensor = check_data(find_data(data))
         scored = tensor if targets is None else torch.as_tensor(targets)
         if scored.ndim < 1 or len(scored) != len(tensor):
             raise ValueError(
                 f"targets must be one for each of the {len(tensor)} data, got shape {tuple(scored.shape)}."
             )
+        labels = check_labels(labels, verdicts, len(tensor))
         if decoder is None and reward_fn is None:
             decoder = principal_decoder(tensor, num_tokens or NUM_TOKENS, vocab_size or VOCAB_SIZE)
         self.num_tokens = find_size("num_tokens", num_tokens, decoder)
@@ -109,6 +121,9 @@ class EncodingTask(nn.Module):
         self.register_buffer("data", tensor.to(device), persistent=False)
         self.targets: Tensor | None
         self.register_buffer("targets", None if targets is None else scored.to(device), persistent=False)
+        self.labels: Tensor | None
+        self.register_buffer("labels", None if labels is None else labels.to(device), persistent=False)
+        self.verdicts = None if verdicts is None else verdicts.to(device)
         self.register_buffer("beta", beta if isinstance(beta, Tensor) else torch.tensor(float(beta), device=device))
         self.decoder = decoder if decoder is None else decoder.to(device)
         self.reward_fn, self.mask = reward_fn, mask
@@ -137,11 +152,23 @@ class EncodingTask(nn.Module):
 
     def score(self, x: Tensor, codes: Tensor) -> Tensor:
         """log p(x|z), or reward_fn's value, with its gradient. x [B, 1, *x], codes [B, K, T] → [B, K]."""
+        return self._score(x, codes)[0]
+
+    def judge(self, x: Tensor, codes: Tensor, labels: Tensor | None) -> tuple[Tensor, VerdictTerms | None]:
+        """`score`, and what the verdicts say of the same codes, where there are any. labels [B]."""
+        value, distribution = self._score(x, codes)
+        if self.verdicts is None or distribution is None:
+            return value, None
+        return value, self.verdicts(value, reconstruction(distribution), x.squeeze(1), labels)
+
+    def _score(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Distribution | None]:
+        distribution: Distribution | None = None
         if self.reward_fn is not None:
             value = self.reward_fn(x, codes)
         else:
             assert self.decoder is not None  # one of the two is given
-            value = self.decoder(codes).log_prob(x)
+            distribution = self.decoder(codes)
+            value = distribution.log_prob(x)
         if value.shape != codes.shape[:-1]:
             raise ValueError(
                 f"{'the decoder' if self.reward_fn is None else 'reward_fn'} must score codes [B, K, T] as [B, K] = "
@@ -149,23 +176,30 @@ class EncodingTask(nn.Module):
             )
         if self.reward_fn is not None and not (value < math.inf).all():  # of a decoder, asking would wait for a GPU
             raise ValueError("reward_fn gave NaN or +inf, which no code can be worth; give -inf to what must not be.")
-        return value
+        return value, distribution
 
-    def reward(self, x: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer | None = None) -> tuple[Tensor, Tensor]:
-        """Gives what codes are worth to a host that does not see log q: log p(x|z) + β·log p(z).
+    def reward(
+        self,
+        x: Tensor,
+        codes: Tensor,
+        optimizer: torch.optim.Optimizer | None = None,
+        labels: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Gives what codes are worth to a host that does not see log q: log p(x|z) + β·log p(z), and the verdicts.
 
         Args:
             x: data. [B, 1, *x].
             codes: [B, K, T].
             optimizer: of the decoder's parameters. If given, the same forward pass also makes a step on −mean log
                 p(x|z), unless that or its gradient is not finite; the rewards are those before the step.
+            labels: of the data, for verdicts that ask for them. [B].
         Returns:
             reward [B, K] and log_likelihood [B, K], float32, detached, in nats.
         """
         with torch.set_grad_enabled(optimizer is not None):
-            log_likelihood = self.score(x, codes)
+            log_likelihood, terms = self.judge(x, codes, labels)
         scored = log_likelihood.detach().float()
-        reward = encoding_reward(scored, None, self.prior.log_prob(codes), self.beta)
+        reward = encoding_reward(scored, None, self.prior.log_prob(codes), self.beta, terms)
         if optimizer is not None:
             with torch.enable_grad():
                 descend(optimizer, decoder_loss(log_likelihood).mean(), max_grad_norm=None)
@@ -224,6 +258,16 @@ def check_data(data: Tensor | np.ndarray) -> Tensor:
         )
     if not tensor.isfinite().all():
         raise ValueError("data must be finite, got NaN or infinite entries; remove the data that hold them.")
+    return tensor
+
+
+def check_labels(labels: Tensor | np.ndarray | None, verdicts: Verdicts | None, count: int) -> Tensor | None:
+    """The labels as a tensor. Raises ValueError where they are not integers [N], or missing where a verdict asks."""
+    tensor = None if labels is None else torch.as_tensor(labels)
+    if tensor is not None and (tensor.shape != (count,) or tensor.is_floating_point()):
+        raise ValueError(f"labels must be integers [{count}], got {tensor.dtype} of shape {list(tensor.shape)}.")
+    if tensor is None and verdicts is not None and verdicts.need_labels:
+        raise ValueError(f"verdict {verdicts.need_labels[0]!r} compares with labels, and there are none; pass labels=.")
     return tensor
 
 

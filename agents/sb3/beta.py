@@ -34,7 +34,7 @@ class CompleteReward(BaseCallback):
     An encoding environment has `beta`, a 0-dim tensor. Where it has one that tensor is the value, and a number or
     schedule given here fills it in place, so that the reward, what is subtracted from it, and the floor of the
     temperature never part. Where it has none, the value is kept here. Logs `train/beta` and, where the environment has
-    a prior, `rollout/kl` (nats).
+    a prior, `rollout/kl` (nats); with verdicts `rollout/reward/NAME` and `rollout/weight/NAME`, see `Verdicts.metrics`.
 
     Args:
         beta: see `BetaArgument`.
@@ -100,6 +100,8 @@ class CompleteReward(BaseCallback):
             codes = torch.as_tensor(self.locals["actions"], device=self.task.device).long().view(len(log_prob), -1)
             kl = kl_estimate(log_prob, self.task.prior.log_prob(codes).to(log_prob))
             self.logger.record_mean("rollout/kl", kl.mean().item())
+            for name, value in {} if self.task.verdicts is None else self.task.verdicts.metrics().items():
+                self.logger.record_mean(f"rollout/{name}", value.item())
         if self._completions and beta > 0.0:  # an environment that sees log q completes its own reward
             rewards = self.locals["rewards"]
             if rewards.dtype.kind != "f":

@@ -46,7 +46,8 @@ def compare_command(
     recorded = folder.plan()
     if recorded is not None:
         typed = {*(agents or {}).values(), given.get("problem")}
-        check_trusted({*recorded.agents.values(), recorded.problem} - typed, folder.settings, trust)
+        verdicts = () if "reward" in given else recorded.reward_names
+        check_trusted({*recorded.agents.values(), recorded.problem, *verdicts} - typed, folder.settings, trust)
         plan = extended(recorded, agents=agents or {}, seeds=seeds or (), preset=config, options=given, own=own)
     elif report or agents is None:
         raise ValueError(f"{folder.path} holds no comparison; start one with --agents daps,ppo.")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.commands.options import given_settings
+from daps_rl.config import check_trusted
 from daps_rl.data.arrays import as_codes
 from daps_rl.data.kind import write_array
 from daps_rl.data.plain import read_array
@@ -22,6 +23,7 @@ from daps_rl.files import to_json
 from daps_rl.runs.pictures import draw_run
 from daps_rl.runs.session import load_run, same_data
 from daps_rl.training import load_data
+from daps_rl.verdicts import make_verdicts
 
 AT_ONCE = 500  # data
 
@@ -35,7 +37,9 @@ def evaluate_command(*, run: str, trust: bool, device: str, fid_weights: str | N
     splits = load_data(config)
     perceptual = perceptual_metrics(dataclasses.replace(config, **given), splits)
     same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
-    print(to_json(evaluate_splits(model, splits, config.beta_end, perceptual), indent=2))
+    check_trusted(config.reward_names, folder.config, trust)
+    verdicts = make_verdicts(config.reward, splits, folder.verdicts)
+    print(to_json(evaluate_splits(model, splits, config.beta_end, perceptual, verdicts), indent=2))
     return 0
 
 

@@ -72,6 +72,8 @@ class Options:
             if bool not in declared.kinds:
                 choices = f"{{{','.join(declared.choices)}}}" if declared.choices else name.split("_")[-1].upper()
                 arguments = {"type": converter(declared), "metavar": choices}
+            if set(declared.kinds) == {str, ...}:
+                arguments = {"type": _names, "metavar": "NAME[:WEIGHT]", "action": "extend"}
             text, flag = declared.text + default_text(name), f"--{name.replace('_', '-')}"
             self.add(declared.group, flag, text, common=declared.common, default=None, **arguments)
         self.add("data", "--config", "take the published settings for these data", choices=sorted(PUBLISHED))
@@ -83,7 +85,7 @@ def default_text(name: str) -> str:
     from daps_rl.config.presets import OTHER_DATA, RECIPES
 
     default = TrainConfig.__dataclass_fields__[name].default
-    parts = [] if default in (None, dataclasses.MISSING) else [_show(default)]
+    parts = [] if default in (None, (), dataclasses.MISSING) else [_show(default)]
     recipes = {**RECIPES, "other data": OTHER_DATA}
     own = {data: recipe[name] for data, recipe in recipes.items() if recipe.get(name, default) != default}
     parts += [f"{_show(value)} for {data}" for data, value in own.items()]
@@ -117,6 +119,7 @@ def given_settings(options: dict[str, Any]) -> dict[str, Any]:
     from daps_rl.data.load import NAMES  # brings torch, which --help does without
 
     given = {name: value for name, value in options.items() if value is not None}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     paths = {"fid_weights", "lpips_weights", "data_dir"}
     if "data_dir" not in given and given.get("data") not in NAMES and os.path.exists(given.get("data", "")):
         paths.add("data")
@@ -130,7 +133,7 @@ def split_settings(text: str, names: str = r"\w+") -> list[str]:
 
 def converter(declared: Setting) -> Callable[[str], Any]:
     """What turns a flag's text into a value of that setting."""
-    special = {bool: _literal, Any: _named, ...: _widths}
+    special = {bool: _literal, Any: _named, ...: _names if str in declared.kinds else _widths}
     return next((special[kind] for kind in declared.kinds if kind in special), declared.kinds[0])
 
 
@@ -146,6 +149,10 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected whole numbers as 64,256, got {text!r}") from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _literal(text: str) -> Any:

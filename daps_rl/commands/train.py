@@ -61,8 +61,8 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, trus
         if changed or config is not None:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config"
             raise ValueError(f"a resumed run keeps its settings; leave out {named}, or start anew in another --out.")
-        typed = {given.get("agent"), given.get("problem")}
-        check_trusted({settings.agent, settings.problem} - typed, run.config, trust)
+        typed = {given.get("agent"), given.get("problem"), *(settings.reward_names if "reward" in given else ())}
+        check_trusted(settings.named - typed, run.config, trust)
     else:
         settings = make_config(config, **given)
         if config is not None and settings.problem is None and "data" not in {*given, *PUBLISHED[config]}:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from daps_rl.agents import find_agent
 from daps_rl.config import TrainConfig, make_config
+from daps_rl.names import weighted_name
 
 SHARED = ("data", "data_dir", "problem", "agent", "seed")
 """Settings that no entry has for itself."""
@@ -73,15 +74,27 @@ class Plan:
         return make_config(self.preset, agent=self.agents[label], seed=seed, **self._options(label))
 
     def _options(self, label: str) -> dict[str, Any]:
-        """The shared options under the entry's own; its own length stands in for the shared one."""
+        """The shared options under the entry's own; its own length stands in for the shared one.
+
+        Who learns through the decoder's gradient is measured by the shared verdicts, and does not learn from them.
+        """
         own = self.own.get(label, {})
         left_out = LENGTHS if set(LENGTHS) & set(own) else ()
-        return {name: value for name, value in self.options.items() if name not in left_out} | own
+        options = {name: value for name, value in self.options.items() if name not in left_out}
+        if "reward" in options and find_agent(self.agents[label]).cls.needs_decoder_gradient:
+            options["reward"] = [f"{weighted_name(text)[0]}:0" for text in options["reward"]]  # measured alone
+        return options | own
 
     @property
     def problem(self) -> str | None:
         """The problem that all runs are of, where it is not encoding."""
         return self.options.get("problem")
+
+    @property
+    def reward_names(self) -> list[str]:
+        """Names of all verdicts in the rewards of the runs."""
+        rewards = [options.get("reward", ()) for options in (self.options, *self.own.values())]
+        return [weighted_name(text)[0] for reward in rewards for text in reward]
 
     def runs(self) -> Iterator[PlannedRun]:
         """All runs, seed by seed, so that a comparison cut short has as many seeds of every agent."""

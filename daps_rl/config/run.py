@@ -12,7 +12,7 @@ from daps_rl.config.model import DataConfig, ModelConfig
 from daps_rl.config.settings import Settings, declared_in, documented, setting
 from daps_rl.decoders import suitable_decoder
 from daps_rl.functional import ESS_FRACTION, SAMPLES
-from daps_rl.names import DEVICES
+from daps_rl.names import DEVICES, weighted_name
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -48,6 +48,13 @@ class AgentConfig(Settings):
     )
     beta_start: float = _agent(0.5, "weigh the KL by this at first; the weight (β) decays exponentially", above=0)
     beta_end: float = _agent(0.01, "weigh the KL by this at the end", above=0)
+    reward: tuple[str, ...] = _agent(
+        (),
+        "reward codes by this verdict too, beside the likelihood: classifier, classifier-right, ssim, edit-distance or "
+        "package.module:function of your own, with :WEIGHT behind it in place of the rule's; repeatable "
+        "(docs/verdicts.md)",
+        common=True,
+    )
     ess_fraction: float = _agent(ESS_FRACTION, "aim at this effective sample size, as a fraction of K", above=0, most=1)
     trust_region: str = _agent("ess", "bound a step by ess or kl exactly, or take a fixed or an adaptive temperature")
     centered: bool = _agent(True, "centre the weights: the same expected gradient, with a smaller variance")
@@ -72,6 +79,14 @@ class AgentConfig(Settings):
             raise ValueError(
                 f"beta_start must be >= beta_end, got {self.beta_start} and {self.beta_end}; beta decays over the run."
             )
+        labels = [name.rpartition(":")[2] for name in self.reward_names]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"each reward must be named once, got {', '.join(self.reward)}; leave one of them out.")
+
+    @property
+    def reward_names(self) -> list[str]:
+        """Names of the verdicts in the reward, without their weights."""
+        return [weighted_name(text)[0] for text in self.reward]
 
 
 @documented
@@ -125,6 +140,11 @@ class TrainConfig(RunConfig, AgentConfig, ModelConfig, DataConfig):
         chosen = {name: value for name, value in chosen.items() if values[name] == "auto"}
         return ModelConfig(**{**values, "observation_shape": observation_shape, "column_kinds": columns, **chosen})
 
+    @property
+    def named(self) -> set[str | None]:
+        """What may be code of one's own: the names of the agent, the problem and the verdicts."""
+        return {self.agent, self.problem, *self.reward_names}
+
 
 REMOVED = {"decoder_learning_rate": 0.0}
 """Settings of earlier versions, and the value at which a run is the same without them."""
@@ -146,7 +166,7 @@ def config_from_dict(values: dict[str, Any], cls: type[Settings] = TrainConfig) 
 
 
 def check_trusted(names: Iterable[str | None], path: Path, trust: bool) -> None:
-    """Raises ValueError where an agent or a problem that a file names is code of somebody's that is not trusted."""
+    """Raises ValueError where an agent, a problem or a verdict that a file names is code that is not trusted."""
     own = [name for name in names if name is not None and ":" in name.removeprefix("sb3:")]
     if own and not trust:
         raise ValueError(

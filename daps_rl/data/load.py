@@ -21,7 +21,7 @@ from daps_rl.data.picture import SUFFIXES as IMAGE_SUFFIXES
 from daps_rl.data.splits import Splits
 from daps_rl.data.spoken_and_written import load_spoken_and_written
 from daps_rl.data.spoken_digits import load_babble, load_spoken_digits
-from daps_rl.names import did_you_mean, import_object
+from daps_rl.names import did_you_mean, import_named
 
 NAMED: dict[str, Callable[..., Splits]] = {
     "digits": load_digits,
@@ -125,7 +125,7 @@ def load(
     if isinstance(name_or_path, str) and name_or_path in NAMED:
         return _call(NAMED[name_or_path], name_or_path, given)
     if isinstance(name_or_path, str) and OWN.fullmatch(name_or_path):
-        return _call(import_object("data", name_or_path), name_or_path, given)
+        return _call(import_named("data", name_or_path, "package.module:function"), name_or_path, given)
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
         raise _unknown(name_or_path)
     path = Path(name_or_path).expanduser()

@@ -48,7 +48,7 @@ class Arrays(Kind):
 
     def metrics(self, decoded: Tensor, x: Tensor) -> dict[str, Tensor]:
         found = {"psnr": psnr(decoded, x, self.value_range)}
-        if x.ndim == 4 and min(x.shape[-2:]) >= SSIM_LEAST:  # images that a window fits into
+        if has_ssim(x):
             found["ssim"] = ssim(decoded, x, self.value_range)
         return found
 
@@ -96,3 +96,8 @@ def ssim(reconstruction: Tensor, x: Tensor, value_range: tuple[float, float]) ->
     )
     assert isinstance(values, Tensor)
     return values.view(-1)
+
+
+def has_ssim(x: Tensor) -> bool:
+    """Whether data are images that a window fits into. [N, C, H, W]."""
+    return x.ndim == 4 and min(x.shape[-2:]) >= SSIM_LEAST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,10 @@ from daps_rl.evaluation.codes import (
     token_probs,
 )
 from daps_rl.evaluation.perceptual import Perceptual
-from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound
+from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound, reconstruction
+
+if TYPE_CHECKING:
+    from daps_rl.verdicts import Verdicts
 
 LARGEST_TABLE = 2**25  # entries
 ENUMERABLE = 256  # codes
@@ -57,6 +60,8 @@ def evaluate(
     importance_data: int = 1000,
     enumerable: int = ENUMERABLE,
     perceptual: Perceptual | None = None,
+    verdicts: Verdicts | None = None,
+    labels: Tensor | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Evaluates on a whole split, with one sampled code per datum, and the greedy code where a name says so.
@@ -80,6 +85,8 @@ def evaluate(
         importance_data: at most so many data, evenly spaced over the split, have that many draws. 0 leaves them out.
         enumerable: codes that there may be for sums over all of them.
         perceptual: also `fid` and `lpips`, of colour images.
+        verdicts: also `verdict_NAME` of what is decoded, and `verdict_NAME_greedy`.
+        labels: of the data, for verdicts that ask for them. [N].
         seed: of the sampled codes.
     Returns:
         what docs/metrics.md lists under `summary.json`, and the counts of the sampled codes.
@@ -95,7 +102,7 @@ def evaluate(
         )
     parameter = next(autoencoder.parameters())
     device, data = parameter.device, torch.from_numpy(data) if isinstance(data, np.ndarray) else data
-    collected = _Pass(autoencoder, kind or autoencoder.kind, importance_samples, enumerable, perceptual)
+    collected = _Pass(autoencoder, kind or autoencoder.kind, importance_samples, enumerable, perceptual, verdicts)
     every = math.ceil(len(data) / importance_data) if importance_data else 0
     was_training = autoencoder.training
     autoencoder.eval()
@@ -106,7 +113,7 @@ def evaluate(
             for batch in data.split(batch_size):
                 x = batch.to(device, parameter.dtype if batch.is_floating_point() else batch.dtype)
                 y = x if targets is None else targets[seen : seen + len(x)].to(device)
-                collected.add(x, y)
+                collected.add(x, y, None if labels is None else labels[seen : seen + len(x)])
                 spaced = slice(-seen % every, None, every) if every else slice(0)
                 size = max(1, batch_size // importance_samples)
                 if len(x[spaced]):
@@ -134,6 +141,7 @@ class _Pass:
     importance_samples: int
     enumerable: int
     perceptual: Perceptual | None
+    verdicts: Verdicts | None
     information: TokenInformation = field(default_factory=TokenInformation)
     all_codes: AllCodes | None = None
     enumerated: int | None = None
@@ -147,8 +155,8 @@ class _Pass:
         if self.perceptual is not None:
             self.perceptual.reset()
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """One drawn code per datum. x [B, *x]; y, what is scored, [B, *y]."""
+    def add(self, x: Tensor, y: Tensor, labels: Tensor | None) -> None:
+        """One drawn code per datum. x [B, *x]; y, what is scored, [B, *y]; labels [B]."""
         posterior = self.autoencoder.policy(x)
         z = posterior.sample()  # [B, T], or [B, T, E]
         distribution = self.autoencoder.decoder(z)
@@ -160,6 +168,10 @@ class _Pass:
             self._keep(reward_greedy=self.autoencoder.log_likelihood(y, posterior.mode))
         else:
             self._add_reconstruction(distribution.mean, self.autoencoder.decode(posterior.mode), y)
+            if self.verdicts is not None:
+                for end, made in (("", distribution), ("_greedy", self.autoencoder.decoder(posterior.mode))):
+                    scores = self.verdicts.scores(reconstruction(made), y, labels)
+                    self._keep(**{f"verdict_{name}{end}": score for name, score in scores.items()})
         if not torch.is_floating_point(z):
             counts = count_codes(z, self.vocab_size)
             self.counts = counts if self.counts is None else self.counts + counts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
@@ -10,6 +10,9 @@ from daps_rl.data import Splits
 from daps_rl.envs.problem import find_problem
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.evaluation.split import evaluate
+
+if TYPE_CHECKING:
+    from daps_rl.verdicts import Verdicts
 
 
 def perceptual_metrics(config: TrainConfig, splits: Splits) -> Perceptual | None:
@@ -21,7 +24,11 @@ def perceptual_metrics(config: TrainConfig, splits: Splits) -> Perceptual | None
 
 
 def evaluate_splits(
-    autoencoder: DiscreteAutoencoder, splits: Splits, beta: float, perceptual: Perceptual | None = None
+    autoencoder: DiscreteAutoencoder,
+    splits: Splits,
+    beta: float,
+    perceptual: Perceptual | None = None,
+    verdicts: Verdicts | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Returns the metrics on validation and test, those of a problem's optima among them."""
     metrics: dict[str, dict[str, Any]] = {}
@@ -34,6 +41,8 @@ def evaluate_splits(
             kind=splits.kind,
             targets=splits.targets(name),
             perceptual=perceptual,
+            verdicts=verdicts,
+            labels=getattr(splits, f"{name}_labels"),
         )
         metrics[name] = found.metrics
         if config is not None and config.problem is not None:

@@ -26,6 +26,9 @@ from daps_rl.functional.relaxations import tokenwise_kl as tokenwise_kl
 from daps_rl.functional.temperature import mean_effective_sample_size as mean_effective_sample_size
 from daps_rl.functional.temperature import solve_temperature as solve_temperature
 from daps_rl.functional.temperature import solve_temperature_kl as solve_temperature_kl
+from daps_rl.functional.verdicts import VerdictTerms as VerdictTerms
+from daps_rl.functional.verdicts import group_deviations as group_deviations
+from daps_rl.functional.verdicts import reconstruction as reconstruction
 from daps_rl.functional.weights import ESS_FRACTION as ESS_FRACTION
 from daps_rl.functional.weights import SAMPLES as SAMPLES
 from daps_rl.functional.weights import KeptSamples as KeptSamples

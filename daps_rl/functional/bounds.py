@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from daps_rl.functional.checks import check_matrix, check_same_shape
+from daps_rl.functional.verdicts import VerdictTerms
 
 
 def kl_estimate(action_log_prob: Tensor, prior_log_prob: Tensor) -> Tensor:
@@ -27,19 +28,28 @@ def beta_elbo(log_likelihood: Tensor, kl: Tensor, beta: Tensor | float) -> Tenso
 
 
 def encoding_reward(
-    log_likelihood: Tensor, action_log_prob: Tensor | None, prior_log_prob: Tensor, beta: Tensor | float
+    log_likelihood: Tensor,
+    action_log_prob: Tensor | None,
+    prior_log_prob: Tensor,
+    beta: Tensor | float,
+    verdicts: VerdictTerms | None = None,
 ) -> Tensor:
-    """The bandit's reward, R(x, z) = log p(x|z) − β·(log q(z|x) − log p(z)), in nats; larger is better.
+    """The bandit's reward, R(x, z) = log p(x|z) + Σ_j w_j·v_j(x, z) − β·(log q(z|x) − log p(z)); larger is better.
 
-    The one place where what a code is worth is put together. An environment that does not see log q hands None for it
-    and gets log p(x|z) + β·log p(z), which `complete_reward` completes, once, where log q is known.
+    The one place where what a code is worth is put together, in nats. An environment that does not see log q hands None
+    for it and gets the rest with + β·log p(z), which `complete_reward` completes, once, where log q is known.
 
     Args:
         log_likelihood: log p(x|z), or any other score of the code, in nats. Any shape.
         action_log_prob: log q(z|x) with which the code was drawn; or None.
         prior_log_prob: log p(z).
         beta: weight of the KL to the prior.
+        verdicts: what else the code is worth: scores v [J, ...] and their weights w [J]; nothing if None.
     """
+    if verdicts is not None:
+        scores, weights = (value.to(log_likelihood) for value in verdicts)
+        check_same_shape(log_likelihood=log_likelihood, **{f"verdict {j}": v for j, v in enumerate(scores)})
+        log_likelihood = log_likelihood + (weights.view(-1, *[1] * log_likelihood.ndim) * scores).sum(0)
     if action_log_prob is None:
         check_same_shape(log_likelihood=log_likelihood, prior_log_prob=prior_log_prob)
         return log_likelihood + beta * prior_log_prob

@@ -21,7 +21,7 @@ class RunFolder:
         self.path = Path(path)
         self.config, self.metrics = self.path / "config.json", self.path / "metrics.jsonl"
         self.checkpoint, self.summary = self.path / "checkpoint.safetensors", self.path / "summary.json"
-        self.model = self.path / "model"
+        self.model, self.verdicts = self.path / "model", self.path / "verdicts"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -46,7 +46,7 @@ class RunFolder:
                 ours = os.path.samestat(os.fstat(descriptor), os.stat(lock))  # not if it was removed meanwhile
             if not ours:
                 raise ValueError(f"{folder} is in use by another run; wait for it, or choose another --out.")
-            for torn in (*folder.glob(".*.tmp"), *self.model.glob(".*.tmp")):
+            for torn in (*folder.glob(".*.tmp"), *self.model.glob(".*.tmp"), *self.verdicts.glob(".*.tmp")):
                 torn.unlink()
             yield
         finally:

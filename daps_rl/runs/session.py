@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import platform
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,10 +22,12 @@ from daps_rl.device import choose_device, peak_memory
 from daps_rl.distributed import World
 from daps_rl.evaluation import Perceptual
 from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
+from daps_rl.files import write_atomically
 from daps_rl.runs.folder import RunFolder
 from daps_rl.runs.pictures import draw_run
 from daps_rl.tensor_file import load_tensors, save_tensors
 from daps_rl.training import Trainer
+from daps_rl.verdicts import Verdicts, make_verdicts
 
 Observer = Callable[[Trainer, dict[str, Any]], None]
 STATE: dict[str, Callable[[Any], bool]] = {
@@ -33,6 +37,7 @@ STATE: dict[str, Callable[[Any], bool]] = {
     "fingerprint": lambda value: isinstance(value, str),
     "score_precision": lambda value: value in ("float32", "bfloat16"),
     "config": lambda value: isinstance(value, dict),
+    "verdicts": lambda value: isinstance(value, dict | None),
 }
 """What a checkpoint must say beside its tensors; see `Trainer.state`."""
 
@@ -47,6 +52,7 @@ def train_run(
     finishing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     observers: tuple[Observer, ...] = (),
     world: World | None = None,
+    verdicts: Verdicts | None = None,
 ) -> dict[str, Any] | None:
     """Trains in a folder that it holds meanwhile, from its checkpoint where it has one.
 
@@ -59,6 +65,7 @@ def train_run(
         finishing: entered for the last part, evaluation and pictures, which can be done again and ask no `stop`.
         observers: called with the trainer and each row.
         world: the processes that train together; this one by itself if None.
+        verdicts: in place of those that the settings name; see `Trainer`.
     Returns:
         the summary, or None if the run was stopped before its end, and in all processes but the first.
     Raises:
@@ -69,7 +76,9 @@ def train_run(
     """
     world = world or World()
     perceptual = perceptual_metrics(config, splits)  # before hours of training: a file may be missing
-    trainer = Trainer(config, splits, world=world)
+    if verdicts is None:
+        verdicts = make_verdicts(config.reward, splits, run.verdicts if resume else None)
+    trainer = Trainer(config, splits, world=world, verdicts=verdicts)
     with run.locked() if world.is_first else contextlib.nullcontext():
         session = _Session(trainer, run)
         session.begin(resume)
@@ -81,6 +90,7 @@ def train_run(
                 session.save()
             if world.is_first and trainer.step == 0 and not resume:
                 run.config.unlink()
+                shutil.rmtree(run.verdicts, ignore_errors=True)
             raise
         session.save()
         if trainer.progress < 1.0 or not world.is_first:
@@ -90,10 +100,13 @@ def train_run(
 
 
 class _Session:
-    """A trainer, its folder, and the step that was saved last."""
+    """A trainer, its folder, the files of its classifiers, and the step that was saved last."""
 
     def __init__(self, trainer: Trainer, run: RunFolder) -> None:
         self.trainer, self.run, self.saved_at = trainer, run, 0
+        savable = {} if trainer.verdicts is None else trainer.verdicts.savable()
+        missing = {name: each for name, each in savable.items() if not (run.verdicts / name).exists()}
+        self.classifiers = {name: each.to_bytes() for name, each in missing.items()}  # refused now, or not at all
 
     def begin(self, resume: bool) -> None:
         """Takes up the checkpoint where there is one, or writes the settings of a new run."""
@@ -103,6 +116,9 @@ class _Session:
         self.saved_at = trainer.step
         if trainer.world.is_first:
             run.cut_rows(trainer.step)
+            for name, content in self.classifiers.items():
+                run.verdicts.mkdir(exist_ok=True)
+                write_atomically(run.verdicts / name, content)
 
     def _new(self) -> None:
         self.run.check_new()
@@ -120,11 +136,17 @@ class _Session:
         if wrong := [name for name, fits in STATE.items() if not fits(info.get(name))]:
             raise ValueError(f"{run.checkpoint} lacks {', '.join(wrong)}; restore a copy, or delete it and train anew.")
         same_data(self.trainer.fingerprint, info["fingerprint"])
+        if (info.get("verdicts") or {}) != self._digests():
+            raise ValueError(f"{run.verdicts} holds other classifiers than this run began with; restore them.")
         if config_from_dict(info["config"]) != self.trainer.config:
             raise ValueError(
                 f"{run.checkpoint} belongs to a run of other settings than {run.config}; restore the one or the other."
             )
         return tensors, info
+
+    def _digests(self) -> dict[str, str]:
+        """Of the classifiers' files, by name."""
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.run.verdicts.glob("*.skops")}
 
     def train(self, stop: Callable[[], bool], observers: tuple[Observer, ...]) -> None:
         """Trains to the end or until asked to stop, with a row and a checkpoint whenever one is due."""
@@ -142,9 +164,9 @@ class _Session:
         trainer = self.trainer
         if trainer.step == self.saved_at or not trainer.learner.is_sound():
             return
-        state = trainer.state()
+        tensors, info = trainer.state()
         if trainer.world.is_first:
-            save_tensors(self.run.checkpoint, "checkpoint", *state)
+            save_tensors(self.run.checkpoint, "checkpoint", tensors, {**info, "verdicts": self._digests()})
         self.saved_at = trainer.step
 
 
@@ -188,7 +210,7 @@ def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = Non
         "given_shape": trainer.splits.given_shape,
         "measures": {name: measure._asdict() for name, measure in trainer.splits.kind.measures.items()},
         "unreadable_files": trainer.splits.unreadable_files(),
-        **evaluate_splits(model, trainer.splits, config.beta_end, perceptual),
+        **evaluate_splits(model, trainer.splits, config.beta_end, perceptual, trainer.verdicts),
     }
     summary["pictures"] = [path.name for path in draw_run(run.path, model, trainer.splits)]
     run.write_json(run.summary, summary)  # last: a run that has one is whole

@@ -19,6 +19,7 @@ from daps_rl.functional import code_usage
 from daps_rl.kernels import use_cpu_kernels
 from daps_rl.optim import GuardedAdamW, exponential_decay
 from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
+from daps_rl.verdicts import Verdicts
 
 SEED_STRIDE = 1_000_003  # between the processes of a run
 
@@ -29,6 +30,7 @@ class Learner:
     Args:
         config, world: settings of the run, and the processes that train together.
         autoencoder, agent: the model, and who learns its policy, on one device.
+        verdicts: what a code is worth beside its likelihood; None for nothing.
     Attributes:
         beta: the one shared value of β, the reward's weight of the KL and the temperature's floor. 0-dim.
         usage: how often this process has drawn each code, in the epoch before and in this one. int64 [2, T, V].
@@ -36,14 +38,25 @@ class Learner:
         score_precision: "float32" or "bfloat16", of codes that are scored without a gradient.
         graphed: whether a GPU records and replays the update.
     Raises:
-        ValueError: the agent cannot keep to `microbatch`, or to one process's part of a batch.
+        ValueError: the agent cannot keep to `microbatch`, or to one process's part of a batch, or learn from verdicts.
     """
 
-    def __init__(self, config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent, world: World) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        autoencoder: DiscreteAutoencoder,
+        agent: Agent,
+        world: World,
+        verdicts: Verdicts | None = None,
+    ) -> None:
         self.config, self.autoencoder, self.agent, self.world = config, autoencoder, agent, world
         self.beta = torch.tensor(config.beta_start, device=next(autoencoder.parameters()).device)
         self.device = self.beta.device
         _check_fit(config, autoencoder, agent, world)
+        self.verdicts = verdicts if verdicts is not None and verdicts.learned else None
+        if self.verdicts is not None:
+            self.verdicts.world = world
+            _check_verdicts(self.verdicts, config, agent)
         if config.cpu_kernels and self.device.type == "cpu":
             use_cpu_kernels(agent)
             if config.precision != "float32":
@@ -62,7 +75,7 @@ class Learner:
         self.usage = torch.zeros(2, config.num_tokens, config.vocab_size, dtype=torch.int64, device=self.device)
         self.evaluations = 0
         # A microbatch's second pass sets the state of the random numbers back, which no graph may.
-        recordable = agent.on_device and not config.microbatch and world.size == 1
+        recordable = agent.on_device and not config.microbatch and world.size == 1 and self.verdicts is None
         recordable = recordable and all(map(keeps_to_the_device, (*agent.modules(), *autoencoder.modules())))
         self.graphed = config.cuda_graph and recordable and self.device.type == "cuda"
         self.score_precision = config.score_precision
@@ -86,12 +99,13 @@ class Learner:
         for _ in range(min(new_epochs, 2)):
             self.usage[0], self.usage[1] = self.usage[1].clone(), 0
 
-    def learn(self, x: Tensor, target: Tensor | None = None) -> dict[str, Tensor]:
+    def learn(self, x: Tensor, target: Tensor | None = None, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Descends one batch's losses, the agent's and the decoder's; returns metrics, 0-dim, on the device.
 
         Args:
             x: the data. [B, *x].
             target: what is scored in their place; the data themselves if None. [B, *y].
+            labels: of the data, for verdicts that ask for them. [B].
         Raises:
             ValueError: the agent yields no loss, or one before it has called `score`.
         """
@@ -104,6 +118,8 @@ class Learner:
             config.microbatch,
             config.decoder_samples,
             self.score_precision == "bfloat16",
+            self.verdicts,
+            labels,
         )
         result: AgentLoss | None = None
         loss_decoder: Tensor | None = None
@@ -221,8 +237,10 @@ class Learner:
         torch.manual_seed(self.config.seed + SEED_STRIDE * self.world.rank + step)
 
     def _weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers of model and agent: each once, however many names it has."""
+        """Parameters and buffers of model, agent and verdicts: each once, however many names it has."""
         both = nn.ModuleDict({"model": self.autoencoder, "agent": self.agent})
+        if self.verdicts is not None:
+            both["verdicts"] = self.verdicts
         first: dict[int, tuple[str, Tensor]] = {}
         for name, value in both.state_dict(keep_vars=True).items():
             first.setdefault(id(value), (name, value))
@@ -247,4 +265,18 @@ def _check_fit(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Age
             "batch norm counts a microbatch, or a process's part, as the batch: the gradients are not those of the "
             "whole batch; --decoder-norm group is exact.",
             stacklevel=4,
+        )
+
+
+def _check_verdicts(verdicts: Verdicts, config: TrainConfig, agent: Agent) -> None:
+    """Raises ValueError where nobody can learn from verdicts."""
+    if config.problem is not None:
+        raise ValueError(
+            f"reward judges what is decoded, and problem {config.problem!r} decodes nothing; leave it out."
+        )
+    if agent.needs_decoder_gradient:
+        measured = ",".join(f"{name}:0" for name in verdicts.learned)
+        raise ValueError(
+            f"agent {config.agent!r} learns through the decoder's gradient, which a verdict has none of; use an agent "
+            f"that learns from rewards (daps, rloo, grpo, ppo), or --reward {measured} to measure alone."
         )

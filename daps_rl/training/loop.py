@@ -21,6 +21,7 @@ from daps_rl.evaluation import evaluate
 from daps_rl.files import finite
 from daps_rl.optim import learning_rate_factor
 from daps_rl.training.learner import Learner
+from daps_rl.verdicts import Verdicts, labelled, make_verdicts
 
 MAX_SKIPPED_IN_ROW = 100
 CHECK_EVERY = {"cpu": 1, "cuda": 50}  # steps between looks at the skip counter, which costs a GPU a synchronisation
@@ -66,6 +67,7 @@ class Trainer:
         policy, decoder, prior: parts of your own, in place of those that the config describes.
         agent: a function of the config and the policy, in place of the one that the config names.
         world: the processes that train together, each on its part of a batch; all that is computed is the whole's.
+        verdicts: what a code is worth beside its likelihood, in place of those that the config names.
     Raises:
         ValueError: the settings do not fit together, or ask for what is not here.
     """
@@ -80,6 +82,7 @@ class Trainer:
         prior: nn.Module | None = None,
         agent: Callable[[TrainConfig, nn.Module], Agent] | None = None,
         world: World | None = None,
+        verdicts: Verdicts | None = None,
     ) -> None:
         self.config, self.splits, self.world = config, splits, world or World()
         part = self.world.share(config.batch_size)
@@ -93,13 +96,18 @@ class Trainer:
             model_config, policy=policy, decoder=decoder, prior=prior, data_mean=splits.mean(), kind=splits.kind
         ).to(self.device)
         self.agent = (agent or make_agent)(config, self.autoencoder.policy).to(self.device)
-        self.learner = Learner(config, self.autoencoder, self.agent, self.world)
+        self.verdicts = make_verdicts(config.reward, splits) if verdicts is None else verdicts
+        for name in [] if self.verdicts is None else self.verdicts.to(self.device).need_labels:
+            labelled(splits, name)  # or an error
+        self.learner = Learner(config, self.autoencoder, self.agent, self.world, self.verdicts)
         self.optimizer, self.beta = self.learner.optimizer, self.learner.beta
         self.feed = Feed(
             splits.train, config.batch_size, config.seed, device=self.device, workers=config.data_workers, part=part
         )
         self.validation = splits.validation[: config.validation_size]
         self._targets = None if splits.train_targets is None else splits.train_targets.to(self.device)
+        judged = self.learner.verdicts is not None and self.learner.verdicts.need_labels
+        self._labels = splits.train_labels.to(self.device) if judged and splits.train_labels is not None else None
         self.step, self.seconds, self.decoder_evaluations = 0, 0.0, 0
         self.world.share_first(self.agent, self.autoencoder)
         if self.world.size > 1:  # the same weights everywhere, codes of its own in each process
@@ -127,11 +135,16 @@ class Trainer:
         """What is scored instead of the current step's data; None where it is the data. [B, *y]."""
         return None if self._targets is None else self._targets[self.feed.indices(self.step)]
 
+    def labels(self) -> Tensor | None:
+        """Labels of the current step's data; None where nothing asks for them. [B]."""
+        return None if self._labels is None else self._labels[self.feed.indices(self.step)]
+
     def train_step(self) -> dict[str, Tensor]:
         """Trains on one batch: the agent and the decoder. Returns metrics, 0-dim tensors on the device."""
         self.learner.prepare(self.progress, self.learning_rate_factor, self.feed.new_epochs(self.step))
-        x, target = self.batch(), self.targets()
-        metrics = self.learner.update(x) if target is None else self.learner.update(x, target)
+        x, target, labels = self.batch(), self.targets(), self.labels()
+        parts = (x,) if target is None else (x, target)
+        metrics = self.learner.update(*parts) if labels is None else self.learner.learn(x, target, labels)
         self.step += 1
         self.decoder_evaluations += self.learner.evaluations * self.world.size
         return metrics
@@ -193,7 +206,7 @@ class Trainer:
         """β-ELBO (at β's final value), log-likelihood, and the first measure of the data's kind (PSNR of images).
 
         On at most `validation_size` of the validation split. Of a problem's decisions: the reward instead of the
-        log-likelihood, the greedy decision's instead of the PSNR.
+        log-likelihood, the greedy decision's instead of the PSNR. Of verdicts: their means.
         """
         config, splits = self.config, self.splits
         evaluation = evaluate(
@@ -202,14 +215,17 @@ class Trainer:
             beta=config.beta_end,
             kind=splits.kind,
             targets=splits.validation_targets,
+            verdicts=self.verdicts,
+            labels=splits.validation_labels,
             importance_data=0,  # what a curve shows needs one code per datum
             enumerable=0,
             seed=config.seed,
         )
         self.agent.train()
         nearness = next(iter(splits.kind.measures), None) if config.problem is None else "reward_greedy"
-        names = ("beta_elbo", "log_likelihood", nearness)
-        return {name: evaluation.metrics[name] for name in names if name is not None}
+        names = ["beta_elbo", "log_likelihood", *([] if nearness is None else [nearness])]
+        names += [name for name in evaluation.metrics if name.startswith("verdict_")]
+        return {name: evaluation.metrics[name] for name in names}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that decides the next step, as tensors and JSON. All processes that train together call it at once."""
