@@ -237,6 +237,45 @@ def test_a_mask_forbids_in_drawing_and_in_scoring(tmp_path):
     assert all(p.isfinite().all() for p in ppo.policy.parameters())
 
 
+class AboveTheObservation(policies.CodeMask):
+    """Tokens of at least the observation's first entry, a whole number; the state is that number, [B, K]."""
+
+    def start(self, observation, samples):
+        assert observation.shape[1:] == BOX.shape
+        return observation[:, :1].expand(-1, samples)
+
+    def allowed(self, state, position):
+        return torch.arange(5) >= state.unsqueeze(-1)
+
+    def advance(self, state, position, token):
+        return state
+
+
+class Scrambled(FlattenExtractor):
+    """Features that say nothing of the observation."""
+
+    def __init__(self, space):
+        super().__init__(space)
+        self._features_dim = 4
+
+    def forward(self, observations):
+        return observations.new_zeros(len(observations), 4)
+
+
+def test_a_mask_reads_the_observation_beside_a_features_extractor():
+    policy = make(mask=AboveTheObservation(), features_extractor_class=Scrambled)
+    obs = torch.zeros(3, 8)
+    obs[:, 0] = torch.tensor([0.0, 2.0, 4.0])
+    every = torch.cartesian_prod(*[torch.arange(5)] * 3)
+    log_prob = policy.score_groups(obs, every.expand(3, -1, -1))
+    assert torch.equal(log_prob > -torch.inf, every.amin(-1) >= obs[:, :1])
+    torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(3))
+    actions = policy.sample_groups(obs, 50)[0].view(3, 50, 3)
+    assert actions.amin((1, 2)).tolist() == [0, 2, 4]
+    with pytest.raises(ValueError, match="mask needs one array to read, got Dict observations"):
+        make(mask=AboveTheObservation(), observation_space=spaces.Dict({"a": BOX}))
+
+
 # Tokens of different sizes
 
 

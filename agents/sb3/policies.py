@@ -112,9 +112,7 @@ class CodePolicy(ActorCriticPolicy):
         """The network's distribution over codes: batch shape [N], event shape [T]."""
         if self.network_reads_features:
             return self.network(self._features(obs, self.pi_features_extractor))
-        preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
-        assert isinstance(preprocessed, Tensor)  # a Dict is read through its features
-        return self.network(preprocessed.to(self.value_net.weight.dtype))
+        return self.network(self._preprocessed(obs))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions [N, *action_shape], values [N, 1] and log-probabilities [N]."""
@@ -148,6 +146,12 @@ class CodePolicy(ActorCriticPolicy):
         """Log-probabilities [B, K] of actions [B, K, ...] of contexts [B, ...], each of which is encoded once."""
         codes = actions.long().reshape(*actions.shape[:2], -1).transpose(0, 1)  # [K, B, T]
         return self.posterior(contexts).log_prob(codes).t()
+
+    def _preprocessed(self, obs: PyTorchObs) -> Tensor:
+        """Observations as SB3 preprocesses them, of a space other than Dict, in the parameters' precision. [N, ...]."""
+        preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        assert isinstance(preprocessed, Tensor)  # only a Dict gives a dict
+        return preprocessed.to(self.value_net.weight.dtype)
 
     def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
         """A features extractor's vector, in the parameters' precision. [N, features_dim]."""
@@ -204,13 +208,27 @@ class AutoregressivePolicy(_SizedPolicy):
     Args:
         observation_space, action_space, lr_schedule: as SB3 passes them.
         num_patches: pieces that the observation is cut into; as many as tokens, or as it has, if None.
+        mask: a `daps_rl.policies.CodeMask`, which reads the observation itself, also beside a features extractor.
         options: of `CodePolicy`: net_arch (the critic's), optimizer_class, features_extractor_class ...; any other is
             of `daps_rl.policies.AutoregressivePolicy`, such as embed_dim, whose default stands where it is None.
     Raises:
-        ValueError: the action space is not discrete, or a size is out of range.
+        ValueError: the action space is not discrete, a size is out of range, or a mask has a Dict to read.
     """
 
     network_class = policies.AutoregressivePolicy
+
+    def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
+        """The transformer; see `CodePolicy.make_network`."""
+        if "mask" in self.sizes and isinstance(self.observation_space, spaces.Dict):
+            raise ValueError("mask needs one array to read, got Dict observations; wrap the env in FlattenObservation.")
+        return super().make_network(observation_shape)
+
+    def posterior(self, obs: PyTorchObs) -> torch.distributions.Distribution:
+        """The transformer's distribution over codes: batch shape [N], event shape [T]."""
+        posterior = super().posterior(obs)
+        if "mask" in self.sizes and self.network_reads_features:  # which are no observation
+            posterior.context = posterior.context._replace(observation=self._preprocessed(obs))
+        return posterior
 
     def vocab_size(self) -> int:
         """V, the largest of the tokens' sizes."""
