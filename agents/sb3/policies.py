@@ -106,7 +106,11 @@ class CodePolicy(ActorCriticPolicy):
         assert shape is not None  # a Box has a shape
         self.network = self.make_network(tuple(shape))
         rate: dict[str, Any] = {"lr": lr_schedule(1)}
-        self.optimizer = self.optimizer_class(self.parameters(), **rate, **self.optimizer_kwargs)
+        self.optimizer = self.optimizer_class(self._parameter_groups(), **rate, **self.optimizer_kwargs)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser is made of."""
+        return [{"params": list(self.parameters())}]
 
     def posterior(self, obs: PyTorchObs) -> torch.distributions.Distribution:
         """The network's distribution over codes: batch shape [N], event shape [T]."""
@@ -203,6 +207,9 @@ class AutoregressivePolicy(_SizedPolicy):
     that differ in two entries. Stands on its own with `PPO(AutoregressivePolicy, env)` and `A2C(AutoregressivePolicy,
     env)`; entries may differ in size; Discrete (one token) and MultiBinary work too.
 
+    PPO's defaults are made for an MLP, and a transformer wants shorter steps: the actor's learning rate is
+    `actor_share` of SB3's, and where the optimiser is Adam, steps do not grow again as gradients shrink (AMSGrad).
+
     The entropy of SB3's `ent_coef` is that of each token given those before it, see `CodeDistribution.evaluate`.
 
     Args:
@@ -216,12 +223,30 @@ class AutoregressivePolicy(_SizedPolicy):
     """
 
     network_class = policies.AutoregressivePolicy
+    actor_share = 0.25
+    """The actor's learning rate, as a share of SB3's, which suits an MLP."""
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        # SB3 gives all groups one learning rate before it trains.
+        self.optimizer.register_step_pre_hook(lambda optimizer, *_: scale_rates(optimizer, 1))
+        self.optimizer.register_step_post_hook(lambda optimizer, *_: scale_rates(optimizer, -1))
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser is made of: the actor's parameters with shorter steps, and the others."""
+        actor = {id(parameter): parameter for parameter in self.network.parameters()}
+        others = [parameter for parameter in self.parameters() if id(parameter) not in actor]
+        options = {"amsgrad": True} if issubclass(self.optimizer_class, torch.optim.Adam) else {}
+        return [{"params": others}, {"params": [*actor.values()], "share": self.actor_share, **options}]
 
     def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
         """The transformer; see `CodePolicy.make_network`."""
         if "mask" in self.sizes and isinstance(self.observation_space, spaces.Dict):
             raise ValueError("mask needs one array to read, got Dict observations; wrap the env in FlattenObservation.")
-        return super().make_network(observation_shape)
+        network = super().make_network(observation_shape)
+        if type(head := network.transformer.head) is nn.Linear:  # begins with all tokens alike, as SB3's own does
+            self.init_weights(head, gain=0.01)
+        return network
 
     def posterior(self, obs: PyTorchObs) -> torch.distributions.Distribution:
         """The transformer's distribution over codes: batch shape [N], event shape [T]."""
@@ -248,6 +273,12 @@ class FactorizedPolicy(_SizedPolicy):
     """
 
     network_class = policies.FactorizedPolicy
+
+
+def scale_rates(optimizer: torch.optim.Optimizer, power: int) -> None:
+    """Multiplies each group's learning rate by its share to a power."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("share", 1.0) ** power
 
 
 def most_patches(observation_shape: tuple[int, ...], num_tokens: int) -> int:
