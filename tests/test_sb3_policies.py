@@ -12,6 +12,7 @@ from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 
 from daps_rl import policies
@@ -396,13 +397,13 @@ def test_ppo_and_a2c_learn_the_identity_bandit(algorithm, space):
     """The best action is worth 1; a random one about 0.2 or 0.36."""
     env = GroupBandit(num_contexts=64, samples=1, action_space=space)
     settings = {"n_steps": 1, **({"batch_size": 64, "n_epochs": 4} if algorithm is PPO else {})}
-    rate = lambda remaining: 3e-3 * remaining  # noqa: E731
+    rate = lambda remaining: 12e-3 * remaining  # noqa: E731 (the actor's is a quarter)
     model = algorithm(
         AutoregressivePolicy, env, learning_rate=rate, seed=0, device="cpu", policy_kwargs=SMALL, **settings
     )
     assert evaluate_policy(model, env, n_eval_episodes=128, deterministic=False, warn=False)[0] < 0.5
     entropy_reward = KLRewardCallback(lambda remaining: 0.01 * remaining)
-    model.learn(64 * (60 if algorithm is PPO else 350), entropy_reward, log_interval=1000)
+    model.learn(64 * (80 if algorithm is PPO else 350), entropy_reward, log_interval=1000)
     observation = np.eye(4, dtype=np.float32)
     actions = np.concatenate([model.predict(observation, deterministic=False)[0] for _ in range(50)])
     assert bandit_reward(space, np.tile(np.arange(4), 50), actions).mean() >= 0.99
@@ -437,3 +438,23 @@ def test_save_and_load_with_sb3s_own_algorithms(algorithm, tmp_path):
     assert np.array_equal(model.predict(obs, deterministic=True)[0], back.predict(obs, deterministic=True)[0])
     assert back.policy.network.transformer.allowed is not None
     back.learn(100)
+
+
+def test_the_actor_takes_a_quarter_of_the_step_and_begins_uniform():
+    """The first step of Adam is the learning rate, whatever the gradient; SB3 sets the rate of all groups alike."""
+    policy = make()
+    assert policy.get_distribution(observations()).distribution.token_logits(torch.zeros(N, 3).long()).std() < 0.02
+    update_learning_rate(policy.optimizer, 1e-3)
+    before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
+    values, log_prob, _ = policy.evaluate_actions(observations(), torch.zeros(N, 3))
+    ((values + log_prob[:, None]).sum() * 1e6).backward()
+    policy.optimizer.step()
+    for name in ("network.transformer.head.bias", "value_net.bias"):
+        step = (dict(policy.named_parameters())[name] - before[name]).abs()
+        torch.testing.assert_close(step, torch.full_like(step, 2.5e-4 if "head" in name else 1e-3))
+    assert [group["lr"] for group in policy.optimizer.param_groups] == [1e-3, 1e-3]
+    assert [group["amsgrad"] for group in policy.optimizer.param_groups] == [False, True]
+    with_sgd = make(optimizer_class=torch.optim.SGD)
+    assert [group.get("share", 1.0) for group in with_sgd.optimizer.param_groups] == [1.0, 0.25]
+    model = DAPS(AutoregressivePolicy, GroupBandit(), policy_kwargs=SMALL, device="cpu")
+    assert all((group["share"], group["amsgrad"]) == (1.0, False) for group in model.policy.optimizer.param_groups)

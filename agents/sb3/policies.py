@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from gymnasium import spaces
@@ -243,14 +243,14 @@ class AutoregressivePolicy(_SizedPolicy):
         """The transformer; see `CodePolicy.make_network`."""
         if "mask" in self.sizes and isinstance(self.observation_space, spaces.Dict):
             raise ValueError("mask needs one array to read, got Dict observations; wrap the env in FlattenObservation.")
-        network = super().make_network(observation_shape)
+        network = cast(policies.AutoregressivePolicy, super().make_network(observation_shape))
         if type(head := network.transformer.head) is nn.Linear:  # begins with all tokens alike, as SB3's own does
             self.init_weights(head, gain=0.01)
         return network
 
     def posterior(self, obs: PyTorchObs) -> torch.distributions.Distribution:
         """The transformer's distribution over codes: batch shape [N], event shape [T]."""
-        posterior = super().posterior(obs)
+        posterior = cast(policies.AutoregressiveCategorical, super().posterior(obs))
         if "mask" in self.sizes and self.network_reads_features:  # which are no observation
             posterior.context = posterior.context._replace(observation=self._preprocessed(obs))
         return posterior
