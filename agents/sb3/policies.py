@@ -244,7 +244,9 @@ class AutoregressivePolicy(_SizedPolicy):
         if "mask" in self.sizes and isinstance(self.observation_space, spaces.Dict):
             raise ValueError("mask needs one array to read, got Dict observations; wrap the env in FlattenObservation.")
         network = cast(policies.AutoregressivePolicy, super().make_network(observation_shape))
-        if type(head := network.transformer.head) is nn.Linear:  # begins with all tokens alike, as SB3's own does
+        if (
+            "head" not in self.sizes and type(head := network.transformer.head) is nn.Linear
+        ):  # begins with all tokens alike, as SB3's own does
             self.init_weights(head, gain=0.01)
         return network
 
