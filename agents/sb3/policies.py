@@ -244,10 +244,8 @@ class AutoregressivePolicy(_SizedPolicy):
         if "mask" in self.sizes and isinstance(self.observation_space, spaces.Dict):
             raise ValueError("mask needs one array to read, got Dict observations; wrap the env in FlattenObservation.")
         network = cast(policies.AutoregressivePolicy, super().make_network(observation_shape))
-        if (
-            "head" not in self.sizes and type(head := network.transformer.head) is nn.Linear
-        ):  # begins with all tokens alike, as SB3's own does
-            self.init_weights(head, gain=0.01)
+        if not {"head", "pointer"} & self.sizes.keys():
+            self.init_weights(network.transformer.head, gain=0.01)  # all tokens alike, as SB3's own policies begin
         return network
 
     def posterior(self, obs: PyTorchObs) -> torch.distributions.Distribution:
