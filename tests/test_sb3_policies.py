@@ -207,7 +207,7 @@ def test_trpo_learns_the_identity_bandit(policy):
     """Measured, with three times the steps: 0.9 and more. A random action is worth 0.2."""
     trpo = pytest.importorskip("sb3_contrib").TRPO
     env = GroupBandit(num_contexts=64, samples=1, action_space=CODES)
-    model = trpo(policy, env, n_steps=1, batch_size=64, target_kl=0.05, seed=0, device="cpu", policy_kwargs=SMALL)
+    model = trpo(policy, env, n_steps=1, batch_size=64, target_kl=0.05, seed=0, device="cpu", policy_kwargs={**SMALL})
     model.learn(64 * 20, log_interval=1000)
     assert model.logger.name_to_value["train/kl_divergence_loss"] < 0.075
     assert evaluate_policy(model, env, n_eval_episodes=128, deterministic=False, warn=False)[0] > 0.4
@@ -399,7 +399,7 @@ def test_ppo_and_a2c_learn_the_identity_bandit(algorithm, space):
     settings = {"n_steps": 1, **({"batch_size": 64, "n_epochs": 4} if algorithm is PPO else {})}
     rate = lambda remaining: 12e-3 * remaining  # noqa: E731 (the actor's is a quarter)
     model = algorithm(
-        AutoregressivePolicy, env, learning_rate=rate, seed=0, device="cpu", policy_kwargs=SMALL, **settings
+        AutoregressivePolicy, env, learning_rate=rate, seed=0, device="cpu", policy_kwargs={**SMALL}, **settings
     )
     assert evaluate_policy(model, env, n_eval_episodes=128, deterministic=False, warn=False)[0] < 0.5
     entropy_reward = KLRewardCallback(lambda remaining: 0.01 * remaining)
@@ -430,7 +430,7 @@ def test_correlated_tokens_need_the_autoregressive_policy():
 @pytest.mark.parametrize("algorithm", [PPO, A2C])
 def test_save_and_load_with_sb3s_own_algorithms(algorithm, tmp_path):
     options = {"n_steps": 2, **({"batch_size": 8} if algorithm is PPO else {})}
-    model = algorithm(AutoregressivePolicy, GroupBandit(), seed=0, device="cpu", policy_kwargs=SMALL, **options)
+    model = algorithm(AutoregressivePolicy, GroupBandit(), seed=0, device="cpu", policy_kwargs={**SMALL}, **options)
     model.learn(100)
     model.save(tmp_path / "model.zip")
     back = algorithm.load(tmp_path / "model.zip", env=GroupBandit(), device="cpu")
@@ -456,5 +456,5 @@ def test_the_actor_takes_a_quarter_of_the_step_and_begins_uniform():
     assert [group["amsgrad"] for group in policy.optimizer.param_groups] == [False, True]
     with_sgd = make(optimizer_class=torch.optim.SGD)
     assert [group.get("share", 1.0) for group in with_sgd.optimizer.param_groups] == [1.0, 0.25]
-    model = DAPS(AutoregressivePolicy, GroupBandit(), policy_kwargs=SMALL, device="cpu")
+    model = DAPS(AutoregressivePolicy, GroupBandit(), policy_kwargs={**SMALL}, device="cpu")
     assert all((group["share"], group["amsgrad"]) == (1.0, False) for group in model.policy.optimizer.param_groups)
