@@ -20,7 +20,7 @@ from daps_rl.functional import (
     encoding_reward,
     kl_estimate,
 )
-from daps_rl.functional.checks import check_beta, check_code_sizes, check_transformer_sizes, known
+from daps_rl.functional.checks import check_beta, check_code_sizes, check_transformer_sizes, read_flags
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
 from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw, score_drawn
@@ -215,7 +215,7 @@ class PolicyBottleneck(nn.Module):
                 f"{list(mask.shape)}."
             )
         mask = mask.flatten(1)
-        if not isinstance(self.policy, FactorizedHead) and known((~mask[:, :-1] & mask[:, 1:]).any()):
+        if not isinstance(self.policy, FactorizedHead) and any(read_flags((~mask[:, :-1] & mask[:, 1:]).any())):
             raise ValueError("mask must be False on the right alone, got tokens behind padding; move padding there.")
         return mask
 

@@ -10,12 +10,15 @@ import warnings
 import pytest
 import torch
 from batches import B, K, make_batch, make_policy
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.objectives import ClipPPOLoss, PPOLoss, ValueEstimators
 from torchrl.objectives.value import GAE
 
-from daps_rl.objectives import DAPSLoss, DAPSWeights, GroupActor
-from daps_rl.objectives.daps import ELSEWHERE
+from daps_rl.functional import checks
+from daps_rl.functional.checks import read_flags
+from daps_rl.objectives import DAPSLoss, DAPSWeights, GroupActor, daps
+from daps_rl.objectives.daps import ELSEWHERE, LOOKS
 
 
 def acted(policy, kind: ExplorationType):
@@ -156,3 +159,76 @@ def test_options_of_ours_are_not_answered_away():
     assert not ours & ELSEWHERE.keys()
     theirs = {*inspect.signature(ClipPPOLoss.__init__).parameters, *inspect.signature(PPOLoss.__init__).parameters}
     assert theirs - ours - ELSEWHERE.keys() <= {"kwargs", "device", "log_explained_variance"}
+
+
+# Reads of the device, each of which waits for a GPU
+
+
+class Reads(TorchDispatchMode):
+    """Counts what PyTorch would fetch from a device, beside `read_flags`."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        names = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select")
+        self.count += function.overloadpacket.__name__ in names
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def flags_read(monkeypatch):
+    """How many flags each call of `read_flags` read."""
+    calls = []
+
+    def counted(*flags):
+        calls.append(len(flags))
+        return read_flags(*flags)
+
+    for module in (checks, daps):
+        monkeypatch.setattr(module, "read_flags", counted)
+    return calls
+
+
+@pytest.mark.parametrize("options", [{}, {"centered": False}, {"policy_samples": 2}, {"sample_dim": None}])
+def test_a_call_reads_the_device_once_and_with_weights_soon_no_more(options, flags_read):
+    policy = make_policy()
+    loss, batch = DAPSLoss(GroupActor(policy), **options), make_batch(policy)
+    with Reads() as reads:
+        loss(batch)
+    assert reads.count == 0
+    assert flags_read == [2 if "sample_dim" in options else 3]
+    loss.target(batch)
+    flags_read.clear()
+    with Reads() as reads:
+        for _ in range(LOOKS + 5):
+            loss(batch)
+    assert flags_read == ([] if "sample_dim" in options else [1] * LOOKS)
+    assert reads.count == 0
+
+
+def test_with_weights_a_mode_is_named_once_and_looked_for_no_more(flags_read):
+    policy = make_policy()
+    loss = DAPSLoss(GroupActor(policy))
+    batch = loss.target(acted(policy, ExplorationType.MODE))
+    flags_read.clear()
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            loss(batch)
+    assert ["K actions of each group are equal" in str(one.message) for one in shown] == [True]
+    assert flags_read == [1]
+
+
+def test_nothing_is_read_while_a_step_is_compiled(monkeypatch):
+    """As in a CUDA graph. The weights of rewards that are no numbers are then NaN, which the loss shows."""
+    policy = make_policy()
+    loss, batch = DAPSLoss(GroupActor(policy)), make_batch(policy)
+    weighed = loss.target(batch.clone())
+    batch["next", "reward"][0, 0] = math.nan
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with Reads() as reads:
+        losses = [loss(each)["loss_actor"] for each in (batch, weighed)]
+    assert (reads.count, loss.looks) == (0, LOOKS)
+    assert [value.isfinite().item() for value in losses] == [False, True]

@@ -12,6 +12,7 @@ from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 
 from daps_rl import policies
@@ -206,7 +207,7 @@ def test_trpo_learns_the_identity_bandit(policy):
     """Measured, with three times the steps: 0.9 and more. A random action is worth 0.2."""
     trpo = pytest.importorskip("sb3_contrib").TRPO
     env = GroupBandit(num_contexts=64, samples=1, action_space=CODES)
-    model = trpo(policy, env, n_steps=1, batch_size=64, target_kl=0.05, seed=0, device="cpu", policy_kwargs=SMALL)
+    model = trpo(policy, env, n_steps=1, batch_size=64, target_kl=0.05, seed=0, device="cpu", policy_kwargs={**SMALL})
     model.learn(64 * 20, log_interval=1000)
     assert model.logger.name_to_value["train/kl_divergence_loss"] < 0.075
     assert evaluate_policy(model, env, n_eval_episodes=128, deterministic=False, warn=False)[0] > 0.4
@@ -235,6 +236,45 @@ def test_a_mask_forbids_in_drawing_and_in_scoring(tmp_path):
     ppo.learn(128)
     assert (np.sort(ppo.rollout_buffer.actions, -1) == np.arange(5)).all()
     assert all(p.isfinite().all() for p in ppo.policy.parameters())
+
+
+class AboveTheObservation(policies.CodeMask):
+    """Tokens of at least the observation's first entry, a whole number; the state is that number, [B, K]."""
+
+    def start(self, observation, samples):
+        assert observation.shape[1:] == BOX.shape
+        return observation[:, :1].expand(-1, samples)
+
+    def allowed(self, state, position):
+        return torch.arange(5) >= state.unsqueeze(-1)
+
+    def advance(self, state, position, token):
+        return state
+
+
+class Scrambled(FlattenExtractor):
+    """Features that say nothing of the observation."""
+
+    def __init__(self, space):
+        super().__init__(space)
+        self._features_dim = 4
+
+    def forward(self, observations):
+        return observations.new_zeros(len(observations), 4)
+
+
+def test_a_mask_reads_the_observation_beside_a_features_extractor():
+    policy = make(mask=AboveTheObservation(), features_extractor_class=Scrambled)
+    obs = torch.zeros(3, 8)
+    obs[:, 0] = torch.tensor([0.0, 2.0, 4.0])
+    every = torch.cartesian_prod(*[torch.arange(5)] * 3)
+    log_prob = policy.score_groups(obs, every.expand(3, -1, -1))
+    assert torch.equal(log_prob > -torch.inf, every.amin(-1) >= obs[:, :1])
+    torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(3))
+    actions = policy.sample_groups(obs, 50)[0].view(3, 50, 3)
+    assert actions.amin((1, 2)).tolist() == [0, 2, 4]
+    with pytest.raises(ValueError, match="mask needs one array to read, got Dict observations"):
+        make(mask=AboveTheObservation(), observation_space=spaces.Dict({"a": BOX}))
 
 
 # Tokens of different sizes
@@ -357,13 +397,13 @@ def test_ppo_and_a2c_learn_the_identity_bandit(algorithm, space):
     """The best action is worth 1; a random one about 0.2 or 0.36."""
     env = GroupBandit(num_contexts=64, samples=1, action_space=space)
     settings = {"n_steps": 1, **({"batch_size": 64, "n_epochs": 4} if algorithm is PPO else {})}
-    rate = lambda remaining: 3e-3 * remaining  # noqa: E731
+    rate = lambda remaining: 12e-3 * remaining  # noqa: E731 (the actor's is a quarter)
     model = algorithm(
-        AutoregressivePolicy, env, learning_rate=rate, seed=0, device="cpu", policy_kwargs=SMALL, **settings
+        AutoregressivePolicy, env, learning_rate=rate, seed=0, device="cpu", policy_kwargs={**SMALL}, **settings
     )
     assert evaluate_policy(model, env, n_eval_episodes=128, deterministic=False, warn=False)[0] < 0.5
     entropy_reward = KLRewardCallback(lambda remaining: 0.01 * remaining)
-    model.learn(64 * (60 if algorithm is PPO else 350), entropy_reward, log_interval=1000)
+    model.learn(64 * (80 if algorithm is PPO else 350), entropy_reward, log_interval=1000)
     observation = np.eye(4, dtype=np.float32)
     actions = np.concatenate([model.predict(observation, deterministic=False)[0] for _ in range(50)])
     assert bandit_reward(space, np.tile(np.arange(4), 50), actions).mean() >= 0.99
@@ -390,7 +430,7 @@ def test_correlated_tokens_need_the_autoregressive_policy():
 @pytest.mark.parametrize("algorithm", [PPO, A2C])
 def test_save_and_load_with_sb3s_own_algorithms(algorithm, tmp_path):
     options = {"n_steps": 2, **({"batch_size": 8} if algorithm is PPO else {})}
-    model = algorithm(AutoregressivePolicy, GroupBandit(), seed=0, device="cpu", policy_kwargs=SMALL, **options)
+    model = algorithm(AutoregressivePolicy, GroupBandit(), seed=0, device="cpu", policy_kwargs={**SMALL}, **options)
     model.learn(100)
     model.save(tmp_path / "model.zip")
     back = algorithm.load(tmp_path / "model.zip", env=GroupBandit(), device="cpu")
@@ -398,3 +438,23 @@ def test_save_and_load_with_sb3s_own_algorithms(algorithm, tmp_path):
     assert np.array_equal(model.predict(obs, deterministic=True)[0], back.predict(obs, deterministic=True)[0])
     assert back.policy.network.transformer.allowed is not None
     back.learn(100)
+
+
+def test_the_actor_takes_a_quarter_of_the_step_and_begins_uniform():
+    """The first step of Adam is the learning rate, whatever the gradient; SB3 sets the rate of all groups alike."""
+    policy = make()
+    assert policy.get_distribution(observations()).distribution.token_logits(torch.zeros(N, 3).long()).std() < 0.02
+    update_learning_rate(policy.optimizer, 1e-3)
+    before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
+    values, log_prob, _ = policy.evaluate_actions(observations(), torch.zeros(N, 3))
+    ((values + log_prob[:, None]).sum() * 1e6).backward()
+    policy.optimizer.step()
+    for name in ("network.transformer.head.bias", "value_net.bias"):
+        step = (dict(policy.named_parameters())[name] - before[name]).abs()
+        torch.testing.assert_close(step, torch.full_like(step, 2.5e-4 if "head" in name else 1e-3))
+    assert [group["lr"] for group in policy.optimizer.param_groups] == [1e-3, 1e-3]
+    assert [group["amsgrad"] for group in policy.optimizer.param_groups] == [False, True]
+    with_sgd = make(optimizer_class=torch.optim.SGD)
+    assert [group.get("share", 1.0) for group in with_sgd.optimizer.param_groups] == [1.0, 0.25]
+    model = DAPS(AutoregressivePolicy, GroupBandit(), policy_kwargs={**SMALL}, device="cpu")
+    assert all((group["share"], group["amsgrad"]) == (1.0, False) for group in model.policy.optimizer.param_groups)

@@ -155,6 +155,8 @@ class DAPS(OnPolicyAlgorithm):
             self._check_env(self.env)
         self._check_options()
         super()._setup_model()
+        for group in self.policy.optimizer.param_groups:  # a trust region bounds the step, and no share of PPO's
+            group |= {"share": 1.0} | ({"amsgrad": False} if group.get("amsgrad") else {})
         self._trust_region = make_trust_region(self.trust_region, self.ess_fraction).to(self.device)
         self._attach_beta()
 

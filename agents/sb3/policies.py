@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from gymnasium import spaces
@@ -106,15 +106,17 @@ class CodePolicy(ActorCriticPolicy):
         assert shape is not None  # a Box has a shape
         self.network = self.make_network(tuple(shape))
         rate: dict[str, Any] = {"lr": lr_schedule(1)}
-        self.optimizer = self.optimizer_class(self.parameters(), **rate, **self.optimizer_kwargs)
+        self.optimizer = self.optimizer_class(self._parameter_groups(), **rate, **self.optimizer_kwargs)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser is made of."""
+        return [{"params": list(self.parameters())}]
 
     def posterior(self, obs: PyTorchObs) -> torch.distributions.Distribution:
         """The network's distribution over codes: batch shape [N], event shape [T]."""
         if self.network_reads_features:
             return self.network(self._features(obs, self.pi_features_extractor))
-        preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
-        assert isinstance(preprocessed, Tensor)  # a Dict is read through its features
-        return self.network(preprocessed.to(self.value_net.weight.dtype))
+        return self.network(self._preprocessed(obs))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions [N, *action_shape], values [N, 1] and log-probabilities [N]."""
@@ -148,6 +150,12 @@ class CodePolicy(ActorCriticPolicy):
         """Log-probabilities [B, K] of actions [B, K, ...] of contexts [B, ...], each of which is encoded once."""
         codes = actions.long().reshape(*actions.shape[:2], -1).transpose(0, 1)  # [K, B, T]
         return self.posterior(contexts).log_prob(codes).t()
+
+    def _preprocessed(self, obs: PyTorchObs) -> Tensor:
+        """Observations as SB3 preprocesses them, of a space other than Dict, in the parameters' precision. [N, ...]."""
+        preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        assert isinstance(preprocessed, Tensor)  # only a Dict gives a dict
+        return preprocessed.to(self.value_net.weight.dtype)
 
     def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
         """A features extractor's vector, in the parameters' precision. [N, features_dim]."""
@@ -199,18 +207,53 @@ class AutoregressivePolicy(_SizedPolicy):
     that differ in two entries. Stands on its own with `PPO(AutoregressivePolicy, env)` and `A2C(AutoregressivePolicy,
     env)`; entries may differ in size; Discrete (one token) and MultiBinary work too.
 
+    PPO's defaults are made for an MLP, and a transformer wants shorter steps: the actor's learning rate is
+    `actor_share` of SB3's, and where the optimiser is Adam, steps do not grow again as gradients shrink (AMSGrad).
+
     The entropy of SB3's `ent_coef` is that of each token given those before it, see `CodeDistribution.evaluate`.
 
     Args:
         observation_space, action_space, lr_schedule: as SB3 passes them.
         num_patches: pieces that the observation is cut into; as many as tokens, or as it has, if None.
+        mask: a `daps_rl.policies.CodeMask`, which reads the observation itself, also beside a features extractor.
         options: of `CodePolicy`: net_arch (the critic's), optimizer_class, features_extractor_class ...; any other is
             of `daps_rl.policies.AutoregressivePolicy`, such as embed_dim, whose default stands where it is None.
     Raises:
-        ValueError: the action space is not discrete, or a size is out of range.
+        ValueError: the action space is not discrete, a size is out of range, or a mask has a Dict to read.
     """
 
     network_class = policies.AutoregressivePolicy
+    actor_share = 0.25
+    """The actor's learning rate, as a share of SB3's, which suits an MLP."""
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        # SB3 gives all groups one learning rate before it trains.
+        self.optimizer.register_step_pre_hook(lambda optimizer, *_: scale_rates(optimizer, 1))
+        self.optimizer.register_step_post_hook(lambda optimizer, *_: scale_rates(optimizer, -1))
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser is made of: the actor's parameters with shorter steps, and the others."""
+        actor = {id(parameter): parameter for parameter in self.network.parameters()}
+        others = [parameter for parameter in self.parameters() if id(parameter) not in actor]
+        options = {"amsgrad": True} if issubclass(self.optimizer_class, torch.optim.Adam) else {}
+        return [{"params": others}, {"params": [*actor.values()], "share": self.actor_share, **options}]
+
+    def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
+        """The transformer; see `CodePolicy.make_network`."""
+        if "mask" in self.sizes and isinstance(self.observation_space, spaces.Dict):
+            raise ValueError("mask needs one array to read, got Dict observations; wrap the env in FlattenObservation.")
+        network = cast(policies.AutoregressivePolicy, super().make_network(observation_shape))
+        if not {"head", "pointer"} & self.sizes.keys():
+            self.init_weights(network.transformer.head, gain=0.01)  # all tokens alike, as SB3's own policies begin
+        return network
+
+    def posterior(self, obs: PyTorchObs) -> torch.distributions.Distribution:
+        """The transformer's distribution over codes: batch shape [N], event shape [T]."""
+        posterior = cast(policies.AutoregressiveCategorical, super().posterior(obs))
+        if "mask" in self.sizes and self.network_reads_features:  # which are no observation
+            posterior.context = posterior.context._replace(observation=self._preprocessed(obs))
+        return posterior
 
     def vocab_size(self) -> int:
         """V, the largest of the tokens' sizes."""
@@ -230,6 +273,12 @@ class FactorizedPolicy(_SizedPolicy):
     """
 
     network_class = policies.FactorizedPolicy
+
+
+def scale_rates(optimizer: torch.optim.Optimizer, power: int) -> None:
+    """Multiplies each group's learning rate by its share to a power."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("share", 1.0) ** power
 
 
 def most_patches(observation_shape: tuple[int, ...], num_tokens: int) -> int:

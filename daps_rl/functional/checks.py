@@ -64,21 +64,29 @@ def check_codes(codes: Tensor, num_tokens: int, batch_shape: torch.Size) -> None
         )
 
 
-def known(flag: Tensor) -> bool:
-    """A flag's value; False where the host cannot ask for it, while a step is compiled or recorded in a CUDA graph."""
-    if torch.compiler.is_compiling() or (flag.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return False
-    return bool(flag)
+def can_read(value: Tensor) -> bool:
+    """Whether the host can ask for a value: not while a step is compiled or recorded in a CUDA graph."""
+    return not (torch.compiler.is_compiling() or (value.is_cuda and torch.cuda.is_current_stream_capturing()))
 
 
-def check_reward(reward: Tensor) -> None:
-    """Raises ValueError where a reward is NaN or +inf, if that can be known; -inf is a reward like others."""
+def read_flags(*flags: Tensor) -> list[bool]:
+    """The values of 0-dim flags, in one read, which waits for a GPU; all False where the host cannot ask."""
+    return torch.stack(flags).tolist() if can_read(flags[0]) else [False] * len(flags)
+
+
+def check_reward(reward: Tensor, *flags: Tensor) -> list[bool]:
+    """Raises ValueError where a reward is NaN or +inf, if that can be known; -inf is a reward like others.
+
+    Returns what `read_flags` says of other flags, which come in the same read.
+    """
     bad = reward.isnan() | (reward == math.inf)
-    if known(bad.any()):
+    any_bad, *others = read_flags(bad.any(), *flags)
+    if any_bad:
         raise ValueError(
             f"reward must be finite, or -inf for a code that is out of the question, got {int(bad.sum())} of "
             f"{bad.numel()} that are NaN or +inf; mend the decoder, or what else gives the reward."
         )
+    return others
 
 
 def check_kept(policy_samples: int, samples: int) -> None:

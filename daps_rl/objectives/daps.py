@@ -21,9 +21,9 @@ from daps_rl.functional import (
     mean_of_kept,
     weighted_likelihood_loss,
 )
-from daps_rl.functional.checks import check_pooling, known
+from daps_rl.functional.checks import can_read, check_pooling, read_flags
 from daps_rl.objectives.group_actor import GroupActor
-from daps_rl.objectives.weights import DAPSWeights, TargetKeys
+from daps_rl.objectives.weights import WARNINGS, DAPSWeights, TargetKeys
 
 _CRITIC = (
     "there is no critic, as the K actions of a context are each other's baseline; without groups (sample_dim=None) let "
@@ -46,6 +46,7 @@ ELSEWHERE = {name: answer for names, answer in _ANSWERS.items() for name in name
 """What users of TorchRL's policy losses look for, and what takes its place here."""
 
 UNLIKELY = -20.0  # nats: the log-probability of a coincidence that is none
+LOOKS = 100  # calls in which equal actions are looked for where nothing else is read, as a look waits for the GPU
 
 
 class DAPSLoss(LossModule):
@@ -132,7 +133,7 @@ class DAPSLoss(LossModule):
         else:
             self.actor_network = actor_network
         self.target, self.sample_dim, self.temperature_floor = target, sample_dim, target.temperature_floor
-        self.centered, self.policy_samples, self.reduction = centered, policy_samples, reduction
+        self.centered, self.policy_samples, self.reduction, self.looks = centered, policy_samples, reduction, LOOKS
         written = getattr(actor_network, "log_prob_keys", None)  # several by a CompositeDistribution
         self.set_keys(**({"sample_log_prob": list(written)} if written else {}))
 
@@ -152,9 +153,11 @@ class DAPSLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch; see the class."""
-        weights, temperature = self._target(tensordict)  # [B, K], 0-dim
         old_log_prob = self.target.group(self.target.behaviour_log_prob(tensordict))
-        weights = self._drawn_weights(weights, tensordict.get(self.tensor_keys.action), old_log_prob)
+        equal = self._equal(tensordict.get(self.tensor_keys.action), old_log_prob)
+        weights, temperature = self._target(tensordict, equal)  # [B, K], 0-dim
+        if equal is not None and not self.centered:
+            weights = torch.where(equal, 0.0, weights)  # else the policy is locked into its mode
         kept = keep_samples(weights, self.policy_samples, centered=self.centered)
         log_prob = self._log_prob(tensordict if kept is None else self._members(tensordict, kept.indices))
         loss = weighted_likelihood_loss(log_prob, weights, old_log_prob, kept, centered=self.centered)
@@ -171,32 +174,30 @@ class DAPSLoss(LossModule):
             batch_size=[],
         )
 
-    def _target(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
+    def _target(self, tensordict: TensorDictBase, equal: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weights [B·..., K] and temperature, 0-dim: those that the batch has, or those of this batch alone."""
         weights = tensordict.get(self.tensor_keys.weights, None)
         if weights is None:
-            weights, temperature = self.target.target(tensordict)
+            weights, temperature = self.target.target(tensordict, equal)
             return weights, temperature.detach()
+        if equal is not None and self.looks and can_read(equal):
+            self.looks -= 1
+            if any(read_flags(equal)):
+                self.looks = 0
+                warnings.warn(WARNINGS[1], stacklevel=2)
         temperature = DAPSWeights.read(tensordict, self.tensor_keys.temperature, "call DAPSWeights, which writes both")
         return self.target.group(weights), temperature.flatten()[0]
 
-    def _drawn_weights(self, weights: Tensor, action: Any, old_log_prob: Tensor) -> Tensor:
-        """The weights; none, so that nothing is learned, where the actions are the actor's mode K times.
+    def _equal(self, action: Any, old_log_prob: Tensor) -> Tensor | None:
+        """Whether the actions are the actor's mode K times, a 0-dim flag; None where there are no groups.
 
         They are taken to be that where all K of every group are equal and the policy would hardly draw them so.
         """
-        if self.sample_dim is None or weights.shape[-1] == 1:
-            return weights
+        if self.sample_dim is None or old_log_prob.shape[-1] == 1:
+            return None
         parts = [action] if isinstance(action, Tensor) else list(action.values(True, True))
         same = [(part == part.narrow(self.sample_dim, 0, 1)).all() for part in parts]
-        equal = torch.stack(same).all() & (old_log_prob[:, 1:].sum() < UNLIKELY)
-        if known(equal):
-            warnings.warn(  # which Python shows once
-                "the K actions of each group are equal: the actor gave its mode instead of drawing, and nothing is "
-                "learned; act under set_exploration_type(ExplorationType.RANDOM).",
-                stacklevel=2,
-            )
-        return weights if self.centered else torch.where(equal, 0.0, weights)
+        return torch.stack(same).all() & (old_log_prob[:, 1:].sum() < UNLIKELY)
 
     def _log_prob(self, tensordict: TensorDictBase) -> Tensor:
         """Of the actions, under the actor as it is now, in nats. [B, K, ...] → [B·..., K]."""

@@ -15,8 +15,14 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
 from daps_rl.functional import ESS_FRACTION, complete_reward, one_sample_groups, target_weights
-from daps_rl.functional.checks import check_pooling, check_reward, check_same_shape, known
+from daps_rl.functional.checks import check_pooling, check_reward, check_same_shape
 from daps_rl.objectives.trust_regions import make_trust_region
+
+WARNINGS = (  # each shown once by Python
+    "all rewards of a batch are -inf, which says of no code that it is better than another.",
+    "the K actions of each group are equal: the actor gave its mode instead of drawing, and nothing is learned; act "
+    "under set_exploration_type(ExplorationType.RANDOM).",
+)
 
 
 @dataclass
@@ -102,8 +108,11 @@ class DAPSWeights(TensorDictModuleBase):
         tensordict.set(self.tensor_keys.temperature, temperature.detach().expand(weights.shape))
         return tensordict.set(self.tensor_keys.weights, weights)
 
-    def target(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """Weights [B·..., K] of the groups, and the temperature, 0-dim."""
+    def target(self, tensordict: TensorDictBase, equal: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weights [B·..., K] of the groups, and the temperature, 0-dim.
+
+        `equal`, a 0-dim flag, says that the actor gave its mode K times; it is read together with the reward's.
+        """
         log_prob = self.behaviour_log_prob(tensordict)
         score = None if self.sample_dim is not None else tensordict.get(self.tensor_keys.advantage, None)
         if score is None:
@@ -112,10 +121,10 @@ class DAPSWeights(TensorDictModuleBase):
         if score.shape == (*log_prob.shape, 1):
             score = score.squeeze(-1)
         check_same_shape(log_prob=log_prob, reward=score)
-        check_reward(score)
-        if known((score == -math.inf).all()):
-            text = "all rewards of a batch are -inf, which says of no code that it is better than another."
-            warnings.warn(text, stacklevel=2)  # which Python shows once
+        flags = [(score == -math.inf).all(), *([] if equal is None else [equal])]
+        for flag, text in zip(check_reward(score, *flags), WARNINGS, strict=False):
+            if flag:
+                warnings.warn(text, stacklevel=2)
         if self.entropy_coeff:
             score = complete_reward(score, log_prob, self.entropy_coeff)
         score = score.reshape(1, -1) if self.sample_dim is None else self.group(score)  # [B·..., K]; or one group
