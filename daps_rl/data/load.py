@@ -18,9 +18,11 @@ from daps_rl.data.hub import HubError, download_hub, find_image_column, hub_spli
 from daps_rl.data.mnist import FASHION_MNIST, IDX_FILES, MNIST, find_idx_files, load_idx_folder, load_image_source
 from daps_rl.data.photographs import load_photographs
 from daps_rl.data.picture import SUFFIXES as IMAGE_SUFFIXES
+from daps_rl.data.sound import load_sound_folder
 from daps_rl.data.splits import Splits
 from daps_rl.data.spoken_and_written import load_spoken_and_written
 from daps_rl.data.spoken_digits import load_babble, load_spoken_digits
+from daps_rl.data.waves import SUFFIXES as SOUND_SUFFIXES
 from daps_rl.names import did_you_mean, import_named
 
 NAMED: dict[str, Callable[..., Splits]] = {
@@ -37,7 +39,10 @@ NAMED: dict[str, Callable[..., Splits]] = {
 NAMES = tuple(NAMED)
 FILES: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = ((SUFFIXES, "arrays", load_file),)
 """Files by their suffixes: what they hold, in words, and what loads one."""
-FOLDERS: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = ((IMAGE_SUFFIXES, "images", load_image_folder),)
+FOLDERS: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = (
+    (IMAGE_SUFFIXES, "images", load_image_folder),
+    (SOUND_SUFFIXES, "sounds", load_sound_folder),
+)
 """Folders by the suffixes of the files in them, the first that is there."""
 OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -84,6 +89,9 @@ def load(
     - a folder with the four IDX files of MNIST's form: the same, of any size; a twelfth of the training file is the
       validation split.
     - any other folder with images: decoded as training needs them.
+    - "spoken-digits", "spoken-digits-babble": 3,600 / 1,200 / 1,200 clips that espeak-ng speaks, in voices of their own
+      in each split; kept in the user's cache folder, or in `data_dir`.
+    - any other folder with WAV or FLAC files: sounds of one length, as log-mel frames.
     - a `.npy`, `.npz` or `.safetensors` file: see `from_arrays`.
     - "package.module:function": what a function of one's own gives, called with those of the options that are given.
     - "owner/name", or any other name that is no path: an image data set of the hub.

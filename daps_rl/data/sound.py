@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import io
-import math
+import os
 import re
-import wave as wave_module
-from collections.abc import Mapping
+import shutil
+import statistics
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,34 +17,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daps_rl.data.kind import Kind, Measure
-from daps_rl.files import write_atomically
+from daps_rl.data.errors import MAX_CORRUPT, CorruptFiles, DataError, MissingDataError, one_line
+from daps_rl.data.folder import find_files, walk_files
+from daps_rl.data.kind import Array, Kind, Measure, write_array
+from daps_rl.data.plain import read_array
+from daps_rl.data.splits import Splits, cut_missing
+from daps_rl.data.waves import (
+    SUFFIXES,
+    fit_length,
+    griffin_lim,
+    mel_filters,
+    mel_power,
+    rate_and_length,
+    read_wave,
+    spread_bands,
+    trimmed,
+    write_wave,
+)
 from daps_rl.report.figures import INK, WIDTH, new_figure, save
 
-SUFFIXES = (".wav", ".flac")
-FRAME_SECONDS = 0.025  # from one frame to the next; a frame's window is twice as long
-DYNAMIC_RANGE = 60.0  # dB below the loudest entry of the training data, where silence begins
-QUIET = 40.0  # dB below a clip's loudest 10 ms: the silence that `trim` cuts off at both ends
-LOUDNESS = 0.1  # root mean square of a trimmed clip, of 1
-SAMPLE_FILES = 200  # whose lengths and rates stand for all
-MEMORY = 500_000_000  # bytes of features, at most
-AT_ONCE = 500  # clips
+FRAME_SECONDS = 0.025  # from one frame to the next
+DYNAMIC_RANGE = 60.0  # dB below the loudest entry of the training data: what is quieter is silence
+SILENCE = -100.0  # dB, where a kind says no other floor
+NARROW, BANDS, WIDE_BANDS = 8000, 24, 40  # Hz of a telephone; mel bands up to that rate, and above it
+LOWEST_RATE, LONGEST = 2000, 3600  # Hz, seconds
+BEFORE_SPEECH = 60.0  # seconds of silence that are read at most, before a sound that is trimmed
+SAMPLE_FILES = 200  # whose rates and lengths stand for all
+MEMORY = 500_000_000  # bytes of data, at most
+AT_ONCE = 4_000_000  # samples
 SHOWN, HEARD = 8, 4  # clips of a picture, and of the WAVs beside it
-INVERSION_STEPS = 30
-PHASE_STEPS = 32  # of Griffin-Lim
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sound(Kind):
-    """Sounds of one length as standardised log-mel frames [frames, bands]: (dB - mean) / deviation.
+    """Sounds of one length as log-mel frames [frames, bands]: (decibels - mean) / deviation.
 
     Args:
-        sample_rate: in Hz; other rates are resampled.
-        hop: samples from one frame to the next.
+        sample_rate: in Hz; files of other rates are resampled.
+        hop: samples from one frame to the next; a frame's window is twice as long.
         frames, bands: of a datum.
         mean, deviation: of the training data, in dB.
         floor: what is quieter counts as this, in dB.
-        trim: whether silence is cut off at both ends of what is read, and its loudness made the same for all.
+        trim: whether files lose the silence at both ends, and are made equally loud.
     """
 
     measures: ClassVar[dict[str, Measure]] = {"mel_distance": Measure("mel distance", "dB", ".2f", -1)}
@@ -55,80 +69,78 @@ class Sound(Kind):
     bands: int
     mean: float = 0.0
     deviation: float = 1.0
-    floor: float = -100.0
+    floor: float = SILENCE
     trim: bool = False
 
     @classmethod
-    def fitted(cls, waves: Tensor, sample_rate: int, *, trim: bool = False) -> Sound:
-        """Returns the kind of clips of one length, [N, samples], with moments of their own."""
-        hop = round(FRAME_SECONDS * sample_rate)
-        bands = 24 if sample_rate <= 8000 else 40
-        raw = cls(sample_rate=sample_rate, hop=hop, frames=waves.shape[1] // hop, bands=bands, trim=trim)
-        decibels = raw.from_waveform(waves)
-        floor = round(float(decibels.max()) - DYNAMIC_RANGE, 3)
-        decibels = decibels.clamp(min=floor).double()
-        mean, deviation = round(float(decibels.mean()), 3), round(float(decibels.std()), 3)
-        return dataclasses.replace(raw, mean=mean, deviation=deviation or 1.0, floor=floor)
+    def of(cls, sample_rate: int, seconds: float, *, trim: bool = False) -> Sound:
+        """Returns the kind of sounds of a rate and a length, whose data are plain decibels. See `fitted`.
+
+        Raises:
+            DataError: the rate or the length is out of range.
+        """
+        if sample_rate < LOWEST_RATE or not 0.0 < seconds <= LONGEST:
+            raise DataError(
+                f"sounds must have a rate of at least {LOWEST_RATE} Hz and 0 < seconds <= {LONGEST}, got {sample_rate} "
+                f"Hz and {seconds} s; resample them, or pass other seconds"
+            )
+        hop, frames = round(FRAME_SECONDS * sample_rate), max(1, round(seconds / FRAME_SECONDS))
+        bands = BANDS if sample_rate <= NARROW else WIDE_BANDS
+        return cls(sample_rate=sample_rate, hop=hop, frames=frames, bands=bands, trim=trim)
 
     @property
     def samples(self) -> int:
-        """Length of a clip."""
+        """Length of a sound's wave."""
         return self.frames * self.hop
 
+    def fitted(self, decibels: Tensor) -> Sound:
+        """Returns this kind with floor, mean and deviation of training data, rounded. [N, frames, bands]."""
+        floor = round(float(decibels.max()) - DYNAMIC_RANGE, 3)
+        values = decibels.clamp(min=floor).double()
+        mean, deviation = round(float(values.mean()), 3), round(float(values.std(correction=0)), 3)
+        return dataclasses.replace(self, floor=floor, mean=mean, deviation=deviation or 1.0)
+
+    def standardised(self, decibels: Tensor) -> Tensor:
+        """Returns log-mel frames in dB as data. [N, frames, bands]."""
+        return ((decibels.clamp(min=self.floor) - self.mean) / self.deviation).float()
+
+    def decibels(self, data: Tensor) -> Tensor:
+        """Returns data as log-mel frames in dB, between the floor and a little above the loudest of training."""
+        top = self.floor + 1.2 * DYNAMIC_RANGE
+        return (data.detach().cpu().double() * self.deviation + self.mean).clamp(self.floor, top)
+
     def from_waveform(self, waves: Tensor) -> Tensor:
-        """Returns clips [N, samples], in [-1, 1], as data. [N, frames, bands]."""
-        size, pad = self._window, self._window - self.hop
-        filters = mel_filters(self.sample_rate, size, self.bands).T
-        parts = []
-        for part in waves.double().split(AT_ONCE):
-            part = torch.nn.functional.pad(part, (pad // 2, pad - pad // 2))
-            window = torch.hann_window(size, dtype=part.dtype)
-            spectrum = torch.stft(part, size, self.hop, window=window, center=False, return_complex=True)
-            power = spectrum.abs().square().mT @ filters  # [N, frames, bands]
-            parts.append((10.0 * power.clamp(min=1e-10).log10()).clamp(min=self.floor))
-        return ((torch.cat(parts) - self.mean) / self.deviation).float()
+        """Returns waves in [-1, 1] as data. [N, samples] → [N, frames, bands]."""
+        filters = mel_filters(self.sample_rate, 2 * self.hop, self.bands)
+        parts = waves.double().split(max(1, AT_ONCE // self.samples))
+        power = torch.cat([mel_power(part, self.hop, 2 * self.hop, filters).float() for part in parts])
+        return self.standardised(10.0 * power.clamp(min=10.0 ** (SILENCE / 10.0)).log10())
 
     def to_waveform(self, data: Tensor) -> Tensor:
-        """Returns clips that sound as the data say, by Griffin and Lim's algorithm. [N, frames, bands] → [N, samples].
+        """Returns waves that sound as data say, in [-1, 1]. [N, frames, bands] → [N, samples].
 
-        Raises:
-            ImportError: librosa is not installed.
+        Phases are found by Griffin and Lim's algorithm, between frames interpolated to half the hop.
         """
-        librosa = _need("librosa", "to make sounds of data")
-        decibels = (data.detach().cpu().double() * self.deviation + self.mean).clamp(self.floor, self.floor + 80.0)
-        hop = max(1, self.hop // 4)  # phases need frames that overlap more than ours
-        places = np.arange(1 + self.samples // hop) * hop / self.hop - 0.5
-        filters = mel_filters(self.sample_rate, self._window, self.bands).numpy()
+        hop = max(1, self.hop // 2)
+        places = (torch.arange(1 + self.samples // hop) * hop / self.hop - 0.5).clamp(0, self.frames - 1)
+        before, share = places.long(), (places % 1.0)[:, None]
+        after = (before + 1).clamp(max=self.frames - 1)
+        filters = mel_filters(self.sample_rate, 2 * self.hop, self.bands)
         waves = []
-        for clip in decibels.numpy():
-            fine = np.stack([np.interp(places, np.arange(self.frames), band) for band in clip.T])
-            magnitude = np.sqrt(_spread_bands(10.0 ** (fine / 10.0), filters))
-            waves.append(
-                librosa.griffinlim(
-                    magnitude,
-                    n_iter=PHASE_STEPS,
-                    hop_length=hop,
-                    n_fft=self._window,
-                    length=self.samples,
-                    random_state=0,
-                )
-            )
-        return torch.from_numpy(np.stack(waves)).float().clamp(-1.0, 1.0)
-
-    @property
-    def _window(self) -> int:
-        return 2 * self.hop
+        for part in self.decibels(data).split(max(1, AT_ONCE // (4 * self.samples))):
+            fine = torch.lerp(part[:, before], part[:, after], share.double())
+            magnitude = spread_bands(10.0 ** (fine / 10.0), filters).sqrt()  # [N, frames of half a hop, bins]
+            waves.append(griffin_lim(magnitude.mT.float(), hop, self.samples))
+        return torch.cat(waves).clamp(-1.0, 1.0)
 
     def metrics(self, decoded: Tensor, x: Tensor) -> dict[str, Tensor]:
         return {"mel_distance": (decoded - x).abs().flatten(1).mean(1) * self.deviation}
 
     def draw(self, path: Path, rows: Mapping[str, Tensor], title: str | None) -> list[Path]:
+        """Draws spectrograms, and writes the first few sounds beside them: `sounds/01-original.wav` and so on."""
         plot_spectrograms(path, rows, self, title)
-        if importlib.util.find_spec("librosa") is None:
-            return [path]
-        folder = path.parent / "sounds"
+        folder, written = path.parent / "sounds", [path]
         folder.mkdir(parents=True, exist_ok=True)
-        written = [path]
         for label, data in rows.items():
             word = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
             for number, wave in enumerate(self.to_waveform(data[:HEARD]), 1):
@@ -136,89 +148,134 @@ class Sound(Kind):
                 write_wave(written[-1], wave, self.sample_rate)
         return written
 
+    def read(self, path: Path) -> Array:
+        """Returns the sound of a file, those of a folder by their names, or data of a `.npy` file. [N, *x]."""
+        if path.suffix == ".npy":
+            return read_array(path)
+        files = sorted(walk_files(path, SUFFIXES)) if path.is_dir() else [str(path)]
+        if not files:
+            raise MissingDataError(f"{path} must hold sounds ({', '.join(SUFFIXES)}), got none there; put them there")
+        return self.from_waveform(torch.from_numpy(np.stack([self.read_file(file) for file in files])))
 
-def mel_filters(sample_rate: int, size: int, bands: int) -> Tensor:
-    """Returns triangles of height 1, evenly spaced on the mel scale from 60 Hz to half the rate. [bands, bins]."""
-    frequencies = np.linspace(0.0, sample_rate / 2, size // 2 + 1)
-    low, high = (2595.0 * math.log10(1.0 + f / 700.0) for f in (60.0, sample_rate / 2))
-    edges = 700.0 * (10.0 ** (np.linspace(low, high, bands + 2) / 2595.0) - 1.0)
-    left, middle, right = (edges[i : i + bands, None] for i in range(3))
-    rise, fall = (frequencies - left) / (middle - left), (right - frequencies) / (right - middle)
-    return torch.from_numpy(np.clip(np.minimum(rise, fall), 0.0, None))
+    def read_file(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """Returns the wave of a file, cut at its end or padded there; raises what `read_wave` does. [samples]."""
+        seconds = self.samples / self.sample_rate
+        wave = read_wave(Path(path), self.sample_rate, seconds + BEFORE_SPEECH * self.trim)
+        return fit_length(trimmed(wave, self.sample_rate) if self.trim else wave, self.samples).astype(np.float32)
 
-
-def _spread_bands(power: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Returns a spectrum >= 0 whose bands hold the given power: Richardson and Lucy's iteration. [bands, t] → [bins, t]."""
-    total = np.maximum(filters.sum(0), 1e-3)[:, None]
-    spectrum = filters.T @ (power / filters.sum(1)[:, None]) / total
-    for _ in range(INVERSION_STEPS):
-        spectrum = spectrum * (filters.T @ (power / np.maximum(filters @ spectrum, 1e-12))) / total
-    return spectrum
-
-
-def resample(wave: np.ndarray, rate: int, to: int) -> np.ndarray:
-    """Returns a sound at another rate. [samples]."""
-    from scipy.signal import resample_poly
-
-    common = math.gcd(rate, to)
-    return wave if rate == to else resample_poly(wave, to // common, rate // common)
-
-
-def trimmed(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Returns a sound without the silence at both ends, of one loudness; silence as it is. [samples] → [fewer]."""
-    step = max(1, rate // 100)
-    blocks = wave[: len(wave) // step * step].reshape(-1, step)
-    power = np.square(blocks, dtype=np.float64).mean(1)
-    loud = np.flatnonzero(power > power.max(initial=0.0) * 10.0 ** (-QUIET / 10.0))
-    if not len(loud):
-        return wave
-    wave = wave[loud[0] * step : (loud[-1] + 1) * step]
-    return wave * (LOUDNESS / math.sqrt(float(np.square(wave, dtype=np.float64).mean())))
+    def write(self, path: Path, data: Tensor) -> str:
+        """Writes a new folder of WAVs, one for each datum, or a `.npy` file of data where the path ends so."""
+        if path.suffix == ".npy":
+            return write_array(path, data.numpy())
+        if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+            raise DataError(
+                f"{path} must be a new folder for WAVs, or end in .npy, got one that is there; pass another"
+            )
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            for number, wave in enumerate(self.to_waveform(data), 1):
+                write_wave(folder / f"{number:0{len(str(len(data)))}}.wav", wave, self.sample_rate)
+            folder.chmod(0o755)
+            folder.replace(path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return f"{path}: {len(data)} WAV files of {self.samples / self.sample_rate:g} s at {self.sample_rate} Hz"
 
 
-def fit_length(wave: np.ndarray, samples: int) -> np.ndarray:
-    """Returns a sound cut at the end, or padded there with silence, to a length. [samples]."""
-    return np.pad(wave[:samples], (0, max(0, samples - len(wave))))
+def load_sound_folder(folder: Path, *, seconds: float | None = None, max_corrupt: int = MAX_CORRUPT) -> Splits:
+    """Splits from a folder of WAV and FLAC files, with or without folders for classes and for splits.
 
+    Channels are averaged, and all files brought to the commonest rate, of the first 200. They are kept in memory.
 
-def _need(name: str, what: str) -> Any:
-    """The module of an optional package.
-
+    Args:
+        folder: as for images: files, or folders of classes with files, and either in folders for splits.
+        seconds: length to which sounds are cut or padded, at their ends; the median length if None.
+        max_corrupt: how many unreadable files may be skipped.
     Raises:
-        ImportError: it is not installed.
+        MissingDataError: the folder holds no sounds.
+        DataError: it holds too few, or too much for memory, classes that training lacks, or too many unreadable files.
+        ImportError: soundfile is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{name} must be installed {what}: pip install 'daps-rl[audio]'") from error
+    found, labels = find_files(folder, SUFFIXES, "sounds")
+    files = {split: np.array(paths) for split, paths in found.items()}
+    cut_missing(files, labels, str(folder))
+    raw = _common_form(folder, files["train"][:SAMPLE_FILES], seconds)
+    count = sum(map(len, files.values()))
+    size = 4 * count * raw.frames * raw.bands
+    if size > MEMORY:
+        raise DataError(
+            f"{folder} must fit into {MEMORY // 10**6} MB, got {size // 10**6} MB: {count} sounds of "
+            f"{raw.samples / raw.sample_rate:g} s; pass fewer seconds, or fewer files"
+        )
+    corrupt, decibels = CorruptFiles(str(folder), max_corrupt), {}
+    for split, paths in files.items():
+        rows: list[int] = []
+        decibels[split] = torch.cat(list(_read_files(raw, folder, paths, corrupt, rows)))
+        of_split = labels[f"{split}_labels"]
+        labels[f"{split}_labels"] = None if of_split is None else of_split[rows]
+    return sound_splits(str(folder), raw, decibels, labels)
 
 
-def write_wave(path: Path, wave: Tensor, sample_rate: int) -> None:
-    """Writes a sound of one channel, 16 bits, whole or not at all. [samples], in [-1, 1]."""
-    content = io.BytesIO()
-    with wave_module.open(content, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate)
-        file.writeframes((wave.clamp(-1.0, 1.0) * 32767.0).round().to(torch.int16).numpy().tobytes())
-    write_atomically(path, content.getvalue())
+def sound_splits(name: str, raw: Sound, decibels: Mapping[str, Tensor], labels: Mapping[str, Any]) -> Splits:
+    """Splits of log-mel frames, standardised with the moments of the training split.
+
+    Args:
+        name: of the data set.
+        raw: the kind, its moments those of a `Sound` that says none.
+        decibels: of each split. [N, frames, bands].
+        labels: by "train_labels" and so on, int64, or None. [N].
+    """
+    kind = raw.fitted(decibels["train"])
+    data: dict[str, Any] = {split: kind.standardised(values) for split, values in decibels.items()}
+    return Splits(name=name, **data, **labels, likelihood="fixed_gaussian", kind=kind)
+
+
+def _common_form(folder: Path, paths: Iterable[str], seconds: float | None) -> Sound:
+    """The kind of sounds of the commonest rate and the median length of some files, those that are readable."""
+    forms = []
+    for path in paths:
+        try:
+            forms.append(rate_and_length(folder / path))
+        except DataError:  # told when it is read
+            continue
+    rates, lengths = zip(*forms, strict=True) if forms else ((NARROW,), (1.0,))
+    return Sound.of(statistics.mode(rates), statistics.median(lengths) if seconds is None else seconds)
+
+
+def _read_files(
+    kind: Sound, folder: Path, paths: np.ndarray, corrupt: CorruptFiles, rows: list[int]
+) -> Iterator[Tensor]:
+    """Data of the files that can be read, some at a time, [n, frames, bands]; their places are added to `rows`."""
+    for part in np.array_split(np.arange(len(paths)), max(1, len(paths) * kind.samples // AT_ONCE)):
+        waves = []
+        for row in part.tolist():
+            try:
+                waves.append(kind.read_file(folder / paths[row]))
+                rows.append(row)
+            except DataError as error:
+                corrupt.note({paths[row]: one_line(error)})
+        if waves:
+            yield kind.from_waveform(torch.from_numpy(np.stack(waves)))
+    if not rows:
+        corrupt.note({}, exhausted=True)
 
 
 def plot_spectrograms(path: Path, rows: Mapping[str, Tensor], kind: Sound, title: str | None) -> None:
-    """Draws clips side by side, the first row above what becomes of them: time to the right, mel bands upwards."""
+    """Draws sounds side by side, the first row above what becomes of them: time to the right, mel bands upwards."""
     shown = min(SHOWN, len(next(iter(rows.values()))))
-    figure = new_figure(WIDTH, 90 + 150 * len(rows), title)
+    figure = new_figure(WIDTH, 110 + 150 * len(rows), title)
     panels = figure.subplots(len(rows), shown, sharex=True, sharey=True, squeeze=False)
-    seconds = kind.samples / kind.sample_rate
-    low = (kind.floor - kind.mean) / kind.deviation
+    extent = (0.0, kind.samples / kind.sample_rate, 0.0, kind.bands)
     for line, (label, data) in zip(panels, rows.items(), strict=True):
-        line[0].set_ylabel(label, fontsize=9, color=INK)
-        for axes, clip in zip(line, data[:shown].cpu(), strict=True):
-            decibels = (clip.T - low) * kind.deviation
-            axes.imshow(
-                decibels, origin="lower", aspect="auto", cmap="magma", vmin=0.0, vmax=DYNAMIC_RANGE, interpolation="nearest",
-                extent=(0.0, seconds, 0.0, kind.bands),
-            )  # fmt: skip
+        line[0].set_ylabel(label, fontsize=9, color=INK, parse_math=False)
+        for axes, clip in zip(line, kind.decibels(data[:shown]) - kind.floor, strict=True):
+            image = axes.imshow(clip.T, origin="lower", aspect="auto", cmap="magma", extent=extent)
+            image.set_clim(0.0, DYNAMIC_RANGE)
             axes.set_yticks([])
             axes.tick_params(labelsize=8, colors=INK, length=3)
+    figure.supxlabel("seconds", fontsize=9, color=INK)
+    bar = figure.colorbar(image, ax=panels, pad=0.01, aspect=40)
+    bar.set_label("dB above silence", fontsize=9, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=INK, length=3)
     save(figure, path)

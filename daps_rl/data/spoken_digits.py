@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import zipfile
+import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daps_rl.data.errors import DataError, MissingDataError
-from daps_rl.data.sound import Sound, fit_length, resample, trimmed
+from daps_rl.data.errors import DataError, MissingDataError, one_line
+from daps_rl.data.sound import Sound, sound_splits
 from daps_rl.data.splits import Splits
+from daps_rl.data.waves import fit_length, read_wave, resample, trimmed
 from daps_rl.files import write_atomically
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -32,10 +35,13 @@ VOICES = {
 RATES = (120, 140, 165, 195)  # words a minute
 PITCHES = (35, 50, 65)  # of 0 to 99
 SAMPLE_RATE = 8000
-SECONDS = 0.8  # 32 frames;
+SECONDS = 0.8  # 32 frames
 LONGEST = 1.0  # seconds kept of a clip
+FULL_SCALE = 32768.0  # of 16 bits
 HEADER = 44  # bytes before the samples of espeak-ng's WAV
 FILE = "spoken-digits.npz"
+ASTERISK = Path("/usr/share/asterisk/sounds/en_US_f_Allison/digits")
+SPEEDS, DELAYS = (0.9, 1.0, 1.1), (0.0, 0.0125, 0.025)  # of real digits; seconds
 SNRS = (0.0, 3.0, 6.0, 9.0, 12.0)  # dB between a digit and the babble in it
 
 
@@ -58,76 +64,89 @@ def clips_of(split: str) -> list[Clip]:
 def load_spoken_digits(data_dir: Path | None = None, seconds: float | None = None) -> Splits:
     """3,600 clips for training, 1,200 each for validation and test, in voices of their own; [32, 24] log-mels.
 
-    They are made once by espeak-ng, which takes about a minute, and kept.
+    They are made once by espeak-ng, which takes about a minute on two cores, and kept. Labels are the digits.
 
     Args:
         data_dir: where they are kept; if None `$XDG_CACHE_HOME/daps-rl`, or ~/.cache/daps-rl.
-        seconds: length of a clip, cut or padded to it; 0.8 if None.
+        seconds: length to which a clip is cut or padded; 0.8 if None.
     Raises:
-        MissingDataError: espeak-ng is not there.
-        DataError: it fails, or seconds are not between 0.1 and 1.
+        MissingDataError: espeak-ng is not installed.
+        DataError: it fails, the clips cannot be kept, or seconds are not in 0.1 … 1.
     """
     return _splits("spoken-digits", _waves(data_dir, seconds))
 
 
 def load_babble(data_dir: Path | None = None, seconds: float | None = None) -> Splits:
-    """The same clips, each with another of its split mixed in, reversed and shifted, 0 to 12 dB below it."""
+    """The same clips, each with another of its split mixed in, reversed and shifted, 0 to 12 dB quieter."""
     waves = _waves(data_dir, seconds)
-    return _splits(
-        "spoken-digits-babble", {split: _mix(of_split, seed) for seed, (split, of_split) in enumerate(waves.items())}
-    )
+    mixed = {split: _mix(clips, seed) for seed, (split, clips) in enumerate(waves.items())}
+    return _splits("spoken-digits-babble", mixed)
 
 
-def _splits(name: str, waves: dict[str, Tensor]) -> Splits:
-    kind = Sound.fitted(waves["train"], SAMPLE_RATE, trim=True)
-    return Splits(
-        name=name,
-        **{split: kind.from_waveform(of_split) for split, of_split in waves.items()},
-        **{f"{split}_labels": torch.tensor([clip.digit for clip in clips_of(split)]) for split in VOICES},
-        likelihood="fixed_gaussian",
-        kind=kind,
-    )
+def load_real_digits(kind: Sound, folder: Path = ASTERISK) -> tuple[Tensor, Tensor]:
+    """The digits that a woman speaks in Debian's `asterisk-core-sounds-en-wav`, as a further test: data and labels.
+
+    Each of the ten recordings is there nine times: at 0.9, 1 and 1.1 times its speed (pitch goes along), each time
+    0, 12.5 and 25 ms late. That shows what depends on where frames begin; it is still one voice.
+
+    Args:
+        kind: of the data that a model was trained on.
+        folder: with 0.wav to 9.wav.
+    Returns:
+        data [90, frames, bands], labels [90].
+    Raises:
+        MissingDataError: the recordings are not there.
+        ImportError: soundfile is not installed.
+    """
+    if not (folder / "0.wav").exists():
+        raise MissingDataError(f"{folder} must hold 0.wav to 9.wav; apt install asterisk-core-sounds-en-wav")
+    clips, rate = [], kind.sample_rate
+    for digit, speed, delay in itertools.product(range(10), SPEEDS, DELAYS):
+        wave = trimmed(read_wave(folder / f"{digit}.wav", round(rate / speed)), rate)
+        clips.append(fit_length(np.pad(wave, (round(delay * rate), 0)), kind.samples))
+    data = kind.from_waveform(torch.from_numpy(np.stack(clips)))
+    return data, torch.arange(10).repeat_interleave(len(SPEEDS) * len(DELAYS))
+
+
+def _splits(name: str, waves: Mapping[str, Tensor]) -> Splits:
+    raw = Sound.of(SAMPLE_RATE, waves["train"].shape[1] / SAMPLE_RATE, trim=True)
+    decibels = {split: raw.from_waveform(clips) for split, clips in waves.items()}
+    labels = {f"{split}_labels": torch.tensor([clip.digit for clip in clips_of(split)]) for split in VOICES}
+    return sound_splits(name, raw, decibels, labels)
 
 
 def _mix(waves: Tensor, seed: int) -> Tensor:
+    """Waves with others of them, reversed and shifted, at one of several levels. [N, samples]."""
     random = np.random.RandomState(seed)  # numpy promises that its stream never changes
-    others = (np.arange(len(waves)) + random.randint(1, len(waves), len(waves))) % len(waves)
-    shifts = random.randint(0, waves.shape[1], len(waves))
-    gains = 10.0 ** (-random.choice(SNRS, len(waves)) / 20.0)
+    count, samples = waves.shape
+    others = (np.arange(count) + random.randint(1, count, count)) % count
+    shifts, gains = random.randint(0, samples, count), 10.0 ** (-random.choice(SNRS, count) / 20.0)
     babble = [np.roll(waves[other].numpy()[::-1], shift) for other, shift in zip(others, shifts, strict=True)]
     return waves + torch.from_numpy(np.stack(babble) * gains[:, None]).float()
 
 
 def _waves(data_dir: Path | None, seconds: float | None) -> dict[str, Tensor]:
-    """Clips of each split, [N, samples], cut or padded to seconds."""
+    """Clips of each split, cut or padded to a whole number of frames. [N, samples]."""
     seconds = SECONDS if seconds is None else seconds
     if not 0.1 <= seconds <= LONGEST:
-        raise DataError(
-            f"seconds of spoken digits must lie in 0.1 … {LONGEST:g}, got {seconds}; leave it out for {SECONDS}"
-        )
-    folder = _cache() if data_dir is None else data_dir
-    pcm = _read(folder / FILE)
-    if pcm is None:
-        pcm = _make(folder / FILE)
-    samples = round(seconds * SAMPLE_RATE)
-    return {split: torch.from_numpy(pcm[split][:, :samples]).float() / 32768.0 for split in VOICES}
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "daps-rl"
+        raise DataError(f"seconds of spoken digits must lie in 0.1 … {LONGEST:g}, got {seconds}; {SECONDS} holds most")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daps-rl"
+    path = (base if data_dir is None else data_dir) / FILE
+    pcm = _read(path) or _make(path)
+    samples = Sound.of(SAMPLE_RATE, seconds).samples
+    return {split: torch.from_numpy(pcm[split][:, :samples]).float() / FULL_SCALE for split in VOICES}
 
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:
-    """The clips of a file, int16 by split; None where there is none, or it is damaged."""
+    """The clips in a file, int16 by split; None where there is none, or it is damaged: checksums tell."""
     try:
-        with np.load(path, allow_pickle=False) as file:  # a checksum finds bytes that changed
+        with np.load(path, allow_pickle=False) as file:
             pcm = {split: file[split] for split in VOICES}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
-    shapes = {split: (len(clips_of(split)), round(LONGEST * SAMPLE_RATE)) for split in VOICES}
-    whole = all(pcm[split].shape == shapes[split] and pcm[split].dtype == np.int16 for split in VOICES)
-    return pcm if whole else None
+    samples = round(LONGEST * SAMPLE_RATE)
+    forms = [(pcm[split].shape, pcm[split].dtype) for split in VOICES]
+    return pcm if forms == [((len(clips_of(split)), samples), np.int16) for split in VOICES] else None
 
 
 def _make(path: Path) -> dict[str, np.ndarray]:
@@ -135,36 +154,36 @@ def _make(path: Path) -> dict[str, np.ndarray]:
     from tqdm import tqdm
 
     if shutil.which("espeak-ng") is None:
-        raise MissingDataError(
-            f"spoken digits are made by espeak-ng, got none on PATH and no {path}; apt install espeak-ng"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pcm = {}
-    total = sum(len(clips_of(split)) for split in VOICES)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=total, desc="speaking", unit="clip") as bar:
-        for split in VOICES:
-            spoken = []
-            for wave in pool.map(_speak, clips_of(split)):
-                spoken.append(wave)
-                bar.update()
-            pcm[split] = np.stack(spoken)
-    content = io.BytesIO()
-    np.savez_compressed(content, **pcm)
-    write_atomically(path, content.getvalue())
+        raise MissingDataError(f"{path} is made by espeak-ng, which is not installed; apt install espeak-ng")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clips = [clip for split in VOICES for clip in clips_of(split)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            spoken = pool.map(speak, clips)
+            made = np.stack([*tqdm(spoken, f"speaking {path}", len(clips), unit="clip", mininterval=1.0, leave=False)])
+        ends = np.cumsum([len(clips_of(split)) for split in VOICES])[:-1]
+        pcm = dict(zip(VOICES, np.split(made, ends), strict=True))
+        content = io.BytesIO()
+        np.savez_compressed(content, **pcm)
+        write_atomically(path, content.getvalue())
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({one_line(error)}); pass data_dir, a folder that can") from error
     return pcm
 
 
-def _speak(clip: Clip) -> np.ndarray:
-    """A clip of `LONGEST` seconds, int16."""
+def speak(clip: Clip) -> np.ndarray:
+    """Returns a clip of `LONGEST` seconds as espeak-ng speaks it, without the silence before it. int16 [samples].
+
+    Raises:
+        DataError: espeak-ng fails.
+    """
     voice = f"{clip.accent}+{clip.voice}"
     command = ["espeak-ng", "-v", voice, "-s", str(clip.rate), "-p", str(clip.pitch), "--stdout", WORDS[clip.digit]]
     done = subprocess.run(command, capture_output=True, check=False)
-    raw = done.stdout
-    if done.returncode or raw[:4] != b"RIFF" or len(raw) <= HEADER:
+    if done.returncode or done.stdout[:4] != b"RIFF" or len(done.stdout) <= HEADER:
         got = " ".join(done.stderr.decode(errors="replace").split())[:200] or f"exit status {done.returncode}"
-        raise DataError(f"{' '.join(command)} must give a WAV, got: {got}; check espeak-ng")
-    rate = int.from_bytes(raw[24:28], "little")
-    wave = np.frombuffer(raw[HEADER : len(raw) // 2 * 2], np.int16) / 32768.0
-    wave = trimmed(resample(wave, rate, SAMPLE_RATE), SAMPLE_RATE)
-    wave = fit_length(wave, round(LONGEST * SAMPLE_RATE))
-    return np.round(wave.clip(-1.0, 1.0) * 32767.0).astype(np.int16)
+        raise DataError(f"{' '.join(command)} must give a WAV, got: {got}; see whether espeak-ng is whole")
+    rate = int.from_bytes(done.stdout[24:28], "little")
+    wave = np.frombuffer(done.stdout[HEADER : len(done.stdout) // 2 * 2], "<i2") / FULL_SCALE
+    wave = fit_length(trimmed(resample(wave, rate, SAMPLE_RATE), SAMPLE_RATE), round(LONGEST * SAMPLE_RATE))
+    return np.round(wave * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
