@@ -40,13 +40,17 @@ class PathwiseAgent(Agent):
     def __init__(self, policy: nn.Module, *, samples: int = 1) -> None:
         super().__init__(policy, samples=samples)
 
-    def path(self, x: Tensor, scorer: Scorer) -> Path:
-        """Draws latents of x with a gradient and decodes them."""
+    def path(self, x: Tensor, target: Tensor, scorer: Scorer) -> Path:
+        """Draws latents of x with a gradient, decodes them and scores what is to be decoded. [B, *x], [B, *y]."""
         raise NotImplementedError
 
     def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         scorer = as_scorer(score)
-        drawn = Path(*in_microbatches(lambda x: tuple(self.path(x, scorer)), observation, size=self.microbatch))
+
+        def path(x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+            return tuple(self.path(x, target, scorer))
+
+        drawn = Path(*in_microbatches(path, observation, scorer.x, size=self.microbatch))
         scorer.learn_from(drawn.log_likelihood, drawn.kl.detach() if self.has_kl else None)
         loss = drawn.extra.mean() - beta_elbo(drawn.log_likelihood, drawn.kl, beta).mean()
         yield AgentLoss(loss, drawn.codes.detach(), {**self.metrics(), "entropy": drawn.entropy.detach().mean()})
@@ -87,7 +91,7 @@ class Relaxation(PathwiseAgent):
         """One-hot tokens of logits [..., V], with a gradient."""
         raise NotImplementedError
 
-    def path(self, x: Tensor, scorer: Scorer) -> Path:
+    def path(self, x: Tensor, target: Tensor, scorer: Scorer) -> Path:
         posterior = self.policy(x)
         if not hasattr(posterior, "relaxed_sample"):
             raise ValueError(
@@ -103,7 +107,7 @@ class Relaxation(PathwiseAgent):
                 "any prior."
             )
         kl = tokenwise_kl(drawn.log_probs, of_prior)
-        log_likelihood = scorer.likelihood(x, drawn.one_hot @ scorer.embedding())
+        log_likelihood = scorer.likelihood(target, drawn.one_hot @ scorer.embedding())
         entropy = -tokenwise_kl(drawn.log_probs, 0.0).mean(-1)
         return Path(log_likelihood, kl, torch.zeros_like(kl[:, 0]), drawn.one_hot.argmax(-1), entropy)
 
@@ -164,9 +168,9 @@ class Quantizer(PathwiseAgent):
             raise ValueError(f"a quantiser needs a QuantizerPolicy, got {type(policy).__name__}; pass --policy vq.")
         self.commitment = commitment
 
-    def path(self, x: Tensor, scorer: Scorer) -> Path:
+    def path(self, x: Tensor, target: Tensor, scorer: Scorer) -> Path:
         quantized = cast(QuantizerPolicy, self.policy).quantize(x)
-        log_likelihood = scorer.likelihood(x, quantized.embedded.unsqueeze(1))
+        log_likelihood = scorer.likelihood(target, quantized.embedded.unsqueeze(1))
         zero = torch.zeros_like(log_likelihood)
         extra = (self.commitment * quantized.loss).expand(len(x))
         return Path(log_likelihood, zero, extra, quantized.codes.unsqueeze(1), zero[:, 0])
@@ -180,10 +184,10 @@ class GaussianVAE(PathwiseAgent):
 
     on_device = True
 
-    def path(self, x: Tensor, scorer: Scorer) -> Path:
+    def path(self, x: Tensor, target: Tensor, scorer: Scorer) -> Path:
         posterior: Distribution = self.policy(x)
         latents = posterior.rsample((self.samples,)).transpose(0, 1)  # [B, K, T, E]
-        log_likelihood = scorer.likelihood(x, latents)
+        log_likelihood = scorer.likelihood(target, latents)
         kl = kl_divergence(posterior, scorer.prior).unsqueeze(1).expand_as(log_likelihood)
         return Path(log_likelihood, kl, torch.zeros_like(kl[:, 0]), latents, posterior.entropy())
 

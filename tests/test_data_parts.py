@@ -12,6 +12,7 @@ from daps_rl.data import DataError, from_arrays
 from daps_rl.data.kind import kind_from_json, kind_to_json
 from daps_rl.data.parts import Part, Parts, part_splits
 from daps_rl.data.pixels import Arrays
+from daps_rl.decoders.columns import ColumnsDistribution
 from daps_rl.files import from_json, to_json
 from daps_rl.training import Trainer
 
@@ -107,3 +108,24 @@ def test_arrays_stay_as_they_are():
     splits = from_arrays(torch.rand(20, 1, 4, 4))
     assert splits.kind.columns == ()
     assert splits.kind.prepare(splits.test) is splits.test
+
+
+@pytest.mark.parametrize("agent", ["fsq", "gumbel-na", "gaussian", "daps-na"])
+def test_every_agent_s_decoder_explains_the_parts_that_it_was_not_shown(agent: str, monkeypatch):
+    """What is scored is the whole datum, also by agents that learn through the decoder's gradient."""
+    data = {"train": some(16), "validation": some(8, 1), "test": some(8, 2)}
+    splits = part_splits("pairs", KIND, data, (("sound",),))
+    scored: list[torch.Tensor] = []
+    log_prob = ColumnsDistribution.log_prob
+    monkeypatch.setattr(
+        ColumnsDistribution, "log_prob", lambda self, value: scored.append(value) or log_prob(self, value)
+    )
+    config = make_config(
+        data="digits", agent=agent, steps=1, num_tokens=2, vocab_size=8, num_patches=2, batch_size=8, microbatch=4,
+        embed_dim=8, likelihood="auto", decoder="mlp", decoder_hidden=(8,), validate_every=0, seed=0,
+    )  # fmt: skip
+    trainer = Trainer(config, splits)
+    trainer.train_step()
+    whole = {tuple(row) for row in splits.train_targets.tolist()}
+    assert scored
+    assert {tuple(row) for value in scored for row in value.reshape(-1, 74).tolist()} <= whole
