@@ -1,4 +1,4 @@
-"""A verdict that nobody can differentiate: whether a digit keeps its holes. Offline, about a minute.
+"""A verdict that nobody can differentiate: whether a digit keeps its holes. Offline, a few minutes.
 
 An 8, a 0 and a 3 differ in how many holes they have, and squared error cares little for one pixel that opens a ring.
 The same codes of 4 bits are trained for the likelihood alone, and for the verdict beside it.
@@ -39,7 +39,9 @@ def main() -> None:
     options = parser.parse_args()
     splits = load("digits")
     for name, weights in {"likelihood alone": {"holes": 0.0}, "and the verdict": None}.items():
-        config = make_config(num_tokens=1, vocab_size=16, steps=5 if options.smoke else 300, validate_every=0)
+        config = make_config(
+            num_tokens=1, vocab_size=16, batch_size=64, steps=5 if options.smoke else 400, validate_every=0
+        )
         trainer = Trainer(config, splits, verdicts=Verdicts({"holes": same_holes}, weights))
         *_, last = trainer.run()
         model = trainer.autoencoder.cpu().eval()
