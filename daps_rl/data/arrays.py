@@ -56,7 +56,7 @@ def from_arrays(
         if array is not None:
             data[split] = _as_data(array, f"{name}: {split}").cpu()
         if classes is not None:
-            labels[f"{split}_labels"] = _as_labels(classes, f"{name}: {split}_labels").cpu()
+            labels[f"{split}_labels"] = as_labels(classes, f"{name}: {split}_labels").cpu()
             if array is None:
                 raise DataError(f"{name}: {split}_labels must come with {split}, got labels alone; give {split} too")
     if "train_labels" in labels and len(labels["train_labels"]) != len(data["train"]):
@@ -149,7 +149,8 @@ def _as_data(array: Array, where: str) -> Tensor:
     return data
 
 
-def _as_labels(array: Array, where: str) -> Tensor:
+def as_labels(array: Array, where: str) -> Tensor:
+    """Returns class numbers, int64 [N]; DataError for anything else."""
     labels = _as_tensor(array, where)
     if labels.ndim != 1 or labels.is_floating_point():
         raise DataError(

@@ -20,6 +20,8 @@ Array = np.ndarray | Tensor
 
 KINDS = {
     "arrays": "daps_rl.data.pixels:Arrays",
+    "handwriting": "daps_rl.data.handwriting:Handwriting",
+    "series": "daps_rl.data.series:Series",
 }
 """Kinds by the names that saved models know them by. One of a user's own is `package.module:Class` there."""
 

@@ -14,10 +14,13 @@ from daps_rl.data.endless import stream_hub
 from daps_rl.data.errors import MAX_CORRUPT, DataError, MissingDataError
 from daps_rl.data.files import SUFFIXES, load_file
 from daps_rl.data.folder import IMAGE_SIZE, load_image_folder, walk_files
+from daps_rl.data.handwriting import load_handwriting
 from daps_rl.data.hub import HubError, download_hub, find_image_column, hub_splits, open_hub
 from daps_rl.data.mnist import FASHION_MNIST, IDX_FILES, MNIST, find_idx_files, load_idx_folder, load_image_source
 from daps_rl.data.photographs import load_photographs
 from daps_rl.data.picture import SUFFIXES as IMAGE_SUFFIXES
+from daps_rl.data.series import SUFFIXES as SERIES_SUFFIXES
+from daps_rl.data.series import load_series_folder
 from daps_rl.data.splits import Splits
 from daps_rl.names import did_you_mean, import_object
 
@@ -27,12 +30,16 @@ NAMED: dict[str, Callable[..., Splits]] = {
     "mnist": partial(load_image_source, MNIST),
     "cifar10": load_cifar10,
     "photographs": load_photographs,
+    "handwriting": load_handwriting,
 }
 """What loads a data set of that name, given those of the options that it takes."""
 NAMES = tuple(NAMED)
 FILES: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = ((SUFFIXES, "arrays", load_file),)
 """Files by their suffixes: what they hold, in words, and what loads one."""
-FOLDERS: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = ((IMAGE_SUFFIXES, "images", load_image_folder),)
+FOLDERS: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = (
+    (IMAGE_SUFFIXES, "images", load_image_folder),
+    (SERIES_SUFFIXES, "series", load_series_folder),
+)
 """Folders by the suffixes of the files in them, the first that is there."""
 OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -76,10 +83,13 @@ def load(
       MNIST from `data_dir`, else from the hub.
     - "cifar10": 45,000 / 5,000 / 10,000 colour images of 32 x 32, from `data_dir`, else from the hub.
     - "photographs": 20,000 / 1,000 / 2,000 colour patches of photographs inside scikit-learn and scikit-image.
+    - "handwriting": 9,395 / 1,175 / 1,092 characters as points along pen strokes, from the package kanjivg.
     - a folder with the four IDX files of MNIST's form: the same, of any size; a twelfth of the training file is the
       validation split.
     - any other folder with images: decoded as training needs them.
-    - a `.npy`, `.npz` or `.safetensors` file: see `from_arrays`.
+    - any other folder with `.bvh` or `.csv` files: series, a recording each, cut into windows.
+    - a `.npy`, `.npz` or `.safetensors` file: see `from_arrays`; but floats [N, steps, features], some of them below 0
+      or above 1, are series.
     - "package.module:function": what a function of one's own gives, called with those of the options that are given.
     - "owner/name", or any other name that is no path: an image data set of the hub.
 
