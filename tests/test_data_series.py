@@ -295,10 +295,9 @@ def test_gaussian_likelihoods_are_those_of_columns(pendulums):
         config = make_config(likelihood=given, steps=1)
         model = config.model_config(splits.observation_shape, splits.likelihood, splits.kind.columns)
         assert model.likelihood == taken
-    assert (
-        make_config(likelihood="fixed_gaussian", steps=1).model_config((4,), "gaussian").likelihood == "fixed_gaussian"
-    )
-    with pytest.raises(ValueError, match="likelihood must be columns or fixed_columns .* got bernoulli"):
+    config = make_config(likelihood="fixed_gaussian", steps=1)
+    assert config.model_config((4,), "gaussian").likelihood == "fixed_gaussian"
+    with pytest.raises(ValueError, match=r"likelihood must be columns or fixed_columns .* got bernoulli"):
         make_config(likelihood="bernoulli", steps=1).model_config((20, 4), "columns", splits.kind.columns)
 
 
