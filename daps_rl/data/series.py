@@ -190,10 +190,8 @@ def load_series_arrays(arrays: Mapping[str, Any], name: str, window: int | None 
 
 def is_series(array: Any) -> bool:
     """Whether an array of a file is series, [N, steps, features], and no grey images: floats that leave [0, 1]."""
-    values = np.asarray(array) if not isinstance(array, Tensor) else array.float().numpy()
-    if values.ndim != 3 or values.dtype.kind != "f" or not values.size:
-        return False
-    return bool(np.nanmin(values) < 0 or np.nanmax(values) > 1)
+    values = torch.as_tensor(array)
+    return values.ndim == 3 and values.is_floating_point() and bool(((values < 0) | (values > 1)).any())
 
 
 def split_recordings(array: Any, where: str) -> list[np.ndarray]:
