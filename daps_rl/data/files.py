@@ -49,7 +49,7 @@ def load_file(path: Path, *, binarize: bool | None = None, window: int | None = 
         raise DataError(
             f"{path} must hold train, and no arrays but {', '.join(known)}, got {got}; rename or remove arrays"
         )
-    if binarize is None and is_series(arrays["train"]):
+    if binarize is None and is_series(arrays["train"], f"{path}: train"):
         return load_series_arrays(arrays, str(path), window)
     if window is not None:
         raise DataError(

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -49,7 +49,9 @@ def load_handwriting(*, window: int = STEPS) -> Splits:
     """
     package = _kanjivg()
     name = f"handwriting-{REVISION}-{package.version}-{window}"
-    data = {split: torch.from_numpy(x) for split, x in cached_arrays(name, lambda: _read_all(package, window)).items()}
+    data: dict[str, Any] = {
+        split: torch.from_numpy(x) for split, x in cached_arrays(name, lambda: _read_all(package, window)).items()
+    }
     return Splits(name="handwriting", **data, likelihood="fixed_columns", kind=Handwriting(steps=window))
 
 

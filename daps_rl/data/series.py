@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daps_rl.data.arrays import as_labels
+from daps_rl.data.arrays import as_labels, as_tensor
 from daps_rl.data.errors import MAX_CORRUPT, CorruptFiles, DataError
 from daps_rl.data.folder import find_files, walk_files
 from daps_rl.data.kind import Array, Kind, Measure, write_array
@@ -188,9 +188,9 @@ def load_series_arrays(arrays: Mapping[str, Any], name: str, window: int | None 
     return series_splits(name, data, labels, Form(".npy"), window)
 
 
-def is_series(array: Any) -> bool:
+def is_series(array: Any, where: str) -> bool:
     """Whether an array of a file is series, [N, steps, features], and no grey images: floats that leave [0, 1]."""
-    values = torch.as_tensor(array)
+    values = as_tensor(array, where)
     return values.ndim == 3 and values.is_floating_point() and bool(((values < 0) | (values > 1)).any())
 
 
@@ -200,17 +200,17 @@ def split_recordings(array: Any, where: str) -> list[np.ndarray]:
     Raises:
         DataError: the array has other axes, or values that are not finite among those that are there.
     """
-    values = np.asarray(array, dtype=np.float32)
+    values = as_tensor(array, where).float().numpy()
     if values.ndim != 3 or not values.size:
         raise DataError(f"{where} must have shape [N, steps, features], got {list(values.shape)}; give one series each")
-    there = ~np.isnan(values).all(-1)
+    there = np.logical_not(np.isnan(values).all(-1))
     lengths = values.shape[1] - np.argmax(there[:, ::-1], axis=1)
     recordings = [series[:length] for series, length in zip(values, lengths, strict=True)]
     wrong = [i for i, series in enumerate(recordings) if not np.isfinite(series).all()]
-    if wrong or not there.any(1).all():
+    if wrong:
         raise DataError(
             f"{where} must be finite, but for steps at the end of a series that are all NaN, got others in series "
-            f"{wrong[0] if wrong else np.argmin(there.any(1))}; remove or replace such values"
+            f"{wrong[0]}; remove or replace such values"
         )
     return recordings
 

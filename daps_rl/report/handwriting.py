@@ -7,11 +7,16 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from daps_rl.files import write_atomically
 from daps_rl.report.figures import FAINT, INK, MARGIN, VERMILION, WIDTH, new_figure, save
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+    from PIL.ImageDraw import ImageDraw as Pen
 
 Strokes = Sequence[np.ndarray]
 """Of one character, [n, 2] each: x to the right and y down, in [-1, 1] across the box."""
@@ -49,7 +54,13 @@ def plot_handwriting(path: Path, rows: Mapping[str, Sequence[Strokes]], title: s
             lines += [middle + 0.46 * _CELL * stroke for stroke in strokes]
             frames.append(middle + 0.48 * _CELL * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]]))
             if column == 0:
-                words = {"ha": "right", "va": "center", "fontsize": 9, "color": INK, "parse_math": False}
+                words: dict[str, Any] = {
+                    "ha": "right",
+                    "va": "center",
+                    "fontsize": 9,
+                    "color": INK,
+                    "parse_math": False,
+                }
                 axes.text(_GUTTER - 14, middle[1], label, **words)
     axes.add_collection(LineCollection(frames, colors=FAINT, linewidths=0.6))
     axes.add_collection(LineCollection(lines, colors=INK, linewidths=1.5, capstyle="round", joinstyle="round"))
@@ -75,7 +86,7 @@ def animate_handwriting(path: Path, rows: Mapping[str, Sequence[Strokes]]) -> No
     write_atomically(path, content.getvalue())
 
 
-def _frame(rows: Mapping[str, Sequence[Strokes]], steps: int):
+def _frame(rows: Mapping[str, Sequence[Strokes]], steps: int) -> Picture:
     """Draws the first points of every character."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -95,7 +106,7 @@ def _frame(rows: Mapping[str, Sequence[Strokes]], steps: int):
     return picture.resize((size[0] // _SHARP, size[1] // _SHARP), Image.Resampling.LANCZOS)
 
 
-def _write(pen, strokes: Strokes, steps: int) -> tuple[float, float]:
+def _write(pen: Pen, strokes: Strokes, steps: int) -> tuple[float, float]:
     """Draws the first points of strokes in pixels, and returns where the pen is."""
     tip = (0.0, 0.0)
     for stroke, before in zip(strokes, itertools.accumulate(map(len, strokes), initial=0), strict=False):

@@ -194,8 +194,8 @@ def _series_figure(
 ) -> Figure:
     """Draws [N, T, D] arrays as small multiples; of several features the most varied, one lane each."""
     number, steps, features = parts[0].shape
-    finite = np.ma.masked_invalid(parts[0])
-    finite = finite.filled(finite.mean(axis=(0, 1)).filled(0.0))
+    there = np.ma.masked_invalid(parts[0])
+    finite = there.filled(there.mean(axis=(0, 1)).filled(0.0))
     chosen = np.sort(np.argsort(-finite.var(axis=(0, 1)), kind="stable")[:_MAX_LANES])
     columns = min(4, number)
     lines = math.ceil(number / columns)
