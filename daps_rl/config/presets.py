@@ -46,6 +46,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
         "variance": 0.02, "decoder_hidden": (64, 256), "beta_start": 0.05,
     },
+    "handwriting": {
+        "agent": "daps-na", "num_tokens": 32, "vocab_size": 64, "batch_size": 128, "minutes": 4.5, "variance": 0.02,
+        "beta_start": 0.05,
+    },
 }  # fmt: skip
 """Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
 
