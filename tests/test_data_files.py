@@ -284,7 +284,7 @@ def test_a_name_that_leads_back_to_itself_is_not_asked_of_the_hub(tmp_path, monk
 @pytest.mark.parametrize(
     "array",
     [
-        np.random.default_rng(0).normal(size=(30, 16, 1)),  # signals: an axis is added
+        np.random.default_rng(0).random(size=(30, 16, 1)),  # an axis is added
         np.random.default_rng(0).normal(size=(30, 2, 4, 4)).astype(np.float16),
         pixels(30),
         np.stack([pixels(30, seed=seed) for seed in range(3)], -1),  # channels last

@@ -54,6 +54,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "agent": "daps-na", "num_tokens": 2, "vocab_size": 16, "batch_size": 64, "minutes": 2.0, "variance": 0.3,
         "beta_start": 2.0, "beta_end": 0.05,
     },
+    "handwriting": {
+        "agent": "daps-na", "num_tokens": 32, "vocab_size": 64, "batch_size": 128, "minutes": 4.5, "variance": 0.02,
+        "beta_start": 0.05,
+    },
 }  # fmt: skip
 """Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
 

@@ -15,6 +15,7 @@ from daps_rl.functional import ESS_FRACTION, SAMPLES
 from daps_rl.names import DEVICES, weighted_name
 
 PRECISIONS = ("float32", "bfloat16")
+OF_COLUMNS = {"gaussian": "columns", "fixed_gaussian": "fixed_columns"}
 
 _agent, _optimizer, _length, _output, _machine = (
     functools.partial(setting, group=group) for group in ("agent", "optimiser", "length", "output", "machine")
@@ -134,8 +135,13 @@ class TrainConfig(RunConfig, AgentConfig, ModelConfig, DataConfig):
     def model_config(
         self, observation_shape: tuple[int, ...], likelihood: str, columns: tuple[str, ...] = ()
     ) -> ModelConfig:
-        """The model's part of the settings, with what the data decides filled in."""
+        """The model's part of the settings, with what the data decides filled in.
+
+        A Gaussian, or one of fixed variance, is that of the numbers among several columns.
+        """
         values = {name: getattr(self, name) for name in declared_in(ModelConfig)}
+        if columns:
+            values["likelihood"] = OF_COLUMNS.get(self.likelihood, self.likelihood)
         chosen = {"likelihood": likelihood, "decoder": suitable_decoder(observation_shape)}
         chosen = {name: value for name, value in chosen.items() if values[name] == "auto"}
         return ModelConfig(**{**values, "observation_shape": observation_shape, "column_kinds": columns, **chosen})

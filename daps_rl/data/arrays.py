@@ -56,7 +56,7 @@ def from_arrays(
         if array is not None:
             data[split] = _as_data(array, f"{name}: {split}").cpu()
         if classes is not None:
-            labels[f"{split}_labels"] = _as_labels(classes, f"{name}: {split}_labels").cpu()
+            labels[f"{split}_labels"] = as_labels(classes, f"{name}: {split}_labels").cpu()
             if array is None:
                 raise DataError(f"{name}: {split}_labels must come with {split}, got labels alone; give {split} too")
     if "train_labels" in labels and len(labels["train_labels"]) != len(data["train"]):
@@ -108,7 +108,7 @@ def as_codes(codes: Array, num_tokens: int, vocab_size: int, where: str = "codes
     Raises:
         DataError: codes are no integers, or have another shape or range.
     """
-    tensor, last = _as_tensor(codes, where), tuple(codes.shape[-1:])
+    tensor, last = as_tensor(codes, where), tuple(codes.shape[-1:])
     needed = f"{where} must be integers [..., {num_tokens}] in 0 … {vocab_size - 1}"
     if tensor.is_floating_point() or tensor.dtype == torch.bool or last != (num_tokens,):
         raise DataError(f"{needed}, got {codes.dtype} of shape {list(codes.shape)}; pass what encode gives")
@@ -117,7 +117,7 @@ def as_codes(codes: Array, num_tokens: int, vocab_size: int, where: str = "codes
     return tensor.long()
 
 
-def _as_tensor(array: Array, where: str) -> Tensor:
+def as_tensor(array: Array, where: str) -> Tensor:
     """The same numbers as a tensor without a gradient; floats as float32, integers other than uint8 as int64."""
     if isinstance(array, Tensor):
         tensor = array.detach()
@@ -139,7 +139,7 @@ def _as_tensor(array: Array, where: str) -> Tensor:
 
 
 def _as_data(array: Array, where: str) -> Tensor:
-    data = _as_tensor(array, where)
+    data = as_tensor(array, where)
     check_values(where, data)
     if data.dtype == torch.int64 and not _is_binary(data):
         raise DataError(
@@ -149,8 +149,9 @@ def _as_data(array: Array, where: str) -> Tensor:
     return data
 
 
-def _as_labels(array: Array, where: str) -> Tensor:
-    labels = _as_tensor(array, where)
+def as_labels(array: Array, where: str) -> Tensor:
+    """Returns class numbers, int64 [N]; DataError for anything else."""
+    labels = as_tensor(array, where)
     if labels.ndim != 1 or labels.is_floating_point():
         raise DataError(
             f"{where} must be integers of shape [N], got {labels.dtype} of shape {list(labels.shape)}; "

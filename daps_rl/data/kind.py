@@ -22,6 +22,8 @@ KINDS = {
     "arrays": "daps_rl.data.pixels:Arrays",
     "parts": "daps_rl.data.parts:Parts",
     "sound": "daps_rl.data.sound:Sound",
+    "handwriting": "daps_rl.data.handwriting:Handwriting",
+    "series": "daps_rl.data.series:Series",
 }
 """Kinds by the names that saved models know them by. One of a user's own is `package.module:Class` there."""
 

@@ -14,10 +14,13 @@ from daps_rl.data.endless import stream_hub
 from daps_rl.data.errors import MAX_CORRUPT, DataError, MissingDataError
 from daps_rl.data.files import SUFFIXES, load_file
 from daps_rl.data.folder import IMAGE_SIZE, load_image_folder, walk_files
+from daps_rl.data.handwriting import load_handwriting
 from daps_rl.data.hub import HubError, download_hub, find_image_column, hub_splits, open_hub
 from daps_rl.data.mnist import FASHION_MNIST, IDX_FILES, MNIST, find_idx_files, load_idx_folder, load_image_source
 from daps_rl.data.photographs import load_photographs
 from daps_rl.data.picture import SUFFIXES as IMAGE_SUFFIXES
+from daps_rl.data.series import SUFFIXES as SERIES_SUFFIXES
+from daps_rl.data.series import load_series_folder
 from daps_rl.data.sound import load_sound_folder
 from daps_rl.data.splits import Splits
 from daps_rl.data.spoken_and_written import load_spoken_and_written
@@ -34,6 +37,7 @@ NAMED: dict[str, Callable[..., Splits]] = {
     "spoken-digits": load_spoken_digits,
     "spoken-digits-babble": load_babble,
     "spoken-and-written": load_spoken_and_written,
+    "handwriting": load_handwriting,
 }
 """What loads a data set of that name, given those of the options that it takes."""
 NAMES = tuple(NAMED)
@@ -42,6 +46,7 @@ FILES: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = ((SUFFIXES
 FOLDERS: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = (
     (IMAGE_SUFFIXES, "images", load_image_folder),
     (SOUND_SUFFIXES, "sounds", load_sound_folder),
+    (SERIES_SUFFIXES, "series", load_series_folder),
 )
 """Folders by the suffixes of the files in them, the first that is there."""
 OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -86,13 +91,16 @@ def load(
       MNIST from `data_dir`, else from the hub.
     - "cifar10": 45,000 / 5,000 / 10,000 colour images of 32 x 32, from `data_dir`, else from the hub.
     - "photographs": 20,000 / 1,000 / 2,000 colour patches of photographs inside scikit-learn and scikit-image.
+    - "handwriting": 9,395 / 1,175 / 1,092 characters as points along pen strokes, from the package kanjivg.
     - a folder with the four IDX files of MNIST's form: the same, of any size; a twelfth of the training file is the
       validation split.
     - any other folder with images: decoded as training needs them.
     - "spoken-digits", "spoken-digits-babble": 3,600 / 1,200 / 1,200 clips that espeak-ng speaks, in voices of their own
       in each split; kept in the user's cache folder, or in `data_dir`.
     - any other folder with WAV or FLAC files: sounds of one length, as log-mel frames.
-    - a `.npy`, `.npz` or `.safetensors` file: see `from_arrays`.
+    - any other folder with `.bvh` or `.csv` files: series, a recording each, cut into windows.
+    - a `.npy`, `.npz` or `.safetensors` file: see `from_arrays`; but floats [N, steps, features], some of them below 0
+      or above 1, are series.
     - "package.module:function": what a function of one's own gives, called with those of the options that are given.
     - "owner/name", or any other name that is no path: an image data set of the hub.
 

@@ -39,6 +39,7 @@ _LABEL_SIZE = 9  # points
 
 _MAX_LANES = 4  # features drawn of a multivariate series
 _ORIGINAL = {"color": "#b0b0b0", "linewidth": 3.2}  # its line
+_LANE_NAME = 12  # characters in a line of it
 _LANE_OVERSHOOT = 0.3  # of a lane's height, before a reconstruction is cut off
 
 
@@ -69,13 +70,14 @@ def plot_sheet(
     *,
     value_range: tuple[float, float] = (0.0, 1.0),
     title: str | None = None,
+    names: Sequence[str] = (),
 ) -> None:
     """Shows data above one labelled row for each of their reconstructions.
 
     Images are enlarged by a whole factor, so that every pixel is a square of the same size; beyond 16 columns
     (fewer for large images) the rows continue below. Three channels are RGB; any other number is averaged to grey.
     NaN pixels are painted orange. Other data become one small line plot per datum, with the reconstructions drawn over
-    the original.
+    the original, and gaps where they are NaN.
 
     Args:
         path: PNG file to write; missing folders are made.
@@ -83,6 +85,7 @@ def plot_sheet(
             steps).
         value_range: values shown as black and as white; values beyond are clipped. Used for images only.
         title: text above the picture.
+        names: of the features of [N, T, D], for the lanes of a plot.
     Raises:
         ValueError: a shape differs or fits no kind of data, N is not in 1 … 128, or value_range is not increasing.
     """
@@ -92,7 +95,7 @@ def plot_sheet(
         figure = _image_figure(labels, [_to_pixels(part, value_range) for part in data], title)
     else:
         parts = [part.reshape(*part.shape[:2], -1).numpy() for part in data]
-        figure = _series_figure(labels, parts, data[0].ndim, title)
+        figure = _series_figure(labels, parts, data[0].ndim, title, names)
     save(figure, path)
 
 
@@ -186,10 +189,13 @@ def _paint(canvas: np.ndarray, image: np.ndarray, scale: int, top: int, left: in
     canvas[top:bottom, left:right] = image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def _series_figure(labels: Sequence[str], parts: list[np.ndarray], original_ndim: int, title: str | None) -> Figure:
+def _series_figure(
+    labels: Sequence[str], parts: list[np.ndarray], original_ndim: int, title: str | None, names: Sequence[str]
+) -> Figure:
     """Draws [N, T, D] arrays as small multiples; of several features the most varied, one lane each."""
     number, steps, features = parts[0].shape
-    finite = np.nan_to_num(parts[0], posinf=0.0, neginf=0.0)
+    there = np.ma.masked_invalid(parts[0])
+    finite = there.filled(there.mean(axis=(0, 1)).filled(0.0))
     chosen = np.sort(np.argsort(-finite.var(axis=(0, 1)), kind="stable")[:_MAX_LANES])
     columns = min(4, number)
     lines = math.ceil(number / columns)
@@ -197,7 +203,8 @@ def _series_figure(labels: Sequence[str], parts: list[np.ndarray], original_ndim
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     if features > 1:
         parts = _to_lanes([part[..., chosen] for part in parts], finite[..., chosen])
-        panels[0, 0].set_yticks(np.arange(len(chosen)) + 0.5, [f"feature {feature}" for feature in chosen[::-1]])
+        lanes = [names[feature] if names else f"feature {feature}" for feature in chosen[::-1]]
+        panels[0, 0].set_yticks(np.arange(len(chosen)) + 0.5, [textwrap.fill(name, _LANE_NAME) for name in lanes])
         panels[0, 0].set_ylim(-0.2, len(chosen) + 0.2)
     else:
         panels[0, 0].set_ylim(*limits_around(float(finite.min()), float(finite.max()), margin=0.3))
@@ -212,9 +219,9 @@ def _series_figure(labels: Sequence[str], parts: list[np.ndarray], original_ndim
     figure.supxlabel("dimension" if original_ndim == 2 else "time step", fontsize=9, color=INK)
     words: dict[str, Any] = {"fontsize": 9, "labelcolor": INK, "frameon": False, "ncols": min(len(labels), 4)}
     handles = panels[0, 0].lines[:: len(chosen)]
-    names = [label.replace("\n", " ") for label in labels]
+    texts = [label.replace("\n", " ") for label in labels]
     few = len(labels) <= len(ROW_LABELS)
-    figure.legend(handles, names, loc="outside upper right" if few else "outside lower center", **words)
+    figure.legend(handles, texts, loc="outside upper right" if few else "outside lower center", **words)
     return figure
 
 
