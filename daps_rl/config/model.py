@@ -39,6 +39,7 @@ class DataConfig(Settings):
         most=2**14,
     )
     image_column: str | None = _data(None, "take the images from this column of a hub data set")
+    text_column: str | None = _data(None, "take texts from this column of a hub data set")
     hub_config: str | None = _data(None, "choose a configuration of a hub data set that has several")
     streaming: bool = _data(False, "read a hub data set as it comes, without keeping it")
     max_corrupt: int = _data(

@@ -20,6 +20,7 @@ Array = np.ndarray | Tensor
 
 KINDS = {
     "arrays": "daps_rl.data.pixels:Arrays",
+    "text": "daps_rl.data.text:Text",
 }
 """Kinds by the names that saved models know them by. One of a user's own is `package.module:Class` there."""
 
@@ -41,7 +42,7 @@ class Kind:
     """
 
     measures: ClassVar[dict[str, Measure]] = {}
-    """How near a reconstruction is to its original, by the names of `metrics`; the first stands for all."""
+    """How near a reconstruction is to its original, by the names of `metrics` and `summary`; the first stands for all."""
     recognised: ClassVar[bool] = False
     """Whether it is measured how often a recogniser reads the right class from what codes decode to."""
 
@@ -52,6 +53,10 @@ class Kind:
 
     def metrics(self, decoded: Tensor, x: Tensor) -> dict[str, Tensor]:
         """Returns how near reconstructions are to their originals, under the names of `measures`. [N, *x] → [N]."""
+        return {}
+
+    def summary(self, metrics: Mapping[str, float | None], data: Tensor) -> dict[str, float]:
+        """Returns what `summary.json` says of a split beside the means of its metrics. data, of the split, [N, *x]."""
         return {}
 
     def draw(self, path: Path, rows: Mapping[str, Tensor], title: str | None) -> list[Path]:

@@ -35,7 +35,7 @@ def evaluate_splits(
             targets=splits.targets(name),
             perceptual=perceptual,
         )
-        metrics[name] = found.metrics
+        metrics[name] = found.metrics | splits.kind.summary(found.metrics, splits[name])
         if config is not None and config.problem is not None:
             metrics[name] |= find_problem(config.problem).gaps(found.columns, name)
     return metrics
