@@ -117,7 +117,8 @@ def text_splits(
     kind = _kind(window, symbols)
     cells, classes = {}, {}
     for split, given in texts.items():
-        parts = [cut(kind.units(text, f"{name}: text {index}"), window) for index, text in enumerate(given)]
+        places = [name] if len(given) == 1 else [f"{name}: {split} text {index}" for index in range(len(given))]
+        parts = [cut(kind.units(text, place), window) for text, place in zip(given, places, strict=True)]
         cells[split] = np.concatenate([np.empty((0, window), np.int32), *parts])
         label = labels.get(f"{split}_labels")
         if label is not None:

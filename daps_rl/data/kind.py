@@ -42,7 +42,7 @@ class Kind:
     """
 
     measures: ClassVar[dict[str, Measure]] = {}
-    """How near a reconstruction is to its original, by the names of `metrics` and `summary`; the first stands for all."""
+    """How near a reconstruction is to its original, by `metrics` and `summary`; the first stands for all."""
     recognised: ClassVar[bool] = False
     """Whether it is measured how often a recogniser reads the right class from what codes decode to."""
 
