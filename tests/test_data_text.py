@@ -81,15 +81,12 @@ def test_bytes_of_any_file(tmp_path):
     assert splits.kind.content(column([255, 0], [7, 256])) == b"\xff\x00\x07"
 
 
-def test_the_rarest_of_very_many_characters_are_unknown(tmp_path):
-    common = "".join(map(chr, range(0x4E00, 0x4E00 + 1024))) * 2
-    text = common + "\u3042" + common[:-1]  # once in 4,096 characters
-    with pytest.warns(UserWarning, match="1 characters are rare or not in train"):
-        splits = load(write(tmp_path / "a.txt", text.replace("\u4e00", "")), window=4)
-    assert "\u3042" in splits.kind.vocabulary  # 1,023 others are left
-    with pytest.warns(UserWarning, match="'\u3042'"):
-        splits = load(write(tmp_path / "a.txt", text), window=4)
-    assert len(splits.kind.vocabulary) == 1024
+def test_the_rarest_of_very_many_characters_are_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr("daps_rl.data.corpus.MOST_CHARACTERS", 2)
+    with pytest.warns(UserWarning, match="2 characters are rare or not in train, .* symbol: 'b'"):
+        splits = load(write(tmp_path / "a.txt", "bacacbac" + "ac" * 8), window=2)
+    assert splits.kind.vocabulary == "ac"
+    assert numbers(splits.train[:3]) == [[2, 0], [1, 0], [1, 2]]
 
 
 @pytest.mark.parametrize("symbols", ["characters", "bytes"])
@@ -99,9 +96,7 @@ def test_reading_what_was_written(tmp_path, symbols):
     kind = load(path, window=8, symbols=symbols).kind
     said = kind.write(tmp_path / "b", torch.from_numpy(kind.read(path)))
     assert (tmp_path / "b.txt").read_bytes() == text.encode()
-    assert said == f"{tmp_path / 'b.txt'}: {math.ceil(len(text) / 8) if symbols == 'characters' else 41} windows, "  + (
-        f"{len(text.encode())} bytes of text"
-    )
+    assert said == f"{tmp_path / 'b.txt'}: {36 if symbols == 'characters' else 39} windows, 306 bytes of text"
 
 
 def test_the_same_bytes_every_time(tmp_path):
@@ -188,7 +183,11 @@ def test_a_folder_of_splits_and_of_files_that_are_no_texts(tmp_path):
     with pytest.warns(UserWarning, match="skipped train/2.txt, .* got byte 0xff in line 2") as caught:
         splits = load(tmp_path, window=2)
     assert "3.txt must hold text, got an empty file" in str(caught[1].message)
-    assert [numbers(splits[split]) for split in ("train", "validation", "test")] == [[[0, 1], [0, 1]], [[0, 1]], [[1, 1]]]
+    assert [numbers(splits[split]) for split in ("train", "validation", "test")] == [
+        [[0, 1], [0, 1]],
+        [[0, 1]],
+        [[1, 1]],
+    ]
     with pytest.raises(DataError, match="at most 0 unreadable files"), pytest.warns(UserWarning):
         load(tmp_path, window=2, max_corrupt=0)
     assert len(load(tmp_path, window=2, symbols="bytes", max_corrupt=1).train) == 4
@@ -352,7 +351,7 @@ def test_the_picture(tmp_path, wrong):
     plot_texts(tmp_path / "a.png", rows, title="texts")
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).reshape(-1, 3)
     marked = (pixels == (0xFB, 0xD9, 0xC3)).all(1).sum()
-    assert (marked > 500) is wrong or marked == 0
+    assert marked > 500 if wrong else marked == 0
 
 
 def test_long_windows_are_wrapped_and_cut(tmp_path):
@@ -368,7 +367,7 @@ def test_long_windows_are_wrapped_and_cut(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("ab\ncxa", r"must hold characters that training had, got '\\n' in line 1, column 3; replace it"),
+        ("abxca", "must hold characters that training had, got 'x' in line 1, column 3; replace it"),
         ("abcabc\u00e9", "got 'é' in line 1, column 7"),
         ("", "must hold text, got none"),
         (b"ab\xfe", "must be UTF-8, got byte 0xfe in line 1; convert it, or pass --symbols bytes"),
@@ -444,11 +443,12 @@ def test_a_run_from_text_to_text(tmp_path, capsys):
     evaluated = capsys.readouterr().out
     assert f'"bits_per_symbol": {summary["test"]["bits_per_symbol"]}' in evaluated
     codes, back = tmp_path / "codes.npy", tmp_path / "back.txt"
-    assert main(["encode", str(run), str(path), str(codes)]) == 0
+    assert main(["encode", str(run), "--input", str(path), "--output", str(codes)]) == 0
     assert np.load(codes).shape == (88, 3)
-    assert main(["decode", str(run), str(codes), str(back)]) == 0
+    assert main(["decode", str(run), "--input", str(codes), "--output", str(back)]) == 0
     assert set(back.read_text()) <= set(text)
-    assert main(["sample", str(run), "-n", "2", "-o", str(tmp_path / "new")]) == 0
+    assert main(["sample", str(run), "-n", "2", "--output", str(tmp_path / "new")]) == 0
     assert (tmp_path / "new.txt").exists()
-    assert main(["encode", str(run), str(write(tmp_path / "b.txt", "a dog\n")), str(codes)]) == 2
+    other = write(tmp_path / "b.txt", "a dog\n")
+    assert main(["encode", str(run), "--input", str(other), "--output", str(codes)]) == 2
     assert "b.txt must hold characters that training had, got 'd' in line 1, column 3" in capsys.readouterr().err
