@@ -7,7 +7,6 @@ import math
 import shutil
 import subprocess
 import sys
-import types
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -175,6 +174,7 @@ def test_a_folder_of_classes(tmp_path):
     assert splits.test_labels.tolist() == [1]
 
 
+@pytest.mark.filterwarnings("ignore:.*skipped")
 def test_a_folder_of_splits_and_of_files_that_are_no_texts(tmp_path):
     for split, text in (("train", "abab"), ("val", "ab"), ("test", "bb")):
         write(tmp_path / split / "1.txt", text)
@@ -271,10 +271,10 @@ def test_a_bible_in_a_folder(tmp_path):
     with pytest.raises(MissingDataError, match="`apt install bible-kjv-text`"):
         load("text", tmp_path / "nowhere")
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(DataError, match="bible.data must be the bible.data of Debian's bible-kjv-text, got") as error:
+    with pytest.raises(DataError, match=r"bible\.data must be the bible\.data of .*, got:") as error:
         load("text", tmp_path)
     assert_one_line(error)
-    with pytest.raises(DataError, match="magic b'PK.*not EC02"):
+    with pytest.raises(DataError, match=r"magic b'PK.*not EC02"):
         read_verses(write(tmp_path / "other", b"PK\3\4" + bytes(99)))
 
 
