@@ -188,7 +188,7 @@ def test_a_folder_of_splits_and_of_files_that_are_no_texts(tmp_path):
         [[0, 1]],
         [[1, 1]],
     ]
-    with pytest.raises(DataError, match="at most 0 unreadable files"), pytest.warns(UserWarning):
+    with pytest.raises(DataError, match="at most 0 unreadable files"), pytest.warns(UserWarning, match="skipped"):
         load(tmp_path, window=2, max_corrupt=0)
     assert len(load(tmp_path, window=2, symbols="bytes", max_corrupt=1).train) == 4
 
