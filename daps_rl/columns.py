@@ -60,10 +60,11 @@ class Columns(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = []
         for column in self.columns:
-            part = column.of(x)
+            part = column.where_given(x, column.of(x))
             if column.categories:
-                part = x.new_zeros(*part.shape[:-1], column.categories).scatter_(-1, part.long(), 1.0)
-            parts.append(column.where_given(x, part))
+                one_hot = x.new_zeros(*part.shape[:-1], column.categories).scatter_(-1, part.long(), 1.0)
+                part = column.where_given(x, one_hot)
+            parts.append(part)
         return torch.cat(parts, dim=-1)
 
     def check(self, x: Tensor, where: str) -> None:
@@ -81,7 +82,7 @@ class Columns(nn.Module):
 
 def _parse(text: str, start: int) -> Column:
     found = FORM.fullmatch(text)
-    plain, count, category, size, given = found.groups() if found else (None,) * 5
+    plain, count, category, size, given = found.groups() if found else ("",) * 5
     width, categories = int(count or 1), int(size or 0)
     if not found or not width or (category and categories < 2):
         raise ValueError(

@@ -18,6 +18,7 @@ from torch.distributions import Categorical
 
 from daps_rl.cli import main
 from daps_rl.columns import Columns
+from daps_rl.config import make_config
 from daps_rl.data import DataError, MissingDataError, load
 from daps_rl.data.bible import PACKAGED, read_verses, unpack
 from daps_rl.data.kind import kind_from_json, kind_to_json
@@ -265,7 +266,7 @@ def test_a_bible_in_a_folder(tmp_path):
     text = b"A title.\n" + b"".join(b"Ge1:%d In the beginning.\n" % number for number in range(90))
     path = bible_file(tmp_path / "bible.data", text)
     assert read_verses(path) == b"In the beginning.\n" * 90
-    splits = load("text", tmp_path)
+    splits = load("text", tmp_path, window=32)
     assert splits.kind.vocabulary == "\n .Ibeghint"
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 51  # 1,620 characters
     with pytest.raises(MissingDataError, match="`apt install bible-kjv-text`"):
@@ -289,8 +290,8 @@ def test_the_packaged_bible_is_what_its_own_program_prints():
 @needs_bible
 def test_the_bible_by_its_name():
     splits = load("text")
-    assert [len(splits[split]) for split in ("train", "validation", "test")] == [103448, 12930, 12930]
-    assert splits.kind.content(splits.train[:2]) == b"In the beginning God created the heaven and the earth.\nAnd the e"
+    assert [len(splits[split]) for split in ("train", "validation", "test")] == [206894, 25862, 25860]
+    assert splits.kind.content(splits.train[:4]) == b"In the beginning God created the heaven and the earth.\nAnd the e"
 
 
 # measures
@@ -452,3 +453,12 @@ def test_a_run_from_text_to_text(tmp_path, capsys):
     other = write(tmp_path / "b.txt", "a dog\n")
     assert main(["encode", str(run), "--input", str(other), "--output", str(codes)]) == 2
     assert "b.txt must hold characters that training had, got 'd' in line 1, column 3" in capsys.readouterr().err
+
+
+def test_texts_are_learned_by_a_recipe_of_their_own(tmp_path):
+    for data in ("text", "a/b.TXT"):
+        config = make_config(data=data)
+        assert (config.decoder, config.beta_start, config.batch_size) == ("auto", 0.05, 64)
+        assert config.model_config((16, 1), "columns", ("category:65",)).decoder == "sequence"
+    assert make_config(data="a.npy").beta_start == 0.5
+    assert config.model_config((16, 2), "columns", ("category:65", "number")).decoder == "mlp"

@@ -108,7 +108,7 @@ class ModelConfig(Settings):
         "auto",
         "decode by dense layers, by convolutions (images), by a transformer in time (time by features), or by a fixed "
         "renderer of pen strokes, seven tokens each; auto for resnet on images of colour or of 64 pixels and more, "
-        "else mlp",
+        "sequence on texts, else mlp",
         choices=("auto", *DECODERS),
     )
     decoder_embed_dim: int = _decoder(64, "give a token this many numbers in the decoder", above=0, most=2**16)

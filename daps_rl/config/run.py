@@ -121,7 +121,7 @@ class TrainConfig(RunConfig, AgentConfig, ModelConfig, DataConfig):
     ) -> ModelConfig:
         """The model's part of the settings, with what the data decides filled in."""
         values = {name: getattr(self, name) for name in declared_in(ModelConfig)}
-        chosen = {"likelihood": likelihood, "decoder": suitable_decoder(observation_shape)}
+        chosen = {"likelihood": likelihood, "decoder": suitable_decoder(observation_shape, columns)}
         chosen = {name: value for name, value in chosen.items() if values[name] == "auto"}
         return ModelConfig(**{**values, "observation_shape": observation_shape, "column_kinds": columns, **chosen})
 

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from daps_rl.data.splits import SPLITS, Splits
 from daps_rl.data.text import END, MOST_BYTES, UNKNOWN, Text, as_text, cut
 
 SUFFIXES = (".txt",)
-WINDOW = 32  # symbols
+WINDOW = 16  # symbols
 MOST_CHARACTERS = 1024  # kinds of characters; rarer ones are unknown
 BLOCKS = 100  # of a text, where it is long enough
 
@@ -48,7 +49,7 @@ def load_text_folder(
     files, labels = find_files(folder, SUFFIXES, "texts")
     corrupt, texts = CorruptFiles(str(folder), max_corrupt), {}
     for split, names in files.items():
-        kept = []
+        kept: list[tuple[int, bytes]] = []
         for index, name in enumerate(names):
             try:
                 content = _read(folder / name)
@@ -115,7 +116,8 @@ def text_splits(
             "part of them"
         )
     kind = _kind(window, symbols)
-    cells, classes = {}, {}
+    cells: dict[str, np.ndarray] = {}
+    classes: dict[str, Any] = {}
     for split, given in texts.items():
         places = [name] if len(given) == 1 else [f"{name}: {split} text {index}" for index in range(len(given))]
         parts = [cut(kind.units(text, place), window) for text, place in zip(given, places, strict=True)]
@@ -129,7 +131,7 @@ def text_splits(
     data = {split: kind.numbers(part) for split, part in cells.items()}
     if kind.symbols == "characters":
         _say_unknown(name, kind, cells, data)
-    tensors = {split: torch.from_numpy(part.astype(np.float32)).unsqueeze(-1) for split, part in data.items()}
+    tensors: dict[str, Any] = {split: torch.from_numpy(part).float().unsqueeze(-1) for split, part in data.items()}
     return Splits(name=name, **tensors, **classes, likelihood="columns", kind=kind)
 
 
@@ -168,9 +170,8 @@ def _cut_blocks(name: str, cells: dict[str, np.ndarray], labels: dict[str, Tenso
             f"of {train.shape[1]} symbols; give more text, or a smaller window"
         )
     block = np.arange(len(train)) * blocks // len(train) % 10
-    for split, rows in [(split, block == place) for split, place in places.items()] + [
-        ("train", ~np.isin(block, list(places.values())))
-    ]:
+    chosen = {split: block == place for split, place in places.items()}
+    for split, rows in {**chosen, "train": ~np.isin(block, list(places.values()))}.items():
         cells[split] = train[rows]
         if train_labels is not None:
             labels[f"{split}_labels"] = train_labels[torch.from_numpy(rows)]

@@ -119,14 +119,14 @@ class Splits:
         return self.train.shape[1:]
 
     def mean(self) -> Tensor:
-        """Mean of the training data as a network reads them, where a decoder starts: of columns, see `Columns`."""
+        """Mean of what is scored in training, where a decoder starts; of columns, of what `Columns` makes of them."""
         if isinstance(self.train, Stream) or not self.kind.columns:
             return self.train.mean(0)
-        columns = Columns(self.kind.columns)
-        features = self.train[0].numel() // columns.width * columns.features
-        parts = self.train.split(max(1, MEAN_AT_ONCE // features))
+        scored, columns = self.train if self.train_targets is None else self.train_targets, Columns(self.kind.columns)
+        features = scored[0].numel() // columns.width * columns.features
+        parts = scored.split(max(1, MEAN_AT_ONCE // features))
         sums = [columns(x).sum(0, dtype=torch.float64) for x in parts]
-        return torch.stack(sums).sum(0).div(len(self.train)).float()
+        return torch.stack(sums).sum(0).div(len(scored)).float()
 
     def targets(self, split: str) -> Tensor | None:
         """What is scored instead of a split's data, or None. [N, ...]."""

@@ -56,7 +56,7 @@ class Text(Kind):
 
     def __post_init__(self) -> None:
         if type(self.window) is not int or self.window < 1:
-            raise DataError(f"window must be a whole number of symbols >= 1, got {self.window!r}; pass 32")
+            raise DataError(f"window must be a whole number of symbols >= 1, got {self.window!r}; pass 16")
         if self.symbols not in FORMS:
             raise DataError(f"symbols must be one of {', '.join(FORMS)}, got {self.symbols!r}; choose one")
         if self.symbols == "characters" and (not self.vocabulary or len({*self.vocabulary}) < len(self.vocabulary)):
@@ -180,8 +180,8 @@ class Text(Kind):
 
     def content(self, data: Tensor) -> bytes:
         """Returns windows as one text: joined, without what is behind a text's end. [N, L, 1]."""
-        numbers = data.round().long().flatten()
-        numbers = numbers[numbers != len(self.table) - 1].tolist()
+        every = data.round().long().flatten()
+        numbers = every[every != len(self.table) - 1].tolist()
         if self.symbols == "bytes":
             return bytes(numbers)
         if self.symbols == "tokens":

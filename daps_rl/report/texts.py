@@ -33,7 +33,7 @@ def plot_texts(
         title: above the picture.
     """
     texts = [list(zip(*text, strict=True)) for text in zip(*rows.values(), strict=True)]  # [N][L][rows]
-    gutter = 24 + 0.56 * _LABEL_SIZE * DPI / 72 * max(map(len, rows))  # pixels, for labels
+    gutter = 30 + 0.56 * _LABEL_SIZE * DPI / 72 * max(map(len, rows))  # pixels, for labels
     widest = max(sum(map(_width, text)) for text in texts)
     columns = 2 if widest <= (_column(2) - gutter) // _CELL and len(texts) > 1 else 1
     wrapped = [list(_wrap(text, int((_column(columns) - gutter) // _CELL))) for text in texts]
