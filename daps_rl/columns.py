@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 FORM = re.compile(r"(?:(number|yes-no)(?:\*(\d{1,7}))?|(category):(\d{1,7}))(?:@(\d{1,7}))?")
 
@@ -63,7 +62,8 @@ class Columns(nn.Module):
         for column in self.columns:
             part = column.where_given(x, column.of(x))
             if column.categories:
-                part = column.where_given(x, F.one_hot(part[..., 0].long(), column.categories).to(x.dtype))
+                one_hot = x.new_zeros(*part.shape[:-1], column.categories).scatter_(-1, part.long(), 1.0)
+                part = column.where_given(x, one_hot)
             parts.append(part)
         return torch.cat(parts, dim=-1)
 

@@ -39,6 +39,7 @@ class DataConfig(Settings):
         most=2**14,
     )
     image_column: str | None = _data(None, "take the images from this column of a hub data set")
+    text_column: str | None = _data(None, "take texts from this column of a hub data set")
     hub_config: str | None = _data(None, "choose a configuration of a hub data set that has several")
     streaming: bool = _data(False, "read a hub data set as it comes, without keeping it")
     max_corrupt: int = _data(
@@ -107,7 +108,7 @@ class ModelConfig(Settings):
         "auto",
         "decode by dense layers, by convolutions (images), by a transformer in time (time by features), or by a fixed "
         "renderer of pen strokes, seven tokens each; auto for resnet on images of colour or of 64 pixels and more, "
-        "else mlp",
+        "sequence on texts, else mlp",
         choices=("auto", *DECODERS),
     )
     decoder_embed_dim: int = _decoder(64, "give a token this many numbers in the decoder", above=0, most=2**16)

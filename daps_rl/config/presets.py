@@ -58,8 +58,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "agent": "daps-na", "num_tokens": 32, "vocab_size": 64, "batch_size": 128, "minutes": 4.5, "variance": 0.02,
         "beta_start": 0.05,
     },
+    "text": {"agent": "daps-na", "batch_size": 64, "minutes": 4.0, "beta_start": 0.05},
+    ".txt": {"agent": "daps-na", "batch_size": 64, "minutes": 4.0, "beta_start": 0.05},
 }  # fmt: skip
-"""Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
+"""Our own settings by data set, or by a file's suffix: options of `TrainConfig` that differ from its defaults."""
 
 OTHER_DATA: dict[str, Any] = {"agent": "daps-na", "minutes": 10.0}
 """The recipe for all other data: the factorised policy, whose steps are several times cheaper (docs/results.md)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 from daps_rl.agents import AgentSpec, find_agent
@@ -30,7 +31,8 @@ def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
         raise ValueError(f"unknown option {', '.join(unknown)}; the options are {', '.join(sorted(known))}.")
     base: dict[str, Any] = {"agent": TrainConfig.agent}
     if options.get("problem") is None and preset is None:
-        base |= RECIPES.get(options.get("data", TrainConfig.data), OTHER_DATA)
+        data = options.get("data", TrainConfig.data)
+        base |= RECIPES.get(data) or RECIPES.get(Path(data).suffix.lower(), OTHER_DATA)
     spec = find_agent(options.get("agent", base["agent"]))
     if options.get("problem") is not None:
         base |= _problem_recipe(preset, options, spec)

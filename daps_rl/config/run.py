@@ -142,7 +142,7 @@ class TrainConfig(RunConfig, AgentConfig, ModelConfig, DataConfig):
         values = {name: getattr(self, name) for name in declared_in(ModelConfig)}
         if columns:
             values["likelihood"] = OF_COLUMNS.get(self.likelihood, self.likelihood)
-        chosen = {"likelihood": likelihood, "decoder": suitable_decoder(observation_shape)}
+        chosen = {"likelihood": likelihood, "decoder": suitable_decoder(observation_shape, columns)}
         chosen = {name: value for name, value in chosen.items() if values[name] == "auto"}
         return ModelConfig(**{**values, "observation_shape": observation_shape, "column_kinds": columns, **chosen})
 

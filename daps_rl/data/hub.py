@@ -1,4 +1,4 @@
-"""Image data sets of the Hugging Face hub, through its `datasets` package."""
+"""Data sets of the Hugging Face hub, of images or of texts, through its `datasets` package."""
 
 from __future__ import annotations
 
@@ -132,6 +132,26 @@ def find_image_column(hub_id: str, features: Mapping[str, Any] | None, given: st
     held = f"columns of images are {', '.join(columns)}" if columns else f"its columns are {', '.join(features or {})}"
     asked = "no image_column" if given is None else f"image_column {given!r}"
     raise DataError(f"{hub_id} needs the name of a column of images, got {asked}; {held}")
+
+
+def read_hub_texts(
+    hub_id: str, found: Mapping[str, Any], column: str
+) -> tuple[dict[str, list[bytes]], dict[str, Tensor | None]]:
+    """Returns the texts of a column by split, as UTF-8, and their classes by "train_labels" and so on.
+
+    Raises:
+        DataError: a split has no such column, or it holds anything but texts.
+    """
+    texts, labels = {}, {}
+    for split, part in found.items():
+        if column not in part.features:
+            raise DataError(f"{hub_id} must have text_column {column!r}, got columns {', '.join(part.features)}")
+        cells = part.select_columns([column])[:][column]
+        other = next((cell for cell in cells if not isinstance(cell, str)), None)
+        if other is not None:
+            raise DataError(f"{hub_id}: column {column} must hold texts, got a {type(other).__name__}; name another")
+        texts[split], labels[f"{split}_labels"] = [cell.encode() for cell in cells], _labels(part)
+    return texts, labels
 
 
 def undecoded(part: Any, column: str) -> Any:

@@ -24,6 +24,7 @@ KINDS = {
     "sound": "daps_rl.data.sound:Sound",
     "handwriting": "daps_rl.data.handwriting:Handwriting",
     "series": "daps_rl.data.series:Series",
+    "text": "daps_rl.data.text:Text",
 }
 """Kinds by the names that saved models know them by. One of a user's own is `package.module:Class` there."""
 
@@ -45,7 +46,7 @@ class Kind:
     """
 
     measures: ClassVar[dict[str, Measure]] = {}
-    """How near a reconstruction is to its original, by the names of `metrics`; the first stands for all."""
+    """How near a reconstruction is to its original, by `metrics` and `summary`; the first stands for all."""
     recognised: ClassVar[bool] = False
     """Whether it is measured how often a recogniser reads the right class from what codes decode to."""
 
@@ -56,6 +57,10 @@ class Kind:
 
     def metrics(self, decoded: Tensor, x: Tensor) -> dict[str, Tensor]:
         """Returns how near reconstructions are to their originals, under the names of `measures`. [N, *x] → [N]."""
+        return {}
+
+    def summary(self, metrics: Mapping[str, float | None], data: Tensor) -> dict[str, float]:
+        """Returns what `summary.json` says of a split beside the means of its metrics. data, of the split, [N, *x]."""
         return {}
 
     def draw(self, path: Path, rows: Mapping[str, Tensor], title: str | None) -> list[Path]:

@@ -8,7 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from daps_rl.data.bible import load_bible
 from daps_rl.data.cifar import load_cifar10
+from daps_rl.data.corpus import SUFFIXES as TEXT_SUFFIXES
+from daps_rl.data.corpus import load_hub_texts, load_text_file, load_text_folder
 from daps_rl.data.digits import load_digits
 from daps_rl.data.endless import stream_hub
 from daps_rl.data.errors import MAX_CORRUPT, DataError, MissingDataError
@@ -38,15 +41,20 @@ NAMED: dict[str, Callable[..., Splits]] = {
     "spoken-digits-babble": load_babble,
     "spoken-and-written": load_spoken_and_written,
     "handwriting": load_handwriting,
+    "text": load_bible,
 }
 """What loads a data set of that name, given those of the options that it takes."""
 NAMES = tuple(NAMED)
-FILES: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = ((SUFFIXES, "arrays", load_file),)
+FILES: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = (
+    (SUFFIXES, "arrays", load_file),
+    (TEXT_SUFFIXES, "text", load_text_file),
+)
 """Files by their suffixes: what they hold, in words, and what loads one."""
 FOLDERS: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = (
     (IMAGE_SUFFIXES, "images", load_image_folder),
     (SOUND_SUFFIXES, "sounds", load_sound_folder),
     (SERIES_SUFFIXES, "series", load_series_folder),
+    (TEXT_SUFFIXES, "texts", load_text_folder),
 )
 """Folders by the suffixes of the files in them, the first that is there."""
 OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -57,6 +65,7 @@ REASONS = {
     "binarize": "has colours or greys that are standardised",
     "image_size": "has images of one size, which stay as they are",
     "image_column": "has no columns",
+    "text_column": "is no data set of the hub",
     "hub_config": "is no data set of the hub",
     "streaming": "is no data set of the hub",
     "max_corrupt": "must be whole",
@@ -75,6 +84,7 @@ def load(
     binarize: bool | None = None,
     image_size: int | None = None,
     image_column: str | None = None,
+    text_column: str | None = None,
     hub_config: str | None = None,
     streaming: bool = False,
     max_corrupt: int = MAX_CORRUPT,
@@ -102,7 +112,9 @@ def load(
     - a `.npy`, `.npz` or `.safetensors` file: see `from_arrays`; but floats [N, steps, features], some of them below 0
       or above 1, are series.
     - "package.module:function": what a function of one's own gives, called with those of the options that are given.
-    - "owner/name", or any other name that is no path: an image data set of the hub.
+    - "text": the King James Bible of Debian's package bible-kjv-text, cut into windows; or a `.txt` file, or a folder
+      of them.
+    - "owner/name", or any other name that is no path: a data set of the hub, of images, or of texts in `text_column`.
 
     A name comes before a folder of the same name; write `./digits` or `Path("digits")` for the folder. A path that is
     there comes before the hub.
@@ -114,6 +126,7 @@ def load(
         binarize: 0 and 1 (likelihood "bernoulli") or not; None is the data set's own default.
         image_size: height and width, in pixels, of photographs (32) and of the images of folders and the hub (64).
         image_column: of a hub data set with more than one column of images.
+        text_column: of a hub data set: what texts to cut into windows.
         hub_config: of a hub data set with more than one configuration (`name=` of `datasets.load_dataset`).
         streaming: read a hub data set over the network as training goes, in place of downloading it first.
         max_corrupt: how many unreadable files of a folder or a hub data set may be skipped.
@@ -134,6 +147,7 @@ def load(
     folder = None if data_dir is None else Path(data_dir).expanduser()
     options: dict[str, Any] = {
         "data_dir": folder, "binarize": binarize, "image_size": image_size, "image_column": image_column,
+        "text_column": text_column,
         "hub_config": hub_config, "streaming": streaming, "max_corrupt": max_corrupt, "seconds": seconds,
         "window": window, "symbols": symbols, "columns": columns,
     }  # fmt: skip
@@ -166,18 +180,20 @@ def load(
     hub_id = name_or_path if isinstance(name_or_path, str) else ""
     if folder is None and HUB_ID.fullmatch(hub_id) and not os.path.lexists(path):
         try:
+            if text_column is not None:
+                return _call(partial(load_hub_texts, hub_id), hub_id, given, "is read for its texts")
             return _call(partial(_load_hub, hub_id), hub_id, given)
         except HubError as error:
             raise _unknown(hub_id, str(error)) from error.__cause__
     raise _unknown(name_or_path)
 
 
-def _call(loader: Callable[..., Splits], name: str, given: Mapping[str, Any]) -> Splits:
-    """What a loader makes of the options that were given; DataError for one that it does not take."""
+def _call(loader: Callable[..., Splits], name: str, given: Mapping[str, Any], reason: str | None = None) -> Splits:
+    """What a loader makes of the options that were given; DataError for one that it does not take, with the reason."""
     for option, value in given.items():
         if option not in inspect.signature(loader).parameters:
             raise DataError(
-                f"{name} {REASONS[option]}, so it takes no {option}, got {str(value)!r}; leave {option} out"
+                f"{name} {reason or REASONS[option]}, so it takes no {option}, got {str(value)!r}; leave {option} out"
             )
     return loader(**given)
 

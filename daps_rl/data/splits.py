@@ -19,7 +19,7 @@ LABELS = tuple(f"{split}_labels" for split in SPLITS)
 TARGETS = tuple(f"{split}_targets" for split in SPLITS)
 LIKELIHOODS = ("bernoulli", "gaussian", "fixed_gaussian", "columns", "fixed_columns")
 SPLIT_SEED = 0
-MEAN_AT_ONCE = 4096  # data
+MEAN_AT_ONCE = 2**23  # features
 HELD_OUT_SHARE = 10  # a split that is not given is one tenth of train
 SPELLINGS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
@@ -123,7 +123,9 @@ class Splits:
         if isinstance(self.train, Stream) or not self.kind.columns:
             return self.train.mean(0)
         scored, columns = self.train if self.train_targets is None else self.train_targets, Columns(self.kind.columns)
-        sums = [columns(x).double().sum(0) for x in scored.split(MEAN_AT_ONCE)]
+        features = scored[0].numel() // columns.width * columns.features
+        parts = scored.split(max(1, MEAN_AT_ONCE // features))
+        sums = [columns(x).sum(0, dtype=torch.float64) for x in parts]
         return torch.stack(sums).sum(0).div(len(scored)).float()
 
     def targets(self, split: str) -> Tensor | None:

@@ -36,7 +36,9 @@ DECODERS: dict[str, type[nn.Module]] = {
 """Decoders by name. One that is no `CodeDecoder` is made from the sizes and a likelihood alone."""
 
 
-def suitable_decoder(observation_shape: tuple[int, ...]) -> str:
-    """The name of the decoder that suits data of that shape."""
+def suitable_decoder(observation_shape: tuple[int, ...], columns: tuple[str, ...] = ()) -> str:
+    """The name of the decoder that suits data of that shape, whose last axis holds such columns."""
+    if len(observation_shape) == 2 and columns and all(text.startswith("category") for text in columns):
+        return "sequence"  # texts: a token says a few symbols that are side by side
     image = len(observation_shape) == 3
     return "resnet" if image and (observation_shape[0] >= 3 or min(observation_shape[1:]) >= 64) else "mlp"

@@ -44,7 +44,7 @@ def evaluate_splits(
             verdicts=verdicts,
             labels=getattr(splits, f"{name}_labels"),
         )
-        metrics[name] = found.metrics
+        metrics[name] = found.metrics | splits.kind.summary(found.metrics, splits[name])
         if config is not None and config.problem is not None:
             metrics[name] |= find_problem(config.problem).gaps(found.columns, name)
     return metrics

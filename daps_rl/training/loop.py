@@ -36,6 +36,7 @@ def load_data(config: TrainConfig) -> Splits:
         config.data_dir,
         image_size=config.image_size or None,
         image_column=config.image_column,
+        text_column=config.text_column,
         hub_config=config.hub_config,
         streaming=config.streaming,
         max_corrupt=config.max_corrupt,
