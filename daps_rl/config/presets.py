@@ -41,11 +41,18 @@ PUBLISHED_SHAPES: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 """Of a datum."""
 
+SMALL_TABLE: dict[str, Any] = {
+    "num_tokens": 4, "vocab_size": 16, "batch_size": 64, "minutes": 0.75, "embed_dim": 32, "num_layers": 1,
+    "decoder_hidden": (64,), "decoder_embed_dim": 16, "validate_every": 100,
+}  # fmt: skip
+"""Of a few hundred rows, which larger networks learn by heart."""
+
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
         "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
         "variance": 0.02, "decoder_hidden": (64, 256), "beta_start": 0.05,
     },
+    **dict.fromkeys(("wine", "breast-cancer", "iris", "diabetes", "penguins"), SMALL_TABLE),
 }  # fmt: skip
 """Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
 

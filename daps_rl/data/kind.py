@@ -20,6 +20,7 @@ Array = np.ndarray | Tensor
 
 KINDS = {
     "arrays": "daps_rl.data.pixels:Arrays",
+    "table": "daps_rl.data.table:Table",
 }
 """Kinds by the names that saved models know them by. One of a user's own is `package.module:Class` there."""
 

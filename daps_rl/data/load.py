@@ -19,6 +19,8 @@ from daps_rl.data.mnist import FASHION_MNIST, IDX_FILES, MNIST, find_idx_files, 
 from daps_rl.data.photographs import load_photographs
 from daps_rl.data.picture import SUFFIXES as IMAGE_SUFFIXES
 from daps_rl.data.splits import Splits
+from daps_rl.data.table import SUFFIXES as TABLE_SUFFIXES
+from daps_rl.data.table import load_named, load_penguins, load_table
 from daps_rl.names import did_you_mean, import_object
 
 NAMED: dict[str, Callable[..., Splits]] = {
@@ -27,10 +29,15 @@ NAMED: dict[str, Callable[..., Splits]] = {
     "mnist": partial(load_image_source, MNIST),
     "cifar10": load_cifar10,
     "photographs": load_photographs,
+    **{name: partial(load_named, name) for name in ("wine", "breast-cancer", "iris", "diabetes")},
+    "penguins": load_penguins,
 }
 """What loads a data set of that name, given those of the options that it takes."""
 NAMES = tuple(NAMED)
-FILES: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = ((SUFFIXES, "arrays", load_file),)
+FILES: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = (
+    (SUFFIXES, "arrays", load_file),
+    (TABLE_SUFFIXES, "a table", load_table),
+)
 """Files by their suffixes: what they hold, in words, and what loads one."""
 FOLDERS: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = ((IMAGE_SUFFIXES, "images", load_image_folder),)
 """Folders by the suffixes of the files in them, the first that is there."""
@@ -80,6 +87,9 @@ def load(
       validation split.
     - any other folder with images: decoded as training needs them.
     - a `.npy`, `.npz` or `.safetensors` file: see `from_arrays`.
+    - "wine", "breast-cancer", "iris", "diabetes": tables of 150 to 569 rows, shipped inside scikit-learn; "penguins" of
+      344 rows, some with missing values, inside the package palmerpenguins.
+    - a `.csv` or `.parquet` file: rows of a table.
     - "package.module:function": what a function of one's own gives, called with those of the options that are given.
     - "owner/name", or any other name that is no path: an image data set of the hub.
 
