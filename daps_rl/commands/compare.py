@@ -13,6 +13,7 @@ from daps_rl.comparison.folder import ComparisonFolder
 from daps_rl.comparison.plan import Plan, extended
 from daps_rl.comparison.session import reference_of, train_all, write_report
 from daps_rl.config import check_trusted
+from daps_rl.data.load import own_data
 from daps_rl.runs.folder import folder_is_writable, new_run_path
 from daps_rl.training import load_data
 
@@ -45,8 +46,9 @@ def compare_command(
     folder = ComparisonFolder(out)
     recorded = folder.plan()
     if recorded is not None:
-        typed = {*(agents or {}).values(), given.get("problem")}
-        check_trusted({*recorded.agents.values(), recorded.problem} - typed, folder.settings, trust)
+        typed = {*(agents or {}).values(), given.get("problem"), given.get("data")}
+        named = {*recorded.agents.values(), recorded.problem, own_data(recorded.options.get("data"))}
+        check_trusted(named - typed, folder.settings, trust)
         plan = extended(recorded, agents=agents or {}, seeds=seeds or (), preset=config, options=given, own=own)
     elif report or agents is None:
         raise ValueError(f"{folder.path} holds no comparison; start one with --agents daps,ppo.")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.commands.options import given_settings
+from daps_rl.config import check_trusted
 from daps_rl.data.arrays import as_codes
 from daps_rl.data.kind import write_array
 from daps_rl.data.plain import read_array
@@ -32,6 +33,7 @@ def evaluate_command(*, run: str, trust: bool, device: str, fid_weights: str | N
     if given:
         Perceptual(**given)  # a file that is missing is told before the data are read
     folder, config, model = load_run(run, device, trust=trust)
+    check_trusted(config.data_code, folder.config, trust)
     splits = load_data(config)
     perceptual = perceptual_metrics(dataclasses.replace(config, **given), splits)
     same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
@@ -42,6 +44,7 @@ def evaluate_command(*, run: str, trust: bool, device: str, fid_weights: str | N
 def report_command(*, run: str, trust: bool, device: str) -> int:
     """`daps-rl report`."""
     folder, config, model = load_run(run, device, trust=trust)
+    check_trusted(config.data_code, folder.config, trust)
     for path in draw_run(folder.path, model, load_data(config)):
         print(path)
     return 0

@@ -129,8 +129,8 @@ def load(
     given = {option: value for option, value in options.items() if value != DEFAULTS.get(option)}
     if isinstance(name_or_path, str) and name_or_path in NAMED:
         return _call(NAMED[name_or_path], name_or_path, given)
-    if isinstance(name_or_path, str) and OWN.fullmatch(name_or_path):
-        return _call(import_object("data", name_or_path), name_or_path, given)
+    if own_data(name_or_path):
+        return _call(import_object("data", str(name_or_path)), str(name_or_path), given)
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
         raise _unknown(name_or_path)
     path = Path(name_or_path).expanduser()
@@ -159,6 +159,11 @@ def load(
         except HubError as error:
             raise _unknown(hub_id, str(error)) from error.__cause__
     raise _unknown(name_or_path)
+
+
+def own_data(name: object) -> str | None:
+    """Returns the name of data where it is package.module:function, which loading them imports, else None."""
+    return name if isinstance(name, str) and OWN.fullmatch(name) else None
 
 
 def _call(loader: Callable[..., Splits], name: str, given: Mapping[str, Any]) -> Splits:

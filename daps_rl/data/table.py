@@ -103,7 +103,7 @@ class Table(Kind):
             for field, place in self._places()[:SHOWN_COLUMNS]
         }
         left_out = len(self.fields) - len(columns)
-        note = NOTE + (f"; {left_out} more columns are not shown" if left_out else "")
+        note = NOTE + (f"; columns that are not shown: {left_out}" if left_out else "")
         plot_table(path, columns, note=note, title=title)
         return [path]
 

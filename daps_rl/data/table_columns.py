@@ -38,10 +38,14 @@ class Field(NamedTuple):
     @property
     def words(self) -> str:
         """Says its kind and values."""
-        shown = ", ".join(value or "missing" for value in self.values[:4])
-        more = f", … {len(self.values)}" if len(self.values) > 4 else ""
-        optional = " (or missing)" if self.optional else ""
-        return f"{self.kind}{f' ({shown}{more})' if self.values else optional}"
+        return (
+            f"{self.kind} ({self._listed(4)})" if self.values else f"number{' (or missing)' if self.optional else ''}"
+        )
+
+    def _listed(self, most: int) -> str:
+        """At most so many of the values, and how many there are."""
+        more = [f"… {len(self.values)}"] if len(self.values) > most else []
+        return ", ".join([*(value or "missing" for value in self.values[:most]), *more])
 
     def columns(self, start: int) -> list[str]:
         """Its texts for `daps_rl.columns.Columns`, where its first entry is `start`."""
@@ -57,7 +61,7 @@ class Field(NamedTuple):
             try:
                 made.append(self._number(cell) if self.kind == NUMBER else places[cell])
             except (KeyError, ValueError):
-                needed = "a number" if self.kind == NUMBER else f"one of {', '.join(self.values[:20])}"
+                needed = "a number" if self.kind == NUMBER else f"one of {self._listed(20)}"
                 got = repr(cell) if cell else "nothing"
                 raise DataError(
                     f"{where}: row {row}, column {self.name!r} must be {needed}, as in training, got {got}; mend it"
@@ -73,12 +77,14 @@ class Field(NamedTuple):
         value = (value - self.mean) / self.deviation
         return (1.0, value) if self.optional else (value,)
 
-    def decode(self, entries: np.ndarray) -> list[str]:
-        """Returns entries [N, width], decoded or not, as text."""
+    def decode(self, entries: np.ndarray, *, short: bool = False) -> list[str]:
+        """Returns entries [N, width], decoded or not, as text; `short` leaves out digits that say little."""
         if self.kind != NUMBER:
             places = entries[:, 0] > 0.5 if self.kind == YES_NO else entries[:, 0]
             return [self.values[int(place)] for place in places]
-        form = f".{self.decimals}f" if self.decimals <= DECIMALS else f".{DECIMALS}g"
+        telling = max(0, 2 - math.floor(math.log10(self.deviation)))  # a hundredth of the deviation
+        decimals = min(self.decimals, telling) if short else self.decimals
+        form = f".{decimals}f" if decimals <= DECIMALS else f".{DECIMALS}g"
         texts = [format(value, form) for value in entries[:, -1].astype(float) * self.deviation + self.mean]
         if self.optional:
             texts = [text if there > 0.5 else "" for text, there in zip(texts, entries[:, 0], strict=True)]
@@ -91,7 +97,10 @@ class Field(NamedTuple):
             errors = np.where(entries[:, 0].round() == original[:, 0], errors, 1.0) if self.optional else errors
         else:
             errors = (entries[:, 0].round() != original[:, 0]).astype(float)
-        return [Cell(text, min(float(error), 1.0)) for text, error in zip(self.decode(entries), errors, strict=True)]
+        return [
+            Cell(text, min(float(error), 1.0))
+            for text, error in zip(self.decode(entries, short=True), errors, strict=True)
+        ]
 
 
 def find_column(name: str, cells: Sequence[str], asked: str | None, train: Sequence[int], where: str) -> Field | str:

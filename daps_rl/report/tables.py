@@ -11,7 +11,7 @@ from daps_rl.report.figures import FAINT, GREY, INK, MARGIN, VERMILION, WIDTH, c
 
 LINE, GAP, GUTTER = 26, 12, 130  # pixels: of a line, between rows of data, beside them
 SIZE = 7.5  # points
-BOLD = 0.85  # of the characters fit
+BOLD = 0.8  # of the characters fit
 NARROWEST, WIDEST = 5, 18  # characters
 
 
@@ -39,10 +39,10 @@ def plot_table(
     """
     labels = list(next(iter(columns.values())))
     count = len(next(iter(next(iter(columns.values())).values())))
-    longest = {
-        name: max(len(cell.text) for cells in column.values() for cell in cells) for name, column in columns.items()
-    }
-    shares = [min(max(longest[name], len(name) // 2, NARROWEST), WIDEST) for name in columns]
+    shares = []
+    for name, column in columns.items():
+        longest = max(len(cell.text) for cells in column.values() for cell in cells)
+        shares.append(min(max(longest, *map(len, name.split("_")), NARROWEST), WIDEST))
     unit = (WIDTH - GUTTER - 2 * MARGIN) / sum(shares)
     headings = [
         textwrap.wrap(name.replace("_", " "), characters(BOLD * unit * share, SIZE))[:3] or [""]
