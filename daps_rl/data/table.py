@@ -20,7 +20,7 @@ from daps_rl.data.errors import DataError
 from daps_rl.data.kind import Array, Kind, Measure
 from daps_rl.data.plain import open_plain
 from daps_rl.data.splits import SPLITS, Splits, cut_missing
-from daps_rl.data.table_columns import NUMBER, SHADED, YES_NO, Field, find_column, parse_kinds
+from daps_rl.data.table_columns import LABEL, NUMBER, SHADED, YES_NO, Field, find_column, in_order, parse_kinds
 from daps_rl.files import write_atomically
 from daps_rl.report.tables import plot_table
 
@@ -71,10 +71,10 @@ class Table(Kind):
         return tuple(merged)
 
     def metrics(self, decoded: Tensor, x: Tensor) -> dict[str, Tensor]:
-        """Of each datum and of each of its columns: categories that are right, and 1 - the squared error of numbers.
+        """Returns the share of categories that are right, and 1 - the squared error of numbers, of each column too.
 
         Errors are in standard deviations of the training data, so that the mean over data is R² relative to their
-        variance. What is missing has no error; a column's own metric is of the data that have it.
+        variance. What is missing has no error; a column's own metric is of the data that have it. [N] or fewer each.
         """
         right, explained, given, found = [], [], [], {}
         for field, place in self._places():
@@ -151,46 +151,47 @@ class Table(Kind):
 
 
 def load_table(path: Path, *, columns: str | None = None) -> Splits:
-    """Returns the rows of a `.csv` or `.parquet` file; says, in a warning, what its columns were taken for.
-
-    Args:
-        path: of the file; a .csv has names in its first line, and commas, semicolons or tabs.
-        columns: kinds of some columns, see `parse_kinds`.
-    Raises:
-        DataError: the file cannot be read, or there are no columns or too few rows in it.
-    """
-    splits, words = table_splits(read_cells(path), str(path), columns=columns)
-    warnings.warn(words, stacklevel=2)
-    return splits
+    """Returns the rows of a `.csv` or `.parquet` file; a .csv has names first, and commas, semicolons or tabs."""
+    return table_splits(read_cells(path), str(path), columns=columns)
 
 
-def table_splits(table: Any, name: str = "table", *, columns: str | None = None) -> tuple[Splits, str]:
-    """Returns a table's rows, 80 / 10 / 10 by a fixed permutation, and what its columns were taken for, in words.
+def table_splits(table: Any, name: str = "table", *, columns: str | None = None, quiet: bool = False) -> Splits:
+    """Returns a table's rows, 80 / 10 / 10 by a fixed permutation; says, in a warning, what its columns were taken for.
 
     Kinds and categories are those of all rows, mean and deviation of a number those of the training split.
+
+    Args:
+        table: a DataFrame, or a dict of columns.
+        name: what messages and reports call it.
+        columns: kinds of some columns, see `parse_kinds`.
+        quiet: leave out the warning.
+    Raises:
+        DataError: a column is not what it is said to be, or there are no columns or too few rows.
     """
     cells = cells_of(table)
     asked = parse_kinds(columns, list(cells), name)
     count = len(next(iter(cells.values()), []))
     rows: dict[str, Any] = {"train": torch.arange(count)}
     labels: dict[str, Tensor | None] = {}
-    for column in [column for column, kind in asked.items() if kind == "label"]:
+    for column in [column for column, kind in asked.items() if kind == LABEL]:
         labels["train_labels"] = _labels(cells[column], f"{name}: column {column!r}")
     cut_missing(rows, labels, name)
     found = {
         column: find_column(column, values, asked.get(column), rows["train"].tolist(), name)
         for column, values in cells.items()
     }
-    fields = tuple(made for made in found.values() if isinstance(made, Field))
-    ignored = tuple(column for column, made in found.items() if not isinstance(made, Field))
-    kind = Table(fields=fields, ignored=ignored)
+    fields = tuple(field for field in found.values() if isinstance(field, Field))
+    kind = Table(fields=fields, ignored=tuple(column for column, why in found.items() if isinstance(why, str)))
     if count * sum(field.width for field in fields) > LIMIT:
         raise DataError(f"{name}: a table must hold at most {LIMIT:,} numbers, got more; skip columns or rows")
     data = torch.from_numpy(kind.encode(cells, name))
     parts = {split: data[rows[split]] for split in SPLITS}
-    made = Splits(name=name, **parts, **labels, likelihood="columns" if kind.columns else "gaussian", kind=kind)
-    words = ", ".join(f"{column} {made.words if isinstance(made, Field) else made}" for column, made in found.items())
-    return made, f"{name}: columns: {words}; numbers are standardised; --columns NAME=KIND,... says otherwise"
+    if not quiet:
+        words = ", ".join(f"{column} {what if isinstance(what, str) else what.words}" for column, what in found.items())
+        warnings.warn(
+            f"{name}: columns: {words}; numbers are standardised; --columns NAME=KIND,... says otherwise", stacklevel=3
+        )
+    return Splits(name=name, **parts, **labels, likelihood="columns" if kind.columns else "gaussian", kind=kind)
 
 
 def load_named(name: str, *, columns: str | None = None) -> Splits:
@@ -204,7 +205,7 @@ def load_named(name: str, *, columns: str | None = None) -> Splits:
     target = "progression" if name == "diabetes" else "class"
     cells[target] = bunch.target if name == "diabetes" else [str(bunch.target_names[i]) for i in bunch.target]
     asked = "progression=number" if name == "diabetes" else "class=label"
-    return table_splits(cells, name, columns=f"{asked},{columns or ''}")[0]
+    return table_splits(cells, name, columns=f"{asked},{columns or ''}", quiet=True)
 
 
 def load_penguins(*, columns: str | None = None) -> Splits:
@@ -217,7 +218,7 @@ def load_penguins(*, columns: str | None = None) -> Splits:
     if spec is None or not spec.submodule_search_locations:
         raise ImportError("penguins need the package palmerpenguins: pip install 'daps-rl[tables]'")
     path = Path(spec.submodule_search_locations[0]) / "data" / "penguins.csv"
-    return table_splits(read_cells(path), "penguins", columns=columns)[0]
+    return table_splits(read_cells(path), "penguins", columns=columns, quiet=True)
 
 
 def read_cells(path: Path) -> Cells:
@@ -261,7 +262,10 @@ def _read_parquet(path: Path) -> Cells:
 
 def cells_of(table: Any) -> Cells:
     """Returns a DataFrame, or a dict of columns, as text: whole numbers without a point, "" for what is missing."""
-    return {str(name): [_text(value) for value in np.asarray(table[name], dtype=object).tolist()] for name in table}
+    cells = {str(name): [_text(value) for value in np.asarray(table[name], dtype=object).tolist()] for name in table}
+    if len({len(column) for column in cells.values()}) > 1:
+        raise DataError("a table must have columns of one length, got several; cut or fill them")
+    return cells
 
 
 def _text(value: Any) -> str:
@@ -277,5 +281,5 @@ def _labels(cells: Sequence[str], where: str) -> Tensor:
         raise DataError(
             f"{where}: a label must be there in every row, got none in row {cells.index('') + 1}; fill it in"
         )
-    order = {value: i for i, value in enumerate(sorted(set(cells)))}
+    order = {value: i for i, value in enumerate(in_order(set(cells)))}
     return torch.tensor([order[cell] for cell in cells])

@@ -38,9 +38,8 @@ class Field(NamedTuple):
     @property
     def words(self) -> str:
         """Says its kind and values."""
-        return (
-            f"{self.kind} ({self._listed(4)})" if self.values else f"number{' (or missing)' if self.optional else ''}"
-        )
+        optional = " (or missing)" if self.optional else ""
+        return f"{self.kind} ({self._listed(4)})" if self.values else f"{self.kind}{optional}"
 
     def _listed(self, most: int) -> str:
         """At most so many of the values, and how many there are."""
@@ -55,27 +54,30 @@ class Field(NamedTuple):
 
     def encode(self, cells: Sequence[str], where: str) -> np.ndarray:
         """Returns the entries of cells, float32 [N, width]; DataError, with its place, for one that does not fit."""
-        places = {value: (float(i),) for i, value in enumerate(self.values)}
-        made = []
-        for row, cell in enumerate(cells, 1):
-            try:
-                made.append(self._number(cell) if self.kind == NUMBER else places[cell])
-            except (KeyError, ValueError):
-                needed = "a number" if self.kind == NUMBER else f"one of {self._listed(20)}"
-                got = repr(cell) if cell else "nothing"
-                raise DataError(
-                    f"{where}: row {row}, column {self.name!r} must be {needed}, as in training, got {got}; mend it"
-                ) from None
-        return np.array(made, dtype=np.float32).reshape(len(cells), self.width)
+        try:
+            return self._entries(cells)
+        except (KeyError, ValueError):
+            for row, cell in enumerate(cells, 1):
+                self._check(cell, f"{where}: row {row}, column {self.name!r}")
+            raise
 
-    def _number(self, cell: str) -> tuple[float, ...]:
-        if self.optional and not cell:
-            return (0.0, 0.0)
-        value = float(cell)
-        if not math.isfinite(value):
-            raise ValueError(cell)
-        value = (value - self.mean) / self.deviation
-        return (1.0, value) if self.optional else (value,)
+    def _check(self, cell: str, place: str) -> None:
+        try:
+            self._entries([cell])
+        except (KeyError, ValueError) as error:
+            needed = "a number" if self.kind == NUMBER else f"one of {self._listed(20)}"
+            got = repr(cell) if cell else "nothing"
+            raise DataError(f"{place} must be {needed}, as in training, got {got}; mend it") from error
+
+    def _entries(self, cells: Sequence[str]) -> np.ndarray:
+        if self.kind != NUMBER:
+            places = {value: i for i, value in enumerate(self.values)}
+            return np.array([[places[cell]] for cell in cells], dtype=np.float32)
+        values = np.array([float(cell) if cell or not self.optional else self.mean for cell in cells])
+        if not np.isfinite(values).all():
+            raise ValueError("a number that is not finite")
+        parts = [[bool(cell) for cell in cells]] if self.optional else []
+        return np.stack([*parts, (values - self.mean) / self.deviation], axis=1).astype(np.float32)
 
     def decode(self, entries: np.ndarray, *, short: bool = False) -> list[str]:
         """Returns entries [N, width], decoded or not, as text; `short` leaves out digits that say little."""
@@ -126,10 +128,10 @@ def find_column(name: str, cells: Sequence[str], asked: str | None, train: Seque
         if numbers is None or not numbers:
             raise DataError(f"{where}: column {name!r} must hold numbers to be one, got text; leave number out")
         learned = [float(cells[row]) for row in train if cells[row]] or numbers
-        deviation = float(np.std(learned)) or 1.0
+        deviation = float(np.std(learned)) if min(learned) < max(learned) else 1.0
         decimals = max(map(_decimals, cells))
         return Field(name, kind, (), float(np.mean(learned)), deviation, decimals, optional)
-    values = tuple(_in_order(set(cells)))
+    values = tuple(in_order(set(cells)))
     if not 2 <= len(values) <= MOST or (kind == YES_NO and len(values) - optional != 2):
         needed = "two values" if kind == YES_NO else f"2 … {MOST} values"
         raise DataError(f"{where}: column {name!r} must hold {needed} to be a {kind}, got {len(values)}; skip it")
@@ -196,8 +198,8 @@ def _decimals(cell: str) -> int:
     return DECIMALS + 1 if "e" in cell.lower() else len(cell.partition(".")[2])
 
 
-def _in_order(values: set[str]) -> list[str]:
-    """Values as numbers where they are, else as text; what is missing first."""
+def in_order(values: set[str]) -> list[str]:
+    """Returns values in the order of numbers, where they are, else of text; what is missing first."""
     given = sorted(values - {""})
     numbers = _numbers(given)
     if numbers is not None:
