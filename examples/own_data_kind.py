@@ -90,11 +90,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs")
     options = parser.parse_args()
-    length = {"steps": 5} if options.smoke else {"minutes": options.minutes}
+    length = {"steps": 20} if options.smoke else {"minutes": options.minutes}
 
     # Through Python. By its name, as a saved model then names a module that can be imported, and not this script.
-    splits = load("own_data_kind:promoters")
-    trainer = Trainer(make_config(agent="daps-na", num_tokens=8, vocab_size=16, **length), splits)
+    config = make_config(data="own_data_kind:promoters", num_tokens=8, vocab_size=16, log_every=20, **length)
+    splits = load(config.data)
+    trainer = Trainer(config, splits)
     for row in trainer.run():
         if row["step"] % 200 == 0 or options.smoke:
             print(f"step {row['step']}  log-likelihood {row['log_likelihood']:.1f}  KL {row['kl']:.1f}")
