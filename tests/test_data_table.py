@@ -138,6 +138,9 @@ class TestRows:
         assert PEOPLE_KIND.decode(x) == {
             "age": ["51", "50"], "height": ["", "1.70"], "sex": ["M", "F"], "city": ["Rome", "Lima"],
         }  # fmt: skip
+        assert Field("a", "number", decimals=2).decode(np.array([[-0.001], [0.125]])) == ["0.00", "0.12"]
+        assert Field("a", "number", decimals=9).decode(np.array([[1 / 3]])) == ["0.333333"]
+        assert Field("a", "number", deviation=20.0, decimals=4).decode(np.array([[0.01]]), short=True) == ["0.2"]
 
     def test_numbers_are_standardised_by_the_training_split(self):
         table = people()

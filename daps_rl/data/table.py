@@ -172,7 +172,7 @@ def table_splits(table: Any, name: str = "table", *, columns: str | None = None,
     asked = parse_kinds(columns, list(cells), name)
     count = len(next(iter(cells.values()), []))
     rows: dict[str, Any] = {"train": torch.arange(count)}
-    labels: dict[str, Tensor | None] = {}
+    labels: dict[str, Any] = {}
     for column in [column for column, kind in asked.items() if kind == LABEL]:
         labels["train_labels"] = _labels(cells[column], f"{name}: column {column!r}")
     cut_missing(rows, labels, name)
@@ -185,7 +185,7 @@ def table_splits(table: Any, name: str = "table", *, columns: str | None = None,
     if count * sum(field.width for field in fields) > LIMIT:
         raise DataError(f"{name}: a table must hold at most {LIMIT:,} numbers, got more; skip columns or rows")
     data = torch.from_numpy(kind.encode(cells, name))
-    parts = {split: data[rows[split]] for split in SPLITS}
+    parts: dict[str, Any] = {split: data[rows[split]] for split in SPLITS}
     if not quiet:
         words = ", ".join(f"{column} {what if isinstance(what, str) else what.words}" for column, what in found.items())
         warnings.warn(

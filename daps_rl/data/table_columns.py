@@ -86,8 +86,11 @@ class Field(NamedTuple):
             return [self.values[int(place)] for place in places]
         telling = max(0, 2 - math.floor(math.log10(self.deviation)))  # a hundredth of the deviation
         decimals = min(self.decimals, telling) if short else self.decimals
-        form = f".{decimals}f" if decimals <= DECIMALS else f".{DECIMALS}g"
-        texts = [format(value, form) for value in entries[:, -1].astype(float) * self.deviation + self.mean]
+        values = (entries[:, -1].astype(float) * self.deviation + self.mean).tolist()
+        if decimals > DECIMALS:
+            texts = [format(value, f".{DECIMALS}g") for value in values]
+        else:
+            texts = [format(round(value, decimals) + 0.0, f".{decimals}f") for value in values]  # no -0.0
         if self.optional:
             texts = [text if there > 0.5 else "" for text, there in zip(texts, entries[:, 0], strict=True)]
         return texts
