@@ -26,14 +26,18 @@ SIZES = ("observation_shape", "num_tokens", "embed_dim", "num_heads", "num_layer
 
 
 def _take(settings: Any, *names: str) -> dict[str, Any]:
-    """The sizes of an encoder, and further settings of those names; of data of several columns, the encoder too."""
+    """The sizes of an encoder, and further settings of those names; of data of several columns, the encoder too.
+
+    Vectors and series are cut into as many patches as there are tokens, or as there are pieces of them.
+    """
     taken = {name: getattr(settings, name) for name in (*SIZES, *names)}
-    taken["num_patches"] = settings.num_patches or None
+    columns, shape = Columns(settings.column_kinds), settings.observation_shape
     if settings.column_kinds:
-        columns = Columns(settings.column_kinds)
+        shape = (*shape[:-1], columns.features)
+    pieces = shape[0] if len(shape) in (1, 2) else settings.num_tokens
+    taken["num_patches"] = settings.num_patches or min(settings.num_tokens, pieces)
+    if settings.column_kinds:
         sizes = {name: taken[name] for name in ("embed_dim", "num_heads", "num_layers", "mlp_ratio")}
-        taken["num_patches"] = settings.num_patches or settings.num_tokens
-        shape = (*settings.observation_shape[:-1], columns.features)
         encoder = ObservationEncoder(shape, num_patches=taken["num_patches"], **sizes)
         taken["encoder"] = nn.Sequential(columns, encoder)
     return taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -20,9 +21,10 @@ from safetensors.torch import save_file
 from daps_rl import DiscreteAutoencoder
 from daps_rl.cli import main
 from daps_rl.comparison.folder import ComparisonFolder
+from daps_rl.comparison.pictures import plot_reconstructions_of
 from daps_rl.comparison.plan import Plan
 from daps_rl.config import make_config
-from daps_rl.data import Splits
+from daps_rl.data import Splits, from_arrays
 from daps_rl.files import from_json
 from daps_rl.runs.folder import RunFolder
 from daps_rl.runs.session import train_run
@@ -32,6 +34,8 @@ OWN = """
 from pathlib import Path
 
 from daps_rl.agents import RLOO
+from daps_rl.data import load
+from daps_rl.data.kind import Kind
 from test_problems import Ones
 
 Path("was_imported").touch()
@@ -43,6 +47,21 @@ class Agent(RLOO):
 
 class Problem(Ones):
     pass
+
+
+class OwnKind(Kind):
+    def draw(self, path, rows, title):
+        path.touch()
+        return [path]
+
+
+def table():
+    return load("iris")
+
+
+def own_kind():
+    parts = {name: load("iris")[name] for name in ("train", "validation", "test")}
+    return type(load("iris"))(name="own", **parts, likelihood="gaussian", kind=OwnKind())
 """
 
 
@@ -265,9 +284,59 @@ class TestTrust:
         (run / "summary.json").unlink()
         assert main([*resume, "--trust"]) == 0
 
+    @pytest.mark.parametrize("command", ["evaluate", "report", "train"])
+    @pytest.mark.parametrize("data", ["own_code:table", "own_code:own_kind"])
+    def test_data_that_a_run_names_are_refused_before_they_are_imported(self, command, data, folder, capsys):
+        run = self.train(folder, "--data", data)
+        self.forget(folder)
+        (run / "summary.json").rename(folder / "summary.json")
+        typed = ["train", "--resume", "--out", str(run)] if command == "train" else [command, str(run)]
+        capsys.readouterr()
+        assert main(typed) == 2
+        assert "asks to import and run own_code:" in error_of(capsys)
+        assert not (folder / "was_imported").exists()
+        (folder / "summary.json").rename(run / "summary.json")
+        (run / "reconstructions.png").unlink()  # which train draws again
+        assert main([*typed, "--trust"]) == 0
+        assert (folder / "was_imported").exists()
+        assert command == "evaluate" or (run / "reconstructions.png").exists()
+
+    def test_data_that_a_person_types_are_trusted(self, folder):
+        run = self.train(folder, "--data", "own_code:own_kind")
+        self.forget(folder)
+        (run / "reconstructions.png").unlink()
+        assert main(["train", "--resume", "--data", "own_code:own_kind", "--out", str(run)]) == 0
+        assert (run / "reconstructions.png").exists()
+
+    def test_a_kind_that_a_model_names_is_refused_where_nothing_else_is_somebodys(self, folder, capsys):
+        run = self.train(folder, "--data", "iris")
+        model = DiscreteAutoencoder.from_pretrained(run / "model")
+        model.kind = importlib.import_module("own_code").OwnKind()
+        model.save_pretrained(run / "model")
+        self.forget(folder)
+        (run / "reconstructions.png").unlink()
+        capsys.readouterr()
+        for typed in (["train", "--resume", "--out", str(run)], ["encode", str(run), "--input=x", "--output=y"]):
+            assert main(typed) == 2
+            assert f"{run / 'model'} asks to import and run own_code:OwnKind" in error_of(capsys)
+        assert not (folder / "was_imported").exists()
+
+    def test_a_comparison_trusts_no_kind_that_its_data_are_not_of(self, folder):
+        run = self.train(folder, "--data", "iris")
+        model = DiscreteAutoencoder.from_pretrained(run / "model")
+        model.kind = importlib.import_module("own_code").OwnKind()
+        model.save_pretrained(run / "model")
+        self.forget(folder)
+        splits = from_arrays(torch.randn(40, 4))
+        with pytest.raises(ValueError, match="asks to import and run own_code:OwnKind"):
+            plot_reconstructions_of(folder / "a.png", {"x": run}, splits, device="cpu")
+        assert not (folder / "was_imported").exists()
+
     @pytest.mark.parametrize("more", [[], ["--report"], ["--agents", "daps"]])
     def test_an_agent_or_a_problem_that_a_comparison_names_is_refused(self, more, folder, capsys):
-        for agents, options in (({"x": "own_code:Agent"}, {}), ({"daps": "daps"}, {"problem": "own_code:Problem"})):
+        plain = {"daps": "daps"}
+        own = {"problem": "own_code:Problem"}, {"data": "own_code:table"}
+        for agents, options in (({"x": "own_code:Agent"}, {}), *((plain, options) for options in own)):
             comparison = ComparisonFolder(folder / "comparison")
             comparison.path.mkdir(exist_ok=True)
             plan = Plan(agents=agents, seeds=(0,), options={"steps": 1, **options})

@@ -13,6 +13,7 @@ from daps_rl.comparison.folder import ComparisonFolder
 from daps_rl.comparison.plan import Plan, extended
 from daps_rl.comparison.session import reference_of, train_all, write_report
 from daps_rl.config import check_trusted
+from daps_rl.data.load import own_data
 from daps_rl.runs.folder import folder_is_writable, new_run_path
 from daps_rl.training import load_data
 
@@ -45,9 +46,10 @@ def compare_command(
     folder = ComparisonFolder(out)
     recorded = folder.plan()
     if recorded is not None:
-        typed = {*(agents or {}).values(), given.get("problem")}
+        typed = {*(agents or {}).values(), given.get("problem"), given.get("data")}
         verdicts = () if "reward" in given else recorded.reward_names
-        check_trusted({*recorded.agents.values(), recorded.problem, *verdicts} - typed, folder.settings, trust)
+        named = {*recorded.agents.values(), recorded.problem, own_data(recorded.options.get("data")), *verdicts}
+        check_trusted(named - typed, folder.settings, trust)
         plan = extended(recorded, agents=agents or {}, seeds=seeds or (), preset=config, options=given, own=own)
     elif report or agents is None:
         raise ValueError(f"{folder.path} holds no comparison; start one with --agents daps,ppo.")

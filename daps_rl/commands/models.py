@@ -34,10 +34,10 @@ def evaluate_command(*, run: str, trust: bool, device: str, fid_weights: str | N
     if given:
         Perceptual(**given)  # a file that is missing is told before the data are read
     folder, config, model = load_run(run, device, trust=trust)
+    check_trusted((*config.data_code, *config.reward_names), folder.config, trust)
     splits = load_data(config)
     perceptual = perceptual_metrics(dataclasses.replace(config, **given), splits)
     same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
-    check_trusted(config.reward_names, folder.config, trust)
     verdicts = make_verdicts(config.reward, splits, folder.verdicts)
     print(to_json(evaluate_splits(model, splits, config.beta_end, perceptual, verdicts), indent=2))
     return 0
@@ -46,6 +46,7 @@ def evaluate_command(*, run: str, trust: bool, device: str, fid_weights: str | N
 def report_command(*, run: str, trust: bool, device: str) -> int:
     """`daps-rl report`."""
     folder, config, model = load_run(run, device, trust=trust)
+    check_trusted(config.data_code, folder.config, trust)
     for path in draw_run(folder.path, model, load_data(config)):
         print(path)
     return 0

@@ -20,6 +20,7 @@ from daps_rl.config import (
     config_from_dict,
     latents_text,
     make_config,
+    own_code,
 )
 from daps_rl.data import noise
 from daps_rl.device import peak_memory
@@ -61,7 +62,8 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, trus
         if changed or config is not None:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config"
             raise ValueError(f"a resumed run keeps its settings; leave out {named}, or start anew in another --out.")
-        typed = {given.get("agent"), given.get("problem"), *(settings.reward_names if "reward" in given else ())}
+        typed = {given.get(name) for name in ("agent", "problem", "data")}
+        typed |= set(settings.reward_names if "reward" in given else ())
         check_trusted(settings.named - typed, run.config, trust)
     else:
         settings = make_config(config, **given)
@@ -80,7 +82,8 @@ def _train(world: World, out: str | None, resume: bool, config: str | None, trus
     if resume and world.from_first(run.summary.exists):
         drawn = run.read_json(run.summary).get("pictures") or ()
         if world.is_first and not all((run.path / str(name)).exists() for name in drawn):
-            draw_run(run.path, load_run(run.path, settings.device, trust=True)[2], load_data(settings))
+            trust = trust or bool(own_code(settings.data_code))  # as it was typed, or checked above
+            draw_run(run.path, load_run(run.path, settings.device, trust=trust)[2], load_data(settings))
         print(f"{run.path} is finished already; see {run.summary}")
         return 0
     splits = load_data(settings)

@@ -15,7 +15,7 @@ import torch
 from daps_rl.comparison.curves import AXES, Curve, heading, names_of, of_rewards, points
 from daps_rl.comparison.folder import Row
 from daps_rl.data import Splits
-from daps_rl.data.kind import Measure
+from daps_rl.data.kind import Measure, kind_to_json
 from daps_rl.report import images_in_a_line
 from daps_rl.report.figures import (
     INK,
@@ -116,8 +116,9 @@ def plot_reconstructions_of(path: Path, runs: Mapping[str, Path], splits: Splits
     shape = splits.observation_shape
     shown = splits.test[: images_in_a_line(shape[-1]) if len(shape) == 3 else SHOWN_SERIES]
     sheet = {"original": shown}
+    own = ":" in kind_to_json(splits.kind)["kind"]  # which was loaded already, as all that the comparison names
     for label, run in runs.items():
-        _, _, model = load_run(run, device, trust=True)
+        _, _, model = load_run(run, device, trust=own)
         x = shown.to(next(model.parameters()).device)
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from daps_rl.config.model import DataConfig, ModelConfig, latents_text
 from daps_rl.config.presets import PUBLISHED, PUBLISHED_SHAPES
-from daps_rl.config.run import AgentConfig, RunConfig, TrainConfig, check_trusted, config_from_dict
+from daps_rl.config.run import AgentConfig, RunConfig, TrainConfig, check_trusted, config_from_dict, own_code
 
 if TYPE_CHECKING:
     from daps_rl.config.recipes import make_config
@@ -23,6 +23,7 @@ __all__ = [
     "config_from_dict",
     "latents_text",
     "make_config",
+    "own_code",
 ]
 
 

@@ -41,6 +41,12 @@ PUBLISHED_SHAPES: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 """Of a datum."""
 
+SMALL_TABLE: dict[str, Any] = {
+    "num_tokens": 4, "vocab_size": 16, "batch_size": 64, "minutes": 0.75, "embed_dim": 32, "num_layers": 1,
+    "decoder_hidden": (64,), "decoder_embed_dim": 16, "min_variance": 0.1, "validate_every": 100,
+}  # fmt: skip
+"""Of a few hundred rows, which larger networks, and smaller variances, learn by heart."""
+
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
         "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
@@ -60,6 +66,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "text": {"agent": "daps-na", "batch_size": 64, "minutes": 4.0, "beta_start": 0.05},
     ".txt": {"agent": "daps-na", "batch_size": 64, "minutes": 4.0, "beta_start": 0.05},
+    **dict.fromkeys(("wine", "breast-cancer", "iris", "diabetes", "penguins"), SMALL_TABLE),
 }  # fmt: skip
 """Our own settings by data set, or by a file's suffix: options of `TrainConfig` that differ from its defaults."""
 

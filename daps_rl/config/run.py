@@ -10,6 +10,7 @@ from typing import Any
 
 from daps_rl.config.model import DataConfig, ModelConfig
 from daps_rl.config.settings import Settings, declared_in, documented, setting
+from daps_rl.data.load import own_data
 from daps_rl.decoders import suitable_decoder
 from daps_rl.functional import ESS_FRACTION, SAMPLES
 from daps_rl.names import DEVICES, weighted_name
@@ -148,8 +149,13 @@ class TrainConfig(RunConfig, AgentConfig, ModelConfig, DataConfig):
 
     @property
     def named(self) -> set[str | None]:
-        """What may be code of one's own: the names of the agent, the problem and the verdicts."""
-        return {self.agent, self.problem, *self.reward_names}
+        """What may be code of one's own: the names of the agent, and those of `data_code` and the verdicts."""
+        return {self.agent, *self.data_code, *self.reward_names}
+
+    @property
+    def data_code(self) -> tuple[str | None, str | None]:
+        """What loading the data imports, where it is code of somebody's: a problem, or the function that gives them."""
+        return self.problem, own_data(self.data)
 
 
 REMOVED = {"decoder_learning_rate": 0.0}
@@ -171,9 +177,14 @@ def config_from_dict(values: dict[str, Any], cls: type[Settings] = TrainConfig) 
     return cls(**values)
 
 
+def own_code(names: Iterable[str | None]) -> list[str]:
+    """Returns those of the names, of agents, problems, kinds or data, that stand for code of somebody's."""
+    return sorted({name for name in names if name is not None and ":" in name.removeprefix("sb3:")})
+
+
 def check_trusted(names: Iterable[str | None], path: Path, trust: bool) -> None:
-    """Raises ValueError where an agent, a problem or a verdict that a file names is code that is not trusted."""
-    own = [name for name in names if name is not None and ":" in name.removeprefix("sb3:")]
+    """Raises ValueError where one of the names in a file is that of somebody's code, which is not trusted."""
+    own = own_code(names)
     if own and not trust:
         raise ValueError(
             f"{path} asks to import and run {', '.join(own)}, code that is not part of daps-rl; if you know where it "

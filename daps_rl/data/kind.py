@@ -25,6 +25,7 @@ KINDS = {
     "handwriting": "daps_rl.data.handwriting:Handwriting",
     "series": "daps_rl.data.series:Series",
     "text": "daps_rl.data.text:Text",
+    "table": "daps_rl.data.table:Table",
 }
 """Kinds by the names that saved models know them by. One of a user's own is `package.module:Class` there."""
 

@@ -28,6 +28,8 @@ from daps_rl.data.sound import load_sound_folder
 from daps_rl.data.splits import Splits
 from daps_rl.data.spoken_and_written import load_spoken_and_written
 from daps_rl.data.spoken_digits import load_babble, load_spoken_digits
+from daps_rl.data.table import SUFFIXES as TABLE_SUFFIXES
+from daps_rl.data.table import load_named, load_penguins, load_table
 from daps_rl.data.waves import SUFFIXES as SOUND_SUFFIXES
 from daps_rl.names import did_you_mean, import_named
 
@@ -42,12 +44,15 @@ NAMED: dict[str, Callable[..., Splits]] = {
     "spoken-and-written": load_spoken_and_written,
     "handwriting": load_handwriting,
     "text": load_bible,
+    **{name: partial(load_named, name) for name in ("wine", "breast-cancer", "iris", "diabetes")},
+    "penguins": load_penguins,
 }
 """What loads a data set of that name, given those of the options that it takes."""
 NAMES = tuple(NAMED)
 FILES: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = (
     (SUFFIXES, "arrays", load_file),
     (TEXT_SUFFIXES, "text", load_text_file),
+    (TABLE_SUFFIXES, "a table", load_table),
 )
 """Files by their suffixes: what they hold, in words, and what loads one."""
 FOLDERS: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = (
@@ -111,9 +116,14 @@ def load(
     - any other folder with `.bvh` or `.csv` files: series, a recording each, cut into windows.
     - a `.npy`, `.npz` or `.safetensors` file: see `from_arrays`; but floats [N, steps, features], some of them below 0
       or above 1, are series.
-    - "package.module:function": what a function of one's own gives, called with those of the options that are given.
+    - "wine", "breast-cancer", "iris", "diabetes": tables of 150 to 569 rows, shipped inside scikit-learn; "penguins" of
+      344 rows, some with missing values, inside the package palmerpenguins.
+    - a `.csv` or `.parquet` file: rows of a table.
     - "text": the King James Bible of Debian's package bible-kjv-text, cut into windows; or a `.txt` file, or a folder
       of them.
+    - "spoken-and-written": the spoken digits, each with a picture of the same digit and its label, three times: encoded
+      from the sound, from the picture, and from both.
+    - "package.module:function": what a function of one's own gives, called with those of the options that are given.
     - "owner/name", or any other name that is no path: a data set of the hub, of images, or of texts in `text_column`.
 
     A name comes before a folder of the same name; write `./digits` or `Path("digits")` for the folder. A path that is
@@ -154,8 +164,8 @@ def load(
     given = {option: value for option, value in options.items() if value != DEFAULTS.get(option)}
     if isinstance(name_or_path, str) and name_or_path in NAMED:
         return _call(NAMED[name_or_path], name_or_path, given)
-    if isinstance(name_or_path, str) and OWN.fullmatch(name_or_path):
-        return _call(import_named("data", name_or_path, "package.module:function"), name_or_path, given)
+    if own := own_data(name_or_path):
+        return _call(import_named("data", own, "package.module:function"), own, given)
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
         raise _unknown(name_or_path)
     path = Path(name_or_path).expanduser()
@@ -186,6 +196,11 @@ def load(
         except HubError as error:
             raise _unknown(hub_id, str(error)) from error.__cause__
     raise _unknown(name_or_path)
+
+
+def own_data(name: object) -> str | None:
+    """Returns the name of data where it is package.module:function, which loading them imports, else None."""
+    return name if isinstance(name, str) and OWN.fullmatch(name) else None
 
 
 def _call(loader: Callable[..., Splits], name: str, given: Mapping[str, Any], reason: str | None = None) -> Splits:
