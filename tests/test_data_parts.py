@@ -122,7 +122,8 @@ def test_every_agent_s_decoder_explains_the_parts_that_it_was_not_shown(agent: s
     )
     config = make_config(
         data="digits", agent=agent, steps=1, num_tokens=2, vocab_size=8, num_patches=2, batch_size=8,
-        microbatch=0 if agent == "fsq" else 4,        embed_dim=8, likelihood="auto", decoder="mlp", decoder_hidden=(8,), validate_every=0, seed=0,
+        microbatch=0 if agent == "fsq" else 4, embed_dim=8,
+        likelihood="auto", decoder="mlp", decoder_hidden=(8,), validate_every=0, seed=0,
     )  # fmt: skip
     trainer = Trainer(config, splits)
     trainer.train_step()
