@@ -14,7 +14,7 @@ from daps_rl.data import DataError, MissingDataError, load
 @pytest.mark.parametrize("given", ["", "a/b/c", "../data", "data set", 3, None, Path("someone/some-data")])
 def test_unknown_data(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    known = "data must be one of digits, fashion-mnist, mnist, cifar10, photographs, a folder"
+    known = "data must be one of digits, fashion-mnist, mnist, cifar10, photographs, .*a folder"
     with pytest.raises(ValueError, match=known) as error:
         load(given)
     assert repr(str(given) if isinstance(given, Path) else given) in str(error.value)
@@ -22,7 +22,7 @@ def test_unknown_data(given, tmp_path, monkeypatch):
     assert_one_line(error)
 
 
-@pytest.mark.parametrize("given", ["someone/some-data", "data.csv", "mnits"])
+@pytest.mark.parametrize("given", ["someone/some-data", "data.xyz", "mnits"])
 def test_other_names_are_looked_for_on_the_hub(monkeypatch, given):
     hub = use_hub(monkeypatch, ConnectionError("no route"))
     with pytest.raises(MissingDataError, match=f"got '{given}', which is no path, and no answer from the hub") as error:
