@@ -22,7 +22,7 @@ def test_unknown_data(given, tmp_path, monkeypatch):
     assert_one_line(error)
 
 
-@pytest.mark.parametrize("given", ["someone/some-data", "data.csv", "mnits"])
+@pytest.mark.parametrize("given", ["someone/some-data", "data.xyz", "mnits"])
 def test_other_names_are_looked_for_on_the_hub(monkeypatch, given):
     hub = use_hub(monkeypatch, ConnectionError("no route"))
     with pytest.raises(MissingDataError, match=f"got '{given}', which is no path, and no answer from the hub") as error:
