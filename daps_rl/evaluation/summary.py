@@ -9,6 +9,7 @@ from daps_rl.config import TrainConfig
 from daps_rl.data import Splits
 from daps_rl.envs.problem import find_problem
 from daps_rl.evaluation.perceptual import Perceptual
+from daps_rl.evaluation.recogniser import make_recogniser, recognised
 from daps_rl.evaluation.split import evaluate
 
 
@@ -23,9 +24,9 @@ def perceptual_metrics(config: TrainConfig, splits: Splits) -> Perceptual | None
 def evaluate_splits(
     autoencoder: DiscreteAutoencoder, splits: Splits, beta: float, perceptual: Perceptual | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Returns the metrics on validation and test, those of a problem's optima among them."""
+    """Returns the metrics on validation and test, those of a problem's optima and of a recogniser among them."""
     metrics: dict[str, dict[str, Any]] = {}
-    config = autoencoder.config
+    config, recogniser = autoencoder.config, make_recogniser(splits)
     for name in ("validation", "test"):
         found = evaluate(
             autoencoder,
@@ -38,4 +39,7 @@ def evaluate_splits(
         metrics[name] = found.metrics
         if config is not None and config.problem is not None:
             metrics[name] |= find_problem(config.problem).gaps(found.columns, name)
+        labels = getattr(splits, f"{name}_labels")
+        if recogniser is not None and labels is not None:
+            metrics[name] |= recognised(recogniser, autoencoder, splits[name], labels)
     return metrics
