@@ -34,6 +34,7 @@ COLLAPSED = 0.1  # nats of code_gain
 UNITS = {
     "beta_elbo": "{:.2f} nats", "log_likelihood": "{:.2f} nats", "kl": "{:.2f} nats", "reward_greedy": "{:.4f}",
     "gap_greedy": "{:.2%}", "code_usage": "{:.0%}", "code_perplexity": "{:.1f}",
+    "recognised": "{:.1%}", "recognised_original": "{:.1%}",
 }  # fmt: skip
 """Metrics of the summary that are printed beside the data's own measures, how and in what unit."""
 

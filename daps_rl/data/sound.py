@@ -8,7 +8,7 @@ import re
 import shutil
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -198,22 +198,24 @@ def load_sound_folder(folder: Path, *, seconds: float | None = None, max_corrupt
         ImportError: soundfile is not installed.
     """
     found, labels = find_files(folder, SUFFIXES, "sounds")
-    files = {split: np.array(paths) for split, paths in found.items()}
-    cut_missing(files, labels, str(folder))
+    paths = [path for of_split in found.values() for path in of_split]
+    ends = np.cumsum([len(of_split) for of_split in found.values()])
+    rows = dict(zip(found, torch.arange(len(paths)).tensor_split(ends[:-1].tolist()), strict=True))
+    cut_missing(rows, labels, str(folder))
+    files = {split: [paths[row] for row in of_split.tolist()] for split, of_split in rows.items()}
     raw = _common_form(folder, files["train"][:SAMPLE_FILES], seconds)
-    count = sum(map(len, files.values()))
-    size = 4 * count * raw.frames * raw.bands
+    size = 4 * len(paths) * raw.frames * raw.bands
     if size > MEMORY:
         raise DataError(
-            f"{folder} must fit into {MEMORY // 10**6} MB, got {size // 10**6} MB: {count} sounds of "
+            f"{folder} must fit into {MEMORY // 10**6} MB, got {size // 10**6} MB: {len(paths)} sounds of "
             f"{raw.samples / raw.sample_rate:g} s; pass fewer seconds, or fewer files"
         )
     corrupt, decibels = CorruptFiles(str(folder), max_corrupt), {}
-    for split, paths in files.items():
-        rows: list[int] = []
-        decibels[split] = torch.cat(list(_read_files(raw, folder, paths, corrupt, rows)))
-        of_split = labels[f"{split}_labels"]
-        labels[f"{split}_labels"] = None if of_split is None else of_split[rows]
+    for split, of_split in files.items():
+        read: list[int] = []
+        decibels[split] = torch.cat(list(_read_files(raw, folder, of_split, corrupt, read)))
+        given = labels[f"{split}_labels"]
+        labels[f"{split}_labels"] = None if given is None else given[read]
     return sound_splits(str(folder), raw, decibels, labels)
 
 
@@ -244,7 +246,7 @@ def _common_form(folder: Path, paths: Iterable[str], seconds: float | None) -> S
 
 
 def _read_files(
-    kind: Sound, folder: Path, paths: np.ndarray, corrupt: CorruptFiles, rows: list[int]
+    kind: Sound, folder: Path, paths: Sequence[str], corrupt: CorruptFiles, rows: list[int]
 ) -> Iterator[Tensor]:
     """Data of the files that can be read, some at a time, [n, frames, bands]; their places are added to `rows`."""
     for part in np.array_split(np.arange(len(paths)), max(1, len(paths) * kind.samples // AT_ONCE)):
@@ -270,7 +272,7 @@ def plot_spectrograms(path: Path, rows: Mapping[str, Tensor], kind: Sound, title
     for line, (label, data) in zip(panels, rows.items(), strict=True):
         line[0].set_ylabel(label, fontsize=9, color=INK, parse_math=False)
         for axes, clip in zip(line, kind.decibels(data[:shown]) - kind.floor, strict=True):
-            image = axes.imshow(clip.T, origin="lower", aspect="auto", cmap="magma", extent=extent)
+            image = axes.imshow(clip.T.numpy(), origin="lower", aspect="auto", cmap="magma", extent=extent)
             image.set_clim(0.0, DYNAMIC_RANGE)
             axes.set_yticks([])
             axes.tick_params(labelsize=8, colors=INK, length=3)

@@ -9,6 +9,7 @@ from daps_rl.config import TrainConfig
 from daps_rl.data import Splits
 from daps_rl.envs.problem import find_problem
 from daps_rl.evaluation.perceptual import Perceptual
+from daps_rl.evaluation.recogniser import make_recogniser, recognised
 from daps_rl.evaluation.split import evaluate
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ def evaluate_splits(
     perceptual: Perceptual | None = None,
     verdicts: Verdicts | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Returns the metrics on validation and test, those of a problem's optima among them."""
+    """Returns the metrics on validation and test, those of a problem's optima and of a recogniser among them."""
     metrics: dict[str, dict[str, Any]] = {}
-    config = autoencoder.config
+    config, recogniser = autoencoder.config, make_recogniser(splits)
     for name in ("validation", "test"):
         found = evaluate(
             autoencoder,
@@ -47,4 +48,7 @@ def evaluate_splits(
         metrics[name] = found.metrics | splits.kind.summary(found.metrics, splits[name])
         if config is not None and config.problem is not None:
             metrics[name] |= find_problem(config.problem).gaps(found.columns, name)
+        labels = getattr(splits, f"{name}_labels")
+        if recogniser is not None and labels is not None:
+            metrics[name] |= recognised(recogniser, autoencoder, splits[name], labels)
     return metrics
