@@ -124,8 +124,8 @@ class Parts(Kind):
                 raise DataError(f"{name} must have shape [{count}, {shape}], got {list(value.shape)}; reshape it")
         rows = []
         for part in self.parts:
-            value = given.get(part.name)
-            rows.append(torch.zeros(count, part.size) if value is None else part.standardised(value).reshape(count, -1))
+            known_part = part.standardised(given[part.name]) if part.name in given else torch.zeros(count, part.size)
+            rows.append(known_part.reshape(count, -1))
         flags = torch.tensor([float(part.name in given) for part in self.parts]).expand(count, -1)
         return torch.cat((*rows, flags), dim=1)
 

@@ -27,14 +27,15 @@ def load_spoken_and_written(data_dir: Path | None = None, seconds: float | None 
         data_dir, seconds: see `load_spoken_digits`.
     """
     spoken, written = load_spoken_digits(data_dir, seconds), load_digits()
+    pictures: Tensor = written["train"]
     kind = Parts(
         parts=(
             Part(name="sound", shape=tuple(spoken.observation_shape), kind=spoken.kind),
             Part(
                 name="picture",
                 shape=tuple(written.observation_shape),
-                mean=round(written.train.mean().item(), 3),
-                deviation=round(written.train.std().item(), 3),
+                mean=round(pictures.mean().item(), 3),
+                deviation=round(pictures.std().item(), 3),
                 kind=written.kind,
             ),
             Part(name="label", shape=(1,), entries="category:10"),
@@ -43,8 +44,8 @@ def load_spoken_and_written(data_dir: Path | None = None, seconds: float | None 
     data = {}
     for seed, split in enumerate(SPLITS):
         labels = spoken[f"{split}_labels"]
-        pictures = written[split][_partners(labels, written[f"{split}_labels"], seed)]
-        data[split] = {"sound": spoken[split], "picture": pictures, "label": labels[:, None]}
+        chosen = written[split][_partners(labels, written[f"{split}_labels"], seed)]
+        data[split] = {"sound": spoken[split], "picture": chosen, "label": labels[:, None]}
     return part_splits("spoken-and-written", kind, data, GIVEN)
 
 

@@ -58,7 +58,7 @@ class Clip(NamedTuple):
 def clips_of(split: str) -> list[Clip]:
     """Returns the clips of a split in their order: digits turn fastest."""
     parts = itertools.product(ACCENTS, VOICES[split], RATES, PITCHES, range(10))
-    return [Clip(digit, *rest) for *rest, digit in parts]
+    return [Clip(digit, accent, voice, rate, pitch) for accent, voice, rate, pitch, digit in parts]
 
 
 def load_spoken_digits(data_dir: Path | None = None, seconds: float | None = None) -> Splits:
@@ -164,7 +164,7 @@ def _make(path: Path) -> dict[str, np.ndarray]:
         ends = np.cumsum([len(clips_of(split)) for split in VOICES])[:-1]
         pcm = dict(zip(VOICES, np.split(made, ends), strict=True))
         content = io.BytesIO()
-        np.savez_compressed(content, **pcm)
+        np.savez_compressed(content, **pcm)  # type: ignore[arg-type]  # its stub takes names for options
         write_atomically(path, content.getvalue())
     except OSError as error:
         raise DataError(f"{path} cannot be written ({one_line(error)}); pass data_dir, a folder that can") from error
