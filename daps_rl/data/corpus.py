@@ -23,7 +23,6 @@ SUFFIXES = (".txt",)
 WINDOW = 16  # symbols
 MOST_CHARACTERS = 1024  # kinds of characters; rarer ones are unknown
 BLOCKS = 100  # of a text, where it is long enough
-ENDS = 20  # of so many training windows one ends early
 
 
 def load_text_file(path: Path, *, window: int = WINDOW, symbols: str = "characters") -> Splits:
@@ -99,9 +98,6 @@ def text_splits(
     where there are few), every ninth of ten of which is for validation and every tenth for test. So no window has its
     neighbours in another split, but for those at the blocks' ends, and the splits are alike.
 
-    Every twentieth training window is made to end early, at another place each: a long text ends only once, and what
-    the end of a text is would not be learned.
-
     The vocabulary of characters is that of train, at most its 1,024 most frequent ones; others become one unknown
     symbol, which is said.
 
@@ -133,7 +129,6 @@ def text_splits(
     if kind.symbols == "characters":
         kind = Text(window=window, vocabulary=_vocabulary(cells["train"]))
     data = {split: kind.numbers(part) for split, part in cells.items()}
-    _end_early(data["train"], len(kind.table) - 1)
     if kind.symbols == "characters":
         _say_unknown(name, kind, cells, data)
     tensors: dict[str, Any] = {split: torch.from_numpy(part).float().unsqueeze(-1) for split, part in data.items()}
@@ -180,13 +175,6 @@ def _cut_blocks(name: str, cells: dict[str, np.ndarray], labels: dict[str, Tenso
         cells[split] = train[rows]
         if train_labels is not None:
             labels[f"{split}_labels"] = train_labels[torch.from_numpy(rows)]
-
-
-def _end_early(train: np.ndarray, end: int) -> None:
-    """Ends every twentieth window after 1, 2, ... symbols, and so on from the start. [N, L], changed in place."""
-    rows = train[ENDS - 1 :: ENDS]
-    lengths = 1 + np.arange(len(rows)) % train.shape[1]
-    rows[np.arange(train.shape[1]) >= lengths[:, None]] = end
 
 
 def _vocabulary(cells: np.ndarray) -> str:
