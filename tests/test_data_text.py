@@ -298,7 +298,7 @@ def test_the_bible_by_its_name():
 
 
 def test_metrics_by_hand():
-    x, decoded = column([0, 1, 2, 0], [1, 2, 4, 4]), column([0, 1, 2, 0], [1, 0, 4, 0])
+    x, decoded = column([0, 1, 2, 0], [1, 2, 4, 4]), column([0, 1, 2, 0], [1, 0, 4, 4])
     found = ABC.metrics(decoded, x)
     assert found["symbol_accuracy"].tolist() == [1.0, 0.5]  # ends are no symbols
     assert found["exact"].tolist() == [1.0, 0.0]

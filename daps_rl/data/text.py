@@ -46,9 +46,9 @@ class Text(Kind):
     measures: ClassVar[dict[str, Measure]] = {
         "symbol_accuracy": Measure("right symbols", "", ".1%", 1),
         "exact": Measure("windows all right", "", ".1%", 1),
-        "bits_per_symbol": Measure("code and what it leaves open", "bits a symbol", ".2f", -1),
-        "gzip_bits_per_symbol": Measure("gzip", "bits a symbol", ".2f", -1),
-        "xz_bits_per_symbol": Measure("xz", "bits a symbol", ".2f", -1),
+        "bits_per_symbol": Measure("code and what it leaves open", "bits", ".2f", -1),
+        "gzip_bits_per_symbol": Measure("gzip", "bits", ".2f", -1),
+        "xz_bits_per_symbol": Measure("xz", "bits", ".2f", -1),
     }
     window: int
     symbols: str = "characters"
