@@ -12,7 +12,7 @@ from daps_rl.report.figures import FAINT, GREY, INK, MARGIN, VERMILION, WIDTH, c
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LINE, GAP, GUTTER = 26, 12, 130  # pixels: of a line, between rows of data, beside them
+LINE, GAP, GUTTER = 26, 12, 150  # pixels: of a line, between rows of data, beside them
 SIZE, SMALLEST = 7.5, 5.0  # points
 INSET = 4  # pixels between the edge of a cell and its text
 STYLE: dict[str, Any] = {"fontsize": SIZE, "va": "center", "parse_math": False, "color": INK}
@@ -55,7 +55,7 @@ def plot_table(
     for row in range(count):
         tops = [top + row * group + line * LINE for line in range(len(labels))]
         for label, y in zip(labels, tops, strict=True):
-            axes.text(MARGIN, y + LINE / 2, label, **{**STYLE, "color": GREY})
+            axes.text(MARGIN, y + LINE / 2, _cut(" ".join(label.split()), GUTTER), **{**STYLE, "color": GREY})
         axes.plot([MARGIN, WIDTH - MARGIN], [tops[-1] + LINE + GAP / 2] * 2, color=FAINT, linewidth=0.6)
         left = float(GUTTER + MARGIN)
         for name, column in columns.items():
@@ -75,9 +75,13 @@ def _draw_cell(axes: Axes, cell: Cell, left: float, top: float, width: float) ->
     right, bottom = left + width - 2, top + LINE
     filled = axes.fill([left, right, right, left], [top, top, bottom, bottom])[0]
     filled.set(color=VERMILION, alpha=0.75 * cell.error, linewidth=0)
+    axes.text(left + INSET, top + LINE / 2, _cut(cell.text, width) or "–", **STYLE)
+
+
+def _cut(text: str, width: float) -> str:
+    """As much of a text as fits into a width in pixels."""
     room = characters(width, SIZE)
-    text = cell.text if len(cell.text) <= room else f"{cell.text[: room - 1]}…"
-    axes.text(left + INSET, top + LINE / 2, text or "–", **STYLE)
+    return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 def _widths(columns: Mapping[str, Mapping[str, Sequence[Cell]]]) -> dict[str, float]:
