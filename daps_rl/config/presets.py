@@ -46,14 +46,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
         "variance": 0.02, "decoder_hidden": (64, 256), "beta_start": 0.05,
     },
-    "spoken-digits": {
-        "agent": "daps-na", "num_tokens": 2, "vocab_size": 16, "batch_size": 64, "minutes": 2.0, "variance": 0.3,
-        "beta_start": 2.0, "beta_end": 0.05,
-    },
-    "spoken-digits-babble": {
-        "agent": "daps-na", "num_tokens": 2, "vocab_size": 16, "batch_size": 64, "minutes": 2.0, "variance": 0.3,
-        "beta_start": 2.0, "beta_end": 0.05,
-    },
+    **dict.fromkeys(("spoken-digits", "spoken-digits-babble"), {
+        "agent": "daps-na", "num_tokens": 4, "vocab_size": 16, "batch_size": 64, "minutes": 3.0, "variance": 0.3,
+        "decoder_hidden": (64, 256),
+    }),
 }  # fmt: skip
 """Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
 
