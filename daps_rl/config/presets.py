@@ -41,15 +41,19 @@ PUBLISHED_SHAPES: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 """Of a datum."""
 
+SPOKEN_DIGITS: dict[str, Any] = {
+    "agent": "daps-na", "num_tokens": 4, "vocab_size": 16, "batch_size": 64, "minutes": 3.0, "variance": 0.3,
+    "decoder_hidden": (64, 256),
+}  # fmt: skip
+"""Our settings for spoken digits: 16 bits a clip; of 8 bits a recogniser reads several per cent less after as long."""
+
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
         "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
         "variance": 0.02, "decoder_hidden": (64, 256), "beta_start": 0.05,
     },
-    **dict.fromkeys(("spoken-digits", "spoken-digits-babble"), {
-        "agent": "daps-na", "num_tokens": 4, "vocab_size": 16, "batch_size": 64, "minutes": 3.0, "variance": 0.3,
-        "decoder_hidden": (64, 256),
-    }),
+    "spoken-digits": SPOKEN_DIGITS,
+    "spoken-digits-babble": SPOKEN_DIGITS,
 }  # fmt: skip
 """Our own settings by data set: options of `TrainConfig` that differ from its defaults."""
 
