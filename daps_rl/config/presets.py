@@ -47,19 +47,19 @@ SMALL_TABLE: dict[str, Any] = {
 }  # fmt: skip
 """Of a few hundred rows, which larger networks, and smaller variances, learn by heart."""
 
+SPOKEN_DIGITS: dict[str, Any] = {
+    "agent": "daps-na", "num_tokens": 4, "vocab_size": 16, "batch_size": 64, "minutes": 3.0, "variance": 0.3,
+    "decoder_hidden": (64, 256),
+}  # fmt: skip
+"""Our settings for spoken digits: 16 bits a clip; of 8 bits a recogniser reads several per cent less after as long."""
+
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
         "num_tokens": 8, "vocab_size": 16, "batch_size": 64, "minutes": 1.5, "likelihood": "fixed_gaussian",
         "variance": 0.02, "decoder_hidden": (64, 256), "beta_start": 0.05,
     },
-    "spoken-digits": {
-        "agent": "daps-na", "num_tokens": 2, "vocab_size": 16, "batch_size": 64, "minutes": 2.0, "variance": 0.3,
-        "beta_start": 2.0, "beta_end": 0.05,
-    },
-    "spoken-digits-babble": {
-        "agent": "daps-na", "num_tokens": 2, "vocab_size": 16, "batch_size": 64, "minutes": 2.0, "variance": 0.3,
-        "beta_start": 2.0, "beta_end": 0.05,
-    },
+    "spoken-digits": SPOKEN_DIGITS,
+    "spoken-digits-babble": SPOKEN_DIGITS,
     "handwriting": {
         "agent": "daps-na", "num_tokens": 32, "vocab_size": 64, "batch_size": 128, "minutes": 4.5, "variance": 0.02,
         "beta_start": 0.05,

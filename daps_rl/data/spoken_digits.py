@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -162,7 +162,7 @@ def _make(path: Path) -> dict[str, np.ndarray]:
             spoken = pool.map(speak, clips)
             made = np.stack([*tqdm(spoken, f"speaking {path}", len(clips), unit="clip", mininterval=1.0, leave=False)])
         ends = np.cumsum([len(clips_of(split)) for split in VOICES])[:-1]
-        pcm = dict(zip(VOICES, np.split(made, ends), strict=True))
+        pcm: dict[str, Any] = dict(zip(VOICES, np.split(made, ends), strict=True))
         content = io.BytesIO()
         np.savez_compressed(content, **pcm)  # type: ignore[arg-type]  # its stub takes names for options
         write_atomically(path, content.getvalue())
