@@ -166,6 +166,10 @@ def test_files_that_are_no_drawings(tmp_path):
         DataError, match=r"a\.svg must be an \.svg file of pen strokes: it must have 1 … 4 strokes.*got 0"
     ):
         KIND.read(tmp_path / "a.svg")
+    with pytest.raises(DataError, match="its viewBox must have a width and a height, got 100 and 0"):
+        KIND.read(svg(tmp_path / "a.svg", "M0,0L1,1", view="0 0 100 0"))
+    with pytest.raises(DataError, match=r"could not convert string to float: '1\.2\.3'"):
+        KIND.read(svg(tmp_path / "a.svg", "M0,0L1,1", view="0 0 1.2.3 4"))
     (tmp_path / "a.svg").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"a\.svg must be a readable \.svg file, got:"):
         KIND.read(tmp_path / "a.svg")
@@ -188,6 +192,8 @@ def test_without_the_package(monkeypatch):
 def test_too_few_points_for_the_strokes(characters):
     with pytest.raises(DataError, match=r"it must have 1 … 20 strokes for 40 points \(window\)"):
         load("handwriting", window=40)
+    with pytest.raises(DataError, match=r"window of handwriting must lie in 2 … 1,024 points, got 2000"):
+        load("handwriting", window=2000)
 
 
 def test_the_command(characters, tmp_path, capsys):

@@ -107,7 +107,7 @@ def test_a_folder_of_recordings_of_several_lengths(pendulums):
     splits = load(pendulums)
     assert [len(splits[split]) for split in ("train", "validation", "test")] == [24, 3, 3]
     assert splits.observation_shape == (20, 4)
-    assert splits.likelihood == "columns"
+    assert splits.likelihood == "fixed_columns"
     assert splits.kind.columns == ("number*3@3", "yes-no")
     assert splits.kind.names == ("x", "y", "angle")
     there = splits.train[..., 3] == 1
@@ -129,7 +129,7 @@ def test_windows_of_a_folder_of_classes_have_its_labels(tmp_path):
     assert splits.validation_labels.tolist() == [1]
     assert splits.test_labels.tolist() == [0, 0]  # the second ends with the recording
     assert splits.observation_shape == (6, 3)  # nothing is missing
-    assert (splits.likelihood, splits.kind.columns) == ("gaussian", ())
+    assert (splits.likelihood, splits.kind.columns) == ("fixed_gaussian", ())
     assert torch.equal(splits.test[0, 1:], splits.test[1, :-1])
 
 
@@ -146,7 +146,7 @@ def test_a_file_of_floats_is_series_and_one_of_greys_is_images(tmp_path):
     splits = load(tmp_path / "a.npy")
     assert isinstance(splits.kind, Series)
     assert splits.observation_shape == (7, 3)
-    assert splits.likelihood == "gaussian"
+    assert splits.likelihood == "fixed_gaussian"
     units = torch.cat([splits.kind.unscaled(splits[split]) for split in ("train", "validation", "test")])
     np.testing.assert_allclose(np.sort(units.ravel()), np.sort(series.ravel()), atol=1e-4)
     assert load(tmp_path / "a.npy", window=4).train.shape == (32, 4, 3)
@@ -291,7 +291,7 @@ def test_what_does_not_fit_a_model(tmp_path, monkeypatch):
 
 def test_gaussian_likelihoods_are_those_of_columns(pendulums):
     splits = load(pendulums)
-    for given, taken in (("fixed_gaussian", "fixed_columns"), ("gaussian", "columns"), ("auto", "columns")):
+    for given, taken in (("fixed_gaussian", "fixed_columns"), ("gaussian", "columns"), ("auto", "fixed_columns")):
         config = make_config(likelihood=given, steps=1)
         model = config.model_config(splits.observation_shape, splits.likelihood, splits.kind.columns)
         assert model.likelihood == taken

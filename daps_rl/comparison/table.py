@@ -31,6 +31,7 @@ from daps_rl.comparison.statistics import (
     sentence,
 )
 from daps_rl.data.kind import Measure
+from daps_rl.data.pixels import Arrays
 
 
 class Column(NamedTuple):
@@ -94,7 +95,10 @@ def reconstruction_columns(rows: Sequence[Row]) -> list[Column]:
     for name, measure in measures_of(rows).items():
         greedy = measure._replace(words=f"{measure.words}, greedy codes")
         columns.append(Column(heading(measure), _test(name), measure.form, measure.better))
-        columns.append(Column(heading(greedy), _test(f"{name}_greedy"), measure.form, measure.better))
+        of_greedy = _test(f"{name}_greedy")
+        columns.append(
+            Column(heading(greedy), of_greedy, measure.form, measure.better, optional=name not in Arrays.measures)
+        )
     judged = sorted({name for row in rows for name in row["test"] if name.startswith(("recognised", "verdict_"))})
     columns += [Column(name.replace("_", " "), _test(name), ".3f", 1) for name in judged]
     return [*columns, *TABLES["Reconstructions"]]

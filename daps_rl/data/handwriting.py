@@ -22,7 +22,7 @@ from daps_rl.data.splits import SPLITS, Splits
 from daps_rl.data.text_files import list_files, read_text, write_folder
 from daps_rl.report.handwriting import animate_handwriting, plot_handwriting
 
-STEPS = 64
+STEPS, MOST_STEPS = 64, 1024
 REVISION = 1  # of the points that the same drawing gives
 BOX = 109  # width and height of KanjiVG's drawings
 PATH = re.compile(r"""<path\b[^>]*?\sd=["']([^"']*)""")
@@ -43,10 +43,15 @@ def load_handwriting(*, window: int = STEPS) -> Splits:
     package.
 
     Args:
-        window: points of a datum.
+        window: points of a datum, two at least for every stroke.
     Raises:
-        DataError: there are fewer points than two for every stroke.
+        MissingDataError: the package is not there.
+        DataError: there are too few points, or over 1,024.
     """
+    if not 2 <= window <= MOST_STEPS:
+        raise DataError(
+            f"window of handwriting must lie in 2 … {MOST_STEPS:,} points, got {window}; leave it out for 64"
+        )
     package = _kanjivg()
     name = f"handwriting-{REVISION}-{package.version}-{window}"
     data: dict[str, Any] = {
@@ -148,9 +153,12 @@ def read_drawing(path: Path, steps: int) -> np.ndarray:
         strokes = [stroke for found in PATH.findall(text) for stroke in parse_path(found)]
         if not 0 < len(strokes) <= steps // 2:
             raise ValueError(f"it must have 1 … {steps // 2} strokes for {steps} points (window), got {len(strokes)}")
+        view = VIEW.search(text)
+        left, top, width, height = map(float, view.groups()) if view else (0.0, 0.0, BOX, BOX)
+        if not min(width, height) > 0:
+            raise ValueError(f"its viewBox must have a width and a height, got {width:g} and {height:g}")
     except ValueError as error:
         raise DataError(f"{path} must be an .svg file of pen strokes: {error}; mend it, or leave it out") from error
-    left, top, width, height = map(float, view.groups()) if (view := VIEW.search(text)) else (0.0, 0.0, BOX, BOX)
     points, first = resample(strokes, steps)
     unit = (points - complex(left + width / 2, top + height / 2)) / (max(width, height) / 2)
     return np.stack([unit.real, unit.imag, ~first], axis=-1).astype(np.float32)

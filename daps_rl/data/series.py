@@ -249,4 +249,5 @@ def series_splits(
         if numbers is not None:
             counts = torch.tensor([len(window_starts(len(series), steps)) for series in recordings])
             found[f"{split}_labels"] = numbers.repeat_interleave(counts)
-    return Splits(name=name, **found, likelihood="columns" if kind.padded else "gaussian", kind=kind)
+    likelihood = "fixed_columns" if kind.padded else "fixed_gaussian"  # a learned variance overfits a few recordings
+    return Splits(name=name, **found, likelihood=likelihood, kind=kind)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from daps_rl.data.cache import cache_folder
 from daps_rl.data.errors import DataError, MissingDataError, one_line
 from daps_rl.data.sound import Sound, sound_splits
 from daps_rl.data.splits import Splits
@@ -130,8 +131,7 @@ def _waves(data_dir: Path | None, seconds: float | None) -> dict[str, Tensor]:
     seconds = SECONDS if seconds is None else seconds
     if not 0.1 <= seconds <= LONGEST:
         raise DataError(f"seconds of spoken digits must lie in 0.1 … {LONGEST:g}, got {seconds}; {SECONDS} holds most")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daps-rl"
-    path = (base if data_dir is None else data_dir) / FILE
+    path = (cache_folder() if data_dir is None else data_dir) / FILE
     pcm = _read(path) or _make(path)
     samples = Sound.of(SAMPLE_RATE, seconds).samples
     return {split: torch.from_numpy(pcm[split][:, :samples]).float() / FULL_SCALE for split in VOICES}
