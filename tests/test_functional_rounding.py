@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from daps_rl.agents.critic import RewardScale
+from daps_rl.agents.policy_gradient import RewardScale
 from daps_rl.envs.classification import ClassificationBandit
 from daps_rl.functional import (
     effective_sample_size,

@@ -17,7 +17,8 @@ from daps_rl import cli
 
 LIST = Path(__file__).with_name("public_names.txt")
 MODULES = (
-    "daps_rl", "daps_rl.agents", "daps_rl.agents.sb3", "daps_rl.comparison", "daps_rl.data", "daps_rl.data.kind", "daps_rl.decoders",
+    "daps_rl", "daps_rl.agents", "daps_rl.agents.sb3", "daps_rl.comparison", "daps_rl.data", "daps_rl.data.kind",
+    "daps_rl.decoders",
     "daps_rl.envs", "daps_rl.evaluation", "daps_rl.functional", "daps_rl.kernels", "daps_rl.objectives",
     "daps_rl.policies", "daps_rl.report", "daps_rl.verdicts",
 )  # fmt: skip

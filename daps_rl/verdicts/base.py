@@ -14,6 +14,7 @@ from daps_rl.data.errors import one_line
 from daps_rl.distributed import World
 from daps_rl.functional import VerdictTerms, group_deviations
 
+EMPHASIS = 2.0  # how much further a verdict moves the reward of a group than the likelihood does, by the rule
 MEMORY = 0.99  # of the running deviations, over as many groups as a batch has
 
 
@@ -131,7 +132,7 @@ class Verdicts(nn.Module):
     def weights(self) -> Tensor:
         """The weights as they are now, in nats per unit; next to nothing until two codes of a datum differ. [J]."""
         likelihood, verdicts = (self.sums[0] / self.sums[1]).split([1, len(self.given)])
-        ruled = (likelihood / verdicts).nan_to_num(torch.finfo(torch.float32).tiny)
+        ruled = (EMPHASIS * likelihood / verdicts).nan_to_num(torch.finfo(torch.float32).tiny)
         return torch.where(self.given.isnan(), ruled, self.given)
 
     def scores(
