@@ -19,6 +19,7 @@ import numpy as np
 import tune
 from common import IMAGES, Row, read_rows
 from sweeps import SHARED, by_sweep
+from verdicts import METHODS, SIZES
 
 from daps_rl.report.figures import BLUE, EMPTY, FAINT, GREY, INK, SERIES, VERMILION, WIDTH, dress, new_figure, save
 
@@ -269,6 +270,30 @@ def legend_below(figure: Any, axes: Any, columns: int | None = None) -> None:
     figure.legend(handles, labels, loc="outside lower center", **look)
 
 
+def verdicts() -> None:
+    """What an unseen recogniser reads in decoded clips, by what the codes were trained for: a point each seed."""
+    rows = read_rows("verdicts")
+    sizes = [size for size in SIZES if any(row["size"] == size for row in rows)]
+    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
+    figure = new_figure(WIDTH, 620, "Spoken digits: what a recogniser that no training saw reads in decoded test clips")
+    panels = figure.subplots(1, len(sizes), sharex=True, sharey=True, squeeze=False)[0]
+    places = np.arange(len(methods))[::-1]
+    colours = {"": GREY, "probability": VERMILION, "right": "#E69F00", "surrogate": BLUE}
+    for size, axes in zip(sizes, panels, strict=True):
+        of_size = [row for row in rows if row["size"] == size]
+        for method, place in zip(methods, places, strict=True):
+            shares = [100.0 * row["test"]["judge"] for row in of_size if row["method"] == method]
+            if shares:
+                colour = colours[method.partition(" ")[2]]
+                axes.barh(place, statistics.fmean(shares), 0.7, color=colour, alpha=0.75)
+                axes.plot(shares, [place] * len(shares), ls="", marker="o", color=INK, markersize=3.5)
+        axes.axvline(100.0 * of_size[0]["original"]["judge"], color=INK, linewidth=0.9, linestyle="--")
+        axes.set_yticks(places, [method.replace(" ", ", ") for method in methods])
+        axes.set_xlim(0, 100)
+        dress(axes, f"{size.rstrip('0123456789')}, {of_size[0]['bits']:g} bits", "% read right (dashed: originals)")
+    save(figure, IMAGES / "verdicts.png")
+
+
 PICTURES: dict[str, Callable[[], None]] = {
     "agents": agents,
     "performance": performance,
@@ -276,6 +301,7 @@ PICTURES: dict[str, Callable[[], None]] = {
     "learning_rates": learning_rates,
     "sweeps": sweeps,
     "bias": bias,
+    "verdicts": verdicts,
 }
 
 

@@ -15,6 +15,7 @@ import sweeps
 from common import DOCS, REPORTS, Tables, interval, markdown, put
 from common import read_rows as read
 from strokes import STEPS, TUNING_SEED
+from verdicts import METHODS, SIZES
 
 METRICS = {"beta_elbo": 1, "log_likelihood": 1, "psnr": 2}  # digits shown
 
@@ -322,6 +323,51 @@ def strokes() -> str:
     return markdown([*header, "PSNR of greedy drawings (dB)"], lines)
 
 
+WORDS = {"probability": "verdict", "right": "verdict of 0 or 1", "surrogate": "a network that imitates the verdict"}
+
+
+def by_method() -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Returns the rows of codes that are trained to be understood, by size and method, in the script's order."""
+    rows = read("verdicts")
+    keys = [(size, method) for size in SIZES for method in METHODS]
+    found = {key: [row for row in rows if (row["size"], row["method"]) == key] for key in keys}
+    return {key: of for key, of in found.items() if of}
+
+
+def understood() -> str:
+    """Returns the share of decoded test clips that the unseen judge reads right, by method and size."""
+    groups = by_method()
+    sizes = [size for size in SIZES if any(key[0] == size for key in groups)]
+
+    def share(size: str, method: str) -> str:
+        of = groups.get((size, method), [])
+        return interval([100.0 * row["test"]["judge"] for row in of]) if of else ""
+
+    lines = []
+    for method in METHODS:
+        agent, _, reward = method.partition(" ")
+        if any(key[1] == method for key in groups):
+            name = f"`{agent}`, likelihood and {WORDS[reward]}" if reward else f"`{agent}`, likelihood alone"
+            lines.append([name, *(share(size, method) for size in sizes)])
+    return markdown(["trained by", *sizes], lines)
+
+
+def verdicts() -> str:
+    """Returns all that was measured of codes that are trained to be understood."""
+    lines = [
+        [
+            size, method, str(len(of)),
+            *(interval([100.0 * row["test"][name] for row in of]) for name in ("judge", "logistic", "verdict")),
+            interval([100.0 * row["real"]["judge"] for row in of]),
+            *(interval([row["test"][name] for row in of], 2) for name in ("squared_error", "mel_distance")),
+            *(interval([row[name] or 0.0 for row in of], 0) for name in ("steps", "weight")),
+        ]
+        for (size, method), of in by_method().items()
+    ]  # fmt: skip
+    header = ["size", "method", "seeds", "judge (%)", "logistic regression (%)", "verdict (%)", "real, judge (%)"]
+    return markdown([*header, "squared error", "mel distance (dB)", "steps", "weight (nats)"], lines)
+
+
 def summary() -> str:
     """Returns the steps per second that people ask for: on two CPU cores, without and with kernels, and on a GPU."""
     cpu = {row["configuration"]: f"{row['steps_per_second']:.1f}" for row in read("speed")}  # the latest
@@ -375,6 +421,8 @@ def tables() -> Tables:
         REPORTS / "results.md": results,
         REPORTS / "performance.md": {"memory": memory(), "scaling": scaling()},
         REPORTS / "strokes.md": {"tuning": strokes_tuning()},
+        REPORTS / "verdicts.md": {"verdicts": verdicts()},
+        DOCS / "verdicts.md": {"understood": understood()},
         DOCS / "strokes.md": {"summary": strokes()},
         DOCS / "performance.md": {"summary": summary()},
         DOCS / "results.md": {"summary": agents("minutes", brief=True)},

@@ -169,12 +169,12 @@ def test_groups_whose_verdicts_are_alike_or_not_finite_count_for_nothing():
     assert counts.tolist() == [1.0, 0.0]
 
 
-def test_a_term_by_the_rule_varies_as_much_as_the_likelihood_in_the_groups_it_tells_apart():
+def test_a_term_by_the_rule_varies_twice_as_much_as_the_likelihood_in_the_groups_it_tells_apart():
     likelihood = torch.tensor([[0.0, 4.0], [0.0, 8.0], [0.0, 6.0], [1.0, 7.0]])  # deviations 2, 4, 3, 3
     scores = {0.0: 0.0, 4.0: 0.0, 8.0: 0.0, 6.0: 1.0, 1.0: 0.0, 7.0: 0.0}  # one group of four differs, by 1/2
     terms = Verdicts({"v": lambda truth, decoded: [scores[value] for value in decoded[:, 0].tolist()]})
     weight = terms(likelihood, likelihood.reshape(4, 2, 1), torch.zeros(4, 1)).weights
-    torch.testing.assert_close(weight, torch.tensor([3.0 / 0.5]))
+    torch.testing.assert_close(weight, torch.tensor([2.0 * 3.0 / 0.5]))
     flat = terms(torch.zeros(4, 2), torch.zeros(4, 2, 1), torch.zeros(4, 1)).weights  # a batch that says nothing
     torch.testing.assert_close(flat, weight)
 
@@ -184,7 +184,7 @@ def test_running_weights_remember_about_a_hundred_batches():
     first = torch.tensor([[0.0, 2.0], [0.0, 2.0]])
     for scale in (1.0, 3.0):  # both groups differ twice: deviations 1 and 3 of the verdict, 1 of the likelihood
         weights = terms(first, (scale * first).reshape(4, 1), torch.zeros(2, 1)).weights
-    torch.testing.assert_close(weights, torch.tensor([1.99 / (0.99 * 1.0 + 3.0)]))
+    torch.testing.assert_close(weights, torch.tensor([2.0 * 1.99 / (0.99 * 1.0 + 3.0)]))
     terms.eval()(first, (100.0 * first).reshape(4, 1), torch.zeros(2, 1))
     torch.testing.assert_close(terms.weights(), weights)
 

@@ -86,7 +86,7 @@ def default_text(name: str) -> str:
 
     default = TrainConfig.__dataclass_fields__[name].default
     parts = [] if default in (None, (), dataclasses.MISSING) else [_show(default)]
-    recipes = {**RECIPES, "other data": OTHER_DATA}
+    recipes = {"digits": RECIPES["digits"], "other data": OTHER_DATA}  # not those of all data that have a name
     own = {data: recipe[name] for data, recipe in recipes.items() if recipe.get(name, default) != default}
     parts += [f"{_show(value)} for {data}" for data, value in own.items()]
     return f" (default: {'; '.join(parts)})" if parts else ""

@@ -60,8 +60,8 @@ RUN: dict[str, dict[str, Any]] = {
     "--trust": {"action": "store_true", "help": TRUST},
     "--device": {"default": "auto", "choices": DEVICES, "help": "work here (default: auto)"},
 }
-INPUT = {"--input": {"required": True, "metavar": "FILE.npy", "help": "read from this file"}}
-OUTPUT = {"--output": {"required": True, "metavar": "FILE.npy", "help": "write to this file"}}
+INPUT = {"--input": {"required": True, "metavar": "PATH", "help": "read this file, or a folder of them: .npy for codes"}}
+OUTPUT = {"--output": {"required": True, "metavar": "PATH", "help": "write here, in the form that the data have"}}
 MEASURE = "measure {} too, with this file of {}'s weights (docs/metrics.md)"
 WEIGHTS = {
     "--fid-weights": {"metavar": "FILE", "help": MEASURE.format("FID", "Inception")},

@@ -60,6 +60,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "spoken-digits": SPOKEN_DIGITS,
     "spoken-digits-babble": SPOKEN_DIGITS,
+    "spoken-and-written": {**SPOKEN_DIGITS, "token_vectors": "separate"},
     "handwriting": {
         "agent": "daps-na", "num_tokens": 32, "vocab_size": 64, "batch_size": 128, "minutes": 4.5, "variance": 0.02,
         "beta_start": 0.05,

@@ -196,4 +196,4 @@ def part_splits(
         if "label" in data[split]:
             labels = data[split]["label"].reshape(len(whole)).long()
             tensors[f"{split}_labels"] = labels.repeat_interleave(len(given))
-    return Splits(name=name, **tensors, likelihood="columns", kind=kind)
+    return Splits(name=name, **tensors, likelihood="fixed_columns", kind=kind)

@@ -14,7 +14,7 @@ from daps_rl.data.errors import one_line
 from daps_rl.distributed import World
 from daps_rl.functional import VerdictTerms, group_deviations
 
-EMPHASIS = 2.0  # how much further a verdict moves the reward of a group than the likelihood does, by the rule
+EMPHASIS = 2.0  # how far a verdict moves the reward of a group, by the rule, in units of how far the likelihood does
 MEMORY = 0.99  # of the running deviations, over as many groups as a batch has
 
 
@@ -42,9 +42,9 @@ class Verdicts(nn.Module):
     A weight that is not given follows from a rule. With sd_b(·) the standard deviation within the group of context b,
     averaged over those groups of the last hundred batches or so in which it is not 0,
 
-        w = mean_b sd_b(log p(x|z)) / mean_b sd_b(v),
+        w = 2 · mean_b sd_b(log p(x|z)) / mean_b sd_b(v),
 
-    so that the term moves the reward of a group as much as the likelihood does, whatever the units of the two. The
+    so that the term moves the reward of a group twice as far as the likelihood does, whatever the units of the two. The
     running sums are a buffer, saved and restored with whatever holds this module; `eval()` keeps them as they are.
 
     Args:
