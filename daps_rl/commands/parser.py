@@ -60,7 +60,7 @@ RUN: dict[str, dict[str, Any]] = {
     "--trust": {"action": "store_true", "help": TRUST},
     "--device": {"default": "auto", "choices": DEVICES, "help": "work here (default: auto)"},
 }
-INPUT = {"--input": {"required": True, "metavar": "PATH", "help": "read this file, or a folder of them: .npy for codes"}}
+INPUT = {"--input": {"required": True, "metavar": "PATH", "help": "read this file, or the files of this folder"}}
 OUTPUT = {"--output": {"required": True, "metavar": "PATH", "help": "write here, in the form that the data have"}}
 MEASURE = "measure {} too, with this file of {}'s weights (docs/metrics.md)"
 WEIGHTS = {

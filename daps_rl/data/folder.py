@@ -14,6 +14,7 @@ from torch import Tensor
 from daps_rl.data.errors import MAX_CORRUPT, DataError, MissingDataError
 from daps_rl.data.images import stream_splits
 from daps_rl.data.picture import SUFFIXES
+from daps_rl.data.plain import walk_files
 from daps_rl.data.splits import Splits, cut_missing, find_splits
 
 IMAGE_SIZE = 64  # pixels: of folders and of the hub, unless image_size says otherwise
@@ -97,17 +98,6 @@ def find_files(
         paths[split] = [path for path, _ in names]
         labels[f"{split}_labels"] = _labels(folder, names, classes) if labelled else None
     return paths, labels
-
-
-def walk_files(top: str | Path, suffixes: Sequence[str]) -> Iterator[str]:
-    """Paths of the files of such suffixes below a folder; a link back to a folder above is passed over."""
-    seen = set()
-    for place, folders, names in os.walk(top, followlinks=True):
-        real = os.path.realpath(place)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real not in seen:
-            yield from (f"{place}/{n}" for n in names if n.lower().endswith(tuple(suffixes)) and n[0] != ".")
-        seen.add(real)
 
 
 def _split_folders(folder: Path) -> dict[str, str]:

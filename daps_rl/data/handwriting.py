@@ -17,9 +17,9 @@ from torch import Tensor
 from daps_rl.data.cache import cached_arrays
 from daps_rl.data.errors import DataError, MissingDataError
 from daps_rl.data.kind import Array, Kind, Measure, write_array
-from daps_rl.data.plain import read_array
+from daps_rl.data.plain import list_files, read_array
 from daps_rl.data.splits import SPLITS, Splits
-from daps_rl.data.text_files import list_files, read_text, write_folder
+from daps_rl.data.text_files import read_text, write_folder
 from daps_rl.report.handwriting import animate_handwriting, plot_handwriting
 
 STEPS, MOST_STEPS = 64, 1024

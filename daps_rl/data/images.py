@@ -1,14 +1,73 @@
-"""Colour images as splits, in memory and as streams."""
+"""Colour images: their kind, and splits of them, in memory and as streams."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor
 
-from daps_rl.data.errors import CorruptFiles
-from daps_rl.data.picture import Picture, Standard, is_grey
+from daps_rl.data.errors import CorruptFiles, DataError, one_line
+from daps_rl.data.kind import Array
+from daps_rl.data.picture import SUFFIXES, WHITE, Picture, Standard, is_grey
+from daps_rl.data.pixels import Arrays
+from daps_rl.data.plain import list_files, new_folder
 from daps_rl.data.splits import Splits
 from daps_rl.data.stream import ImageStream, Source, sample_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Arrays):
+    """Photographs, standardised by one mean and deviation: image files, or `.npy` files of pixels or values.
+
+    Args:
+        size, channels: of an image, as `Picture` makes it.
+        mean, deviation: of pixel / 255, see `Standard`.
+    """
+
+    size: int
+    channels: int
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, standard: Standard, size: int, channels: int) -> Images:
+        """Returns the kind of images that are standardised so."""
+        moments = {"mean": standard.mean, "deviation": standard.deviation}
+        return cls(size=size, channels=channels, value_range=standard.value_range, **moments)
+
+    def read(self, path: Path) -> Array:
+        if path.suffix.lower() == ".npy":
+            return super().read(path)
+        picture, pixels = Picture(self.size, self.channels), []
+        for file in list_files(path, SUFFIXES, "images"):
+            try:
+                pixels.append(picture(str(file)))
+            except Exception as error:  # of many kinds, from PIL
+                raise DataError(f"{file} must be a readable image, got: {one_line(error)}; mend it") from error
+        return torch.stack(pixels)
+
+    def write(self, path: Path, data: Tensor) -> str:
+        """Writes a new folder of PNGs, one for each datum, or a `.npy` file of values where the path ends so."""
+        if path.suffix.lower() == ".npy":
+            return super().write(path, data)
+        values = (data * self.deviation + self.mean).mul(WHITE).round().clamp(0, WHITE).byte().movedim(1, -1)
+        with new_folder(path) as folder:
+            for number, pixels in enumerate(values.numpy()):
+                Image.fromarray(pixels.squeeze(-1) if self.channels == 1 else pixels).save(folder / f"{number:05}.png")
+        return f"{path}: {len(data)} PNG files"
+
+    def prepare(self, x: Any) -> Array:
+        """Standardises pixels, uint8 [N, C, H, W] or [N, H, W, C]; values stay."""
+        pixels = torch.as_tensor(x)
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+            return x
+        first = pixels if pixels.shape[1] == self.channels else pixels.movedim(-1, 1)
+        return Standard(self.mean, self.deviation)(first)
 
 
 def colour_splits(name: str, pixels: Mapping[str, Tensor], labels: Mapping[str, Any]) -> Splits:
@@ -21,7 +80,8 @@ def colour_splits(name: str, pixels: Mapping[str, Tensor], labels: Mapping[str, 
     """
     standard = Standard.of(pixels["train"], f"{name}: train")
     images: dict[str, Any] = {split: standard(pixels[split]) for split in pixels}
-    return Splits(name=name, **images, **labels, likelihood="gaussian", value_range=standard.value_range)
+    kind = Images.of(standard, pixels["train"].shape[-1], pixels["train"].shape[1])
+    return Splits(name=name, **images, **labels, likelihood="gaussian", value_range=standard.value_range, kind=kind)
 
 
 def stream_splits(
@@ -46,6 +106,7 @@ def stream_splits(
         **labels,
         likelihood="gaussian",
         value_range=train.standard.value_range,
+        kind=Images.of(train.standard, picture.size, picture.channels),
     )
 
 

@@ -20,6 +20,7 @@ Array = np.ndarray | Tensor
 
 KINDS = {
     "arrays": "daps_rl.data.pixels:Arrays",
+    "images": "daps_rl.data.images:Images",
     "parts": "daps_rl.data.parts:Parts",
     "sound": "daps_rl.data.sound:Sound",
     "handwriting": "daps_rl.data.handwriting:Handwriting",

@@ -16,12 +16,13 @@ from daps_rl.data.digits import load_digits
 from daps_rl.data.endless import stream_hub
 from daps_rl.data.errors import MAX_CORRUPT, DataError, MissingDataError
 from daps_rl.data.files import SUFFIXES, load_file
-from daps_rl.data.folder import IMAGE_SIZE, load_image_folder, walk_files
+from daps_rl.data.folder import IMAGE_SIZE, load_image_folder
 from daps_rl.data.handwriting import load_handwriting
 from daps_rl.data.hub import HubError, download_hub, find_image_column, hub_splits, open_hub
 from daps_rl.data.mnist import FASHION_MNIST, IDX_FILES, MNIST, find_idx_files, load_idx_folder, load_image_source
 from daps_rl.data.photographs import load_photographs
 from daps_rl.data.picture import SUFFIXES as IMAGE_SUFFIXES
+from daps_rl.data.plain import walk_files
 from daps_rl.data.series import SUFFIXES as SERIES_SUFFIXES
 from daps_rl.data.series import load_series_folder
 from daps_rl.data.sound import load_sound_folder

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +16,50 @@ import numpy as np
 from numpy.lib import format as npy
 
 from daps_rl.data.errors import DataError, MissingDataError, one_line
+
+
+def walk_files(top: str | Path, suffixes: Sequence[str]) -> Iterator[str]:
+    """Paths of the files of such suffixes below a folder; a link back to a folder above is passed over."""
+    seen = set()
+    for place, folders, names in os.walk(top, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            yield from (f"{place}/{n}" for n in names if n.lower().endswith(tuple(suffixes)) and n[0] != ".")
+        seen.add(real)
+
+
+def list_files(path: Path, suffixes: Sequence[str], what: str) -> list[Path]:
+    """Returns the file at a path, or those of such suffixes below a folder, in the order of their names.
+
+    Raises:
+        MissingDataError: nothing of the kind is there.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(Path(name) for name in walk_files(path, suffixes))
+    if not found:
+        raise MissingDataError(f"{path} must hold {what} ({', '.join(suffixes)}), got a folder without; check the path")
+    return found
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives a folder to fill, which then stands at the path, whole or not at all.
+
+    Raises:
+        DataError: something is there already, but for an empty folder.
+    """
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise DataError(f"{path} must be a new or an empty folder, got one that is not; choose another")
+    temporary = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.replace(temporary, path)  # onto an empty folder too
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def read_array(path: str | os.PathLike[str]) -> np.ndarray:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from daps_rl.data.arrays import as_labels, as_tensor
 from daps_rl.data.errors import MAX_CORRUPT, CorruptFiles, DataError
-from daps_rl.data.folder import find_files, walk_files
+from daps_rl.data.folder import find_files
 from daps_rl.data.kind import Array, Kind, Measure, write_array
-from daps_rl.data.plain import read_array
+from daps_rl.data.plain import list_files, read_array, walk_files
 from daps_rl.data.recordings import Form, read_recording, recording_text
 from daps_rl.data.splits import LABELS, SPLITS, Splits, cut_missing
-from daps_rl.data.text_files import list_files, write_folder
+from daps_rl.data.text_files import write_folder
 from daps_rl.report import plot_sheet
 
 SUFFIXES = (".bvh", ".csv")

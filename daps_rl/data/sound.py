@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shutil
 import statistics
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +16,9 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import MAX_CORRUPT, CorruptFiles, DataError, MissingDataError, one_line
-from daps_rl.data.folder import find_files, walk_files
+from daps_rl.data.folder import find_files
 from daps_rl.data.kind import Array, Kind, Measure, write_array
-from daps_rl.data.plain import read_array
+from daps_rl.data.plain import new_folder, read_array, walk_files
 from daps_rl.data.splits import Splits, cut_missing
 from daps_rl.data.waves import (
     SUFFIXES,
@@ -167,19 +165,9 @@ class Sound(Kind):
         """Writes a new folder of WAVs, one for each datum, or a `.npy` file of data where the path ends so."""
         if path.suffix == ".npy":
             return write_array(path, data.numpy())
-        if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-            raise DataError(
-                f"{path} must be a new folder for WAVs, or end in .npy, got one that is there; pass another"
-            )
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        try:
+        with new_folder(path) as folder:
             for number, wave in enumerate(self.to_waveform(data), 1):
                 write_wave(folder / f"{number:0{len(str(len(data)))}}.wav", wave, self.sample_rate)
-            folder.chmod(0o755)
-            folder.replace(path)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
         return f"{path}: {len(data)} WAV files of {self.samples / self.sample_rate:g} s at {self.sample_rate} Hz"
 
 

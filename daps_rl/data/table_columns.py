@@ -144,16 +144,16 @@ def find_column(name: str, cells: Sequence[str], asked: str | None, train: Seque
 def find_kind(cells: Sequence[str]) -> tuple[str, str]:
     """Returns a column's kind by its cells, and why where it is to be skipped.
 
-    In order: one value is skipped; two are yes-no; text is a category where there are at most 100 and half as many as
-    rows, else skipped; whole numbers that count the rows are skipped; at most ten whole numbers, with ten rows each on
-    average, are a category; else it is a number.
+    In order: one value is skipped, unless it may be missing; two are yes-no; text is a category where there are at most
+    100 and half as many as rows, else skipped; whole numbers that count the rows are skipped; at most ten whole
+    numbers, with ten rows each on average, are a category; else it is a number.
     """
     given = [cell for cell in cells if cell]
     distinct, numbers = set(given), _numbers(given)
     if len(set(cells)) < 2:
         return SKIP, "always the same"
-    if len(distinct) <= 2:
-        return YES_NO, ""
+    if len(distinct) <= 2:  # one value, or missing, is a category of two
+        return YES_NO if len(distinct) == 2 else CATEGORY, ""
     if numbers is None:
         few = len(distinct) <= min(FOUND, len(given) / 2)
         return (CATEGORY, "") if few else (SKIP, f"text, {len(distinct)} different ones")

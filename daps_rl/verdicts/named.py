@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from daps_rl.data import SPLITS, Splits
+from daps_rl.data.parts import Parts
 from daps_rl.names import did_you_mean, import_named, weighted_name
 from daps_rl.verdicts.base import Verdict, Verdicts, file_name
 from daps_rl.verdicts.classifier import Classifier
@@ -60,6 +61,11 @@ def labelled(splits: Splits, name: str) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"reward {name!r} compares with labels, which must be there for all data, in memory, and {splits.name} "
             "has not; take labelled data, or another reward."
+        )
+    if isinstance(splits.kind, Parts):
+        raise ValueError(
+            f"reward {name!r} would read the label that is a part of {splits.name} itself; take a function of your own "
+            "that looks at the other parts (kind.unpack)."
         )
     return splits.train if splits.train_targets is None else splits.train_targets, splits.train_labels
 

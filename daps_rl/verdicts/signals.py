@@ -32,11 +32,14 @@ class SSIM:
 
 
 def edit_distance(truth: Tensor, decoded: Tensor) -> Tensor:
-    """Minus the Levenshtein distance of sequences of whole numbers [M, L], per symbol: −1 … 0, 0 for the same. [M].
+    """Minus the Levenshtein distance of sequences of whole numbers, per symbol: −1 … 0, 0 for the same. [M].
+
+    Sequences are [M, L], or [M, L, 1] as windows of text are.
 
     A row of the table takes its insertions from a running minimum: row_j = min_{i ≤ j} (c_i − i) + j, where c_i is the
     cost with a substitution or a deletion last.
     """
+    truth, decoded = (part.squeeze(-1) if part.ndim == 3 else part for part in (truth, decoded))
     if truth.ndim != 2 or (truth != truth.round()).any():
         raise ValueError(f"edit-distance needs sequences of whole numbers [M, L], got shape {list(truth.shape)}.")
     decoded, length = decoded.round(), truth.shape[1]
