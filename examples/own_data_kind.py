@@ -2,7 +2,7 @@
 
 python examples/own_data_kind.py [--smoke]
 
-In a folder where Python finds this file, the command line takes it too:
+From the folder of this file the command line takes it too:
 
     daps-rl train --data own_data_kind:promoters --out runs/dna
     daps-rl encode runs/dna --trust --input mine.fasta --output codes.npy

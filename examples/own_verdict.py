@@ -4,7 +4,7 @@ An 8, a 0 and a 3 differ in how many holes they have, and squared error cares li
 The same codes of 4 bits are trained for the likelihood alone, and for the verdict beside it.
 
 python examples/own_verdict.py [--smoke]
-From the command line: daps-rl train --reward examples.own_verdict:same_holes
+From the repository: daps-rl train --reward examples.own_verdict:same_holes
 """
 
 from __future__ import annotations

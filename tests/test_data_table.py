@@ -18,7 +18,7 @@ from daps_rl.config import ModelConfig
 from daps_rl.data import DataError, load
 from daps_rl.data.kind import kind_from_json, kind_to_json
 from daps_rl.data.table import Table, load_table, table_splits
-from daps_rl.data.table_columns import Field, find_kind, parse_kinds
+from daps_rl.data.table_columns import Field, find_column, find_kind, parse_kinds
 from daps_rl.kinds import POLICIES
 
 SMALL = ("--num-tokens", "8", "--vocab-size", "4", "--embed-dim", "8", "--num-heads", "2", "--num-layers", "1",
@@ -65,7 +65,7 @@ class TestKinds:
             (["1.5"] * 30, "skip"),
             (["no", "yes"] * 15, "yes-no"),
             (["0", "1", ""] * 10, "yes-no"),  # made a category, as one is missing
-            (["yes", ""] * 15, "yes-no"),
+            (["yes", ""] * 15, "category"),
             (["a", "b", "c"] * 10, "category"),
             ([f"id {i}" for i in range(30)], "skip"),
             ([f"2020-01-{i + 1:02d}" for i in range(30)], "skip"),
@@ -81,6 +81,13 @@ class TestKinds:
     )
     def test_are_found_by_the_cells(self, cells, kind):
         assert find_kind(cells)[0] == kind
+
+    def test_one_value_that_may_be_missing_is_a_category(self):
+        cells = ["yes", ""] * 15
+        field = find_column("a", cells, None, range(30), "table")
+        assert isinstance(field, Field)
+        assert (field.kind, field.values) == ("category", ("", "yes"))
+        assert field.decode(field.encode(cells, "table")) == cells
 
     def test_of_a_table_are_said_in_one_line(self, tmp_path):
         path = write_csv(tmp_path / "people.csv", people())

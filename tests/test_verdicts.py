@@ -280,6 +280,7 @@ def test_edit_distance_is_levenshteins():
     a, b = (torch.randint(3, (20, 5), generator=random) for _ in range(2))
     expected = torch.tensor([-slow(x, y) / 5 for x, y in zip(a.tolist(), b.tolist(), strict=True)])
     torch.testing.assert_close(edit_distance(a, b.float()), expected)
+    torch.testing.assert_close(edit_distance(a[..., None], b[..., None].float()), expected)  # as windows of text are
 
 
 def test_symbols_are_decoded_to_the_most_probable():

@@ -16,6 +16,7 @@ from daps_rl.agents.sb3.adapter import SB3_AGENTS
 from daps_rl.comparison.plan import Plan
 from daps_rl.config import make_config
 from daps_rl.data import Splits, from_arrays
+from daps_rl.data.parts import Part, Parts, part_splits
 from daps_rl.functional import encoding_reward
 from daps_rl.names import weighted_name
 from daps_rl.runs.folder import RunFolder
@@ -23,6 +24,7 @@ from daps_rl.runs.session import train_run
 from daps_rl.tensor_file import load_tensors
 from daps_rl.training import Trainer
 from daps_rl.verdicts import Classifier, Verdicts
+from daps_rl.verdicts.named import make_verdicts
 
 DIGITS = [*TINY, "--data", "digits", "--seed", "3"]
 
@@ -230,3 +232,11 @@ def test_a_comparison_rewards_those_that_can_take_it_and_measures_the_others():
 )
 def test_a_name_and_its_weight(text, parts):
     assert weighted_name(text) == parts
+
+
+def test_a_classifier_does_not_read_the_label_that_is_a_part_of_the_data():
+    kind = Parts(parts=(Part(name="a", shape=(2,)), Part(name="label", shape=(1,), entries="category:2")))
+    data = {"a": torch.zeros(8, 2), "label": torch.arange(8)[:, None] % 2}
+    splits = part_splits("pairs", kind, dict.fromkeys(("train", "validation", "test"), data), [["a"]])
+    with pytest.raises(ValueError, match="reward 'classifier' would read the label that is a part of pairs itself"):
+        make_verdicts(["classifier"], splits)
