@@ -358,8 +358,9 @@ def verdicts() -> str:
         [
             size, method, str(len(of)),
             *(interval([100.0 * row["test"][name] for row in of]) for name in ("judge", "logistic", "verdict")),
-            interval([100.0 * row["real"]["judge"] for row in of]),
-            *(interval([row["test"][name] for row in of], 2) for name in ("squared_error", "mel_distance")),
+            interval([100.0 * row["real"]["judge"] for row in of]) if "real" in of[0] else "",
+            interval([row["test"]["squared_error"] for row in of], 2),
+            interval([row["test"]["mel_distance"] for row in of], 2) if "mel_distance" in of[0]["test"] else "",
             *(interval([row[name] or 0.0 for row in of], 0) for name in ("steps", "weight")),
         ]
         for (size, method), of in by_method().items()

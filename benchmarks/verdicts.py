@@ -1,14 +1,15 @@
-"""Codes that are trained to be understood: spoken digits at a few bits, for likelihood alone or for a verdict too.
+"""Codes that are trained to be understood, of spoken digits, pictures and rows: for likelihood alone, or for a verdict.
 
     python benchmarks/verdicts.py --only babble8 clean4   # about half an hour a size on two cores; skips what has a row
 
-The verdict is that of extremely randomised trees on log-mel frames, fitted on the training voices: their probability of
-the right digit, or 1 for the right answer and 0 for a wrong one. It has no gradient. FSQ and Gumbel-Softmax, which need
+The verdict is that of extremely randomised trees, fitted on the original training data (of sound, on log-mel frames of
+the training voices): their probability of the right class, or 1 for the right answer and 0 for a wrong one. It has no gradient. FSQ and Gumbel-Softmax, which need
 one, get a network that imitates it while they train, and the best of three weights on the validation split; the agents
 that learn from rewards get the weight that the rule gives. All have the same networks and the same minutes.
 
-What is understood is said by two recognisers that no training has seen, on voices that none has heard: a support vector
-machine on cepstra ("judge", of another kind and on other features than the verdict) and a logistic regression.
+What is understood is said by two recognisers that no training has seen, of sound on voices that none has heard: a
+support vector machine on cepstra, or on principal components ("judge", of another kind and on other features than the
+verdict), and a logistic regression.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from common import add_pool_options, read_rows, run_tasks, write_row
 from scipy.fft import dct
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -33,6 +35,7 @@ from torch.distributions import Distribution
 from daps_rl.autoencoder import make_decoder
 from daps_rl.config import TrainConfig, make_config
 from daps_rl.data import MissingDataError, Splits, load
+from daps_rl.data.sound import Sound
 from daps_rl.data.spoken_digits import load_real_digits
 from daps_rl.training import Trainer
 from daps_rl.verdicts import Classifier
@@ -42,6 +45,7 @@ SIZES = {  # data, T, V
     "clean4": ("spoken-digits", 2, 4), "clean6": ("spoken-digits", 2, 8), "clean8": ("spoken-digits", 2, 16),
     "babble6": ("spoken-digits-babble", 2, 8), "babble8": ("spoken-digits-babble", 2, 16),
     "babble12": ("spoken-digits-babble", 3, 16), "babble24": ("spoken-digits-babble", 6, 16),
+    "fashion12": ("fashion-mnist", 3, 16), "breast6": ("breast-cancer", 2, 8),
 }  # fmt: skip
 REWARDED = ("daps-na", "rloo", "grpo", "ppo")
 METHODS: dict[str, dict[str, Any]] = {
@@ -51,7 +55,7 @@ METHODS: dict[str, dict[str, Any]] = {
     **{f"{agent} surrogate": {"agent": agent, "surrogate": True} for agent in ("fsq", "gumbel-na")},
 }
 WEIGHTS = (50.0, 200.0, 800.0)  # of the surrogate, in nats
-CEPSTRA = 13
+CEPSTRA, COMPONENTS, MOST = 13, 50, 10_000  # of a frame; of other data; training data of a judge
 SPLITS = ("validation", "test")
 
 
@@ -70,9 +74,14 @@ class Judges:
     """Recognisers fitted on the original training clips, that no training sees."""
 
     def __init__(self, splits: Splits) -> None:
-        x, labels = splits.train.numpy(), splits.train_labels.numpy()
+        rows = np.random.RandomState(0).permutation(len(splits.train))[:MOST]
+        x, labels = splits.train[rows].numpy(), splits.train_labels[rows].numpy()
+        sound = isinstance(splits.kind, Sound)
+        components = PCA(min(COMPONENTS, flat(x).shape[1]), random_state=0)
+        judge = make_pipeline(StandardScaler() if sound else components, SVC(C=10.0))
+        features = cepstra if sound else flat
         self.of = {
-            "judge": (cepstra, make_pipeline(StandardScaler(), SVC(C=10.0)).fit(cepstra(x), labels)),
+            "judge": (features, judge.fit(features(x), labels)),
             "logistic": (flat, LogisticRegression(C=0.05, max_iter=500).fit(flat(x), labels)),
         }
 
@@ -102,7 +111,7 @@ class Imitation(Distribution):
         mean = self.base.mean
         if torch.is_grad_enabled() and self.decoder.training:
             self.decoder.imitate(mean.detach().reshape(-1, *self.base.event_shape))
-        read = self.decoder.network(mean.flatten(-2)).log_softmax(-1)
+        read = self.decoder.network(mean.flatten(-len(self.base.event_shape))).log_softmax(-1)
         label = label.expand(read.shape[:-1]).unsqueeze(-1)
         return self.base.log_prob(x) + self.decoder.weight * read.gather(-1, label).squeeze(-1)
 
@@ -114,8 +123,10 @@ class SurrogateDecoder(nn.Module):
         super().__init__()
         self.decoder, self.weight, self.verdict = decoder, weight, verdict
         self.num_tokens, self.vocab_size, self.embed = decoder.num_tokens, decoder.vocab_size, decoder.embed
-        features = splits.train[0].numel()
-        network = nn.Sequential(nn.Linear(features, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+        sizes = splits.train[0].numel(), len(verdict.estimator.classes_)
+        network = nn.Sequential(
+            nn.Linear(sizes[0], 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, sizes[1])
+        )
         self.held = [network]  # not a part of the module: the run's optimiser leaves it alone
         self.optimizer = torch.optim.Adam(network.parameters(), 1e-3)
         for _ in range(300):
@@ -160,18 +171,18 @@ def train(splits: Splits, config: TrainConfig, weight: float | None, verdict: Cl
 
 
 def measure(trainer: Trainer, splits: Splits, judges: Judges, verdict: Classifier) -> dict[str, Any]:
-    """Returns what is read in decoded greedy codes of each split, and of the real recordings where they are."""
+    """Returns what is read in decoded greedy codes of each split, and of real recordings where there are any."""
     model, found = trainer.autoencoder.eval(), {}
     data = {split: (splits[split], splits[f"{split}_labels"]) for split in SPLITS}
     with contextlib.suppress(MissingDataError):
-        data["real"] = load_real_digits(splits.kind)
+        data |= {"real": load_real_digits(splits.kind)} if isinstance(splits.kind, Sound) else {}
     for split, (x, labels) in data.items():
         with torch.no_grad():
             decoded = model.decode(model.encode(x, deterministic=True))
         found[split] = {
             **judges(decoded, labels),
             "verdict": float(verdict(labels, decoded).mean()),
-            "mel_distance": float(splits.kind.metrics(decoded, x)["mel_distance"].mean()),
+            **{n: float(v.mean()) for n, v in splits.kind.metrics(decoded, x).items() if n in splits.kind.measures},
             "squared_error": float((decoded - x).square().mean()),
         }
     return found
