@@ -3,9 +3,10 @@
     python benchmarks/verdicts.py --only babble8 clean4   # about half an hour a size on two cores; skips what has a row
 
 The verdict is that of extremely randomised trees, fitted on the original training data (of sound, on log-mel frames of
-the training voices): their probability of the right class, or 1 for the right answer and 0 for a wrong one. It has no gradient. FSQ and Gumbel-Softmax, which need
-one, get a network that imitates it while they train, and the best of three weights on the validation split; the agents
-that learn from rewards get the weight that the rule gives. All have the same networks and the same minutes.
+the training voices): their probability of the right class, or 1 for the right answer and 0 for a wrong one. It has no
+gradient. FSQ and Gumbel-Softmax, which need one, get a network that imitates it while they train, and the best of three
+weights on the validation split; the agents that learn from rewards get the weight that the rule gives. All have the
+same networks and the same minutes.
 
 What is understood is said by two recognisers that no training has seen, of sound on voices that none has heard: a
 support vector machine on cepstra, or on principal components ("judge", of another kind and on other features than the
