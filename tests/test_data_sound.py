@@ -254,7 +254,7 @@ def test_what_is_written_can_be_read(tmp_path):
     torch.testing.assert_close(KIND.read(tmp_path / "out" / "2.wav"), again[1:2])
     KIND.write(tmp_path / "x.npy", x)
     assert torch.equal(torch.from_numpy(KIND.read(tmp_path / "x.npy")), x)
-    with pytest.raises(DataError, match=r"must be a new folder for WAVs, or end in \.npy") as error:
+    with pytest.raises(DataError, match=r"must be a new or an empty folder") as error:
         KIND.write(tmp_path / "out", x)
     assert_one_line(error)
 

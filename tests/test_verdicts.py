@@ -195,7 +195,7 @@ def test_what_is_remembered_decays_by_the_groups_that_come_in_its_place():
     terms(likelihood, torch.tensor([0.0, 2.0, 0.0, 2.0])[:, None], torch.zeros(2, 1))
     weights = terms(likelihood, torch.tensor([0.0, 6.0, 5.0, 5.0])[:, None], torch.zeros(2, 1)).weights
     kept = 2 * 0.99**0.5  # groups of the first batch, now that one of two came anew
-    torch.testing.assert_close(weights, torch.tensor([(kept + 1) / (kept * 1.0 + 3.0)]))
+    torch.testing.assert_close(weights, torch.tensor([2.0 * (kept + 1) / (kept * 1.0 + 3.0)]))
 
 
 @pytest.mark.parametrize("factor", [1000.0, 1e-6])
