@@ -37,8 +37,8 @@ class Images(Arrays):
     @classmethod
     def of(cls, standard: Standard, size: int, channels: int) -> Images:
         """Returns the kind of images that are standardised so."""
-        moments = {"mean": standard.mean, "deviation": standard.deviation}
-        return cls(size=size, channels=channels, value_range=standard.value_range, **moments)
+        mean, deviation, value_range = standard.mean, standard.deviation, standard.value_range
+        return cls(size=size, channels=channels, mean=mean, deviation=deviation, value_range=value_range)
 
     def read(self, path: Path) -> Array:
         if path.suffix.lower() == ".npy":

@@ -164,7 +164,7 @@ def _make(path: Path) -> dict[str, np.ndarray]:
         ends = np.cumsum([len(clips_of(split)) for split in VOICES])[:-1]
         pcm: dict[str, Any] = dict(zip(VOICES, np.split(made, ends), strict=True))
         content = io.BytesIO()
-        np.savez_compressed(content, **pcm)  # type: ignore[arg-type]  # its stub takes names for options
+        np.savez_compressed(content, **pcm)
         write_atomically(path, content.getvalue())
     except OSError as error:
         raise DataError(f"{path} cannot be written ({one_line(error)}); pass data_dir, a folder that can") from error
