@@ -62,7 +62,7 @@ class DAPS(OnPolicyAlgorithm):
         batch_size: actions per gradient step, whole groups of K; 0 for all of the rollout.
         n_epochs: passes over a rollout.
         gamma, gae_lambda: of the advantages (whole batch).
-        ess_fraction, trust_region, centered, pooling, policy_samples: see `daps_rl.agents.DAPS`; the last two of groups.
+        ess_fraction, trust_region, centered, pooling, policy_samples: see `daps_rl.agents.DAPS`; the last two: groups.
         beta: a number, a 0-dim tensor, or a schedule of the progress remaining; None for the environment's own `beta`
             (0 without one). With an environment that has one, it fills the environment's.
         samples_per_context: K; None for the environment's own attribute (the whole-batch form without one).
