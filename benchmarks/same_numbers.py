@@ -35,6 +35,11 @@ from same_numbers_paths import PATHS, Trained, Unavailable
 from torch import Tensor, nn
 
 EXPECTED: dict[str, tuple[str, ...]] = {
+    "SB3's AutoregressivePolicy begins at the uniform policy, and takes an actor's steps of its own under PPO": (
+        "sb3/daps, 2 epochs, not centered",
+        "sb3/daps, not centered",
+        "sb3/ppo, autoregressive",
+    ),
     "one rule chooses the codes that are scored, at first and later uses of a batch: max(|w - 1/K|, 1/2K)": (
         "train/daps",
         "train/daps-fixed",
