@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -13,7 +12,14 @@ from torch.nn import functional as F
 
 from daps_rl.columns import Column, Columns
 from daps_rl.decoders.gaussian import DiagonalGaussian
-from daps_rl.decoders.likelihoods import MAX_VARIANCE, MIN_VARIANCE, VARIANCE, Likelihood, check_variances
+from daps_rl.decoders.likelihoods import (
+    MAX_VARIANCE,
+    MIN_VARIANCE,
+    VARIANCE,
+    Likelihood,
+    check_variance,
+    check_variances,
+)
 
 FREQUENCY = 0.02  # of a yes, or of a category: where a decoder starts, at least
 
@@ -78,9 +84,7 @@ class FixedColumnsLikelihood(ColumnsLikelihood):
 
     def __init__(self, column_kinds: Sequence[str], variance: float = VARIANCE) -> None:
         super().__init__(column_kinds)
-        if not variance > 0.0:
-            raise ValueError(f"variance must be positive, got {variance}; the published one for motion is 0.25.")
-        self.bounds, self.deviation = None, math.sqrt(variance)
+        self.bounds, self.deviation = None, check_variance(variance)
         self.output_scale = min(1.0, self.deviation)
 
 

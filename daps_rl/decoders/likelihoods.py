@@ -116,6 +116,13 @@ def check_variances(min_variance: float, max_variance: float) -> tuple[float, fl
     return math.log(min_variance), math.log(max_variance)
 
 
+def check_variance(variance: float) -> float:
+    """The deviation of a fixed variance; ValueError unless it is positive."""
+    if not variance > 0.0:
+        raise ValueError(f"variance must be positive, got {variance}; the published one for motion is 0.25.")
+    return math.sqrt(variance)
+
+
 class FixedGaussianLikelihood(Likelihood):
     """Gaussian with one fixed, positive variance for every entry: squared error, in nats."""
 
@@ -123,10 +130,7 @@ class FixedGaussianLikelihood(Likelihood):
 
     def __init__(self, variance: float = VARIANCE) -> None:
         super().__init__()
-        if not variance > 0.0:
-            raise ValueError(f"variance must be positive, got {variance}; the published one for motion is 0.25.")
-        self.variance = variance
-        self.output_scale = math.sqrt(variance)
+        self.variance, self.output_scale = variance, check_variance(variance)
 
     def forward(self, outputs: Tensor, event_dims: int) -> Distribution:
         mean = outputs.squeeze(-event_dims - 1)

@@ -10,6 +10,8 @@ from torch.distributions import Categorical, Distribution, Independent
 
 from daps_rl.functional.weights import shifted_reward
 
+EMPHASIS = 2.0  # how far a verdict moves the reward of a group, by the rule, in units of how far the likelihood does
+
 
 class VerdictTerms(NamedTuple):
     """What is added to the log-likelihood of codes, Σ_j weights_j · scores_j, see `encoding_reward`."""
@@ -43,3 +45,19 @@ def group_deviations(values: Tensor) -> tuple[Tensor, Tensor]:
     deviation = shifted.std(-1, correction=0)  # [J, B]
     differs = deviation.isfinite() & (deviation > 0.0)
     return torch.where(differs, deviation, 0.0).sum(-1), differs.to(deviation.dtype).sum(-1)
+
+
+def rule_weights(likelihood: Tensor, verdicts: Tensor) -> Tensor:
+    """Weights by the rule, w_j = 2 · d(log p(x|z)) / d(v_j): what the user has not given, in nats per unit of v_j.
+
+    So each verdict moves the rewards of a group twice as far as the likelihood does, whatever the units of the two.
+
+    Args:
+        likelihood: mean deviation of log p(x|z) within groups, in nats. [1], or 0-dim.
+        verdicts: those of J verdicts, each in its own unit. [J].
+    Returns:
+        [J], positive; next to nothing where a deviation is not known yet (NaN), so that -inf stays -inf.
+    References:
+        The idea of scaling each reward apart: GDPO, arXiv 2601.05242. The rule is ours.
+    """
+    return (EMPHASIS * likelihood / verdicts).nan_to_num(torch.finfo(torch.float32).tiny)

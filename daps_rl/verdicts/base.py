@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from daps_rl.data.errors import one_line
 from daps_rl.distributed import World
 from daps_rl.functional import VerdictTerms, group_deviations
+from daps_rl.functional.verdicts import rule_weights
 
-EMPHASIS = 2.0  # how far a verdict moves the reward of a group, by the rule, in units of how far the likelihood does
 MEMORY = 0.99  # of the running deviations, over as many groups as a batch has
 
 
@@ -132,8 +132,7 @@ class Verdicts(nn.Module):
     def weights(self) -> Tensor:
         """The weights as they are now, in nats per unit; next to nothing until two codes of a datum differ. [J]."""
         likelihood, verdicts = (self.sums[0] / self.sums[1]).split([1, len(self.given)])
-        ruled = (EMPHASIS * likelihood / verdicts).nan_to_num(torch.finfo(torch.float32).tiny)
-        return torch.where(self.given.isnan(), ruled, self.given)
+        return torch.where(self.given.isnan(), rule_weights(likelihood, verdicts), self.given)
 
     def scores(
         self, decoded: Tensor, truth: Tensor, labels: Tensor | None = None, names: Sequence[str] | None = None
