@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from daps_rl.files import to_json, write_atomically
 from daps_rl.kinds import POLICIES
 from daps_rl.priors import UniformPrior
 from daps_rl.tensor_file import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from daps_rl.codes.search import CodeScore, Search
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -76,13 +79,30 @@ class DiscreteAutoencoder(nn.Module):
         return cls(policy, decoder, prior or made.prior(config), None if own_parts else config, kind)
 
     @torch.no_grad()
-    def encode(self, x: Array, num_samples: int | None = None, deterministic: bool = False) -> Tensor:
+    def encode(
+        self,
+        x: Array,
+        num_samples: int | None = None,
+        deterministic: bool = False,
+        search: Search | str | None = None,
+        score: CodeScore | None = None,
+    ) -> Tensor:
         """Codes of data: [B, *observation_shape] → int64 [B, T], or [B, K, T] with num_samples = K codes per datum.
 
         They are drawn, or greedy where `deterministic`. Data may be of any type and form that `from_arrays` takes.
+        With a `search`, "best-of:16", "sweep:2", "sweep:2/64" or "beam:4", the one code found that scores highest: by
+        log p(x|z), or by a `score` of your own, see `codes.find_codes`.
         Raises ValueError where they have another shape than those that the model was made for.
         """
-        distribution = self.policy(self.observations(x))
+        x = self.observations(x)
+        distribution = self.policy(x)
+        if search is not None:
+            if num_samples is not None:
+                raise ValueError("a search gives one code for each datum; leave out num_samples.")
+            from daps_rl.codes.search import find_codes, likelihood_score  # the room above, by name
+
+            score, size = score or likelihood_score(self.decoder), codebook_size(self.policy)
+            return find_codes(search, x, distribution, score, vocab_size=size).codes
         if num_samples is None:
             return distribution.mode if deterministic else distribution.sample()
         if deterministic:
@@ -237,6 +257,11 @@ def code_sizes(policy: nn.Module) -> tuple[int, int]:
         case int(num_tokens), int(vocab_size):
             return num_tokens, vocab_size
     raise ValueError(f"the policy {type(policy).__name__} needs integer attributes num_tokens and vocab_size.")
+
+
+def codebook_size(policy: nn.Module) -> int:
+    """How many tokens a position can take: V, of FSQ what its levels make, which may be fewer."""
+    return int(getattr(policy, "codebook_size", code_sizes(policy)[1]))
 
 
 def _as_text(config: dict[str, Any]) -> bytes:

@@ -68,6 +68,12 @@ WEIGHTS = {
     "--lpips-weights": {"metavar": "FILE", "help": MEASURE.format("LPIPS", "AlexNet")},
 }
 SAMPLED = {"--sampled": {"action": "store_true", "help": "draw codes instead of taking the greedy ones"}}
+SEARCH = {
+    "--search": {
+        "metavar": "HOW",
+        "help": "take the best codes that best-of:K, sweep:N, sweep:N/M or beam:W finds (docs/codes.md)",
+    }
+}
 DRAWS = {
     "-n": {"type": int, "default": 16, "help": "draw this many (default: 16)"},
     "--seed": {"type": int, "default": 0, "help": "draw them by this seed (default: 0)"},
@@ -75,9 +81,9 @@ DRAWS = {
 COMMANDS: dict[str, tuple[str, Any]] = {
     "train": ("train on data or on a problem; with no option, on digits in about two minutes", _train),
     "compare": ("train several agents over several seeds, and compare them in a table and pictures", _compare),
-    "evaluate": ("recompute a run's metrics from its saved model", RUN | WEIGHTS),
+    "evaluate": ("recompute a run's metrics from its saved model", RUN | WEIGHTS | SEARCH),
     "report": ("draw a run's pictures again", RUN),
-    "encode": ("write data as codes: [N, ...] to int64 [N, T]", RUN | INPUT | OUTPUT | SAMPLED),
+    "encode": ("write data as codes: [N, ...] to int64 [N, T]", RUN | INPUT | OUTPUT | SAMPLED | SEARCH),
     "decode": ("read codes as data: [N, T] to [N, ...]", RUN | INPUT | OUTPUT),
     "sample": ("decode codes drawn from the prior", RUN | OUTPUT | DRAWS),
 }

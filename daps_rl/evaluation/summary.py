@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.codes import CodeScore, Search
 from daps_rl.config import TrainConfig
 from daps_rl.data import Splits
 from daps_rl.envs.problem import find_problem
@@ -30,6 +31,8 @@ def evaluate_splits(
     beta: float,
     perceptual: Perceptual | None = None,
     verdicts: Verdicts | None = None,
+    search: Search | None = None,
+    score: CodeScore | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Returns the metrics on validation and test, those of a problem's optima and of a recogniser among them."""
     metrics: dict[str, dict[str, Any]] = {}
@@ -44,6 +47,8 @@ def evaluate_splits(
             perceptual=perceptual,
             verdicts=verdicts,
             labels=getattr(splits, f"{name}_labels"),
+            search=search,
+            score=score,
         )
         metrics[name] = found.metrics | splits.kind.summary(found.metrics, splits[name])
         if config is not None and config.problem is not None:
