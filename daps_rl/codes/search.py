@@ -157,15 +157,18 @@ class _Best:
         rows = max(1, self.at_once // count)
         parts = []
         for x, of_part in zip(self.x.split(rows), codes.split(rows), strict=True):
-            scores = [self.score(x, some) for some in of_part.split(self.at_once, dim=1)]
+            scores = [self._checked(x, some) for some in of_part.split(self.at_once, dim=1)]
             parts.append(torch.cat(scores, dim=1))
-        found = torch.cat(parts)
-        if found.shape != codes.shape[:2] or found.isnan().any():
+        return torch.cat(parts)
+
+    def _checked(self, x: Tensor, codes: Tensor) -> Tensor:
+        scores = self.score(x, codes)
+        if scores.shape != codes.shape[:2] or scores.isnan().any():
             raise ValueError(
-                f"a score of codes must be numbers [B, K] = {list(codes.shape[:2])}, got shape {list(found.shape)} "
-                f"with {int(found.isnan().sum())} NaN; give -inf to what must not be."
+                f"a score of codes must be numbers [B, K] = {list(codes.shape[:2])}, got shape {list(scores.shape)} "
+                f"with {int(scores.isnan().sum())} NaN; give -inf to what must not be."
             )
-        return found
+        return scores
 
 
 def _draw(best: _Best, posterior: Distribution, count: int) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.commands.options import given_settings
 from daps_rl.codes import Search, likelihood_score
+from daps_rl.commands.options import given_settings
 from daps_rl.config import check_trusted
 from daps_rl.data.arrays import as_codes
 from daps_rl.data.kind import write_array
