@@ -29,6 +29,7 @@ from daps_rl.evaluation.codes import (
 )
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound, reconstruction
+from daps_rl.priors import UniformCodes
 
 if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts
@@ -166,20 +167,22 @@ class _Pass:
     def add(self, x: Tensor, y: Tensor, labels: Tensor | None) -> None:
         """One drawn code per datum. x [B, *x]; y, what is scored, [B, *y]; labels [B]."""
         posterior = self.autoencoder.policy(x)
-        z = posterior.sample()  # [B, T], or [B, T, E]
+        z, greedy = posterior.sample(), posterior.mode  # [B, T], or [B, T, E]
         distribution = self.autoencoder.decoder(z)
         log_likelihood = distribution.log_prob(y)
         self._keep(code_gain=log_likelihood - self.autoencoder.log_likelihood(y, z.roll(1, 0)))  # another datum's code
         exact = self._enumerated(posterior, z, y)
         self._keep(**(exact or {"log_likelihood": log_likelihood, **kl_and_entropy(posterior, self.prior, z)}))
-        decoded = {"": distribution, "_greedy": self.autoencoder.decoder(posterior.mode)}
+        codes = {"": z, "_greedy": greedy}
         if self.search is not None:
-            decoded["_search"] = self.autoencoder.decoder(self._searched(self.search, posterior, y))
-        for end, made in decoded.items():
-            self._add_decoded(made, y, labels, end)
+            codes["_search"] = self._searched(self.search, posterior, y)
+        for end, code in codes.items():
+            self._add_decoded(self.autoencoder.decoder(code) if end else distribution, y, labels, end)
         if not torch.is_floating_point(z):
             counts = count_codes(z, self.vocab_size)
             self.counts = counts if self.counts is None else self.counts + counts
+            if not isinstance(self.prior, UniformCodes):
+                self._keep(**{f"rate{end}": -self.prior.log_prob(code) / math.log(2) for end, code in codes.items()})
             probs = marginals(posterior, z, self.vocab_size)
             if probs is not None:
                 self.information.add(probs)
