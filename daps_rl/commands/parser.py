@@ -50,6 +50,8 @@ def _compare(options: Options) -> None:
     text = "write to this folder, or go on in it (default: a new one under runs/)"
     add("output", "--out", text, metavar="DIR")
     add("output", "--report", "train nothing; write the report again from what is in --out", action="store_true")
+    text = "measure the best codes too that best-of:K, sweep:N, sweep:N/M or beam:W finds (docs/codes.md)"
+    add("output", "--search", text, metavar="HOW")
     add("output", "--retry-failed", "try failed runs again", action="store_true")
     add("output", "--trust", TRUST, common=False, action="store_true")
     options.add_settings(without=("agent", "seed"))
