@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 
 from daps_rl.functional.checks import as_float
 from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, PointCodes
+from daps_rl.policies.distribution import TokenSteps
 
 CodeScore = Callable[[Tensor, Tensor], Tensor]
 """(data [B, *x], codes [B, K, T]) → what the codes are worth, larger is better, [B, K]."""
@@ -106,7 +107,11 @@ def find_codes(search: Search | str, x: Tensor, posterior: Distribution, score: 
     greedy = posterior.mode
     if greedy.is_floating_point():
         raise ValueError("search needs codes, and these latents are continuous; leave search out.")
-    _check_policy(search, posterior)
+    if isinstance(posterior, PointCodes) and (search.method != "sweep" or search.top):
+        raise ValueError(
+            f"search {search} takes what the policy proposes, and a quantiser proposes one code and nothing beside it; "
+            "use sweep:2, which tries all tokens."
+        )
     best = _Best(x, greedy, score)
     if search.method == "best-of":
         _draw(best, posterior, search.count)
@@ -115,22 +120,6 @@ def find_codes(search: Search | str, x: Tensor, posterior: Distribution, score: 
     else:
         _sweep(best, posterior, search, vocab_size)
     return Found(best.codes, best.value, best.evaluations)
-
-
-def _check_policy(search: Search, posterior: Distribution) -> None:
-    """Raises ValueError where a search asks the policy for what it does not have."""
-    if search.method == "sweep" and not search.top:
-        return
-    if isinstance(posterior, PointCodes):
-        raise ValueError(
-            f"search {search} takes what the policy proposes, and a quantiser proposes one code and nothing beside it; "
-            "use sweep:2, which tries all tokens."
-        )
-    if search.method != "best-of" and not hasattr(posterior, "steps"):
-        raise ValueError(
-            f"search {search} needs a policy that tells a token's probabilities given those before it, by `steps`, and "
-            f"{type(posterior).__name__} has none; use sweep:2 or best-of:16."
-        )
 
 
 class _Best:
@@ -183,7 +172,7 @@ def _sweep(best: _Best, posterior: Distribution, search: Search, vocab_size: int
     forbids = _may_forbid(posterior, best.codes)
     for _ in range(search.count):
         before = best.codes
-        steps = posterior.steps(1) if search.top else None
+        steps = _begun(posterior) if search.top else None
         for position in range(best.codes.shape[-1]):
             current = best.codes[:, position : position + 1]  # [B, 1]
             if steps is None:
@@ -217,13 +206,24 @@ def _may_forbid(posterior: Distribution, codes: Tensor) -> bool:
     return True
 
 
+def _begun(posterior: Distribution) -> TokenSteps:
+    """A code for each datum, before its first token; ValueError where the policy does not write token by token."""
+    steps: Callable[[int], TokenSteps] | None = getattr(posterior, "steps", None)
+    if steps is None:
+        raise ValueError(
+            "beam:W and sweep:N/M need a policy that tells a token's probabilities given those before it, by `steps`, "
+            f"and {type(posterior).__name__} has none; use sweep:2 or best-of:16."
+        )
+    return steps(1)
+
+
 def likeliest_codes(posterior: Distribution, width: int) -> Tensor:
     """Returns the codes that a beam search ends at: as many prefixes are kept at each token, the likeliest.
 
     Where there are fewer codes of a probability above 0, the likeliest stands for those that are missing.
     [B, min(W, V^T), T].
     """
-    steps = posterior.steps(1)
+    steps = _begun(posterior)
     batch, _, vocab_size = steps.logits.shape
     codes = torch.empty(batch, 1, 0, dtype=torch.int64, device=steps.logits.device)
     log_prob = as_float(steps.logits.new_zeros(batch, 1))
