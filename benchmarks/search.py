@@ -21,12 +21,12 @@ from common import IMAGES, Row, read_rows, write_row
 from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder, codebook_size
-from daps_rl.codes import find_codes, likelihood_score
 from daps_rl.config import make_config
 from daps_rl.data import load
 from daps_rl.report.figures import FAINT, SERIES, WIDTH, dress, new_figure, save
 from daps_rl.runs.folder import RunFolder
 from daps_rl.runs.session import load_run, train_run
+from daps_rl.search import find_codes, likelihood_score
 
 NAME, DATA, COUNT = "search", "fashion-mnist", 250
 STEPS = {"daps-na": 1200, "fsq": 1850, "vq": 1850, "daps": 600}

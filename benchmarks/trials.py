@@ -20,11 +20,11 @@ from torch import Tensor
 from daps_rl.agents import DAPS, AgentLoss
 from daps_rl.agents.base import Score
 from daps_rl.agents.scorer import Scorer, as_scorer
-from daps_rl.codes import find_codes
 from daps_rl.config import make_config
 from daps_rl.data import load
 from daps_rl.functional import encoding_reward, kl_estimate, target_weights, weighted_likelihood_loss
 from daps_rl.policies import FactorizedCategorical
+from daps_rl.search import find_codes
 from daps_rl.training import Trainer
 
 SEED, STEPS = 100, 500

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,8 @@ from daps_rl.envs.problem import find_problem
 from daps_rl.files import to_json, write_atomically
 from daps_rl.kinds import POLICIES
 from daps_rl.priors import UniformPrior
+from daps_rl.search import CodeScore, Search, find_codes, likelihood_score
 from daps_rl.tensor_file import load_tensors, save_tensors
-
-if TYPE_CHECKING:
-    from daps_rl.codes.search import CodeScore, Search
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -99,8 +97,6 @@ class DiscreteAutoencoder(nn.Module):
         if search is not None:
             if num_samples is not None:
                 raise ValueError("a search gives one code for each datum; leave out num_samples.")
-            from daps_rl.codes.search import find_codes, likelihood_score  # the room above, by name
-
             score, size = score or likelihood_score(self.decoder), codebook_size(self.policy)
             return find_codes(search, x, distribution, score, vocab_size=size).codes
         if num_samples is None:

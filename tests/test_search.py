@@ -1,4 +1,4 @@
-"""daps_rl.codes.search: every search against an enumeration of all codes."""
+"""daps_rl.search: every search against an enumeration of all codes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from conftest import CountingDecoder, small_decoder
 from torch import nn
 from torch.distributions import Categorical, Independent
 
-from daps_rl import DiscreteAutoencoder
-from daps_rl.codes import Search, find_codes, likelihood_score, search
+from daps_rl import DiscreteAutoencoder, search
+from daps_rl.codes import Search, find_codes, likelihood_score
 from daps_rl.decoders import MLPDecoder
 from daps_rl.evaluation import evaluate
 from daps_rl.policies import (

@@ -1,5 +1,13 @@
-"""What codes are for once a model is trained."""
+"""What a trained model is for: priors of its codes, draws from them, and searches for better ones."""
 
-from daps_rl.codes.search import CodeScore, Found, Search, find_codes, likelihood_score
-
-__all__ = ["CodeScore", "Found", "Search", "find_codes", "likelihood_score"]
+from daps_rl.codes.draws import draw_codes as draw_codes
+from daps_rl.codes.draws import quality_of_draws as quality_of_draws
+from daps_rl.codes.prior import Codes as Codes
+from daps_rl.codes.prior import fit_prior as fit_prior
+from daps_rl.codes.prior import fit_prior_of as fit_prior_of
+from daps_rl.codes.prior import rate as rate
+from daps_rl.search import CodeScore as CodeScore
+from daps_rl.search import Found as Found
+from daps_rl.search import Search as Search
+from daps_rl.search import find_codes as find_codes
+from daps_rl.search import likelihood_score as likelihood_score

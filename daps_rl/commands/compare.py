@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from daps_rl.codes import Search
 from daps_rl.commands.options import given_settings
 from daps_rl.commands.terminal import StopRequest
 from daps_rl.comparison.folder import ComparisonFolder
@@ -17,6 +16,7 @@ from daps_rl.comparison.session import reference_of, train_all, write_report
 from daps_rl.config import check_trusted
 from daps_rl.data.load import own_data
 from daps_rl.runs.folder import folder_is_writable, new_run_path
+from daps_rl.search import Search
 from daps_rl.training import load_data
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from daps_rl.codes import Search, likelihood_score
 from daps_rl.comparison.folder import ComparisonFolder
 from daps_rl.comparison.plan import Plan, PlannedRun
 from daps_rl.data import Splits
 from daps_rl.evaluation import evaluate
 from daps_rl.runs.session import load_run
+from daps_rl.search import Search, likelihood_score
 from daps_rl.verdicts import make_verdicts
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from daps_rl.autoencoder import DiscreteAutoencoder, code_sizes, codebook_size
-from daps_rl.codes import CodeScore, Search, find_codes, likelihood_score
 from daps_rl.data import ImageStream
 from daps_rl.data.kind import Kind
 from daps_rl.data.pixels import Arrays
@@ -30,6 +29,7 @@ from daps_rl.evaluation.codes import (
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound, reconstruction
 from daps_rl.priors import UniformCodes
+from daps_rl.search import CodeScore, Search, find_codes, likelihood_score
 
 if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts

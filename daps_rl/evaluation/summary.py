@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.codes import CodeScore, Search
 from daps_rl.config import TrainConfig
 from daps_rl.data import Splits
 from daps_rl.envs.problem import find_problem
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.evaluation.recogniser import make_recogniser, recognised
 from daps_rl.evaluation.split import evaluate
+from daps_rl.search import CodeScore, Search
 
 if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts
