@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Independent
 
 from daps_rl import DiscreteAutoencoder, search
 from daps_rl.codes import Search, find_codes, likelihood_score
-from daps_rl.decoders import MLPDecoder
+from daps_rl.decoders import MLPDecoder, RewardDecoder
 from daps_rl.evaluation import evaluate
 from daps_rl.policies import (
     AutoregressivePolicy,
@@ -347,3 +347,17 @@ def test_evaluate_adds_what_is_found_and_changes_nothing_else():
     assert (best >= greedy).all()
     assert best.mean() > greedy.mean()
     assert measured.metrics["search_evaluations"] == 6
+
+
+def test_a_problem_has_the_reward_of_the_decision_found():
+    def reward(x, codes):
+        return -(codes - x).abs().sum(-1).float()
+
+    policy = FactorizedPolicy((T,), T, V, embed_dim=8, num_heads=2)
+    model = DiscreteAutoencoder(policy, RewardDecoder(reward, T, V, (T,)), UniformPrior(T, V))
+    x = torch.tensor([[0.0, 1.0, 3.0], [2.0, 2.0, 0.0]])
+    metrics = evaluate(model, x, beta=0.1, enumerable=0, search=Search.parse("sweep:1")).metrics
+    greedy = reward(x.unsqueeze(1), model.encode(x, deterministic=True).unsqueeze(1))
+    assert metrics["reward_greedy"] == pytest.approx(greedy.mean().item())
+    assert metrics["reward_search"] == 0.0
+    assert "log_likelihood_search" not in metrics
