@@ -20,13 +20,13 @@ import torch
 from common import IMAGES, Row, read_rows, write_row
 from torch import Tensor
 
-from daps_rl.autoencoder import DiscreteAutoencoder, codebook_size
+from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import make_config
 from daps_rl.data import load
 from daps_rl.report.figures import FAINT, SERIES, WIDTH, dress, new_figure, save
 from daps_rl.runs.folder import RunFolder
 from daps_rl.runs.session import load_run, train_run
-from daps_rl.search import find_codes, likelihood_score
+from daps_rl.search import likelihood_score
 
 NAME, DATA, COUNT = "search", "fashion-mnist", 250
 STEPS = {"daps-na": 1200, "fsq": 1850, "vq": 1850, "daps": 600}
@@ -53,17 +53,16 @@ def measure(model: DiscreteAutoencoder, x: Tensor, how: str) -> Row:
     score = likelihood_score(model.decoder)
     with torch.no_grad():
         start = time.process_time()
-        posterior = model.policy(x)
-        found = find_codes(how, x, posterior, score, vocab_size=codebook_size(model.policy))
+        found = model.search(how, x)
         seconds = time.process_time() - start
-        greedy, best = posterior.mode, found.codes
+        greedy, best = model.encode(x, deterministic=True), found.codes
         before, after = (score(x, codes.unsqueeze(1))[:, 0] for codes in (greedy, best))
         psnr = [model.kind.metrics(model.decode(codes), x)["psnr"].mean().item() for codes in (greedy, best)]
     return {
         "log_likelihood_greedy": before.mean().item(), "log_likelihood": after.mean().item(),
         "gain": (after - before).mean().item(), "psnr_greedy": psnr[0], "psnr": psnr[1],
         "changed_tokens": (greedy != best).double().sum(-1).mean().item(),
-        "evaluations": found.evaluations, "milliseconds": 1e3 * seconds / len(x),
+        "evaluations": int(found.evaluations[0]), "milliseconds": 1e3 * seconds / len(x),
     }  # fmt: skip
 
 

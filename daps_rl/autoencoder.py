@@ -21,7 +21,7 @@ from daps_rl.envs.problem import find_problem
 from daps_rl.files import to_json, write_atomically
 from daps_rl.kinds import POLICIES
 from daps_rl.priors import UniformPrior
-from daps_rl.search import CodeScore, Search, find_codes, likelihood_score
+from daps_rl.search import CodeScore, Found, Search, find_codes, likelihood_score
 from daps_rl.tensor_file import load_tensors, save_tensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -88,22 +88,39 @@ class DiscreteAutoencoder(nn.Module):
         """Codes of data: [B, *observation_shape] → int64 [B, T], or [B, K, T] with num_samples = K codes per datum.
 
         They are drawn, or greedy where `deterministic`. Data may be of any type and form that `from_arrays` takes.
-        With a `search`, "best-of:16", "sweep:2", "sweep:2/64" or "beam:4", the one code found that scores highest: by
-        log p(x|z), or by a `score` of your own, see `codes.find_codes`.
+        With a `search`, "best-of:16", "sweep:2", "sweep:2/64" or "beam:4", they are what `search` finds.
         Raises ValueError where they have another shape than those that the model was made for.
         """
-        x = self.observations(x)
-        distribution = self.policy(x)
         if search is not None:
             if num_samples is not None:
                 raise ValueError("a search gives one code for each datum; leave out num_samples.")
-            score, size = score or likelihood_score(self.decoder), codebook_size(self.policy)
-            return find_codes(search, x, distribution, score, vocab_size=size).codes
+            return self.search(search, x, score=score).codes
+        distribution = self.policy(self.observations(x))
         if num_samples is None:
             return distribution.mode if deterministic else distribution.sample()
         if deterministic:
             return distribution.mode.unsqueeze(1).expand(-1, num_samples, -1)
         return distribution.sample((num_samples,)).transpose(0, 1)
+
+    @torch.no_grad()
+    def search(
+        self, search: Search | str, x: Array, targets: Tensor | None = None, score: CodeScore | None = None
+    ) -> Found:
+        """Looks for codes [B, T] that score higher than the greedy ones, see `find_codes`; some data at a time.
+
+        Args:
+            search: how, as in "sweep:2/64".
+            x: data. [B, *x].
+            targets: what is scored instead of them, as a problem's rewards may ask for. [B, *y].
+            score: log p(x|z) if None.
+        """
+        search = Search.parse(search) if isinstance(search, str) else search
+        x = self.observations(x)
+        score, vocab_size = score or likelihood_score(self.decoder), codebook_size(self.policy)
+        size = search.data_at_once(vocab_size)
+        parts = zip(x.split(size), (x if targets is None else targets).split(size), strict=True)
+        found = [find_codes(search, y, self.policy(part), score, vocab_size=vocab_size) for part, y in parts]
+        return Found(*map(torch.cat, zip(*found, strict=True)))
 
     @torch.no_grad()
     def decode(self, z: Array) -> Tensor:

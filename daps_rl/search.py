@@ -24,6 +24,7 @@ CodeScore = Callable[[Tensor, Tensor], Tensor]
 
 FORMS = re.compile(r"(best-of|beam|sweep):([1-9]\d{0,5})|(sweep):([1-9]\d{0,5})/([1-9]\d{0,5})")
 ENTRIES = 2**21  # of data that are decoded at once
+PREFIXES, TOKENS = 2**13, 2**24  # of beams that are extended at once, and their next tokens
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Search:
         method, count, sweep, passes, top = _matched(text).groups()
         return cls(method, int(count)) if method else cls(sweep, int(passes), int(top))
 
+    def data_at_once(self, vocab_size: int) -> int:
+        """How many data a policy may be asked of at once, so that its beams stay small."""
+        width = self.count if self.method == "beam" else 1
+        return max(1, min(PREFIXES, TOKENS // vocab_size) // width)
+
     def __str__(self) -> str:
         return f"{self.method}:{self.count}" + (f"/{self.top}" if self.top else "")
 
@@ -71,7 +77,7 @@ class Found(NamedTuple):
 
     codes: Tensor  # int64 [B, T]
     score: Tensor  # [B]
-    evaluations: int  # of the decoder, for each datum
+    evaluations: Tensor  # of the decoder, int64 [B]
 
 
 def likelihood_score(decoder: nn.Module, prior: Distribution | None = None, rate_weight: float = 0.0) -> CodeScore:
@@ -119,7 +125,7 @@ def find_codes(search: Search | str, x: Tensor, posterior: Distribution, score: 
         best.propose(likeliest_codes(posterior, search.count))
     else:
         _sweep(best, posterior, search, vocab_size)
-    return Found(best.codes, best.value, best.evaluations)
+    return Found(best.codes, best.value, torch.full_like(best.codes[:, 0], best.evaluations))
 
 
 class _Best:

@@ -29,7 +29,7 @@ from daps_rl.evaluation.codes import (
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound, reconstruction
 from daps_rl.priors import UniformCodes
-from daps_rl.search import CodeScore, Search, find_codes, likelihood_score
+from daps_rl.search import CodeScore, Search
 
 if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts
@@ -108,7 +108,7 @@ def evaluate(
         )
     parameter = next(autoencoder.parameters())
     device, data = parameter.device, torch.from_numpy(data) if isinstance(data, np.ndarray) else data
-    kind, score = kind or autoencoder.kind, score or likelihood_score(autoencoder.decoder)
+    kind = kind or autoencoder.kind
     collected = _Pass(autoencoder, kind, importance_samples, enumerable, perceptual, verdicts, search, score)
     every = math.ceil(len(data) / importance_data) if importance_data else 0
     was_training = autoencoder.training
@@ -150,7 +150,7 @@ class _Pass:
     perceptual: Perceptual | None
     verdicts: Verdicts | None
     search: Search | None
-    score: CodeScore
+    score: CodeScore | None
     information: TokenInformation = field(default_factory=TokenInformation)
     all_codes: AllCodes | None = None
     enumerated: int | None = None
@@ -175,7 +175,7 @@ class _Pass:
         self._keep(**(exact or {"log_likelihood": log_likelihood, **kl_and_entropy(posterior, self.prior, z)}))
         codes = {"": z, "_greedy": greedy}
         if self.search is not None:
-            codes["_search"] = self._searched(self.search, posterior, y)
+            codes["_search"] = self._searched(self.search, x, y)
         for end, code in codes.items():
             self._add_decoded(self.autoencoder.decoder(code) if end else distribution, y, labels, end)
         if not torch.is_floating_point(z):
@@ -187,11 +187,11 @@ class _Pass:
             if probs is not None:
                 self.information.add(probs)
 
-    def _searched(self, search: Search, posterior: Distribution, y: Tensor) -> Tensor:
+    def _searched(self, search: Search, x: Tensor, y: Tensor) -> Tensor:
         """The codes that a search finds, [B, T], with random numbers of its own."""
         with torch.random.fork_rng([y.device] if y.device.type == "cuda" else []):
-            found = find_codes(search, y, posterior, self.score, vocab_size=self.vocab_size)
-        self._keep(search_evaluations=torch.full((len(y),), float(found.evaluations)))
+            found = self.autoencoder.search(search, x, y, self.score)
+        self._keep(search_evaluations=found.evaluations)
         return found.codes
 
     def _add_decoded(self, made: Distribution, y: Tensor, labels: Tensor | None, end: str) -> None:
