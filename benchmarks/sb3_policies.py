@@ -1,4 +1,4 @@
-"""Policies under Stable-Baselines3's PPO at its default settings: an MLP, ours, and ours with the steps of an MLP.
+"""Policies under Stable-Baselines3's PPO at its default settings: an MLP, ours, and ours without what was made for PPO.
 
     python benchmarks/sb3_policies.py [--smoke]
 
@@ -27,17 +27,11 @@ STEPS, SEEDS, ENVS = 40_960, range(3), 8
 WIDTH = {"embed_dim": 32}
 
 
-class LongSteps(AutoregressivePolicy):
-    """Ablated: its actor takes SB3's steps."""
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.parameters())}]
-
-
 POLICIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "autoregressive": (AutoregressivePolicy, WIDTH),
     "MLP": ("MlpPolicy", {}),
-    "long steps": (LongSteps, WIDTH),
+    "Adam": (AutoregressivePolicy, {**WIDTH, "optimizer_class": torch.optim.Adam, "actor_share": 1.0}),
+    "patches": (AutoregressivePolicy, {**WIDTH, "num_patches": 4}),
 }
 
 
