@@ -155,7 +155,7 @@ class DAPS(OnPolicyAlgorithm):
             self._check_env(self.env)
         self._check_options()
         given = self.policy_kwargs
-        if issubclass(self.policy_class, AutoregressivePolicy):  # a trust region bounds the step, and no caution
+        if issubclass(self.policy_class, AutoregressivePolicy):  # a trust region bounds its steps already
             self.policy_kwargs = {"optimizer_class": torch.optim.Adam, "actor_share": 1.0, **given}
         super()._setup_model()
         self.policy_kwargs = given

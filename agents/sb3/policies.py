@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from daps_rl import policies
 from daps_rl.agents.sb3.distributions import CodeDistribution, token_sizes
 from daps_rl.agents.sb3.observations import VectorEncoder, most_patches
-from daps_rl.agents.sb3.optim import share_rates
+from daps_rl.agents.sb3.optim import share_rate
 
 NetworkFactory = Callable[[tuple[int, ...], int, int], nn.Module]
 """(observation_shape, num_tokens, vocab_size) → a module: observations [N, *observation_shape] → a distribution over
@@ -108,11 +108,7 @@ class CodePolicy(ActorCriticPolicy):
         assert shape is not None  # a Box has a shape
         self.network = self.make_network(tuple(shape))
         rate: dict[str, Any] = {"lr": lr_schedule(1)}
-        self.optimizer = self.optimizer_class(self._parameter_groups(), **rate, **self.optimizer_kwargs)
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser is made of."""
-        return [{"params": list(self.parameters())}]
+        self.optimizer = self.optimizer_class(self.parameters(), **rate, **self.optimizer_kwargs)
 
     def posterior(self, obs: PyTorchObs) -> torch.distributions.Distribution:
         """The network's distribution over codes: batch shape [N], event shape [T]."""
@@ -240,13 +236,7 @@ class AutoregressivePolicy(_SizedPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        share_rates(self.optimizer)
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser is made of: the actor's parameters with shorter steps, and the others."""
-        actor = {id(parameter): parameter for parameter in self.network.parameters()}
-        others = [parameter for parameter in self.parameters() if id(parameter) not in actor]
-        return [{"params": others}, {"params": [*actor.values()], "share": self.actor_share}]
+        share_rate(self.optimizer, self.network.parameters(), self.actor_share)
 
     def reading(self, observation_shape: tuple[int, ...]) -> dict[str, Any]:
         """How the network reads an observation: its options, where the user's do not say."""
@@ -254,7 +244,7 @@ class AutoregressivePolicy(_SizedPolicy):
             return super().reading(observation_shape)
         num_tokens, known = len(self.token_sizes), inspect.signature(self.network_class).parameters
         dim = self.sizes.get("embed_dim", known["embed_dim"].default)
-        return {"encoder": VectorEncoder(*observation_shape, num_tokens, dim), "num_patches": num_tokens}
+        return {"encoder": VectorEncoder(observation_shape[0], num_tokens, dim), "num_patches": num_tokens}
 
     def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
         """The transformer; see `CodePolicy.make_network`."""
@@ -262,7 +252,7 @@ class AutoregressivePolicy(_SizedPolicy):
             raise ValueError("mask needs one array to read, got Dict observations; wrap the env in FlattenObservation.")
         network = cast(policies.AutoregressivePolicy, super().make_network(observation_shape))
         if isinstance(network.encoder, VectorEncoder):  # which tells positions apart, and should not be drowned
-            network.transformer.positions *= 0.3
+            network.transformer.positions.mul_(0.3)
         if not {"head", "pointer"} & self.sizes.keys():
             self.init_weights(network.transformer.head, gain=0.01)  # all tokens alike, as SB3's own policies begin
         return network
