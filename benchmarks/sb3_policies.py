@@ -4,7 +4,7 @@
 
 Sixteen contexts, each with four right tokens of four; the reward is the share of right tokens, an episode one step. A
 row has the mean reward of each rollout, which has PPO's 2,048 steps, of 8 environments side by side for speed; `late`
-is the mean of the last four. With --smoke one short run each, and no rows. A quarter of an hour.
+is the mean of the last four. With --smoke one short run each, and no rows. Twenty minutes.
 """
 
 from __future__ import annotations
