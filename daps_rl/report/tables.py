@@ -98,10 +98,11 @@ def _headings(widths: Mapping[str, float]) -> tuple[dict[str, list[str]], float]
     """At most three lines of each column's name, and the size in points at which they fit."""
     fitting = [BOLD * width / max(map(len, _words(name))) for name, width in widths.items()]
     size = SIZE * min(1.0, max(min(fitting), SMALLEST / SIZE))
-    return {
-        name: textwrap.wrap(" ".join(_words(name)), max(1, int(BOLD * width * SIZE / size)))[:3]
-        for name, width in widths.items()
-    }, size
+    headings = {}
+    for name, width in widths.items():
+        room = max(2, int(BOLD * width * SIZE / size))
+        headings[name] = textwrap.wrap(" ".join(_words(name)), room, max_lines=3, placeholder="…")
+    return headings, size
 
 
 def _words(name: str) -> list[str]:
