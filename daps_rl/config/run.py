@@ -52,8 +52,8 @@ class AgentConfig(Settings):
     beta_end: float = _agent(0.01, "weigh the KL by this at the end", above=0)
     reward: tuple[str, ...] = _agent(
         (),
-        "reward codes by this verdict too, beside the likelihood: classifier, classifier-right, ssim, edit-distance or "
-        "package.module:function of your own, with :WEIGHT behind it in place of the rule's; repeatable "
+        "reward codes by this verdict too, beside the likelihood: classifier, classifier-right, ssim, edit-distance, "
+        "stoi or package.module:function of your own, with :WEIGHT behind it in place of the rule's; repeatable "
         "(docs/verdicts.md)",
         common=True,
     )
