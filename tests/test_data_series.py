@@ -95,6 +95,13 @@ def test_metrics_by_hand():
     assert set(whole.metrics(decoded[..., :2], x[..., :2])) == {"rmse", "r2"}
 
 
+def test_what_is_decoded_has_the_most_probable_length():
+    flags = torch.tensor([[0.9, 0.4, 0.9], [0.6, 0.1, 0.7], [0.1, 0.2, 0.3], [1.0, 1.0, 0.0]])
+    lengths = [3, 1, 1, 2]  # by the products of p and 1 - p: .324 of 3, .162 of 1, .056 of 1
+    x = torch.cat([torch.zeros(4, 3, 2), flags[..., None]], dim=-1)
+    assert KIND.unscaled(x).isfinite().all(-1).sum(1).tolist() == lengths
+
+
 def test_the_mean_of_training_has_an_r2_of_zero(pendulums):
     splits = load(pendulums)
     zeros = torch.cat([torch.zeros(24, 20, 3), splits.train[..., 3:]], dim=-1)

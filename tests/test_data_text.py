@@ -74,6 +74,14 @@ def test_the_last_window_is_filled_with_ends(tmp_path):
     assert ABC.content(column([0, 1, 2, 0], [1, 4, 4, 4])) == b"abcab"
 
 
+def test_what_is_decoded_behind_an_end_is_nothing(tmp_path):
+    decoded, x = column([0, 1, 4, 2], [2, 2, 2, 2]), column([0, 1, 4, 4], [2, 2, 2, 2])
+    assert ABC.content(decoded) == b"abcccc"
+    assert ABC.pieces(decoded)[0] == ["a", "b", "", ""]
+    assert ABC.metrics(decoded, x)["exact"].tolist() == [1.0, 1.0]
+    assert ABC.metrics(column([4, 0, 1, 2]), column([0, 0, 1, 2]))["symbol_accuracy"].tolist() == [0.0]
+
+
 def test_bytes_of_any_file(tmp_path):
     splits = load(write(tmp_path / "a.txt", b"\xff\x00" * 10), window=2, symbols="bytes")
     assert numbers(splits.test) == [[255, 0]]

@@ -160,11 +160,17 @@ class Parts(Kind):
         return found
 
     def draw(self, path: Path, rows: Mapping[str, Tensor], title: str | None) -> list[Path]:
-        """Draws each part by itself, as its own kind does; a part that is not there is blank."""
-        data, paths = {label: self.unpack(part) for label, part in rows.items()}, []
+        """Draws each part by itself, as its own kind does; one that is not there as the lowest value: black, silent."""
+        data, there = ({label: take(x) for label, x in rows.items()} for take in (self.unpack, self.there))
+        paths = []
         for part in self.parts:
             if (kind := part.made) is not None:
-                own = {label: parts[part.name] for label, parts in data.items()}
+                lowest = torch.cat([parts[part.name] for parts in data.values()]).min()
+                shape = (-1, *[1] * len(part.shape))
+                own = {
+                    label: parts[part.name].where(there[label][part.name].reshape(shape), lowest)
+                    for label, parts in data.items()
+                }
                 paths += kind.draw(path.with_stem(f"{path.stem}-{part.name}"), own, f"{title}: {part.name}")
         return paths
 

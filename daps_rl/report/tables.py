@@ -89,7 +89,7 @@ def _widths(columns: Mapping[str, Mapping[str, Sequence[Cell]]]) -> dict[str, fl
     longest = {
         name: max(len(cell.text) for cells in column.values() for cell in cells) for name, column in columns.items()
     }
-    shares = {name: min(max(longest[name], *map(len, _words(name)), NARROWEST), WIDEST) + 1 for name in columns}
+    shares = {name: min(max(longest[name], *map(len, _words(name)), NARROWEST), WIDEST) + 2 for name in columns}
     unit = (WIDTH - GUTTER - 2 * MARGIN) / sum(shares.values())
     return {name: unit * share for name, share in shares.items()}
 
