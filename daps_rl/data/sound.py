@@ -244,7 +244,7 @@ def _read_files(
                 waves.append(kind.read_file(folder / paths[row]))
                 rows.append(row)
             except DataError as error:
-                corrupt.note({paths[row]: one_line(error)})
+                corrupt.note({paths[row]: one_line(error).removeprefix(f"{folder / paths[row]} ")})
         if waves:
             yield kind.from_waveform(torch.from_numpy(np.stack(waves)))
     if not rows:
