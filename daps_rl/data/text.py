@@ -16,7 +16,7 @@ from torch import Tensor
 
 from daps_rl.data.errors import DataError, one_line
 from daps_rl.data.kind import Array, Kind, Measure
-from daps_rl.data.plain import open_plain
+from daps_rl.data.plain import as_utf8, open_plain
 from daps_rl.files import write_atomically
 from daps_rl.report.texts import mark_texts, plot_texts
 
@@ -226,10 +226,6 @@ def _import_tokenizers() -> Any:
 def as_text(content: bytes, where: str) -> str:
     """Returns UTF-8 as text; a DataError with the line where it is none."""
     try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{where} must be UTF-8, got byte {content[error.start]:#04x} in line {line}; convert it, or pass "
-            "--symbols bytes"
-        ) from error
+        return as_utf8(content)
+    except ValueError as error:
+        raise DataError(f"{where} must be text, got {error}; convert it, or pass --symbols bytes") from error
