@@ -342,3 +342,9 @@ def test_the_command_reads_and_writes_sounds(tmp_path, capsys):
     capsys.readouterr()
     assert main(["encode", str(run), "--input", str(tmp_path / "bad.wav"), "--output", str(codes)]) == 2
     assert "bad.wav must be a readable WAV or FLAC file" in error_of(capsys)
+
+
+def test_the_shortest_sound_has_two_frames():
+    kind = Sound.of(8000, 0.001)
+    assert (kind.frames, kind.samples) == (2, 400)
+    assert kind.to_waveform(kind.from_waveform(torch.zeros(1, 400))).shape == (1, 400)  # of one, no wave could be found
