@@ -10,9 +10,46 @@ from torch import Tensor, nn
 from daps_rl.functional import tokenwise_kl
 from daps_rl.functional.checks import as_float, casting_once, check_code_sizes, check_codes, check_transformer_sizes
 from daps_rl.policies.code_transformer import CodeTransformer, Context, MaskedSteps
-from daps_rl.policies.distribution import Drawn, RelaxedCodes, RelaxTokens, SequentialCodes, choose_token
+from daps_rl.policies.distribution import Drawn, RelaxedCodes, RelaxTokens, SequentialCodes
 from daps_rl.policies.layers import GrowingCache, KeyValueCache
 from daps_rl.policies.observation import ObservationEncoder, make_readout
+
+
+class CachedSteps:
+    """The steps of a transformer that keeps the keys and values of what it has written; see `TokenSteps`."""
+
+    def __init__(self, net: CodeTransformer, context: Context, samples: int) -> None:
+        self._net, self._context, self._mask = net, context, MaskedSteps(net, context, samples)
+        like = context.keys_values[0][0]
+        batch, (heads, _, head_dim) = len(like), like.shape[1:]
+        shape = (batch * samples, heads, net.num_tokens, head_dim)
+        self._caches = [KeyValueCache(shape, like) for _ in net.blocks]
+        self.logits = self._mask.masked(self._first(batch, samples, (batch, heads, 1, head_dim)))
+
+    def _first(self, batch: int, samples: int, shape: tuple[int, int, int, int]) -> Tensor:
+        """Logits of the first token, [B, K, V], computed once for the K codes of a context, which begin alike."""
+        firsts = [KeyValueCache(shape, self._context.keys_values[0][0]) for _ in self._caches]
+        features = MaskedSteps(self._net, self._context, 1).features()
+        start = self._net.start.expand(batch, 1, 1, -1)
+        logits = self._net.step(start, self._context, firsts, features)  # [B, 1, V]
+        for cache, first in zip(self._caches, firsts, strict=True):
+            cache.fill(first, samples)
+        return logits.expand(-1, samples, -1)
+
+    @torch.no_grad()
+    def advance(self, token: Tensor) -> None:
+        self._mask.advance(token)
+        last = self._net.embed_tokens(token.unsqueeze(-1), self._context)
+        logits = self._net.step(last, self._context, self._caches, self._mask.features())
+        self.logits = self._mask.masked(logits)
+
+    def select(self, index: Tensor) -> None:
+        batch, samples = self.logits.shape[:2]
+        rows = (index + samples * torch.arange(batch, device=index.device)[:, None]).flatten()
+        for cache in self._caches:
+            cache.select(rows)
+        self._mask.select(rows, batch)
+        self.logits = self.logits.flatten(0, 1)[rows].unflatten(0, index.shape)
 
 
 class AutoregressiveCategorical(SequentialCodes):
@@ -55,33 +92,13 @@ class AutoregressiveCategorical(SequentialCodes):
             numbers = None if greedy else [torch.rand(batch, samples, 1, **kind) for _ in range(net.num_tokens)]
             codes, log_prob = backend.draw(net, self.context, None if numbers is None else torch.cat(numbers, -1))
             return Drawn(codes.transpose(0, 1), log_prob.transpose(0, 1))
-        head_dim = like.shape[-1]
-        caches = [KeyValueCache((batch * samples, net.num_heads, net.num_tokens, head_dim), like) for _ in net.blocks]
-        codes = torch.empty(batch, samples, net.num_tokens, dtype=torch.int64, device=like.device)
-        log_prob = as_float(like.new_zeros(batch, samples))
-        steps = MaskedSteps(net, self.context, samples)
         with casting_once(like.device):
-            logits = self._first_step(caches, samples)  # [B, K, V]
-            for t in range(net.num_tokens):
-                token, of_token = choose_token(steps.masked(logits), generator, greedy=greedy)  # [B, K] each
-                log_prob += of_token
-                codes[..., t] = token
-                if t + 1 < net.num_tokens:
-                    steps.advance(token)
-                    last = net.embed_tokens(token.unsqueeze(-1), self.context)
-                    logits = net.step(last, self.context, caches, steps.features())
-        return Drawn(codes.transpose(0, 1), log_prob.transpose(0, 1))
+            return super().unroll(samples, generator, greedy=greedy)
 
-    def _first_step(self, caches: list[KeyValueCache], samples: int) -> Tensor:
-        """Logits of the first token, [B, K, V], computed once for the K codes of a context, which begin alike."""
-        net, (batch,), like = self.transformer, self.batch_shape, self.context.keys_values[0][0]
-        shape = (batch, net.num_heads, 1, like.shape[-1])
-        firsts = [KeyValueCache(shape, like) for _ in caches]
-        features = MaskedSteps(net, self.context, 1).features()
-        logits = net.step(net.start.expand(batch, 1, 1, -1), self.context, firsts, features)  # [B, 1, V]
-        for cache, first in zip(caches, firsts, strict=True):
-            cache.fill(first, samples)
-        return logits.expand(-1, samples, -1)
+    @torch.no_grad()
+    def steps(self, samples: int) -> CachedSteps:
+        """Begins K codes for each context, without a gradient; see `TokenSteps`."""
+        return CachedSteps(self.transformer, self.context, samples)
 
     def token_logits(self, value: Tensor) -> Tensor:
         """Logits of every token given those before it. [*S, B, T] → [*S, B, T, V], with gradient."""

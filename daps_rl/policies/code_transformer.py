@@ -264,3 +264,12 @@ class MaskedSteps:
         if self.mask is not None:
             self.state = self.mask.advance(self.state, self.position, token)
         self.position += 1
+
+    def select(self, rows: Tensor, batch: int) -> None:
+        """Goes on with these of the B·K codes, as many for each of the B contexts. int64 [B·K']."""
+
+        def chosen(state: Tensor) -> Tensor:
+            return state.flatten(0, 1)[rows].unflatten(0, (batch, -1))
+
+        if self.mask is not None:
+            self.state = tuple(map(chosen, self.state)) if isinstance(self.state, tuple) else chosen(self.state)

@@ -46,12 +46,51 @@ class DiscreteCodes(Distribution):
         return constraints.independent(constraints.integer_interval(0, self.vocab_size - 1), 1)
 
 
+class TokenSteps(Protocol):
+    """Codes that are being written token by token, K for each of B contexts (one, where the batch shape is [])."""
+
+    logits: Tensor
+    """Of the next token, unnormalised, -inf for what may not come. [B, K, V]"""
+
+    def advance(self, token: Tensor) -> None:
+        """Writes a token of each code, int64 [B, K]. Not asked for after the last position."""
+
+    def select(self, index: Tensor) -> None:
+        """Goes on with these of each context's codes, as a beam does. int64 [B, K']."""
+
+
+class IndependentSteps:
+    """The steps of codes whose tokens are independent, by their log-probabilities [B, T, V]."""
+
+    def __init__(self, log_probs: Tensor, samples: int) -> None:
+        self._log_probs, self._position = log_probs.unsqueeze(1), 0
+        self.logits = self._log_probs[:, :, 0].expand(-1, samples, -1)
+
+    def advance(self, token: Tensor) -> None:
+        self._position += 1
+        self.logits = self._log_probs[:, :, self._position].expand_as(self.logits)
+
+    def select(self, index: Tensor) -> None:
+        self.logits = self.logits[:, :1].expand(-1, index.shape[1], -1)
+
+
 class SequentialCodes(DiscreteCodes):
-    """Base of the distributions that write codes token by token: `unroll` is all that drawing takes."""
+    """Base of the distributions that write codes token by token: `steps` is all that drawing takes."""
+
+    def steps(self, samples: int) -> TokenSteps:
+        """Begins K codes for each context, without a gradient."""
+        raise NotImplementedError
 
     def unroll(self, samples: int, generator: torch.Generator | None, *, greedy: bool) -> Drawn:
         """Writes codes [K, B, T] with log-probabilities [K, B]: drawn, or the likeliest tokens one after another."""
-        raise NotImplementedError
+        steps, tokens, log_prob = self.steps(samples), list[Tensor](), torch.zeros(())
+        for position in range(self.event_shape[0]):
+            if position:
+                steps.advance(tokens[-1])
+            token, of_token = choose_token(steps.logits, generator, greedy=greedy)  # [B, K] each
+            tokens.append(token)
+            log_prob = log_prob.to(of_token) + of_token
+        return Drawn(torch.stack(tokens, dim=-1).transpose(0, 1), log_prob.transpose(0, 1))
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
@@ -72,7 +111,7 @@ class SequentialCodes(DiscreteCodes):
 
         Not always the likeliest code; finding that one takes a search.
         """
-        return self.unroll(1, None, greedy=True).codes[0]
+        return self.unroll(1, None, greedy=True).codes[0].reshape(*self.batch_shape, *self.event_shape)
 
 
 def choose_token(logits: Tensor, generator: torch.Generator | None, *, greedy: bool) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch.distributions import register_kl
 
 from daps_rl.functional import draw_categorical, tokenwise_kl
 from daps_rl.functional.checks import as_float, check_code_sizes, check_codes
-from daps_rl.policies.distribution import DiscreteCodes, RelaxedCodes, RelaxTokens, SampleShape
+from daps_rl.policies.distribution import DiscreteCodes, IndependentSteps, RelaxedCodes, RelaxTokens, SampleShape
 from daps_rl.policies.observation import TokenEncoder
 
 
@@ -34,6 +34,15 @@ class FactorizedCategorical(DiscreteCodes):
         uniform = torch.rand(shape, generator=generator, device=probs.device, dtype=probs.dtype)
         tokens = draw_categorical(probs, uniform)  # [B, T, K]
         return tokens.movedim(-1, 0).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
+
+    def steps(self, samples: int) -> IndependentSteps:
+        """Begins K codes for each context; see `TokenSteps`."""
+        return IndependentSteps(self.log_probs if self.batch_shape else self.log_probs.unsqueeze(0), samples)
+
+    @property
+    def token_log_probs(self) -> Tensor:
+        """log p of every token at every position, where there is no batch shape; see `UniformCodes`. [T, V]."""
+        return self.log_probs
 
     def relaxed_sample(self, relax: RelaxTokens, num_samples: int = 1) -> RelaxedCodes:
         """Draws K codes per context with a gradient to the logits. One-hot [B, K, T, V]."""
@@ -95,6 +104,10 @@ class UniformCodes(DiscreteCodes):
         shape = (*sample_shape, *self.event_shape)
         return torch.randint(self.vocab_size, shape, generator=generator, device=self.device)
 
+    def steps(self, samples: int) -> IndependentSteps:
+        """Begins K codes; see `TokenSteps`."""
+        return IndependentSteps(self.token_log_probs.unsqueeze(0), samples)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """−T log V for every code, in nats. [..., T] → [...]."""
         return torch.full(value.shape[:-1], -self.event_shape[0] * math.log(self.vocab_size), device=value.device)
@@ -129,3 +142,9 @@ class UniformPrior(nn.Module):
 def _kl_factorized_uniform(q: FactorizedCategorical, p: UniformCodes) -> Tensor:
     """KL(q(·|x) ‖ p) = T log V − H(q), exact, with gradient, in nats. [B]."""
     return p.entropy() - q.entropy()
+
+
+@register_kl(FactorizedCategorical, FactorizedCategorical)
+def _kl_factorized(q: FactorizedCategorical, p: FactorizedCategorical) -> Tensor:
+    """KL(q(·|x) ‖ p), exact, with gradient, in nats. [B]."""
+    return tokenwise_kl(q.log_probs, p.log_probs)

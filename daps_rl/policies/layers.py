@@ -45,6 +45,10 @@ class KeyValueCache:
             contexts = own.view(held.shape[0], copies, *own.shape[1:])
             contexts[:, :, :, : self.length] = held[:, None, :, : self.length]
 
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these of the N sequences. int64 [M]."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
 
 class GrowingCache:
     """Keys and values of the tokens so far, kept for the backward pass: a new tensor for every token."""
