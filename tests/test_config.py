@@ -199,6 +199,7 @@ def test_files_and_folders_of_ones_own_bring_the_recipe_of_their_kind(tmp_path):
     assert make_config(data=tmp_path / "texts").beta_start == make_config(data="text").beta_start == 0.05
     assert make_config(data="owner/name", text_column="line").beta_start == 0.05
     assert make_config(data="owner/name").beta_start == 0.5
+    assert (make_config(data="wine").min_variance, make_config(data="iris").min_variance) == (0.3, 0.1)
     assert make_config(data=tmp_path / "texts", beta_start=0.2).beta_start == 0.2
 
 
