@@ -97,13 +97,21 @@ class Table(Kind):
 
     def draw(self, path: Path, rows: Mapping[str, Tensor], title: str | None) -> list[Path]:
         shown = {label: x[:SHOWN_ROWS].numpy() for label, x in rows.items()}
-        original = next(iter(shown.values()))
+        original = shown.get("original", next(iter(shown.values())))
         columns = {
             field.name: {label: field.compare(x[:, place], original[:, place]) for label, x in shown.items()}
             for field, place in self._places()[:SHOWN_COLUMNS]
         }
-        left_out = len(self.fields) - len(columns)
-        note = NOTE + (f"; columns that are not shown: {left_out}" if left_out else "")
+        notes = [NOTE]
+        if "original" not in shown:  # draws, which nothing is wrong of
+            notes, plain = [], columns
+            columns = {
+                name: {label: [cell._replace(error=0.0) for cell in cells] for label, cells in column.items()}
+                for name, column in plain.items()
+            }
+        if left_out := len(self.fields) - len(columns):
+            notes.append(f"columns that are not shown: {left_out}")
+        note = "; ".join(notes)
         plot_table(path, columns, note=note, title=title)
         return [path]
 

@@ -88,14 +88,15 @@ class Text(Kind):
     def summary(self, metrics: Mapping[str, float | None], data: Tensor) -> dict[str, float]:
         """Returns bits for each symbol of a split: of code and text given the code, of gzip, and of xz.
 
-        The first is a whole code's, T·log2 V, and −log2 p(x|z) of the window; the other two pack the split as one text.
+        The first is a whole code's, T·log2 V or, under a prior that is not uniform, −log2 p(z), and −log2 p(x|z) of the
+        window; the other two pack the split as one text.
         """
         content, count = self.content(data), int((data != len(self.table) - 1).sum())
         found = {
             "gzip_bits_per_symbol": 8 * len(gzip.compress(content, mtime=0)) / count,
             "xz_bits_per_symbol": 8 * len(lzma.compress(content, preset=lzma.PRESET_EXTREME | 9)) / count,
         }
-        bits, log_likelihood = metrics.get("bits"), metrics.get("log_likelihood")
+        bits, log_likelihood = metrics.get("rate", metrics.get("bits")), metrics.get("log_likelihood")
         if bits is None or log_likelihood is None:
             return found
         return {"bits_per_symbol": (bits - log_likelihood / math.log(2)) * len(data) / count, **found}
