@@ -12,6 +12,8 @@ from daps_rl.policies.distribution import DiscreteCodes
 from daps_rl.policies.factorized import FactorizedCategorical
 from daps_rl.priors.mixture import MixtureCodes
 
+SHARPNESS = 10.0  # logits per unit of an independent prior's table, which at a policy's learning rate lags behind else
+
 
 class LearnedPrior(nn.Module):
     """Base: called without arguments, gives p(z), of batch shape []; with labels [B], p(z|y), of batch shape [B].
@@ -63,10 +65,10 @@ class IndependentPrior(LearnedPrior):
         self.logits = nn.Parameter(torch.zeros(max(num_classes, 1), num_tokens, vocab_size))
 
     def of_classes(self, index: Tensor) -> FactorizedCategorical:
-        return FactorizedCategorical(self.logits[index])
+        return FactorizedCategorical(SHARPNESS * self.logits[index])
 
     def marginal(self, every: Tensor) -> DiscreteCodes:
-        return super().marginal(every) if self.num_classes else FactorizedCategorical(self.logits[0])
+        return super().marginal(every) if self.num_classes else FactorizedCategorical(SHARPNESS * self.logits[0])
 
 
 class AutoregressivePrior(LearnedPrior):
