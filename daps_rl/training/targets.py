@@ -14,12 +14,13 @@ from daps_rl.config import TrainConfig
 from daps_rl.data import Splits
 from daps_rl.distributed import World
 from daps_rl.functional import dual_step
-from daps_rl.priors import UniformPrior
+from daps_rl.priors import NormalPrior, UniformPrior
 
-EVERY = 10  # steps between two looks at validation data
+EVERY = 5  # steps between two looks at validation data
 DATA = 256  # of them, at most, at a look
 BAND = 0.1  # of the relative error: outside it the weight moves as fast as it may
 SPEED = 40.0  # how far log λ moves over a run at most, at the full learning rate
+FALL = 3.0
 PENALTY = 1.5  # what the present error adds to log λ at most
 LOWEST = 0.01  # λ that stands for none: of a code of 30 nats it changes the reward by less than a nat
 RAMP = 0.5  # share of a run over which a target in bits comes down from the code's capacity
@@ -42,7 +43,7 @@ class RateTarget(nn.Module):
     Every ten steps codes are drawn for a part of the validation split. With e the error as a share, positive where the
     rate should fall, and d = min(max(e / 0.1, −1), 1),
 
-        log m ← log m + 40 · d · √(learning rate over its base) · (share of the run since the last look),
+        log m ← log m + 60 · d · √(learning rate over its base) · (share of the run since the last look),
         log λ = log m + 1.5 · d.
 
     m is the multiplier; the second term, a penalty as in an augmented Lagrangian, damps: codes follow λ slowly, and m
@@ -116,7 +117,8 @@ class RateTarget(nn.Module):
     def set_weight(self, error: Tensor, progress: float, pace: float) -> None:
         """Sets the multiplier and λ by the error at this share of the run."""
         violation, passed = error / BAND, progress - self.progress
-        multiplier = dual_step(self.log_multiplier, violation, SPEED * math.sqrt(pace) * passed)
+        speed = torch.where(violation > 0.0, SPEED, SPEED * FALL)
+        multiplier = dual_step(self.log_multiplier, violation, speed * math.sqrt(pace) * passed)
         self.log_multiplier.copy_(multiplier.clamp_min(math.log(LOWEST)))
         self.weight.copy_(dual_step(self.log_multiplier, violation, PENALTY).exp())
         self.progress.fill_(progress)
@@ -155,7 +157,7 @@ def make_target(config: TrainConfig, splits: Splits, world: World) -> RateTarget
     if config.target is None:
         return None
     setting, value = config.target
-    if setting == "target_bits" and value > config.bits:
+    if setting == "target_bits" and config.bits is not None and value > config.bits:
         raise ValueError(
             f"target_bits must be <= {config.bits:g}, all that {config.num_tokens} tokens of {config.vocab_size} hold, "
             f"got {value:g}; raise --num-tokens or --vocab-size."
@@ -167,7 +169,7 @@ def make_target(config: TrainConfig, splits: Splits, world: World) -> RateTarget
         )
     if not len(splits.validation):
         raise ValueError(f"{setting} is met on validation data, and {splits.name} has none; take rate_weight.")
-    return RateTarget(setting, value, splits, config.validation_size, config.bits, world)
+    return RateTarget(setting, value, splits, config.validation_size, config.bits or math.inf, world)
 
 
 def check_rate(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent) -> None:
@@ -180,5 +182,5 @@ def check_rate(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Age
             f"agent {config.agent!r} quantises, and learns nothing from log p(z): leave out {name}, or take an agent "
             "that learns from rewards (daps, daps-na)."
         )
-    if isinstance(autoencoder.prior, UniformPrior):
+    if isinstance(autoencoder.prior, UniformPrior | NormalPrior):
         raise ValueError(f"{name} needs a prior that learns which codes are short; pass --prior autoregressive.")
