@@ -12,7 +12,7 @@ from daps_rl.policies.distribution import DiscreteCodes
 from daps_rl.policies.factorized import FactorizedCategorical
 from daps_rl.priors.mixture import MixtureCodes
 
-SHARPNESS = 10.0  # logits per unit of an independent prior's table, which at a policy's learning rate lags behind else
+SHARPNESS = 10.0  # of an independent prior's table: at a policy's learning rate logits of size 1 lag behind the codes
 
 
 class LearnedPrior(nn.Module):
@@ -58,7 +58,7 @@ class LearnedPrior(nn.Module):
 
 
 class IndependentPrior(LearnedPrior):
-    """Independent tokens: a table of logits for each position, and class. See `LearnedPrior`."""
+    """Independent tokens: a table of logits for each position, and class, in units of ten. See `LearnedPrior`."""
 
     def __init__(self, num_tokens: int, vocab_size: int, num_classes: int = 0) -> None:
         super().__init__(num_tokens, vocab_size, num_classes)
