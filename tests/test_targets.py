@@ -13,9 +13,11 @@ from torch import nn
 
 from daps_rl.cli import main
 from daps_rl.config import make_config
-from daps_rl.data import Splits
+from daps_rl.data import Splits, load
 from daps_rl.distributed import World
+from daps_rl.evaluation import evaluate
 from daps_rl.functional import dual_step, follow_temperature
+from daps_rl.priors import IndependentPrior
 from daps_rl.training import Trainer
 from daps_rl.training.targets import EVERY, LOWEST, SPEED, Look, RateTarget
 
@@ -186,8 +188,6 @@ def test_what_cannot_be_is_an_error(splits, options, message):
 
 def test_texts_have_no_psnr(tmp_path):
     (tmp_path / "lines.txt").write_text("\n".join(f"a line of text number {i}" for i in range(60)))
-    from daps_rl.data import load
-
     with pytest.raises(ValueError, match=r"target_psnr needs data with a PSNR, and .* has none"):
         trainer(load(str(tmp_path / "lines.txt")), likelihood="auto", target_psnr=9.0)
 
@@ -204,14 +204,27 @@ def test_a_run_ends_with_what_it_reached(data, tmp_path, capsys):
     assert f"target_bits: {target['in_words']}" in printed.out + printed.err
 
 
+def test_an_independent_prior_keeps_up_with_codes():
+    """At a policy's learning rate, within 100 steps; logits of size 1 would still be half a nat away."""
+    exact = torch.tensor([0.97, 0.01, 0.01, 0.01])
+    codes = torch.multinomial(exact, 2000, replacement=True).unsqueeze(-1)
+    prior = IndependentPrior(1, 4)
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=4e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (-prior().log_prob(codes).mean()).backward()
+        optimizer.step()
+    entropy = torch.special.entr(codes.flatten().bincount(minlength=4) / 2000.0).sum()
+    assert -prior().log_prob(codes).mean().item() == pytest.approx(entropy.item(), abs=0.03)
+
+
 def test_a_rate_is_held(digits):
-    """4-bit codes of digits that take 2.5 bits; 2 within seconds, as many as there are in a longer run."""
+    """Codes of 16 bits that take 10."""
     torch.set_num_threads(1)
-    settings = {"num_tokens": 2, "vocab_size": 4, "batch_size": 64, "decoder_hidden": (32,), "embed_dim": 16}
-    config = make_config(steps=200, target_bits=2.5, validate_every=0, num_layers=1, **settings, **LEARNED)
+    sizes = {"num_tokens": 8, "vocab_size": 4, "batch_size": 64, "decoder_hidden": (32,), "embed_dim": 16}
+    config = make_config(steps=200, target_bits=10.0, validate_every=0, num_layers=1, **sizes, **LEARNED)
     run = Trainer(config, digits)
-    rates = []
-    look = run.learner.target.look
-    run.learner.target.look = lambda *arguments: rates.append(look(*arguments)) or rates[-1]
     list(run.run())
-    assert float(rates[-1].reached) == pytest.approx(2.5, rel=0.05)
+    metrics = evaluate(run.autoencoder, digits.validation, beta=0.01, importance_data=0).metrics
+    assert metrics["rate"] == pytest.approx(10.0, rel=0.03)
+    assert run.learner.target.outcome(metrics)["reached"] == metrics["rate"]
