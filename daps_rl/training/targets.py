@@ -18,11 +18,11 @@ from daps_rl.priors import NormalPrior, UniformPrior
 
 EVERY = 5  # steps between two looks at validation data
 DATA = 256  # of them, at most, at a look
-BAND = 0.1  # of the relative error: outside it the weight moves as fast as it may
+BAND = 0.05  # of the relative error: outside it the weight moves as fast as it may
 SPEED = 40.0  # how far log λ moves over a run at most, at the full learning rate
-FALL = 3.0  # times as fast as it rises: codes that have become alike take long to part again
-PENALTY = 1.5  # what the present error adds to log λ at most
-LOWEST = 0.01  # λ that stands for none: of a code of 30 nats it changes the reward by less than a nat
+FALL = 2.0  # times as fast as it rises: codes that have become alike take long to part again
+PENALTY = 1.0  # what the present error adds to log λ at most
+LOWEST = 0.05  # λ that stands for none: of a code of 30 nats it changes the reward by about a nat
 RAMP = 0.5  # share of a run over which a target in bits comes down from the code's capacity
 WITHIN = 0.02  # of the target: as near counts as met
 UNITS = {"target_bits": "bits", "target_psnr": "dB", "target_log_likelihood": "nats"}
@@ -41,12 +41,12 @@ class RateTarget(nn.Module):
     """λ by dual ascent, so that a run ends at a given rate, PSNR or log-likelihood, whichever codes that takes.
 
     Every five steps codes are drawn for a part of the validation split. With e the error as a share, positive where the
-    rate should fall, and d = min(max(e / 0.1, −1), 1),
+    rate should fall, and d = min(max(e / 0.05, −1), 1),
 
         log m ← log m + 40 · d · √(learning rate over its base) · (share of the run since the last look),
-        log λ = log m + 1.5 · d,
+        log λ = log m + d,
 
-    and thrice the first step where d < 0. m is the multiplier, at least 0.01, which counts as none; the second term, a
+    and twice the first step where d < 0. m is the multiplier, at least 0.05, which counts as none; the second term, a
     penalty as in an augmented Lagrangian, damps: codes follow λ slowly, and m alone would swing. The error e is
 
         of a rate r and target R: log(r / R'), where R' falls from the capacity T·log₂ V to R over half the run;
