@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import statistics
 from typing import Any
 
 import torch
-from common import read_rows, write_row
+from common import interval, markdown, read_rows, write_row
 
 from daps_rl.config import make_config
 from daps_rl.data import load
@@ -25,6 +26,9 @@ from daps_rl.training import Trainer
 
 NAME = "targets"
 STEPS = {"digits": 600, "spoken-digits": 400, "text": 300, "fashion-mnist": 300}
+SPLITS = ("validation", "test")
+BETAS = ("schedule", "auto")
+QUALITY = (("log_likelihood", 1), ("psnr", 2))
 KEPT = ("rate", "rate_greedy", "log_likelihood", "psnr", "kl", "entropy", "code_perplexity")
 
 
@@ -41,7 +45,7 @@ def run(key: dict[str, Any], data_dir: str | None, **settings: Any) -> None:
     trainer = Trainer(config, splits)
     last = list(trainer.run())[-1]
     found: dict[str, Any] = {}
-    for split in ("validation", "test"):
+    for split in SPLITS:
         metrics = evaluate(
             trainer.autoencoder,
             splits[split],
@@ -54,9 +58,43 @@ def run(key: dict[str, Any], data_dir: str | None, **settings: Any) -> None:
     if trainer.learner.target is not None:
         outcome = trainer.learner.target.outcome(found["validation"])
         found |= {"met": outcome["met"], "in_words": outcome["in_words"]}
-        found |= {"off": {s: abs(found[s]["rate"] / config.target_bits - 1.0) for s in ("validation", "test")}}
+        found |= {"off": {s: abs(found[s]["rate"] / config.target_bits - 1.0) for s in SPLITS}}
     ended = {"capacity": config.bits, "rate_weight": last.get("rate_weight"), "beta": last["beta"]}
     write_row(NAME, {**key, **ended, **found})
+
+
+def held() -> str:
+    """The table of docs/codes.md: rates that were asked for, and those of a fixed λ beside them."""
+    lines = []
+    for part, data in itertools.product(("rate", "fixed"), STEPS):
+        rows = [row for row in read_rows(NAME) if (row["part"], row["data"]) == (part, data)]
+        for value in sorted({row["value"] for row in rows}):
+            runs = [row for row in rows if row["value"] == value]
+            off = [f"{max(row['off'][split] for row in runs):.1%}" if part == "rate" else "" for split in SPLITS]
+            means = [f"{statistics.fmean(row[split]['rate'] for row in runs):.2f}" for split in SPLITS]
+            weights = [row["rate_weight"] or 0.0 for row in runs]
+            words = f"{data}, {runs[0]['capacity']:g} bits"
+            asked = f"{value:g} bits" if part == "rate" else f"λ = {value:g}"
+            quality = [interval([row["test"][name] for row in runs], digits) for name, digits in QUALITY]
+            found = [*itertools.chain(*zip(means, off, strict=True)), f"{statistics.fmean(weights):.2f}"]
+            lines.append([words, asked, str(len(runs)), *found, *quality])
+    header = ["data, capacity", "asked", "seeds", "validation (bits)", "worst off", "test (bits)", "worst off"]
+    return markdown([*header, "last λ", "test log-likelihood (nats)", "PSNR (dB)"], lines)
+
+
+def beta_auto() -> str:
+    """The table of docs/codes.md: β by its schedule, and by the temperature."""
+    lines = []
+    for data in STEPS:
+        rows = [row for row in read_rows(NAME) if (row["part"], row["data"]) == ("beta", data)]
+        reached = {(row["value"], row["seed"]): row["test"]["log_likelihood"] for row in rows}
+        seeds = [seed for value, seed in reached if value == "auto" and ("schedule", seed) in reached]
+        if seeds:
+            pairs = [[reached[value, seed] for seed in seeds] for value in BETAS]
+            gain = [auto - schedule for schedule, auto in zip(*pairs, strict=True)]
+            steps = str(rows[0]["steps"])
+            lines.append([data, steps, str(len(seeds)), *(interval(values) for values in (*pairs, gain))])
+    return markdown(["data", "steps", "seeds", "schedule (nats)", "auto", "difference"], lines)
 
 
 def main() -> None:
@@ -71,7 +109,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="in place of the data's own number")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    values = {"rate": options.targets, "fixed": options.weights, "beta": ["schedule", "auto"]}[options.part]
+    values = {"rate": options.targets, "fixed": options.weights, "beta": BETAS}[options.part]
     setting = {"rate": "target_bits", "fixed": "rate_weight", "beta": "beta"}[options.part]
     model = {} if options.part == "beta" else {"agent": "daps-na", "prior": options.prior}
     done = read_rows(NAME)

@@ -19,7 +19,7 @@ from daps_rl.functional import code_usage, follow_temperature
 from daps_rl.kernels import use_cpu_kernels
 from daps_rl.optim import GuardedAdamW, exponential_decay
 from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
-from daps_rl.training.targets import RateTarget, check_rate
+from daps_rl.training.targets import RateTarget, check_weights
 from daps_rl.verdicts import Verdicts
 
 RAMP = 0.5  # share of a run over which λ rises to its value: from the start, an autoregressive prior makes codes alike
@@ -284,12 +284,7 @@ def _check_fit(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Age
             f"agent {config.agent!r} makes passes over whole batches and cannot keep to microbatch; leave it out "
             "and lower --batch-size, or use daps, daps-na, tpo, rloo or a relaxation."
         )
-    check_rate(config, autoencoder, agent)
-    if config.beta == "auto" and (getattr(agent, "standardized", True) or config.trust_region == "fixed"):
-        raise ValueError(
-            f"beta must be schedule for agent {config.agent!r}, got auto; only where a trust region sets a temperature "
-            "in nats (daps, daps-na) is there one to follow."
-        )
+    check_weights(config, autoencoder, agent)
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in autoencoder.modules())
     if norms and (config.microbatch or world.size > 1):
         warnings.warn(

@@ -172,8 +172,13 @@ def make_target(config: TrainConfig, splits: Splits, world: World) -> RateTarget
     return RateTarget(setting, value, splits, config.validation_size, config.bits or math.inf, world)
 
 
-def check_rate(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent) -> None:
-    """Raises ValueError where the rate has a weight and nothing can learn from it."""
+def check_weights(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent) -> None:
+    """Raises ValueError where the rate has a weight that nothing can learn from, or β nothing to follow."""
+    if config.beta == "auto" and (getattr(agent, "standardized", True) or config.trust_region == "fixed"):
+        raise ValueError(
+            f"beta must be schedule for agent {config.agent!r}, got auto; only where a trust region sets a temperature "
+            "in nats (daps, daps-na) is there one to follow."
+        )
     name = config.target[0] if config.target is not None else "rate_weight"
     if config.target is None and not config.rate_weight:
         return
