@@ -50,7 +50,7 @@ class RateTarget(nn.Module):
     penalty as in an augmented Lagrangian, damps: codes follow λ slowly, and m alone would swing. The error e is
 
         of a rate r and target R: log(r / R'), where R' falls from the capacity T·log₂ V to R over half the run;
-        of a PSNR: that of the logarithm of the mean squared error;
+        of a PSNR: that of the logarithm of the root mean squared error;
         of a log-likelihood ℓ and target L: (ℓ − L) / (m·r), as the best codes give m nats of ℓ for a nat of r.
 
     None has a unit, so that the numbers above need no tuning. All state is in buffers, which checkpoints hold.
@@ -111,7 +111,7 @@ class RateTarget(nn.Module):
             above = self.capacity / self.value
             return (look.reached / (self.value * above ** max(1.0 - progress / RAMP, 0.0))).log()
         if self.setting == "target_psnr":
-            return (look.reached - self.value) * (math.log(10.0) / 10.0)
+            return (look.reached - self.value) * (math.log(10.0) / 20.0)
         return (look.reached - self.value) / (self.log_multiplier.exp() * look.rate)
 
     def set_weight(self, error: Tensor, progress: float, pace: float) -> None:
