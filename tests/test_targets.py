@@ -54,7 +54,7 @@ def test_the_weight_of_a_gaussian_source_is_found(splits, setting, scale, lag):
     n, wanted = 8.0, 20.0 * BITS
     distortion = scale * math.exp(-2.0 * wanted / n)
     value = {"target_bits": 20.0, "target_psnr": -10.0 * math.log10(distortion), "target_log_likelihood": -distortion}
-    target = RateTarget(setting, value[setting], splits, 10, 32.0, World())
+    target = RateTarget(setting, value[setting], splits.validation, None, splits.kind, 32.0, World())
     rate, looks = 32.0 * BITS, 200
     for look in range(looks):
         progress, d = look / looks, scale * math.exp(-2.0 * rate / n)
@@ -69,7 +69,7 @@ def test_the_weight_of_a_gaussian_source_is_found(splits, setting, scale, lag):
 
 
 def test_a_target_that_asks_for_nothing_leaves_no_weight_behind(splits):
-    target = RateTarget("target_bits", 30.0, splits, 10, 32.0, World())
+    target = RateTarget("target_bits", 30.0, splits.validation, None, splits.kind, 32.0, World())
     for look in range(100):  # a windup here would take as long to unwind
         target.set_weight(target.error(Look(torch.tensor(0.0), torch.tensor(20.0)), look / 100), look / 100, 1.0)
     assert target.log_multiplier.exp().item() == pytest.approx(LOWEST)
@@ -151,7 +151,7 @@ def test_beta_auto_is_a_tenth_of_the_temperatures_so_far(splits):
 
 def test_what_a_summary_says_of_a_target(splits):
     def words(setting: str, value: float, reached: float, multiplier: float, rate: float = 20.0) -> tuple[bool, str]:
-        target = RateTarget(setting, value, splits, 10, 32.0, World())
+        target = RateTarget(setting, value, splits.validation, None, splits.kind, 32.0, World())
         target.log_multiplier.fill_(math.log(multiplier))
         name = {"target_bits": "rate", "target_psnr": "psnr"}[setting]
         outcome = target.outcome({"rate": rate, name: reached})

@@ -101,13 +101,13 @@ class Trainer:
         self.verdicts = make_verdicts(config.reward, splits) if verdicts is None else verdicts
         for name in [] if self.verdicts is None else self.verdicts.to(self.device).need_labels:
             labelled(splits, name)  # or an error
-        target = make_target(config, splits, self.world)
+        self.validation = splits.validation[: config.validation_size]
+        target = make_target(config, splits, self.validation, self.world)
         self.learner = Learner(config, self.autoencoder, self.agent, self.world, self.verdicts, target)
         self.optimizer, self.beta = self.learner.optimizer, self.learner.beta
         self.feed = Feed(
             splits.train, config.batch_size, config.seed, device=self.device, workers=config.data_workers, part=part
         )
-        self.validation = splits.validation[: config.validation_size]
         self._targets = None if splits.train_targets is None else splits.train_targets.to(self.device)
         judged = self.learner.verdicts is not None and self.learner.verdicts.need_labels
         self._labels = splits.train_labels.to(self.device) if judged and splits.train_labels is not None else None

@@ -12,6 +12,7 @@ from daps_rl.agents import Agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
 from daps_rl.data import Splits
+from daps_rl.data.kind import Kind
 from daps_rl.distributed import World
 from daps_rl.functional import dual_step
 from daps_rl.priors import NormalPrior, UniformPrior
@@ -57,20 +58,21 @@ class RateTarget(nn.Module):
 
     Args:
         setting, value: which target (of `METRICS`), in bits, dB or nats.
-        splits: the data.
-        size: how many of the validation split's first data are looked at in turn.
+        x, y: validation data, which are looked at in turn, and what is scored, the same if None. [N, *x], [N, *y].
+        kind: of the data.
         capacity: T·log₂ V.
         world: the processes that train together.
     Attributes:
         weight: λ, 0-dim, changed in place.
     """
 
-    def __init__(self, setting: str, value: float, splits: Splits, size: int, capacity: float, world: World) -> None:
+    def __init__(
+        self, setting: str, value: float, x: Tensor, y: Tensor | None, kind: Kind, capacity: float, world: World
+    ) -> None:
         super().__init__()
         self.setting, self.value, self.capacity, self.world = setting, value, capacity, world
-        self.kind, x, y = splits.kind, splits.validation[:size], splits.validation_targets
-        self.x = nn.Buffer(x, persistent=False)
-        self.y = nn.Buffer(x if y is None else y[:size], persistent=False)
+        self.kind = kind
+        self.x, self.y = (nn.Buffer(data, persistent=False) for data in (x, x if y is None else y))
         self.weight = nn.Buffer(torch.tensor(LOWEST))
         self.log_multiplier = nn.Buffer(torch.tensor(LOWEST).log())
         self.progress = nn.Buffer(torch.zeros(()))  # of the run, at the last look
@@ -148,8 +150,8 @@ class RateTarget(nn.Module):
         return "the rate's weight was still on its way; train longer"
 
 
-def make_target(config: TrainConfig, splits: Splits, world: World) -> RateTarget | None:
-    """Returns the target that the settings name, or None.
+def make_target(config: TrainConfig, splits: Splits, validation: Tensor, world: World) -> RateTarget | None:
+    """Returns the target that the settings name, or None; it is met on `validation`, of the validation split.
 
     Raises:
         ValueError: it lies above what the code can hold, or these data have no such measure or no validation split.
@@ -167,9 +169,10 @@ def make_target(config: TrainConfig, splits: Splits, world: World) -> RateTarget
             f"target_psnr needs data with a PSNR, and {splits.name} has none; take target_bits or "
             "target_log_likelihood."
         )
-    if not len(splits.validation):
+    if not len(validation):
         raise ValueError(f"{setting} is met on validation data, and {splits.name} has none; take rate_weight.")
-    return RateTarget(setting, value, splits, config.validation_size, config.bits or math.inf, world)
+    y = None if splits.validation_targets is None else splits.validation_targets[: len(validation)]
+    return RateTarget(setting, value, validation, y, splits.kind, config.bits or math.inf, world)
 
 
 def check_weights(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent) -> None:
