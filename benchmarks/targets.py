@@ -68,8 +68,8 @@ def held() -> str:
     lines = []
     for part, data in itertools.product(("rate", "fixed"), STEPS):
         rows = [row for row in read_rows(NAME) if (row["part"], row["data"]) == (part, data)]
-        for value in sorted({row["value"] for row in rows}):
-            runs = [row for row in rows if row["value"] == value]
+        for value, steps in sorted({(row["value"], row["steps"]) for row in rows}):
+            runs = [row for row in rows if (row["value"], row["steps"]) == (value, steps)]
             off = [f"{max(row['off'][split] for row in runs):.1%}" if part == "rate" else "" for split in SPLITS]
             means = [f"{statistics.fmean(row[split]['rate'] for row in runs):.2f}" for split in SPLITS]
             weights = [row["rate_weight"] or 0.0 for row in runs]
@@ -77,9 +77,9 @@ def held() -> str:
             asked = f"{value:g} bits" if part == "rate" else f"λ = {value:g}"
             quality = [interval([row["test"][name] for row in runs], digits) for name, digits in QUALITY]
             found = [*itertools.chain(*zip(means, off, strict=True)), f"{statistics.fmean(weights):.2f}"]
-            lines.append([words, asked, str(len(runs)), *found, *quality])
-    header = ["data, capacity", "asked", "seeds", "validation (bits)", "worst off", "test (bits)", "worst off"]
-    return markdown([*header, "last λ", "test log-likelihood (nats)", "PSNR (dB)"], lines)
+            lines.append([words, asked, str(steps), str(len(runs)), *found, *quality])
+    header = ["data, capacity", "asked", "steps", "seeds", "validation (bits)", "worst off", "test (bits)"]
+    return markdown([*header, "worst off", "last λ", "test log-likelihood (nats)", "PSNR (dB)"], lines)
 
 
 def beta_auto() -> str:
