@@ -423,7 +423,7 @@ def tables() -> Tables:
         REPORTS / "results.md": results,
         REPORTS / "performance.md": {"memory": memory(), "scaling": scaling()},
         REPORTS / "strokes.md": {"tuning": strokes_tuning()},
-        DOCS / "codes.md": {"held": targets.held(), "beta auto": targets.beta_auto()},
+        DOCS / "codes.md": {"held": targets.held(), "beta_auto": targets.beta_auto()},
         REPORTS / "verdicts.md": {"verdicts": verdicts()},
         DOCS / "verdicts.md": {"understood": understood()},
         DOCS / "strokes.md": {"summary": strokes()},
