@@ -133,11 +133,14 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(splits, options):
 
 
 def test_the_host_is_not_asked(splits):
-    run = trainer(splits, target_psnr=12.0, beta="auto", batch_size=8)
+    run = trainer(splits, target_psnr=1.0, beta="auto", batch_size=8)
     run.train_step()
+    before = run.beta.item(), run.learner.rate_weight.item()
     with NoHost():
-        run.learner.target.follow(run.autoencoder, EVERY, 0.5, 1.0)
+        run.learner.target.follow(run.autoencoder, EVERY, 0.5, 0.9)
         run.learner.learn(run.batch())
+    assert run.beta.item() != before[0]
+    assert run.learner.rate_weight.item() != before[1]
 
 
 def test_beta_auto_is_a_tenth_of_the_temperatures_so_far(splits):
