@@ -12,6 +12,7 @@ from typing import Any
 import comparison
 import problems
 import sweeps
+import targets
 from common import DOCS, REPORTS, Tables, interval, markdown, put
 from common import read_rows as read
 from strokes import STEPS, TUNING_SEED
@@ -440,6 +441,7 @@ def tables() -> Tables:
         REPORTS / "results.md": results,
         REPORTS / "performance.md": {"memory": memory(), "scaling": scaling()},
         REPORTS / "strokes.md": {"tuning": strokes_tuning()},
+        DOCS / "codes.md": {"held": targets.held(), "beta_auto": targets.beta_auto()},
         REPORTS / "verdicts.md": {"verdicts": verdicts()},
         REPORTS / "codes.md": {"search": search()},
         DOCS / "verdicts.md": {"understood": understood()},

@@ -19,6 +19,7 @@ from daps_rl.evaluation import count_codes
 from daps_rl.kinds import PRIORS
 from daps_rl.optim import learning_rate_factor
 from daps_rl.priors import IndependentPrior, LearnedPrior
+from daps_rl.priors.learned import SHARPNESS
 
 SMOOTHING = 0.5  # added to each count: the estimator of Krichevsky and Trofimov
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, LOOK_EVERY = 256, 4e-3, 0.01, 50
@@ -191,4 +192,4 @@ def _count(prior: IndependentPrior, train: Codes) -> None:
     for number, table in enumerate(prior.logits.data):
         chosen = train.codes if not prior.num_classes else train.codes[labels == number]
         counts = count_codes(chosen, prior.vocab_size) + SMOOTHING
-        table.copy_(F.log_softmax((counts / counts.sum(-1, keepdim=True)).log(), dim=-1))
+        table.copy_(F.log_softmax((counts / counts.sum(-1, keepdim=True)).log(), dim=-1) / SHARPNESS)

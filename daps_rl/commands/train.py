@@ -144,6 +144,8 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
     forms = {name: f"{name} {form}" for name, form in (UNITS | measures).items()}
     for split in ("validation", "test"):
         print(f"{split:>10}  {in_words(summary[split], forms)}")
+    if (target := summary.get("target")) is not None:
+        print(f"{target['name']}: {target['in_words']}", file=sys.stdout if target["met"] else sys.stderr)
     print(f"look at {path}{os.sep}{summary['pictures'][0]}")
     gain = summary["validation"].get("code_gain")
     if summary["problem"] is None and gain is not None and gain < COLLAPSED:

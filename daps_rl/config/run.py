@@ -16,6 +16,7 @@ from daps_rl.functional import ESS_FRACTION, SAMPLES
 from daps_rl.names import DEVICES, weighted_name
 
 PRECISIONS = ("float32", "bfloat16")
+TARGETS = ("target_bits", "target_psnr", "target_log_likelihood")
 OF_COLUMNS = {"gaussian": "columns", "fixed_gaussian": "fixed_columns"}
 
 _agent, _optimizer, _length, _output, _machine = (
@@ -48,6 +49,11 @@ class AgentConfig(Settings):
     microbatch: int = _agent(
         0, "bound memory by this many data at a time, at the price of one more forward pass; 0 for no bound", least=0
     )
+    beta: str = _agent(
+        "schedule",
+        "let the weight of the KL (β) decay from beta_start to beta_end, or be a tenth of the batches' temperature",
+        choices=("schedule", "auto"),
+    )
     beta_start: float = _agent(0.5, "weigh the KL by this at first; the weight (β) decays exponentially", above=0)
     beta_end: float = _agent(0.01, "weigh the KL by this at the end", above=0)
     rate_weight: float = _agent(
@@ -56,6 +62,11 @@ class AgentConfig(Settings):
         least=0,
         common=True,
     )
+    target_bits: float | None = _agent(
+        None, "let λ follow, so that codes take this many bits under their prior (docs/codes.md)", above=0, common=True
+    )
+    target_psnr: float | None = _agent(None, "or so that they take as few as reach this PSNR in dB", above=0)
+    target_log_likelihood: float | None = _agent(None, "or this log-likelihood in nats")
     reward: tuple[str, ...] = _agent(
         (),
         "reward codes by this verdict too, beside the likelihood: classifier, classifier-right, ssim, edit-distance, "
@@ -87,9 +98,18 @@ class AgentConfig(Settings):
             raise ValueError(
                 f"beta_start must be >= beta_end, got {self.beta_start} and {self.beta_end}; beta decays over the run."
             )
+        weighing = [name for name in TARGETS if getattr(self, name) is not None]
+        weighing += ["rate_weight"] if self.rate_weight else []
+        if len(weighing) > 1:
+            raise ValueError(f"rate has one weight, and {' and '.join(weighing)} would each set it; give one of them.")
         labels = [name.rpartition(":")[2] for name in self.reward_names]
         if len(set(labels)) < len(labels):
             raise ValueError(f"each reward must be named once, got {', '.join(self.reward)}; leave one of them out.")
+
+    @property
+    def target(self) -> tuple[str, float] | None:
+        """The setting that says what a run is to reach, and its value; or None."""
+        return next(((name, getattr(self, name)) for name in TARGETS if getattr(self, name) is not None), None)
 
     @property
     def reward_names(self) -> list[str]:

@@ -17,6 +17,8 @@ from daps_rl.functional.losses import DAPSTerms as DAPSTerms
 from daps_rl.functional.losses import daps_loss as daps_loss
 from daps_rl.functional.losses import decoder_loss as decoder_loss
 from daps_rl.functional.losses import weighted_likelihood_loss as weighted_likelihood_loss
+from daps_rl.functional.multipliers import dual_step as dual_step
+from daps_rl.functional.multipliers import follow_temperature as follow_temperature
 from daps_rl.functional.relaxations import draw_categorical as draw_categorical
 from daps_rl.functional.relaxations import gumbel_rao as gumbel_rao
 from daps_rl.functional.relaxations import gumbel_softmax as gumbel_softmax

@@ -12,6 +12,8 @@ from daps_rl.policies.distribution import DiscreteCodes
 from daps_rl.policies.factorized import FactorizedCategorical
 from daps_rl.priors.mixture import MixtureCodes
 
+SHARPNESS = 10.0  # of an independent prior's table: at a policy's learning rate logits of size 1 lag behind the codes
+
 
 class LearnedPrior(nn.Module):
     """Base: called without arguments, gives p(z), of batch shape []; with labels [B], p(z|y), of batch shape [B].
@@ -56,17 +58,17 @@ class LearnedPrior(nn.Module):
 
 
 class IndependentPrior(LearnedPrior):
-    """Independent tokens: a table of logits for each position, and class. See `LearnedPrior`."""
+    """Independent tokens: a table of logits for each position, and class, in units of ten. See `LearnedPrior`."""
 
     def __init__(self, num_tokens: int, vocab_size: int, num_classes: int = 0) -> None:
         super().__init__(num_tokens, vocab_size, num_classes)
         self.logits = nn.Parameter(torch.zeros(max(num_classes, 1), num_tokens, vocab_size))
 
     def of_classes(self, index: Tensor) -> FactorizedCategorical:
-        return FactorizedCategorical(self.logits[index])
+        return FactorizedCategorical(SHARPNESS * self.logits[index])
 
     def marginal(self, every: Tensor) -> DiscreteCodes:
-        return super().marginal(every) if self.num_classes else FactorizedCategorical(self.logits[0])
+        return super().marginal(every) if self.num_classes else FactorizedCategorical(SHARPNESS * self.logits[0])
 
 
 class AutoregressivePrior(LearnedPrior):

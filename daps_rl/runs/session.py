@@ -212,6 +212,8 @@ def finish(trainer: Trainer, run: RunFolder, perceptual: Perceptual | None = Non
         "unreadable_files": trainer.splits.unreadable_files(),
         **evaluate_splits(model, trainer.splits, config.beta_end, perceptual, trainer.verdicts),
     }
+    if trainer.learner.target is not None:
+        summary["target"] = trainer.learner.target.outcome(summary["validation"])
     summary["pictures"] = [path.name for path in draw_run(run.path, model, trainer.splits)]
     run.write_json(run.summary, summary)  # last: a run that has one is whole
     return summary

@@ -15,11 +15,11 @@ from daps_rl.data.errors import one_line
 from daps_rl.decoders import CodeDecoder
 from daps_rl.distributed import World
 from daps_rl.evaluation import count_codes
-from daps_rl.functional import code_usage
+from daps_rl.functional import code_usage, follow_temperature
 from daps_rl.kernels import use_cpu_kernels
 from daps_rl.optim import GuardedAdamW, exponential_decay
-from daps_rl.priors import UniformPrior
 from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
+from daps_rl.training.targets import RateTarget, check_weights
 from daps_rl.verdicts import Verdicts
 
 RAMP = 0.5  # share of a run over which λ rises to its value: from the start, an autoregressive prior makes codes alike
@@ -33,6 +33,7 @@ class Learner:
         config, world: settings of the run, and the processes that train together.
         autoencoder, agent: the model, and who learns its policy, on one device.
         verdicts: what a code is worth beside its likelihood; None for nothing.
+        target: what λ follows from; None for the settings' own.
     Attributes:
         beta: the one shared value of β, the reward's weight of the KL and the temperature's floor. 0-dim.
         rate_weight: the one shared value of λ, the reward's weight of log p(z), 0-dim; None where it is 0 throughout.
@@ -51,11 +52,15 @@ class Learner:
         agent: Agent,
         world: World,
         verdicts: Verdicts | None = None,
+        target: RateTarget | None = None,
     ) -> None:
         self.config, self.autoencoder, self.agent, self.world = config, autoencoder, agent, world
         self.beta = torch.tensor(config.beta_start, device=next(autoencoder.parameters()).device)
         self.device = self.beta.device
+        self.target = target
         self.rate_weight = self.beta.new_zeros(()) if config.rate_weight else None
+        if target is not None:
+            self.rate_weight = target.to(self.device).weight
         _check_fit(config, autoencoder, agent, world)
         self.verdicts = verdicts if verdicts is not None and verdicts.learned else None
         if self.verdicts is not None:
@@ -98,8 +103,9 @@ class Learner:
         That is the share of the run that is done, the learning rate over its base, and the epochs that now begin.
         """
         config = self.config
-        self.beta.fill_(exponential_decay(progress, config.beta_start, config.beta_end))
-        if self.rate_weight is not None:
+        if config.beta == "schedule":
+            self.beta.fill_(exponential_decay(progress, config.beta_start, config.beta_end))
+        if self.rate_weight is not None and self.target is None:
             self.rate_weight.fill_(config.rate_weight * min(progress / RAMP, 1.0))
         self.optimizer.set_rate(rate_factor)
         rate = config.learning_rate * rate_factor
@@ -152,6 +158,8 @@ class Learner:
         if not torch.is_floating_point(result.codes):
             self.usage[1] += count_codes(result.codes, config.vocab_size)
         self.evaluations = scorer.evaluations
+        if config.beta == "auto":
+            self.beta.copy_(follow_temperature(self.beta, result.metrics["temperature"]))
         return {
             "loss_decoder": loss_decoder.detach(),
             **of_prior,
@@ -256,6 +264,8 @@ class Learner:
         both = nn.ModuleDict({"model": self.autoencoder, "agent": self.agent})
         if self.verdicts is not None:
             both["verdicts"] = self.verdicts
+        if self.target is not None:
+            both["target"] = self.target
         first: dict[int, tuple[str, Tensor]] = {}
         for name, value in both.state_dict(keep_vars=True).items():
             first.setdefault(id(value), (name, value))
@@ -274,13 +284,7 @@ def _check_fit(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Age
             f"agent {config.agent!r} makes passes over whole batches and cannot keep to microbatch; leave it out "
             "and lower --batch-size, or use daps, daps-na, tpo, rloo or a relaxation."
         )
-    if config.rate_weight and isinstance(autoencoder.prior, UniformPrior):
-        raise ValueError("rate_weight needs a prior that learns which codes are short; pass --prior autoregressive.")
-    if config.rate_weight and not getattr(agent, "has_kl", True):
-        raise ValueError(
-            f"agent {config.agent!r} quantises, and learns nothing from log p(z): leave out rate_weight, or take an "
-            "agent that learns from rewards (daps, daps-na)."
-        )
+    check_weights(config, autoencoder, agent)
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in autoencoder.modules())
     if norms and (config.microbatch or world.size > 1):
         warnings.warn(

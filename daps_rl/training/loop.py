@@ -21,6 +21,7 @@ from daps_rl.evaluation import evaluate
 from daps_rl.files import finite
 from daps_rl.optim import learning_rate_factor
 from daps_rl.training.learner import Learner
+from daps_rl.training.targets import make_target
 from daps_rl.verdicts import Verdicts, labelled, make_verdicts
 
 MAX_SKIPPED_IN_ROW = 100
@@ -100,12 +101,13 @@ class Trainer:
         self.verdicts = make_verdicts(config.reward, splits) if verdicts is None else verdicts
         for name in [] if self.verdicts is None else self.verdicts.to(self.device).need_labels:
             labelled(splits, name)  # or an error
-        self.learner = Learner(config, self.autoencoder, self.agent, self.world, self.verdicts)
+        self.validation = splits.validation[: config.validation_size]
+        target = make_target(config, splits, self.validation, self.world)
+        self.learner = Learner(config, self.autoencoder, self.agent, self.world, self.verdicts, target)
         self.optimizer, self.beta = self.learner.optimizer, self.learner.beta
         self.feed = Feed(
             splits.train, config.batch_size, config.seed, device=self.device, workers=config.data_workers, part=part
         )
-        self.validation = splits.validation[: config.validation_size]
         self._targets = None if splits.train_targets is None else splits.train_targets.to(self.device)
         judged = self.learner.verdicts is not None and self.learner.verdicts.need_labels
         self._labels = splits.train_labels.to(self.device) if judged and splits.train_labels is not None else None
@@ -142,6 +144,8 @@ class Trainer:
 
     def train_step(self) -> dict[str, Tensor]:
         """Trains on one batch: the agent and the decoder. Returns metrics, 0-dim tensors on the device."""
+        if self.learner.target is not None:
+            self.learner.target.follow(self.autoencoder, self.step, self.progress, self.learning_rate_factor)
         self.learner.prepare(self.progress, self.learning_rate_factor, self.feed.new_epochs(self.step))
         x, target, labels = self.batch(), self.targets(), self.labels()
         parts = (x,) if target is None else (x, target)
