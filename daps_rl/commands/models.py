@@ -1,4 +1,4 @@
-"""What is done with a finished run: `daps-rl evaluate`, `report`, `encode`, `decode`, `sample`."""
+"""What is done with a finished run: `daps-rl evaluate`, `report`, `encode`, `decode`, `sample`, and files of codes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.codes import HEADER, compress, count_tokens, decode_all, decompress, load_counts, save_counts
 from daps_rl.commands.options import given_settings
-from daps_rl.config import check_trusted
+from daps_rl.config import TrainConfig, check_trusted
 from daps_rl.data.arrays import as_codes
 from daps_rl.data.kind import write_array
-from daps_rl.data.plain import read_array
+from daps_rl.data.plain import open_plain, read_array
+from daps_rl.data.stream import ImageStream
 from daps_rl.device import memory_size
 from daps_rl.evaluation import Perceptual
 from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
-from daps_rl.files import to_json
+from daps_rl.files import to_json, write_atomically
+from daps_rl.runs.folder import RunFolder
 from daps_rl.runs.pictures import draw_run
 from daps_rl.runs.session import load_run, same_data
 from daps_rl.training import load_data
@@ -82,10 +85,52 @@ def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, out
     return _write_data(output, model, model.prior().sample((n,)))
 
 
+def compress_command(*, run: str, trust: bool, device: str, input: str, output: str, coder: str, lossless: bool) -> int:
+    """`daps-rl compress`."""
+    folder, config, model = load_run(run, device, trust=trust)
+    counts = _counts(folder, config, model, trust) if coder == "independent" else None
+    data = model.observations(model.kind.read(Path(input)), input)
+    content = compress(model, _encode(model, data), data=data if lossless else None, counts=counts)
+    write_atomically(output, content)
+    bits = 8 * (len(content) - HEADER.size) / len(data)
+    print(f"wrote {output}: {len(data):,} data in {len(content):,} bytes, {bits:.2f} bits each after the header")
+    return 0
+
+
+def decompress_command(*, run: str, trust: bool, device: str, input: str, output: str) -> int:
+    """`daps-rl decompress`."""
+    with open_plain(Path(input), "a file of daps-rl compress") as file:
+        content = file.read()
+    folder, config, model = load_run(run, device, trust=trust)
+    counts = load_counts(folder.model, config.num_tokens, config.vocab_size)
+    print(f"wrote {model.kind.write(Path(output), decompress(model, content, counts=counts, where=input).data)}")
+    return 0
+
+
+def _counts(folder: RunFolder, config: TrainConfig, model: DiscreteAutoencoder, trust: bool) -> Tensor:
+    """The counts of the tokens of a run's training data, which are made with their first use, and saved."""
+    counts = load_counts(folder.model, config.num_tokens, config.vocab_size)
+    if counts is None:
+        check_trusted(config.data_code, folder.config, trust)
+        data = load_data(config).train
+        if not isinstance(data, Tensor | ImageStream):
+            raise ValueError("--coder independent counts the codes of training data, and these have no end; use auto.")
+        counts = count_tokens(_encode(model, data), config.vocab_size)
+        print(
+            f"wrote {save_counts(folder.model, counts)}: codes of {len(data):,} training data; keep it with the model"
+        )
+    return counts
+
+
+def _encode(model: DiscreteAutoencoder, data: Tensor | ImageStream) -> Tensor:
+    """Greedy codes of data, on the CPU. [N, *x] → [N, T]."""
+    device = next(model.parameters()).device
+    return torch.cat([model.encode(x.to(device), deterministic=True).cpu() for x in data.split(AT_ONCE)])
+
+
 def _write_data(path: str, model: DiscreteAutoencoder, codes: Tensor) -> int:
     """Writes what codes decode to in the form that its kind has, whole or not at all, and says so."""
-    data = torch.cat([model.decode(part).cpu() for part in codes.split(AT_ONCE)])
-    print(f"wrote {model.kind.write(Path(path), data)}")
+    print(f"wrote {model.kind.write(Path(path), decode_all(model, codes))}")
     return 0
 
 
