@@ -34,6 +34,7 @@ class Scorer:
             a datum differ by much more than its rounding.
         verdicts: what else a code is worth; nothing if None.
         labels: of the batch, for verdicts that ask for them. int64 [B].
+        rate_weight: of log p(z) in the reward, beside its part of the KL.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class Scorer:
         low_precision: bool = False,
         verdicts: Verdicts | None = None,
         labels: Tensor | None = None,
+        rate_weight: Tensor | float = 0.0,
     ) -> None:
         self.decoder, self.prior, self.x, self.beta = decoder, prior, x, beta
         self.microbatch, self.decoder_samples, self.low_precision = microbatch, decoder_samples, low_precision
-        self.verdicts, self.labels = verdicts, labels
+        self.verdicts, self.labels, self.rate_weight = verdicts, labels, rate_weight
         self.evaluations = 0  # data decoded for the batch
         self.log_likelihood: Tensor | None = None  # [B, K], of all codes
         self.learned_from: Tensor | None = None  # [B, n], of the codes that the decoder learns from
@@ -64,7 +66,8 @@ class Scorer:
             ValueError: the batch has been scored already, or a verdict fails.
         """
         self._once()
-        prior_log_prob = self.prior.log_prob(codes)
+        with torch.no_grad():
+            prior_log_prob = self.prior.log_prob(codes)
         count = self.decoder_samples or codes.shape[1]
         scored = learned = self._decode(codes[:, :count])
         if count < codes.shape[1] and self.low_precision:  # all, so that no code has the advantage of another rounding
@@ -78,7 +81,7 @@ class Scorer:
         self.kl = kl_estimate(log_prob, prior_log_prob)
         log_likelihood = self.log_likelihood.detach()
         terms = None if self.verdicts is None else self.verdicts(log_likelihood, scored[1], self.x, self.labels)
-        return encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, terms)
+        return encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, terms, self.rate_weight)
 
     def _decode(self, codes: Tensor) -> tuple[Tensor, ...]:
         """log p(x|z) [B, K], with gradient, and where there are verdicts what they judge, [B, K, *x]."""
@@ -122,6 +125,10 @@ class Scorer:
     def decoder_loss(self) -> Tensor:
         """−mean log p(x|z) of the codes that the decoder learns from. 0-dim."""
         return decoder_loss(cast(Tensor, self.learned_from)).mean()
+
+    def prior_loss(self, codes: Tensor) -> Tensor:
+        """−mean log p(z) of as many codes as the decoder learns from, with gradient. int64 [B, K, T] → 0-dim."""
+        return -self.prior.log_prob(codes[:, : self.decoder_samples or codes.shape[1]]).mean()
 
     def metrics(self) -> dict[str, Tensor]:
         """Means over the batch, in nats, detached, 0-dim each; kl, elbo and beta_elbo where they are defined.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from daps_rl.functional import tokenwise_kl
 from daps_rl.functional.checks import as_float, casting_once, check_code_sizes, check_codes, check_transformer_sizes
 from daps_rl.policies.code_transformer import CodeTransformer, Context, MaskedSteps
-from daps_rl.policies.distribution import Drawn, RelaxedCodes, RelaxTokens, SequentialCodes, choose_token
+from daps_rl.policies.distribution import Drawn, RelaxedCodes, RelaxTokens, SequentialCodes
 from daps_rl.policies.layers import GrowingCache, KeyValueCache
 from daps_rl.policies.observation import ObservationEncoder, make_readout
 
