@@ -64,13 +64,13 @@ def _logits(distribution: Distribution, x: Tensor) -> Iterator[tuple[Entries, Te
     elif isinstance(base, Categorical):
         yield ..., base.logits
     else:
-        raise _unsuited(f"of {type(base).__name__}")
+        raise _unsuited(type(base).__name__)
 
 
 def _of_columns(distribution: ColumnsDistribution, x: Tensor) -> Iterator[tuple[Entries, Tensor]]:
     for column, outputs in sorted(distribution.parts(), key=lambda part: part[0].given is not None):
         if column.kind == "number":
-            raise _unsuited("of columns of numbers")
+            raise _unsuited("columns of numbers")
         if column.kind == "yes-no":
             logits = torch.stack((torch.zeros_like(outputs), outputs), dim=-1)
         else:
@@ -85,5 +85,5 @@ def _of_columns(distribution: ColumnsDistribution, x: Tensor) -> Iterator[tuple[
 def _unsuited(what: str) -> ValueError:
     return ValueError(
         "lossless files need data of zeros and ones, of categories or of symbols, and this model's likelihood is "
-        f"{what}; leave --lossless out."
+        f"made of {what}; leave --lossless out."
     )

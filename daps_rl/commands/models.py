@@ -116,9 +116,8 @@ def _counts(folder: RunFolder, config: TrainConfig, model: DiscreteAutoencoder, 
         if not isinstance(data, Tensor | ImageStream):
             raise ValueError("--coder independent counts the codes of training data, and these have no end; use auto.")
         counts = count_tokens(_encode(model, data), config.vocab_size)
-        print(
-            f"wrote {save_counts(folder.model, counts)}: codes of {len(data):,} training data; keep it with the model"
-        )
+        path = save_counts(folder.model, counts)
+        print(f"wrote {path}: the tokens of {len(data):,} training data; copy it with the model")
     return counts
 
 
