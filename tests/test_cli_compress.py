@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -66,6 +67,18 @@ def test_what_comes_back_is_what_encode_and_decode_give(run, data, tmp_path, cap
         f"wrote {back}: float32 [60, 1, 8, 8]",
     ]
     assert size - 46 <= 1.01 * 60 * 6 / 8 + 8  # at most about that of uniform codes
+
+
+def test_the_lines_of_the_page_run(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained / "run", "runs/digits")
+    shutil.copy(trained / "data.npy", "digits.npy")
+    page = (Path(__file__).parent.parent / "docs" / "codes.md").read_text().partition("## Real files")[2]
+    lines = page.partition("```sh\n")[2].partition("```")[0].splitlines()
+    ours = [words[1:] for line in lines if (words := shlex.split(line, comments=True))[0] == "daps-rl"]
+    assert [words[0] for words in ours] == ["compress", "decompress"]
+    assert [main(words) for words in ours] == [0, 0]
+    assert np.load("decoded.npy").shape == (60, 1, 8, 8)
 
 
 def test_counts_are_made_once_and_belong_to_the_model(run, data, tmp_path, capsys):

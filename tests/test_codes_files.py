@@ -117,6 +117,21 @@ def test_whole_numbers_are_in_proportion_and_add_up():
         whole_numbers(torch.tensor([[0.0, math.nan]]))
 
 
+def test_what_is_coded_with_is_a_whole_number_and_one_more():
+    """By the state of constriction's encoder: its lower end and its range, of 64 bits."""
+    numbers = whole_numbers(torch.randn(1, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4)
+    start, below = (2**64 - 1) >> 24, 0
+    for symbol in range(50):
+        writer = Writer()
+        writer.code(numbers, torch.tensor([symbol]))
+        weight = int(numbers[0, symbol]) + 1
+        _, (low, width) = writer._encoder.pos()
+        grown = 2**32 if start * weight < 2**32 else 1  # a word has gone out
+        assert (int(low), int(width)) == (start * below * grown % 2**64, start * weight * grown)
+        below += weight
+    assert below == 2**24
+
+
 def test_counts_become_whole_numbers_without_rounding():
     counts = torch.tensor([[0, 2, 0, 10**9]])
     total = 2**24 - 4
@@ -240,8 +255,12 @@ def test_the_model_is_known_by_what_decoding_needs():
         with pytest.raises(ValueError, match="compressed with another model"):
             decompress(other, content)
     counts = count_tokens(codes, V)
+    content = compress(model, codes, counts=counts)
     with pytest.raises(ValueError, match="compressed with another model"):
-        decompress(model, compress(model, codes, counts=counts), counts=counts + 1)
+        decompress(model, content, counts=counts + 1)
+    with torch.no_grad():
+        model.prior.logits.add_(1.0)  # which they do not need
+    assert torch.equal(decompress(model, content, counts=counts).codes, codes)
 
 
 def test_settings_that_differ_are_another_model():
@@ -291,6 +310,27 @@ def test_another_machine_whose_numbers_differ_is_told_so(monkeypatch):
         decompress(model, content, where="F.daps")
     counts = count_tokens(codes, V)
     assert torch.equal(decompress(model, compress(model, codes, counts=counts), counts=counts).codes, codes)
+
+
+class WatchingPrior(KnownPrior):
+    """Writes down how it is computed."""
+
+    seen: set[tuple] = set()  # noqa: RUF012  # a copy's too
+
+    def forward(self) -> FactorizedCategorical:
+        self.seen.add((torch.get_num_threads(), self.logits.dtype, torch.is_autocast_enabled("cpu"), self.training))
+        return super().forward()
+
+
+def test_numbers_are_computed_in_one_way():
+    model, threads = make_model(WatchingPrior(skewed().float())).train(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with torch.autocast("cpu", torch.bfloat16):
+            decompress(model, compress(model, draw_codes(10)))
+    finally:
+        torch.set_num_threads(threads)
+    assert WatchingPrior.seen == {(1, torch.float64, False, False)}
 
 
 def test_bytes_do_not_depend_on_threads_or_autocast_which_stay_as_they_were():
@@ -388,6 +428,10 @@ def test_codes_that_are_none_of_the_model_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             compress(model, codes)
+    with pytest.raises(ValueError, match="integers"):
+        count_tokens(torch.zeros(2, T, 3), V)
+    with pytest.raises(ValueError, match="0 … 5, got 6"):  # of a prior that knows fewer
+        compress(make_model(KnownPrior(skewed(T, V - 1))), torch.full((2, T), V - 1))
 
 
 class PlainPrior(nn.Module):

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from daps_rl.data.arrays import as_codes
+
 PRECISION = 24  # bits of a probability, those that constriction works with
 SIDE_BY_SIDE = 512  # codes, or data, at most
 NUMBERS_AT_ONCE = 2**21  # made for those that are coded side by side
@@ -48,6 +50,8 @@ class Writer:
 
     def code(self, numbers: np.ndarray, symbols: Tensor | None) -> Tensor:
         assert symbols is not None  # who writes has them
+        if symbols.max() >= numbers.shape[-1]:
+            raise ValueError(f"symbols must lie in 0 … {numbers.shape[-1] - 1}, got {symbols.max()}; encode anew.")
         self._encoder.encode(symbols.numpy().astype(np.int32), self._family, numbers)
         return symbols
 
@@ -184,8 +188,9 @@ def parts(count: int, numbers_each: int) -> Iterator[slice]:
 
 
 def count_tokens(codes: Tensor, vocab_size: int) -> Tensor:
-    """Returns how often each token stands at each position. int64 [N, T] → int64 [T, V]."""
-    return torch.stack([torch.bincount(tokens, minlength=vocab_size) for tokens in codes.cpu().unbind(1)])
+    """Returns how often each token stands at each position. int64 [N, T] → int64 [T, V]; ValueError for no codes."""
+    codes = as_codes(codes, codes.shape[-1], vocab_size).cpu()
+    return torch.stack([torch.bincount(tokens, minlength=vocab_size) for tokens in codes.unbind(1)])
 
 
 @contextlib.contextmanager

@@ -186,12 +186,18 @@ def _code_tokens(
 
 
 def _model_digest(model: DiscreteAutoencoder, counts: Tensor | None) -> bytes:
-    """Of all that decoding needs: the decoder, the prior or the counts, the settings, the kind of data."""
-    config = [] if model.config is None else dataclasses.fields(model.config)
-    settings = {field.name: getattr(model.config, field.name) for field in config}
-    changed = {field.name: settings[field.name] for field in config if settings[field.name] != field.default}
-    text = to_json({"model": changed, "kind": kind_to_json(model.kind)})  # a new setting is no other model
-    source = {"counts": counts} if counts is not None else model.prior.state_dict(prefix="prior.")
+    """Of all that decoding needs: decoder, prior or counts, the kind of data, and settings that are not the default.
+
+    So neither another policy nor a setting that is new in a later version makes it another model, and for codes that
+    are coded by counts no other prior does.
+    """
+    changed: dict[str, object] = {}
+    for field in () if model.config is None else dataclasses.fields(model.config):
+        value = getattr(model.config, field.name)
+        if value != field.default and (counts is None or field.metadata["setting"].group != "prior"):
+            changed[field.name] = value
+    text = to_json({"model": changed, "kind": kind_to_json(model.kind)})
+    source = model.prior.state_dict(prefix="prior.") if counts is None else {"counts": counts}
     tensors = {**model.decoder.state_dict(prefix="decoder."), **source}
     return bytes.fromhex(tensors_digest({name: each.cpu() for name, each in tensors.items()}, text))[:8]
 
