@@ -35,7 +35,8 @@ from daps_rl.runs.session import load_run
 from daps_rl.training import Trainer
 
 NAME = "compress"
-COUNTS_OF_DATA = (2500, 10_000)
+CASES = [("auto", 2500), ("auto", 10_000), ("independent", 2500), ("independent", 10_000)]
+"""How it is coded, and how many data; where it is first coded by counts, these are made too."""
 DAMAGED = 1000
 CHILD = """
 import sys, torch
@@ -69,7 +70,7 @@ def size(seed: int, minutes: float, data_dir: str | None) -> None:
         measured("train", "--data", "fashion-mnist", *where, *options)
         _, config, model = load_run(run, "cpu")
         test = load("fashion-mnist", data_dir).test
-        for coder, count in [("auto", count) for count in COUNTS_OF_DATA] + [("independent", 10_000)] * 2:
+        for coder, count in CASES:
             np.save(images, test[:count].numpy())
             seconds, peak = measured("compress", run, "--input", images, "--output", file, "--coder", coder)
             seconds_back, peak_back = measured("decompress", run, "--input", file, "--output", back)

@@ -213,9 +213,9 @@ def test_flipped_cut_or_longer_files_are_refused(lossless):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"count": 2**32 - 1}, "more than this machine's memory"),
-        ({"count": 21}, "numbers come out differently"),
-        ({"count": 0}, "damaged"),
+        ({"num_codes": 2**32 - 1}, "more than this machine's memory"),
+        ({"num_codes": 21}, "numbers come out differently"),
+        ({"num_codes": 0}, "damaged"),
         ({"codes": b"\xff" * 40}, "numbers come out differently"),
         ({"codes": b"\xff" * 39}, "damaged"),
         ({"data": b"1234"}, "damaged"),

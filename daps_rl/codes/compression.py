@@ -62,26 +62,29 @@ def compress(
         ValueError: these are no codes of the model, its prior cannot be coded by, or such data cannot be written.
         ImportError: constriction is not installed.
     """
-    codes = _as_rows(model, codes)
-    if data is not None:
-        if counts is not None:
-            raise ValueError(
-                "lossless files cannot be coded by counts: their second stream needs the decoder's floating-point "
-                "numbers; leave one of the two out."
-            )
-        data = model.observations(data).float().cpu()
-        if len(data) != len(codes):
-            raise ValueError(f"codes must be one for each datum, got {len(codes)} of {len(data)} data; pass as many.")
+    if data is not None and counts is not None:
+        raise ValueError(
+            "lossless files cannot be coded by counts: their second stream needs the decoder's floating-point numbers; "
+            "leave one of the two out."
+        )
+    codes, data = _checked(model, codes, data)
     first, second = Writer(), Writer()
     with same_numbers():
         _code_tokens(model, first, codes, len(codes), counts)
         if data is not None:
             code_data(second, in_float64(model.decoder), codes, data)
-    how = {"counted": counts is not None, "lossless": data is not None}
-    digests = {"model": _model_digest(model, counts), "content": _content_digest(codes, data)}
     num_tokens, vocab_size = code_sizes(model.policy)
-    sizes = {"num_tokens": num_tokens, "vocab_size": vocab_size, "count": len(codes)}
-    container = Container(**how, **sizes, **digests, codes=first.to_bytes(), data=second.to_bytes())
+    container = Container(
+        counted=counts is not None,
+        lossless=data is not None,
+        num_tokens=num_tokens,
+        vocab_size=vocab_size,
+        num_codes=len(codes),
+        model=_model_digest(model, counts),
+        content=_content_digest(codes, data),
+        codes=first.to_bytes(),
+        data=second.to_bytes(),
+    )
     content = container.to_bytes()
     try:
         _read_streams(model, Container.from_bytes(content), counts)
@@ -90,15 +93,19 @@ def compress(
     return content
 
 
-def _as_rows(model: DiscreteAutoencoder, codes: Array) -> Tensor:
-    """Codes on the CPU; a ValueError where they are not int64 [N, T], N > 0, or not of this model."""
+def _checked(model: DiscreteAutoencoder, codes: Array, data: Array | None) -> tuple[Tensor, Tensor | None]:
+    """Codes [N, T], N > 0, and data [N, *x], on the CPU; a ValueError where they are not of this model."""
     num_tokens, vocab_size = code_sizes(model.policy)
     if torch.as_tensor(codes).is_floating_point():
         raise ValueError("compressing needs codes, and this model has continuous latents; train one with codes.")
     codes = as_codes(codes, num_tokens, vocab_size).cpu()
     if codes.ndim != 2 or not len(codes):
         raise ValueError(f"codes must have shape [N, {num_tokens}], one or more, got {list(codes.shape)}.")
-    return codes
+    if data is not None:
+        data = model.observations(data).float().cpu()
+        if len(data) != len(codes):
+            raise ValueError(f"codes must be one for each datum, got {len(codes)} of {len(data)} data; pass as many.")
+    return codes, data
 
 
 def decompress(
@@ -121,8 +128,10 @@ def decompress(
     if container.model != _model_digest(model, counts) or sizes != code_sizes(model.policy):
         raise ValueError(f"{where} was compressed with another model; pass the run that it was compressed with.")
     entries = math.prod(model.config.observation_shape) if model.config else 0
-    if container.count * (8 * container.num_tokens + 4 * entries) > memory_size():
-        raise ValueError(f"{where} holds {container.count:,} data, more than this machine's memory can; use another.")
+    if container.num_codes * (8 * container.num_tokens + 4 * entries) > memory_size():
+        raise ValueError(
+            f"{where} holds {container.num_codes:,} data, more than this machine's memory can; use another."
+        )
     try:
         codes, data = _read_streams(model, container, counts)
     except WrongNumbers as error:
@@ -139,7 +148,7 @@ def _read_streams(
     """Codes [N, T], and the data [N, *x] where there are; WrongNumbers unless they are those that were written."""
     data = None
     with same_numbers():
-        codes = _code_tokens(model, Reader(container.codes), None, container.count, counts)
+        codes = _code_tokens(model, Reader(container.codes), None, container.num_codes, counts)
         if container.lossless:
             data = code_data(Reader(container.data), in_float64(model.decoder), codes, None)
     if _content_digest(codes, data) != container.content:

@@ -19,7 +19,7 @@ class Container(NamedTuple):
     lossless: bool
     num_tokens: int
     vocab_size: int
-    count: int  # of codes
+    num_codes: int
     model: bytes  # digest of all that decoding needs, eight bytes as the next
     content: bytes  # digest of what was coded
     codes: bytes  # stream of the codes
@@ -28,7 +28,7 @@ class Container(NamedTuple):
     def to_bytes(self) -> bytes:
         """Returns the file's content."""
         how, size = COUNTED * self.counted + LOSSLESS * self.lossless, len(self.codes)
-        sizes = (self.num_tokens, self.vocab_size, self.count, size)
+        sizes = (self.num_tokens, self.vocab_size, self.num_codes, size)
         start = HEADER.pack(MAGIC, VERSION, how, *sizes, self.model, self.content, b"")[:-8]
         return start + short_digest(start, self.codes, self.data) + self.codes + self.data
 
