@@ -1,17 +1,16 @@
-"""What a trained model is for: its codes in files."""
+"""What a trained model is for: priors of its codes, draws from them, and codes in files."""
 
-from daps_rl.codes.coder import count_tokens
-from daps_rl.codes.compression import Decompressed, compress, decode_all, decompress, load_counts, save_counts
-from daps_rl.codes.container import HEADER, Container
-
-__all__ = [
-    "HEADER",
-    "Container",
-    "Decompressed",
-    "compress",
-    "count_tokens",
-    "decode_all",
-    "decompress",
-    "load_counts",
-    "save_counts",
-]
+from daps_rl.codes.compression import Decompressed as Decompressed
+from daps_rl.codes.compression import compress as compress
+from daps_rl.codes.compression import decode_all as decode_all
+from daps_rl.codes.compression import decompress as decompress
+from daps_rl.codes.compression import load_counts as load_counts
+from daps_rl.codes.compression import save_counts as save_counts
+from daps_rl.codes.container import HEADER as HEADER
+from daps_rl.codes.container import Container as Container
+from daps_rl.codes.draws import draw_codes as draw_codes
+from daps_rl.codes.draws import quality_of_draws as quality_of_draws
+from daps_rl.codes.prior import Codes as Codes
+from daps_rl.codes.prior import fit_prior as fit_prior
+from daps_rl.codes.prior import fit_prior_of as fit_prior_of
+from daps_rl.codes.prior import rate as rate

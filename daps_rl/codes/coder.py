@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from daps_rl.data.arrays import as_codes
-
 PRECISION = 24  # bits of a probability, those that constriction works with
 SIDE_BY_SIDE = 512  # codes, or data, at most
 NUMBERS_AT_ONCE = 2**21  # made for those that are coded side by side
@@ -185,12 +183,6 @@ def parts(count: int, numbers_each: int) -> Iterator[slice]:
     size = max(1, min(SIDE_BY_SIDE, NUMBERS_AT_ONCE // numbers_each))
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
-
-
-def count_tokens(codes: Tensor, vocab_size: int) -> Tensor:
-    """Returns how often each token stands at each position. int64 [N, T] → int64 [T, V]; ValueError for no codes."""
-    codes = as_codes(codes, codes.shape[-1], vocab_size).cpu()
-    return torch.stack([torch.bincount(tokens, minlength=vocab_size) for tokens in codes.unbind(1)])
 
 
 @contextlib.contextmanager

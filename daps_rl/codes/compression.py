@@ -57,7 +57,7 @@ def compress(
         data: what they are codes of, to write too, in −log2 p(x|z) bits each: zeros and ones, categories, or symbols,
             in any form that `model.encode` takes. [N, *x]. None to write the codes alone.
         counts: code by this table instead of the prior, in whole numbers throughout, for files that are to be read on
-            another machine. From `count_tokens`, [T, V].
+            another machine. From `daps_rl.evaluation.count_codes`, int64 [T, V].
     Raises:
         ValueError: these are no codes of the model, its prior cannot be coded by, or such data cannot be written.
         ImportError: constriction is not installed.

@@ -1,4 +1,4 @@
-"""What is done with a finished run: `daps-rl evaluate`, `report`, `encode`, `decode`, `sample`, and files of codes."""
+"""What is done with a finished run: `daps-rl evaluate`, `report`, `encode`, `decode`, `compress`, `fit-prior`, ..."""
 
 from __future__ import annotations
 
@@ -11,19 +11,31 @@ import torch
 from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.codes import HEADER, compress, count_tokens, decode_all, decompress, load_counts, save_counts
+from daps_rl.codes import (
+    HEADER,
+    compress,
+    decode_all,
+    decompress,
+    draw_codes,
+    fit_prior_of,
+    load_counts,
+    quality_of_draws,
+    save_counts,
+)
+from daps_rl.codes.prior import codes_of
 from daps_rl.commands.options import given_settings
+from daps_rl.commands.terminal import shares
 from daps_rl.config import TrainConfig, check_trusted
 from daps_rl.data.arrays import as_codes
 from daps_rl.data.kind import write_array
 from daps_rl.data.plain import open_plain, read_array
 from daps_rl.data.stream import ImageStream
 from daps_rl.device import memory_size
-from daps_rl.evaluation import Perceptual
+from daps_rl.evaluation import Perceptual, count_codes
 from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
 from daps_rl.files import to_json, write_atomically
 from daps_rl.runs.folder import RunFolder
-from daps_rl.runs.pictures import draw_run
+from daps_rl.runs.pictures import draw_run, draw_samples
 from daps_rl.runs.session import load_run, same_data
 from daps_rl.training import load_data
 from daps_rl.verdicts import make_verdicts
@@ -73,7 +85,9 @@ def decode_command(*, run: str, trust: bool, device: str, input: str, output: st
     return _write_data(output, model, codes)
 
 
-def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, output: str) -> int:
+def sample_command(
+    *, run: str, trust: bool, device: str, n: int, label: int | None, temperature: float, seed: int, output: str
+) -> int:
     """`daps-rl sample`."""
     _, config, model = load_run(run, device, trust=trust)
     most = memory_size() // (8 * max(config.num_tokens, math.prod(_shape(model))))
@@ -82,15 +96,45 @@ def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, out
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed must be >= 0 and below 2^63, got {seed}.")
     torch.manual_seed(seed)
-    return _write_data(output, model, model.prior().sample((n,)))
+    if label is None:
+        return _write_data(output, model, draw_codes(model.prior(), n, temperature))
+    if not getattr(model.prior, "num_classes", 0):
+        raise ValueError(f"{run} has no prior that knows labels; fit one: daps-rl fit-prior {run} --labels.")
+    index = torch.tensor([label], device=next(model.parameters()).device)
+    return _write_data(output, model, draw_codes(model.prior(index), n, temperature).squeeze(1))
+
+
+def fit_prior_command(
+    *, run: str, trust: bool, device: str, prior: str, labels: bool, minutes: float, steps: int | None, seed: int
+) -> int:
+    """`daps-rl fit-prior`: saves the model with its new prior, prints what it found, and draws from it."""
+    folder, config, model = load_run(run, device, trust=trust)
+    check_trusted(config.data_code, folder.config, trust)
+    splits = load_data(config)
+    same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
+    with folder.locked():
+        with shares() as show:
+            fitted, rates = fit_prior_of(
+                model, splits, prior, labels=labels, minutes=minutes, steps=steps, seed=seed, show=show
+            )
+        quality = quality_of_draws(fitted, splits)
+        fitted.save_pretrained(folder.model)
+        found = {"prior": prior, "labels": labels, "bits": config.bits, **rates, **quality}
+        folder.write_json(folder.path / "prior.json", found)
+        pictures = draw_samples(folder.path / "samples.png", fitted, splits)
+    print(to_json(found, indent=2))
+    for path in pictures:
+        print(f"look at {path}")
+    return 0
 
 
 def compress_command(*, run: str, trust: bool, device: str, input: str, output: str, coder: str, lossless: bool) -> int:
     """`daps-rl compress`."""
     folder, config, model = load_run(run, device, trust=trust)
-    counts = _counts(folder, config, model, trust) if coder == "independent" else None
     data = model.observations(model.kind.read(Path(input)), input)
-    content = compress(model, _encode(model, data), data=data if lossless else None, counts=counts)
+    codes = codes_of(model, data)
+    counts = _counts(folder, config, model, trust) if coder == "independent" else None
+    content = compress(model, codes, data=data if lossless else None, counts=counts)
     write_atomically(output, content)
     bits = 8 * (len(content) - HEADER.size) / len(data)
     print(f"wrote {output}: {len(data):,} data in {len(content):,} bytes, {bits:.2f} bits each after the header")
@@ -115,16 +159,11 @@ def _counts(folder: RunFolder, config: TrainConfig, model: DiscreteAutoencoder, 
         data = load_data(config).train
         if not isinstance(data, Tensor | ImageStream):
             raise ValueError("--coder independent counts the codes of training data, and these have no end; use auto.")
-        counts = count_tokens(_encode(model, data), config.vocab_size)
+        codes = as_codes(codes_of(model, data), config.num_tokens, config.vocab_size)
+        counts = count_codes(codes, config.vocab_size)
         path = save_counts(folder.model, counts)
         print(f"wrote {path}: the tokens of {len(data):,} training data; copy it with the model")
     return counts
-
-
-def _encode(model: DiscreteAutoencoder, data: Tensor | ImageStream) -> Tensor:
-    """Greedy codes of data, on the CPU. [N, *x] → [N, T]."""
-    device = next(model.parameters()).device
-    return torch.cat([model.encode(x.to(device), deterministic=True).cpu() for x in data.split(AT_ONCE)])
 
 
 def _write_data(path: str, model: DiscreteAutoencoder, codes: Tensor) -> int:

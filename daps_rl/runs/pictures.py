@@ -38,6 +38,21 @@ def draw_run(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits) -> 
     return paths
 
 
+def draw_samples(path: Path, autoencoder: DiscreteAutoencoder, splits: Splits) -> list[Path]:
+    """Draws data decoded from codes of the prior; where it knows labels, a row for each of the first ten classes."""
+    classes = min(getattr(autoencoder.prior, "num_classes", 0), 10)
+    device = next(autoencoder.parameters()).device
+    rows = {}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(0)
+        for label in range(classes):
+            prior = autoencoder.prior(torch.full((SHOWN,), label, device=device))
+            rows[f"label {label}"] = autoencoder.decode(prior.sample()).cpu()
+        if not classes:
+            rows["drawn"] = autoencoder.decode(autoencoder.prior().sample((SHOWN,))).cpu()
+    return splits.kind.draw(path, rows, f"{splits.name}: decoded from codes drawn from the prior")
+
+
 def _draw_data(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits, title: str | None) -> list[Path]:
     """Draws test data beside what greedy and sampled codes make of them; of strokes, one after another too."""
     device = next(autoencoder.parameters()).device
