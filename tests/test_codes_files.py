@@ -319,7 +319,8 @@ class WatchingPrior(KnownPrior):
     seen: set[tuple] = set()  # noqa: RUF012  # a copy's too
 
     def forward(self) -> FactorizedCategorical:
-        self.seen.add((torch.get_num_threads(), self.logits.dtype, torch.is_autocast_enabled("cpu"), self.training))
+        kinds = self.logits.dtype, torch.get_default_dtype()
+        self.seen.add((torch.get_num_threads(), *kinds, torch.is_autocast_enabled("cpu"), self.training))
         return super().forward()
 
 
@@ -331,7 +332,8 @@ def test_numbers_are_computed_in_one_way():
             decompress(model, compress(model, draw_codes(10)))
     finally:
         torch.set_num_threads(threads)
-    assert WatchingPrior.seen == {(1, torch.float64, False, False)}
+    assert WatchingPrior.seen == {(1, torch.float64, torch.float64, False, False)}
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_bytes_do_not_depend_on_threads_or_autocast_which_stay_as_they_were():
@@ -384,6 +386,18 @@ def test_data_come_back_in_as_many_bits_as_they_have(likelihood, shape, count):
         else:
             data = distribution.sample().float()
     size, ideal = lossless_size(model, codes, data)
+    assert abs(size - ideal) <= 0.005 * ideal + 16
+
+
+@pytest.mark.parametrize("policy", ["autoregressive", "vq", "fsq"])
+@pytest.mark.parametrize("decoder", ["mlp", "resnet"])
+def test_data_come_back_whatever_the_policy_and_the_decoder(policy, decoder):
+    config = ModelConfig(
+        observation_shape=(1, 8, 8), num_tokens=4, vocab_size=12, embed_dim=8, num_heads=2, decoder_embed_dim=4,
+        decoder_channels=8, likelihood="bernoulli", policy=policy, decoder=decoder, decoder_norm="batch",
+    )  # fmt: skip
+    model, data = DiscreteAutoencoder.from_config(config).eval(), binary_data(30, 1, 8, 8)
+    size, ideal = lossless_size(model, model.encode(data, deterministic=True), data)
     assert abs(size - ideal) <= 0.005 * ideal + 16
 
 

@@ -187,14 +187,16 @@ def parts(count: int, numbers_each: int) -> Iterator[slice]:
 
 @contextlib.contextmanager
 def same_numbers() -> Iterator[None]:
-    """Meanwhile torch computes in one thread, in the precision of its tensors, and keeps no gradients."""
-    threads = torch.get_num_threads()
+    """Meanwhile torch computes in one thread and in float64, also what modules make on their own; no gradients."""
+    threads, kind = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             yield
     finally:
         torch.set_num_threads(threads)
+        torch.set_default_dtype(kind)
 
 
 def in_float64(module: Module) -> Module:

@@ -31,7 +31,7 @@ def code_data(stream: Stream, decoder: nn.Module, codes: Tensor, x: Tensor | Non
     """
     first = decoder(codes[:1])
     size = sum(logits.numel() for _, logits in _logits(first, torch.zeros(1, *first.event_shape)))
-    found = torch.zeros(len(codes), *first.event_shape)
+    found = torch.zeros(len(codes), *first.event_shape, dtype=torch.float32)
     for rows in parts(len(codes), size):
         written = found[rows]
         for entries, logits in _logits(decoder(codes[rows]), written):
