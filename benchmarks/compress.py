@@ -4,8 +4,7 @@
     python benchmarks/compress.py lossless --seeds 0 1 2  # test splits of binary digits and of the Bible; minutes each
     python benchmarks/compress.py damage                  # 1,000 flipped, cut and lengthened files; a minute
 
-Each trains short runs of its own, at whose end a learned prior knows the codes well enough to be measured. Files are
-written and read by the command, in a process of its own.
+Each trains short runs of its own. In the first and the last files are written and read by the command.
 """
 
 from __future__ import annotations
@@ -66,8 +65,9 @@ def size(seed: int, minutes: float, data_dir: str | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run, images, file, back = (str(folder / part) for part in ("run", "images.npy", "x.daps", "back.npy"))
-        options = ["--prior", "autoregressive", "--seed", str(seed), "--minutes", str(minutes), "--out", run]
-        measured("train", "--data", "fashion-mnist", *where, *options)
+        options = ["--seed", str(seed), "--minutes", str(minutes)]
+        measured("train", "--data", "fashion-mnist", *where, *options, "--out", run)
+        measured("fit-prior", run, *options)
         _, config, model = load_run(run, "cpu")
         test = load("fashion-mnist", data_dir).test
         for coder, count in CASES:
