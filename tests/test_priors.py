@@ -224,7 +224,7 @@ def test_the_command_fits_saves_and_draws(tmp_path: Path, capsys: pytest.Capture
     assert "no prior that knows labels; fit one" in capsys.readouterr().err
     assert main(["fit-prior", run, "--labels", "--steps", "3"]) == 0
     assert '"label_accuracy"' in capsys.readouterr().out
-    assert (tmp_path / "run" / "samples.png").stat().st_size > 1000
+    assert (tmp_path / "run" / "samples" / "drawn.png").stat().st_size > 1000
     assert main(["sample", run, "--label", "1", "-n", "3", "--output", str(tmp_path / "x.npy")]) == 0
     assert main(["sample", run, "--label", "10", "--output", str(tmp_path / "x.npy")]) == 2
     assert "labels must lie in 0 … 9" in capsys.readouterr().err

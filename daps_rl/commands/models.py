@@ -121,7 +121,7 @@ def fit_prior_command(
         fitted.save_pretrained(folder.model)
         found = {"prior": prior, "labels": labels, "bits": config.bits, **rates, **quality}
         folder.write_json(folder.path / "prior.json", found)
-        pictures = draw_samples(folder.path / "samples.png", fitted, splits)
+        pictures = draw_samples(folder.path, fitted, splits)
     print(to_json(found, indent=2))
     for path in pictures:
         print(f"look at {path}")
