@@ -41,6 +41,7 @@ def code_data(stream: Stream, decoder: nn.Module, codes: Tensor, x: Tensor | Non
 
 
 def _symbols(x: Tensor, values: int) -> Tensor:
+    """The entries of data as int64 [N]; a ValueError unless they are 0 … values − 1."""
     symbols = x.long()
     if not bool(((symbols == x) & (symbols >= 0) & (symbols < values)).all()):
         raise ValueError(
