@@ -66,6 +66,9 @@ def test_what_comes_back_is_what_encode_and_decode_give(run, data, tmp_path, cap
         f"wrote {file}: 60 data in {size} bytes, {(size - 46) * 8 / 60:.2f} bits each after the header",
         f"wrote {back}: float32 [60, 1, 8, 8]",
     ]
+    assert do("encode", run, data, codes, "--search", "sweep:1") == do("decode", run, codes, plain) == 0
+    assert do("compress", run, data, file, "--search", "sweep:1") == do("decompress", run, file, back) == 0
+    assert back.read_bytes() == plain.read_bytes()
     assert size - 46 <= 1.01 * 60 * 6 / 8 + 8  # at most about that of uniform codes
 
 

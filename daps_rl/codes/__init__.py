@@ -1,4 +1,4 @@
-"""What a trained model is for: priors of its codes, draws from them, and codes in files."""
+"""What a trained model is for: priors of its codes, draws from them, searches for better ones, and codes in files."""
 
 from daps_rl.codes.compression import Decompressed as Decompressed
 from daps_rl.codes.compression import compress as compress
@@ -14,3 +14,8 @@ from daps_rl.codes.prior import Codes as Codes
 from daps_rl.codes.prior import fit_prior as fit_prior
 from daps_rl.codes.prior import fit_prior_of as fit_prior_of
 from daps_rl.codes.prior import rate as rate
+from daps_rl.search import CodeScore as CodeScore
+from daps_rl.search import Found as Found
+from daps_rl.search import Search as Search
+from daps_rl.search import find_codes as find_codes
+from daps_rl.search import likelihood_score as likelihood_score

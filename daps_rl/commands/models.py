@@ -13,11 +13,13 @@ from torch import Tensor
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.codes import (
     HEADER,
+    Search,
     compress,
     decode_all,
     decompress,
     draw_codes,
     fit_prior_of,
+    likelihood_score,
     load_counts,
     quality_of_draws,
     save_counts,
@@ -43,8 +45,17 @@ from daps_rl.verdicts import make_verdicts
 AT_ONCE = 500  # data
 
 
-def evaluate_command(*, run: str, trust: bool, device: str, fid_weights: str | None, lpips_weights: str | None) -> int:
+def evaluate_command(
+    *,
+    run: str,
+    trust: bool,
+    device: str,
+    fid_weights: str | None,
+    lpips_weights: str | None,
+    search: str | None,
+) -> int:
     """`daps-rl evaluate`: prints the metrics as JSON."""
+    how = None if search is None else Search.parse(search)
     given: Any = given_settings({"fid_weights": fid_weights, "lpips_weights": lpips_weights})
     if given:
         Perceptual(**given)  # a file that is missing is told before the data are read
@@ -54,7 +65,16 @@ def evaluate_command(*, run: str, trust: bool, device: str, fid_weights: str | N
     perceptual = perceptual_metrics(dataclasses.replace(config, **given), splits)
     same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
     verdicts = make_verdicts(config.reward, splits, folder.verdicts)
-    print(to_json(evaluate_splits(model, splits, config.beta_end, perceptual, verdicts), indent=2))
+    metrics = evaluate_splits(
+        model,
+        splits,
+        config.beta_end,
+        perceptual,
+        verdicts,
+        how,
+        likelihood_score(model.decoder, model.prior(), config.rate_weight),
+    )
+    print(to_json(metrics, indent=2))
     return 0
 
 
@@ -67,11 +87,15 @@ def report_command(*, run: str, trust: bool, device: str) -> int:
     return 0
 
 
-def encode_command(*, run: str, trust: bool, device: str, input: str, output: str, sampled: bool) -> int:
+def encode_command(
+    *, run: str, trust: bool, device: str, input: str, output: str, sampled: bool, search: str | None
+) -> int:
     """`daps-rl encode`."""
-    _, _, model = load_run(run, device, trust=trust)
-    parts = model.observations(model.kind.read(Path(input)), input).split(AT_ONCE)
-    codes = torch.cat([model.encode(x, deterministic=not sampled).cpu() for x in parts])
+    if search is not None and sampled:
+        raise ValueError("--sampled takes the code that is drawn, --search the best that is found; leave out one.")
+    how = None if search is None else Search.parse(search)
+    _, config, model = load_run(run, device, trust=trust)
+    codes = _encode(model, config, model.observations(model.kind.read(Path(input)), input), how, sampled=sampled)
     print(f"wrote {write_array(Path(output), codes.numpy())}")
     return 0
 
@@ -128,11 +152,22 @@ def fit_prior_command(
     return 0
 
 
-def compress_command(*, run: str, trust: bool, device: str, input: str, output: str, coder: str, lossless: bool) -> int:
+def compress_command(
+    *,
+    run: str,
+    trust: bool,
+    device: str,
+    input: str,
+    output: str,
+    search: str | None,
+    coder: str,
+    lossless: bool,
+) -> int:
     """`daps-rl compress`."""
+    how = None if search is None else Search.parse(search)
     folder, config, model = load_run(run, device, trust=trust)
     data = model.observations(model.kind.read(Path(input)), input)
-    codes = codes_of(model, data)
+    codes = _encode(model, config, data, how)
     counts = _counts(folder, config, model, trust) if coder == "independent" else None
     content = compress(model, codes, data=data if lossless else None, counts=counts)
     write_atomically(output, content)
@@ -149,6 +184,15 @@ def decompress_command(*, run: str, trust: bool, device: str, input: str, output
     counts = load_counts(folder.model, config.num_tokens, config.vocab_size)
     print(f"wrote {model.kind.write(Path(output), decompress(model, content, counts=counts, where=input).data)}")
     return 0
+
+
+def _encode(
+    model: DiscreteAutoencoder, config: TrainConfig, data: Tensor, search: Search | None, *, sampled: bool = False
+) -> Tensor:
+    """Codes of data, greedy, drawn or searched for, on the CPU. [N, *x] → [N, T]."""
+    score = likelihood_score(model.decoder, model.prior(), config.rate_weight)
+    parts = data.split(AT_ONCE)
+    return torch.cat([model.encode(x, deterministic=not sampled, search=search, score=score).cpu() for x in parts])
 
 
 def _counts(folder: RunFolder, config: TrainConfig, model: DiscreteAutoencoder, trust: bool) -> Tensor:
