@@ -13,7 +13,7 @@ from daps_rl.data.errors import one_line
 from daps_rl.device import memory_size
 from daps_rl.files import from_json, to_json, write_atomically
 
-FORMATS = {"checkpoint": "daps-rl checkpoint 2", "model": "daps-rl model 2"}
+FORMATS = {"checkpoint": "daps-rl checkpoint 2", "model": "daps-rl model 2", "counts": "daps-rl counts 1"}
 
 
 def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
@@ -26,7 +26,7 @@ def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], info: dict[s
 
     own = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}  # tied ones apart
     text = to_json(info)
-    write_atomically(path, save(own, {"format": FORMATS[kind], "info": text, "digest": _digest(own, text)}))
+    write_atomically(path, save(own, {"format": FORMATS[kind], "info": text, "digest": tensors_digest(own, text)}))
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -59,12 +59,13 @@ def _read(path: Path, form: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ValueError(f"its format is {metadata.get('format')!r}, here {form!r}")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     text = metadata.get("info", "")
-    if metadata.get("digest") != _digest(tensors, text):
+    if metadata.get("digest") != tensors_digest(tensors, text):
         raise ValueError("its digest does not match")
     return tensors, from_json(text)
 
 
-def _digest(tensors: dict[str, Tensor], text: str) -> str:
+def tensors_digest(tensors: dict[str, Tensor], text: str) -> str:
+    """Returns the SHA-256 digest of tensors on the CPU, with their names, types and shapes, and of a text."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         value = tensors[name].contiguous()

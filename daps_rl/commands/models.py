@@ -1,4 +1,4 @@
-"""What is done with a finished run: `daps-rl evaluate`, `report`, `encode`, `decode`, `fit-prior`, `sample`."""
+"""What is done with a finished run: `daps-rl evaluate`, `report`, `encode`, `decode`, `compress`, `fit-prior`, ..."""
 
 from __future__ import annotations
 
@@ -11,17 +11,32 @@ import torch
 from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.codes import Search, draw_codes, fit_prior_of, likelihood_score, quality_of_draws
+from daps_rl.codes import (
+    HEADER,
+    Search,
+    compress,
+    decode_all,
+    decompress,
+    draw_codes,
+    fit_prior_of,
+    likelihood_score,
+    load_counts,
+    quality_of_draws,
+    save_counts,
+)
+from daps_rl.codes.prior import codes_of
 from daps_rl.commands.options import given_settings
 from daps_rl.commands.terminal import shares
-from daps_rl.config import check_trusted
+from daps_rl.config import TrainConfig, check_trusted
 from daps_rl.data.arrays import as_codes
 from daps_rl.data.kind import write_array
-from daps_rl.data.plain import read_array
+from daps_rl.data.plain import open_plain, read_array
+from daps_rl.data.stream import ImageStream
 from daps_rl.device import memory_size
-from daps_rl.evaluation import Perceptual
+from daps_rl.evaluation import Perceptual, count_codes
 from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
-from daps_rl.files import to_json
+from daps_rl.files import to_json, write_atomically
+from daps_rl.runs.folder import RunFolder
 from daps_rl.runs.pictures import draw_run, draw_samples
 from daps_rl.runs.session import load_run, same_data
 from daps_rl.training import load_data
@@ -80,9 +95,7 @@ def encode_command(
         raise ValueError("--sampled takes the code that is drawn, --search the best that is found; leave out one.")
     how = None if search is None else Search.parse(search)
     _, config, model = load_run(run, device, trust=trust)
-    score = likelihood_score(model.decoder, model.prior(), config.rate_weight)
-    parts = model.observations(model.kind.read(Path(input)), input).split(AT_ONCE)
-    codes = torch.cat([model.encode(x, deterministic=not sampled, search=how, score=score).cpu() for x in parts])
+    codes = _encode(model, config, model.observations(model.kind.read(Path(input)), input), how, sampled=sampled)
     print(f"wrote {write_array(Path(output), codes.numpy())}")
     return 0
 
@@ -139,10 +152,67 @@ def fit_prior_command(
     return 0
 
 
+def compress_command(
+    *,
+    run: str,
+    trust: bool,
+    device: str,
+    input: str,
+    output: str,
+    search: str | None,
+    coder: str,
+    lossless: bool,
+) -> int:
+    """`daps-rl compress`."""
+    how = None if search is None else Search.parse(search)
+    folder, config, model = load_run(run, device, trust=trust)
+    data = model.observations(model.kind.read(Path(input)), input)
+    codes = _encode(model, config, data, how)
+    counts = _counts(folder, config, model, trust) if coder == "independent" else None
+    content = compress(model, codes, data=data if lossless else None, counts=counts)
+    write_atomically(output, content)
+    bits = 8 * (len(content) - HEADER.size) / len(data)
+    print(f"wrote {output}: {len(data):,} data in {len(content):,} bytes, {bits:.2f} bits each after the header")
+    return 0
+
+
+def decompress_command(*, run: str, trust: bool, device: str, input: str, output: str) -> int:
+    """`daps-rl decompress`."""
+    with open_plain(Path(input), "a file of daps-rl compress") as file:
+        content = file.read()
+    folder, config, model = load_run(run, device, trust=trust)
+    counts = load_counts(folder.model, config.num_tokens, config.vocab_size)
+    print(f"wrote {model.kind.write(Path(output), decompress(model, content, counts=counts, where=input).data)}")
+    return 0
+
+
+def _encode(
+    model: DiscreteAutoencoder, config: TrainConfig, data: Tensor, search: Search | None, *, sampled: bool = False
+) -> Tensor:
+    """Codes of data, greedy, drawn or searched for, on the CPU. [N, *x] → [N, T]."""
+    score = likelihood_score(model.decoder, model.prior(), config.rate_weight)
+    parts = data.split(AT_ONCE)
+    return torch.cat([model.encode(x, deterministic=not sampled, search=search, score=score).cpu() for x in parts])
+
+
+def _counts(folder: RunFolder, config: TrainConfig, model: DiscreteAutoencoder, trust: bool) -> Tensor:
+    """The counts of the tokens of a run's training data, which are made with their first use, and saved."""
+    counts = load_counts(folder.model, config.num_tokens, config.vocab_size)
+    if counts is None:
+        check_trusted(config.data_code, folder.config, trust)
+        data = load_data(config).train
+        if not isinstance(data, Tensor | ImageStream):
+            raise ValueError("--coder independent counts the codes of training data, and these have no end; use auto.")
+        codes = as_codes(codes_of(model, data), config.num_tokens, config.vocab_size)
+        counts = count_codes(codes, config.vocab_size)
+        path = save_counts(folder.model, counts)
+        print(f"wrote {path}: the tokens of {len(data):,} training data; copy it with the model")
+    return counts
+
+
 def _write_data(path: str, model: DiscreteAutoencoder, codes: Tensor) -> int:
     """Writes what codes decode to in the form that its kind has, whole or not at all, and says so."""
-    data = torch.cat([model.decode(part).cpu() for part in codes.split(AT_ONCE)])
-    print(f"wrote {model.kind.write(Path(path), data)}")
+    print(f"wrote {model.kind.write(Path(path), decode_all(model, codes))}")
     return 0
 
 

@@ -102,6 +102,20 @@ DRAWS = {
     "-n": {"type": int, "default": 16, "help": "draw this many (default: 16)"},
     "--seed": {"type": int, "default": 0, "help": "draw them by this seed (default: 0)"},
 }
+FILE = {"--output": {"required": True, "metavar": "FILE", "help": "write this file"}}
+CODER = {
+    "--coder": {
+        "default": "auto",
+        "choices": ("auto", "independent"),
+        "help": "code by the run's prior, or by counts of each token alone, in whole numbers, for files that are to be "
+        "read on another machine (default: auto)",
+    },
+    "--lossless": {
+        "action": "store_true",
+        "help": "write the data too, given their codes: zeros and ones, categories, or texts",
+    },
+}
+COMPRESSED = {"--input": {"required": True, "metavar": "FILE", "help": "read this file, which compress wrote"}}
 COMMANDS: dict[str, tuple[str, Any]] = {
     "train": ("train on data or on a problem; with no option, on digits in about two minutes", _train),
     "compare": ("train several agents over several seeds, and compare them in a table and pictures", _compare),
@@ -109,6 +123,11 @@ COMMANDS: dict[str, tuple[str, Any]] = {
     "report": ("draw a run's pictures again", RUN),
     "encode": ("write data as codes: [N, ...] to int64 [N, T]", RUN | INPUT | OUTPUT | SAMPLED | SEARCH),
     "decode": ("read codes as data: [N, T] to [N, ...]", RUN | INPUT | OUTPUT),
+    "compress": (
+        "write data as a file of codes, in as few bits as the prior allows",
+        RUN | INPUT | FILE | SEARCH | CODER,
+    ),
+    "decompress": ("read what compress wrote as data", RUN | COMPRESSED | OUTPUT),
     "fit-prior": ("learn how likely a run's codes are, for sampling and for small files", RUN | PRIOR),
     "sample": ("decode codes drawn from the prior", RUN | OUTPUT | DRAWS),
 }

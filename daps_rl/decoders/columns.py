@@ -107,7 +107,7 @@ class ColumnsDistribution(Distribution):
     def column_log_probs(self, value: Tensor) -> Tensor:
         """log p of each column, summed over the other axes of the datum, in nats. [*batch_shape, columns]."""
         sums = []
-        for column, outputs in self._parts():
+        for column, outputs in self.parts():
             terms = column.where_given(value, self._terms(column, outputs, column.of(value)))
             sums.append(terms.flatten(-self.event_dims).sum(-1))
         return torch.stack(sums, dim=-1)
@@ -116,7 +116,7 @@ class ColumnsDistribution(Distribution):
     def mean(self) -> Tensor:
         """[*batch_shape, *x]."""
         means = []
-        for column, outputs in self._parts():
+        for column, outputs in self.parts():
             if column.kind == "number":
                 means.append(outputs[..., : column.width])
             elif column.kind == "yes-no":
@@ -125,7 +125,8 @@ class ColumnsDistribution(Distribution):
                 means.append(outputs.argmax(-1, keepdim=True).to(outputs.dtype))
         return torch.cat(means, dim=-1)
 
-    def _parts(self) -> Iterator[tuple[Column, Tensor]]:
+    def parts(self) -> Iterator[tuple[Column, Tensor]]:
+        """Yields each column with its outputs, [*batch_shape, *x without its last axis, those of the column]."""
         return zip(self.likelihood.columns.columns, self.outputs.split(self.likelihood.widths, dim=-1), strict=True)
 
     def _terms(self, column: Column, outputs: Tensor, value: Tensor) -> Tensor:
