@@ -38,12 +38,20 @@ OTHERS = {
         "--set=x:samples=2", "--set=daps:seed=2", "--set=:", "--set=daps:decoder_hidden=1,x", "--against=x", "--jobs=0",
         "--jobs=99999999999", "--report", "--out=runs/run", "--out=folder", "--retry-failed", "--trust",
     ),
-    "sample": ("-n=0", "-n=-1", "-n=1e3", "-n=600", "-n=9000000000000000000", "-n=99999999999999999999", "--seed=-1",
+    "sample": ("--label=0", "--label=-1", "--temperature=0", "--temperature=nan", "--temperature=0.5",
+               "-n=0", "-n=-1", "-n=1e3", "-n=600", "-n=9000000000000000000", "-n=99999999999999999999", "--seed=-1",
                "--seed=9223372036854775807", "--seed=9223372036854775808", "--output=none/x.npy", "--output=folder"),
     "encode": ("--sampled", "--input=none.npy", "--input=text.npy", "--input=codes.npy", "--input=folder", "--output="),
     "decode": ("--input=data.npy", "--input=none.npy", "--input=text.npy", "--input=folder", "--output=folder/x/y"),
     "evaluate": ("--fid-weights=none", "--lpips-weights=text.npy", "--fid-weights=folder"),
     "report": ("--trust",),
+    "fit-prior": ("--steps=0", "--steps=-1", "--minutes=0", "--minutes=nan", "--minutes=-inf", "--labels", "--prior=x",
+                  "--prior=independent", "--seed=-1", "--seed=9223372036854775808", "--trust"),
+    "compress": ("--lossless", "--coder=independent", "--coder=x", "--search=sweep:1/2", "--search=best-of:0",
+                 "--search=beam:99999999999999999999", "--search=x", "--input=codes.npy", "--input=folder",
+                 "--input=none.npy", "--output=folder", "--output=none/x.daps"),
+    "decompress": ("--input=data.npy", "--input=none.daps", "--input=text.npy", "--input=folder",
+                   "--output=folder/x/y"),
 }  # fmt: skip
 BASE = {
     "train": ["--data", "data.npy", *TINY, "--steps", "1", "--out", "out"],
@@ -53,6 +61,9 @@ BASE = {
     "encode": ["runs/run", "--input", "data.npy", "--output", "out.npy"],
     "decode": ["runs/run", "--input", "codes.npy", "--output", "out.npy"],
     "sample": ["runs/run", "--output", "out.npy", "-n", "2"],
+    "fit-prior": ["runs/run", "--steps", "2"],
+    "compress": ["runs/run", "--input", "data.npy", "--output", "out.daps"],
+    "decompress": ["runs/run", "--input", "x.daps", "--output", "out.npy"],
 }
 OWN = {
     "data": FILES,
@@ -113,3 +124,5 @@ def make_files(folder: Path) -> None:
     os.makedirs(folder / "runs")
     run = ["--data", str(folder / "data.npy"), "--out", str(folder / "runs" / "run")]
     assert main(["train", *run, *TINY, "--steps", "1"]) == 0
+    files = ["--input", str(folder / "data.npy"), "--output", str(folder / "x.daps")]
+    assert main(["compress", run[3], *files]) == 0

@@ -117,8 +117,7 @@ def sample_command(
     most = memory_size() // (8 * max(config.num_tokens, math.prod(_shape(model))))
     if not 1 <= n <= most:
         raise ValueError(f"-n must lie in 1 … {most:,}, what this machine's memory can hold, got {n}.")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"--seed must be >= 0 and below 2^63, got {seed}.")
+    _check_seed(seed)
     torch.manual_seed(seed)
     if label is None:
         return _write_data(output, model, draw_codes(model.prior(), n, temperature))
@@ -132,6 +131,9 @@ def fit_prior_command(
     *, run: str, trust: bool, device: str, prior: str, labels: bool, minutes: float, steps: int | None, seed: int
 ) -> int:
     """`daps-rl fit-prior`: saves the model with its new prior, prints what it found, and draws from it."""
+    _check_seed(seed)
+    if steps is not None and steps < 1:
+        raise ValueError(f"--steps must be >= 1, got {steps}.")
     folder, config, model = load_run(run, device, trust=trust)
     check_trusted(config.data_code, folder.config, trust)
     splits = load_data(config)
@@ -208,6 +210,11 @@ def _counts(folder: RunFolder, config: TrainConfig, model: DiscreteAutoencoder, 
         path = save_counts(folder.model, counts)
         print(f"wrote {path}: the tokens of {len(data):,} training data; copy it with the model")
     return counts
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed must be >= 0 and below 2^63, got {seed}.")
 
 
 def _write_data(path: str, model: DiscreteAutoencoder, codes: Tensor) -> int:
