@@ -16,9 +16,11 @@ from torch import nn
 from daps_rl.columns import Columns
 from daps_rl.data.errors import one_line
 from daps_rl.policies.autoregressive import AutoregressivePolicy
+from daps_rl.policies.ends import EndEmbedding, EndHead
 from daps_rl.policies.factorized import FactorizedPolicy
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy, fsq_levels
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead
+from daps_rl.policies.masks import EndToken
 from daps_rl.policies.observation import ObservationEncoder, TokenEncoder
 from daps_rl.priors import NormalPrior, UniformPrior
 
@@ -47,18 +49,34 @@ def _head(settings: Any, decoder: nn.Module) -> nn.Module | None:
     """A head on the lattice of the decoder's tokens, where it has one and the settings ask for it."""
     own_lattice = getattr(decoder, "token_lattice", None)
     lattice = getattr(decoder, "embed", None) if own_lattice is None else own_lattice()
+    if isinstance(lattice, EndEmbedding):
+        lattice = lattice.tokens
+    head: nn.Module | None = None
     if settings.token_vectors == "lattice" and isinstance(lattice, LatticeEmbedding):
-        return LatticeHead(settings.embed_dim, lattice)
-    return None
+        head = LatticeHead(settings.embed_dim, lattice)
+    if settings.end_token:
+        tokens = head or nn.Linear(settings.embed_dim, settings.vocab_size)
+        return EndHead(tokens, settings.embed_dim, settings.num_tokens)
+    return head
+
+
+def _mask(settings: Any) -> EndToken | None:
+    """The rule by which codes end, where they do."""
+    return EndToken(settings.vocab_size, settings.min_tokens) if settings.end_token else None
+
+
+def _writer(settings: Any, decoder: nn.Module) -> dict[str, Any]:
+    """What a policy that writes tokens takes beside the sizes of its encoder."""
+    return {"vocab_size": settings.num_symbols, "head": _head(settings, decoder), "mask": _mask(settings)}
 
 
 def _autoregressive(settings: Any, decoder: nn.Module) -> nn.Module:
-    taken = _take(settings, "vocab_size", "num_code_layers", "aligned_patches")
-    return AutoregressivePolicy(**taken, head=_head(settings, decoder))
+    taken = _take(settings, "num_code_layers", "aligned_patches")
+    return AutoregressivePolicy(**taken, **_writer(settings, decoder))
 
 
 def _factorized(settings: Any, decoder: nn.Module) -> nn.Module:
-    return FactorizedPolicy(**_take(settings, "vocab_size"), head=_head(settings, decoder))
+    return FactorizedPolicy(**_take(settings), **_writer(settings, decoder))
 
 
 def _quantizer(settings: Any, decoder: nn.Module) -> nn.Module:
@@ -78,8 +96,9 @@ def _gaussian(settings: Any, decoder: nn.Module) -> nn.Module:
 
 
 def _lattice(settings: Any) -> nn.Module | None:
-    on_lattice = settings.token_vectors == "lattice"
-    return LatticeEmbedding(settings.vocab_size, settings.decoder_embed_dim) if on_lattice else None
+    sizes = (settings.vocab_size, settings.decoder_embed_dim)
+    tokens = LatticeEmbedding(*sizes) if settings.token_vectors == "lattice" else None
+    return EndEmbedding(tokens or nn.Embedding(*sizes)) if settings.end_token else tokens
 
 
 def _codebook(settings: Any) -> nn.Module:
@@ -115,7 +134,9 @@ class PolicyKind(NamedTuple):
     # What the decoder reads tokens with (None for a table of its own), a prior over what the policy gives, and how many
     # codes a token can take (None for continuous latents).
     embedding: Callable[[Any], nn.Module | None] = _lattice
-    prior: Callable[[Any], nn.Module] = lambda settings: UniformPrior(settings.num_tokens, settings.vocab_size)
+    prior: Callable[[Any], nn.Module] = lambda settings: UniformPrior(
+        settings.num_tokens, settings.num_symbols, _mask(settings)
+    )
     vocabulary: Callable[[Any], int | None] = lambda settings: settings.vocab_size
 
 

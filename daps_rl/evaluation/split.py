@@ -28,6 +28,7 @@ from daps_rl.evaluation.codes import (
 )
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound, reconstruction
+from daps_rl.policies import end_token
 
 if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts
@@ -152,6 +153,7 @@ class _Pass:
         self.prior = self.autoencoder.prior()
         self.num_tokens, vocab_size = code_sizes(self.autoencoder.policy)
         self.vocab_size = getattr(self.autoencoder.policy, "codebook_size", vocab_size)
+        self.ends = end_token(self.autoencoder.policy)
         if self.perceptual is not None:
             self.perceptual.reset()
 
@@ -172,6 +174,8 @@ class _Pass:
                 for end, made in (("", distribution), ("_greedy", self.autoencoder.decoder(posterior.mode))):
                     scores = self.verdicts.scores(reconstruction(made), y, labels)
                     self._keep(**{f"verdict_{name}{end}": score for name, score in scores.items()})
+        if self.ends is not None:
+            self._keep(length=self.ends.lengths(z), length_greedy=self.ends.lengths(posterior.mode))
         if not torch.is_floating_point(z):
             counts = count_codes(z, self.vocab_size)
             self.counts = counts if self.counts is None else self.counts + counts
@@ -242,9 +246,10 @@ class _Pass:
         if self.counts is None:
             return dict.fromkeys(("bits", "code_usage", "code_perplexity", "active_positions"))
         information = self.information.nats()
+        tokens = self.vocab_size if self.ends is None else self.ends.end
         return {
-            "bits": self.num_tokens * math.log2(self.vocab_size),
-            "code_usage": code_usage(self.counts).item(),
+            "bits": self.num_tokens * math.log2(tokens),
+            "code_usage": code_usage(self.counts[:, :tokens]).item(),
             "code_perplexity": code_perplexity(self.counts).mean().item(),
             "active_positions": None if information is None else int((information > ACTIVE).sum()),
         }

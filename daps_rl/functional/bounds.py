@@ -33,6 +33,7 @@ def encoding_reward(
     prior_log_prob: Tensor,
     beta: Tensor | float,
     verdicts: VerdictTerms | None = None,
+    price: Tensor | None = None,
 ) -> Tensor:
     """The bandit's reward, R(x, z) = log p(x|z) + Σ_j w_j·v_j(x, z) − β·(log q(z|x) − log p(z)); larger is better.
 
@@ -45,7 +46,11 @@ def encoding_reward(
         prior_log_prob: log p(z).
         beta: weight of the KL to the prior.
         verdicts: what else the code is worth: scores v [J, ...] and their weights w [J]; nothing if None.
+        price: what its tokens cost, the number of them times a price; nothing if None.
     """
+    if price is not None:
+        check_same_shape(log_likelihood=log_likelihood, price=price)
+        log_likelihood = log_likelihood - price
     if verdicts is not None:
         scores, weights = (value.to(log_likelihood) for value in verdicts)
         check_same_shape(log_likelihood=log_likelihood, **{f"verdict {j}": v for j, v in enumerate(scores)})

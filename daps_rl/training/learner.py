@@ -18,6 +18,7 @@ from daps_rl.evaluation import count_codes
 from daps_rl.functional import code_usage
 from daps_rl.kernels import use_cpu_kernels
 from daps_rl.optim import GuardedAdamW, exponential_decay
+from daps_rl.policies import end_token
 from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
 from daps_rl.verdicts import Verdicts
 
@@ -72,7 +73,9 @@ class Learner:
             device=self.device,
             world=world,
         )
-        self.usage = torch.zeros(2, config.num_tokens, config.vocab_size, dtype=torch.int64, device=self.device)
+        self.ends = end_token(autoencoder.policy)
+        self.num_symbols = config.vocab_size if self.ends is None else self.ends.end + 1
+        self.usage = torch.zeros(2, config.num_tokens, self.num_symbols, dtype=torch.int64, device=self.device)
         self.evaluations = 0
         # A microbatch's second pass sets the state of the random numbers back, which no graph may.
         recordable = agent.on_device and not config.microbatch and world.size == 1 and self.verdicts is None
@@ -120,6 +123,8 @@ class Learner:
             self.score_precision == "bfloat16",
             self.verdicts,
             labels,
+            self.ends,
+            config.token_price,
         )
         result: AgentLoss | None = None
         loss_decoder: Tensor | None = None
@@ -136,7 +141,7 @@ class Learner:
         if result is None or loss_decoder is None:
             raise ValueError(f"agent {config.agent!r} yielded no loss; its `losses` must yield at least one.")
         if not torch.is_floating_point(result.codes):
-            self.usage[1] += count_codes(result.codes, config.vocab_size)
+            self.usage[1] += count_codes(result.codes, self.num_symbols)
         self.evaluations = scorer.evaluations
         return {
             "loss_decoder": loss_decoder.detach(),
@@ -258,6 +263,17 @@ def _check_fit(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Age
         raise ValueError(
             f"agent {config.agent!r} makes passes over whole batches and cannot keep to microbatch; leave it out "
             "and lower --batch-size, or use daps, daps-na, tpo, rloo or a relaxation."
+        )
+    if config.token_price and end_token(autoencoder.policy) is None:
+        raise ValueError(
+            "token_price needs codes that end, and the policy's mask is no EndToken; build it with "
+            "mask=daps_rl.policies.EndToken(V), or leave the price out."
+        )
+    if end_token(autoencoder.policy) is not None and agent.needs_decoder_gradient:
+        raise ValueError(
+            f"agent {config.agent!r} learns through the decoder's gradient, which does not say where a code "
+            "should end; use an agent that learns from rewards (daps, rloo, grpo, ppo), or leave out token_price and "
+            "end_token."
         )
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in autoencoder.modules())
     if norms and (config.microbatch or world.size > 1):

@@ -1,0 +1,57 @@
+"""What an end token is to the parts that have a vocabulary: a vector of its own for a decoder, a logit for a policy."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daps_rl.functional.checks import as_float
+
+
+class EndEmbedding(nn.Module):
+    """V tokens' vectors, from an embedding that has them, and one of the end token, V. Integers [...] → [..., E].
+
+    The end token's begins as zeros: where a code has ended there is nothing.
+
+    Args:
+        tokens: has the V vectors as `weight` [V, E], such as `LatticeEmbedding` or `nn.Embedding`.
+    """
+
+    def __init__(self, tokens: nn.Module) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.end = nn.Parameter(torch.zeros(1, self._vectors().shape[1]))
+
+    def _vectors(self) -> Tensor:
+        weight = self.tokens.weight
+        assert isinstance(weight, Tensor)  # as said
+        return weight
+
+    @property
+    def weight(self) -> Tensor:
+        """All vectors. [V + 1, E]."""
+        return torch.cat((self._vectors(), self.end))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return F.embedding(codes, self.weight)
+
+
+class EndHead(nn.Module):
+    """Logits of V tokens, from a head that has them, and whether the code ends here. [..., D] → [..., V + 1].
+
+    The last logit is the log-odds of an end, whatever the tokens' logits sum to. At the start half of the codes end
+    before they have T tokens, so that there are codes of all lengths to learn from.
+    """
+
+    def __init__(self, tokens: nn.Module, dim: int, num_tokens: int) -> None:
+        super().__init__()
+        self.tokens, self.end = tokens, nn.Linear(dim, 1)
+        nn.init.zeros_(self.end.weight)
+        nn.init.constant_(self.end.bias, math.log(2.0 ** (1.0 / num_tokens) - 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.log_softmax(as_float(self.tokens(x)), dim=-1)
+        return torch.cat((tokens, as_float(self.end(x))), dim=-1)
