@@ -53,6 +53,8 @@ class PathwiseAgent(Agent):
         drawn = Path(*in_microbatches(path, observation, scorer.x, size=self.microbatch))
         scorer.learn_from(drawn.log_likelihood, drawn.kl.detach() if self.has_kl else None)
         loss = drawn.extra.mean() - beta_elbo(drawn.log_likelihood, drawn.kl, beta).mean()
+        if isinstance(scorer.rate_weight, Tensor) or scorer.rate_weight:  # −E log p(z) = KL + H
+            loss = loss + scorer.rate_weight * (drawn.kl.mean() + drawn.entropy.mean())
         yield AgentLoss(loss, drawn.codes.detach(), {**self.metrics(), "entropy": drawn.entropy.detach().mean()})
 
     def metrics(self) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ class Scorer:
             a datum differ by much more than its rounding.
         verdicts: what else a code is worth; nothing if None.
         labels: of the batch, for verdicts that ask for them. int64 [B].
+        rate_weight: of log p(z) in the reward, beside its part of the KL.
         ends: how codes end, where they do.
         token_price: what a token costs, in nats.
     """
@@ -50,12 +51,13 @@ class Scorer:
         low_precision: bool = False,
         verdicts: Verdicts | None = None,
         labels: Tensor | None = None,
+        rate_weight: Tensor | float = 0.0,
         ends: EndToken | None = None,
         token_price: float = 0.0,
     ) -> None:
         self.decoder, self.prior, self.x, self.beta = decoder, prior, x, beta
         self.microbatch, self.decoder_samples, self.low_precision = microbatch, decoder_samples, low_precision
-        self.verdicts, self.labels = verdicts, labels
+        self.verdicts, self.labels, self.rate_weight = verdicts, labels, rate_weight
         self.ends, self.token_price = ends, token_price
         self.lengths: Tensor | None = None  # [B, K], in tokens; None where codes do not end
         self.evaluations = 0  # data decoded for the batch
@@ -71,7 +73,8 @@ class Scorer:
             ValueError: the batch has been scored already, or a verdict fails.
         """
         self._once()
-        prior_log_prob = self.prior.log_prob(codes)
+        with torch.no_grad():
+            prior_log_prob = self.prior.log_prob(codes)
         count = self.decoder_samples or codes.shape[1]
         scored = learned = self._decode(codes[:, :count])
         if count < codes.shape[1] and self.low_precision:  # all, so that no code has the advantage of another rounding
@@ -87,7 +90,7 @@ class Scorer:
         terms = None if self.verdicts is None else self.verdicts(log_likelihood, scored[1], self.x, self.labels)
         self.lengths = None if self.ends is None else self.ends.lengths(codes)
         price = None if self.lengths is None else self.token_price * self.lengths
-        return encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, terms, price)
+        return encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, terms, self.rate_weight, price)
 
     def _decode(self, codes: Tensor) -> tuple[Tensor, ...]:
         """log p(x|z) [B, K], with gradient, and where there are verdicts what they judge, [B, K, *x]."""
@@ -131,6 +134,10 @@ class Scorer:
     def decoder_loss(self) -> Tensor:
         """−mean log p(x|z) of the codes that the decoder learns from. 0-dim."""
         return decoder_loss(cast(Tensor, self.learned_from)).mean()
+
+    def prior_loss(self, codes: Tensor) -> Tensor:
+        """−mean log p(z) of as many codes as the decoder learns from, with gradient. int64 [B, K, T] → 0-dim."""
+        return -self.prior.log_prob(codes[:, : self.decoder_samples or codes.shape[1]]).mean()
 
     def metrics(self) -> dict[str, Tensor]:
         """Means over the batch, in nats, detached, 0-dim each; kl, elbo and beta_elbo where they are defined.

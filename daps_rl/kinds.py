@@ -1,5 +1,7 @@
 """Policies by name: what a name stands for is a policy, the embedding of its tokens in the decoder, and a prior.
 
+And priors over codes by name.
+
 `settings` are those of a model, `daps_rl.config.ModelConfig`, which takes its choices from here.
 """
 
@@ -22,7 +24,7 @@ from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy, 
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead
 from daps_rl.policies.masks import EndToken
 from daps_rl.policies.observation import ObservationEncoder, TokenEncoder
-from daps_rl.priors import NormalPrior, UniformPrior
+from daps_rl.priors import AutoregressivePrior, IndependentPrior, NormalPrior, UniformPrior
 
 SIZES = ("observation_shape", "num_tokens", "embed_dim", "num_heads", "num_layers", "mlp_ratio")  # of an encoder
 
@@ -127,6 +129,27 @@ def _fsq_vocabulary(settings: Any) -> int:
     return math.prod(fsq_levels(settings.vocab_size, settings.policy_options.get("levels")))
 
 
+def _sizes(settings: Any) -> tuple[int, int, int]:
+    """T, the symbols that a position can hold, and the classes of a learned prior."""
+    vocabulary = POLICIES[settings.policy].vocabulary(settings)
+    return settings.num_tokens, (vocabulary or settings.vocab_size) + settings.end_token, settings.prior_classes
+
+
+PRIORS: dict[str, Callable[[Any], nn.Module]] = {
+    "uniform": lambda settings: UniformPrior(settings.num_tokens, settings.num_symbols, _mask(settings)),
+    "independent": lambda settings: IndependentPrior(*_sizes(settings), mask=_mask(settings)),
+    "autoregressive": lambda settings: AutoregressivePrior(
+        *_sizes(settings),
+        mask=_mask(settings),
+        embed_dim=settings.embed_dim,
+        num_heads=settings.num_heads,
+        num_layers=settings.prior_layers,
+        mlp_ratio=settings.mlp_ratio,
+    ),
+}
+"""Priors over codes by name, as functions of a model's settings."""
+
+
 class PolicyKind(NamedTuple):
     """What the name of a policy stands for, as functions of a model's settings."""
 
@@ -134,9 +157,7 @@ class PolicyKind(NamedTuple):
     # What the decoder reads tokens with (None for a table of its own), a prior over what the policy gives, and how many
     # codes a token can take (None for continuous latents).
     embedding: Callable[[Any], nn.Module | None] = _lattice
-    prior: Callable[[Any], nn.Module] = lambda settings: UniformPrior(
-        settings.num_tokens, settings.num_symbols, _mask(settings)
-    )
+    prior: Callable[[Any], nn.Module] = lambda settings: PRIORS[settings.prior](settings)
     vocabulary: Callable[[Any], int | None] = lambda settings: settings.vocab_size
 
 

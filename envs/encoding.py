@@ -167,12 +167,13 @@ class EncodingEnv(HoldsTask, EnvBase):
                 "with beta > 0 the step needs `action_log_prob` [B, K], the log-probability the code was drawn "
                 "with, and it is missing or NaN; use an actor that returns it (return_log_prob=True), or set beta to 0."
             )
-        prior_log_prob = self.prior.log_prob(codes)
+        with torch.no_grad():
+            prior_log_prob = self.prior.log_prob(codes)
         check_same_shape(action_log_prob=log_prob, prior_log_prob=prior_log_prob)
-        log_prob, prior_log_prob = (torch.where(missing, 0.0, value) for value in (log_prob, prior_log_prob))
+        log_prob = torch.where(missing, prior_log_prob, log_prob)
         kl = kl_estimate(log_prob, prior_log_prob)
-        price = self.task.price(codes)
-        reward = encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, terms, price)
+        worth = (terms, self.task.rate_weight, self.task.price(codes))
+        reward = encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, *worth)
         done = torch.ones(*self.batch_size, 1, dtype=torch.bool, device=self.device)
         return TensorDict(
             {

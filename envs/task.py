@@ -36,7 +36,8 @@ class TaskOptions(TypedDict, total=False):
     num_tokens: int | None
     vocab_size: int | None
     beta: Tensor | float
-    prior: Distribution | None
+    prior: Distribution | nn.Module | None
+    rate_weight: Tensor | float
     reward_fn: RewardFn | None
     targets: Tensor | np.ndarray | None
     mask: CodeMask | None
@@ -58,7 +59,10 @@ class EncodingTask(nn.Module):
             scores, or where there is none either the data's principal components, frozen.
         num_tokens, vocab_size: T and V; the decoder's own if None.
         beta: weight of the KL to the prior: a number, or a 0-dim tensor, which is kept by reference.
-        prior: distribution over codes of event shape [T]; uniform if None.
+        prior: distribution over codes of event shape [T], or a module that gives it, called anew for each reward, so
+            that it may learn meanwhile; uniform if None.
+        rate_weight: of log p(z) in the reward beside its part of the KL: a number, or a 0-dim tensor, kept by
+            reference.
         reward_fn: instead of a decoder, any function of x [B, 1, ...] and z [B, K, T] that gives [B, K]; need not be
             differentiable. -inf is a score, NaN and +inf are errors.
         targets: what is scored instead of x, where more is known of it than the encoder sees. [N, *y].
@@ -81,7 +85,8 @@ class EncodingTask(nn.Module):
         num_tokens: int | None = None,
         vocab_size: int | None = None,
         beta: Tensor | float = 0.0,
-        prior: Distribution | None = None,
+        prior: Distribution | nn.Module | None = None,
+        rate_weight: Tensor | float = 0.0,
         reward_fn: RewardFn | None = None,
         targets: Tensor | np.ndarray | None = None,
         mask: CodeMask | None = None,
@@ -116,10 +121,9 @@ class EncodingTask(nn.Module):
             raise ValueError(
                 f"observation_shape must be the decoder's own, {own}, got {shape} from the data; make the two fit."
             )
-        if prior is not None and not hasattr(prior, "log_prob"):
+        if prior is not None and not (hasattr(prior, "log_prob") or isinstance(prior, nn.Module)):
             raise ValueError(
-                f"prior must be a distribution over codes, got {type(prior).__name__}; of a module that makes it, give "
-                "what it makes: prior=module()."
+                f"prior must be a distribution over codes, or a module that gives one, got {type(prior).__name__}."
             )
         check_beta(beta)
         if device is None:
@@ -136,14 +140,22 @@ class EncodingTask(nn.Module):
         self.register_buffer("beta", beta if isinstance(beta, Tensor) else torch.tensor(float(beta), device=device))
         self.decoder = decoder if decoder is None else decoder.to(device)
         self.reward_fn, self.mask = reward_fn, mask
+        self.rate_weight = rate_weight
         # Of codes that end, every one has a probability under the prior: a host's policy need not know the fewest.
         ends = None if self.ends is None else EndToken(self.ends.end, min_tokens=0)
-        self.prior = prior or uniform_codes(self.num_tokens, self.vocab_size, ends, self.device)
+        self._prior: Any = prior or uniform_codes(self.num_tokens, self.vocab_size, ends, self.device)
+        if isinstance(prior, nn.Module):
+            self._prior = prior.to(self.device)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         use_one_thread_after_fork()
         refuse_stale_copies(self.decoder, self.beta)
+
+    @property
+    def prior(self) -> Distribution:
+        """The prior over codes, as it is now."""
+        return self._prior() if isinstance(self._prior, nn.Module) else self._prior
 
     @property
     def device(self) -> torch.device:
@@ -218,7 +230,10 @@ class EncodingTask(nn.Module):
         with torch.set_grad_enabled(optimizer is not None):
             log_likelihood, terms = self.judge(x, codes, labels)
         scored = log_likelihood.detach().float()
-        reward = encoding_reward(scored, None, self.prior.log_prob(codes), self.beta, terms, self.price(codes))
+        with torch.no_grad():
+            prior_log_prob = self.prior.log_prob(codes)
+        worth = (terms, self.rate_weight, self.price(codes))
+        reward = encoding_reward(scored, None, prior_log_prob, self.beta, *worth)
         if optimizer is not None:
             with torch.enable_grad():
                 descend(optimizer, decoder_loss(log_likelihood).mean(), max_grad_norm=None)

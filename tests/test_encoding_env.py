@@ -16,7 +16,7 @@ from daps_rl.envs.default import principal_decoder
 from daps_rl.functional import daps_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
 from daps_rl.policies import AutoregressivePolicy, CodeMask
-from daps_rl.priors import UniformCodes, UniformPrior
+from daps_rl.priors import UniformCodes
 
 N, B, K, T, V = 11, 3, 4, 2, 5
 SHAPE = (1, 3, 2)
@@ -320,7 +320,7 @@ def test_log_probabilities_of_the_wrong_shape_are_refused():
             {"data": torch.rand(N, 6)},
             r"observation_shape must be the decoder's own, \(1, 3, 2\), got \(6,\) from the data",
         ),
-        ({"prior": UniformPrior(T, V)}, r"prior must be a distribution over codes, got UniformPrior; .*module\(\)"),
+        ({"prior": 0.5}, "prior must be a distribution over codes, or a module that gives one, got float"),
     ],
 )
 def test_parts_that_do_not_fit_each_other_are_refused(changes, message):

@@ -50,6 +50,12 @@ class AgentConfig(Settings):
     )
     beta_start: float = _agent(0.5, "weigh the KL by this at first; the weight (β) decays exponentially", above=0)
     beta_end: float = _agent(0.01, "weigh the KL by this at the end", above=0)
+    rate_weight: float = _agent(
+        0.0,
+        "reward codes for being short in a file too: by this (λ) times their log-probability under the prior",
+        least=0,
+        common=True,
+    )
     reward: tuple[str, ...] = _agent(
         (),
         "reward codes by this verdict too, beside the likelihood: classifier, classifier-right, ssim, edit-distance or "

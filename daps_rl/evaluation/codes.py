@@ -24,7 +24,8 @@ def kl_and_entropy(posterior: Distribution, prior: Distribution, codes: Tensor) 
     is exact where torch knows the pair; else both are the distribution's own, or estimates from −log q. Codes are
     [B, T], or continuous [B, T, E]; the prior has no batch shape. None for a posterior without log-probabilities.
     """
-    log_probs = conditional_log_probs(posterior, codes)
+    exact = isinstance(posterior, FactorizedUntilEnd)  # says both itself
+    log_probs = None if exact else conditional_log_probs(posterior, codes)
     kl, entropy = defined(lambda: kl_divergence(posterior, prior)), None
     if log_probs is not None:
         entropy = -tokenwise_kl(log_probs, torch.zeros_like(log_probs[0]))

@@ -29,6 +29,7 @@ from daps_rl.evaluation.codes import (
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound, reconstruction
 from daps_rl.policies import end_token
+from daps_rl.priors import UniformCodes
 
 if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts
@@ -160,18 +161,18 @@ class _Pass:
     def add(self, x: Tensor, y: Tensor, labels: Tensor | None) -> None:
         """One drawn code per datum. x [B, *x]; y, what is scored, [B, *y]; labels [B]."""
         posterior = self.autoencoder.policy(x)
-        z = posterior.sample()  # [B, T], or [B, T, E]
+        z, greedy = posterior.sample(), posterior.mode  # [B, T], or [B, T, E]
         distribution = self.autoencoder.decoder(z)
         log_likelihood = distribution.log_prob(y)
         self._keep(code_gain=log_likelihood - self.autoencoder.log_likelihood(y, z.roll(1, 0)))  # another datum's code
         exact = self._enumerated(posterior, z, y)
         self._keep(**(exact or {"log_likelihood": log_likelihood, **kl_and_entropy(posterior, self.prior, z)}))
         if isinstance(distribution, RewardDistribution):
-            self._keep(reward_greedy=self.autoencoder.log_likelihood(y, posterior.mode))
+            self._keep(reward_greedy=self.autoencoder.log_likelihood(y, greedy))
         else:
-            self._add_reconstruction(distribution.mean, self.autoencoder.decode(posterior.mode), y)
+            self._add_reconstruction(distribution.mean, self.autoencoder.decode(greedy), y)
             if self.verdicts is not None:
-                for end, made in (("", distribution), ("_greedy", self.autoencoder.decoder(posterior.mode))):
+                for end, made in (("", distribution), ("_greedy", self.autoencoder.decoder(greedy))):
                     scores = self.verdicts.scores(reconstruction(made), y, labels)
                     self._keep(**{f"verdict_{name}{end}": score for name, score in scores.items()})
         if self.ends is not None:
@@ -179,6 +180,9 @@ class _Pass:
         if not torch.is_floating_point(z):
             counts = count_codes(z, self.vocab_size)
             self.counts = counts if self.counts is None else self.counts + counts
+            if not isinstance(self.prior, UniformCodes):
+                rates = {"rate": z, "rate_greedy": greedy}
+                self._keep(**{name: -self.prior.log_prob(code) / math.log(2) for name, code in rates.items()})
             probs = marginals(posterior, z, self.vocab_size)
             if probs is not None:
                 self.information.add(probs)

@@ -33,9 +33,12 @@ def encoding_reward(
     prior_log_prob: Tensor,
     beta: Tensor | float,
     verdicts: VerdictTerms | None = None,
+    rate_weight: Tensor | float = 0.0,
     price: Tensor | None = None,
 ) -> Tensor:
-    """The bandit's reward, R(x, z) = log p(x|z) + Σ_j w_j·v_j(x, z) − β·(log q(z|x) − log p(z)); larger is better.
+    """The bandit's reward; larger is better.
+
+    R(x, z) = log p(x|z) + Σ_j w_j·v_j(x, z) − β·(log q(z|x) − log p(z)) + λ·log p(z).
 
     The one place where what a code is worth is put together, in nats. An environment that does not see log q hands None
     for it and gets the rest with + β·log p(z), which `complete_reward` completes, once, where log q is known.
@@ -46,6 +49,7 @@ def encoding_reward(
         prior_log_prob: log p(z).
         beta: weight of the KL to the prior.
         verdicts: what else the code is worth: scores v [J, ...] and their weights w [J]; nothing if None.
+        rate_weight: λ, in nats of log-likelihood per nat of the code's length −log p(z) as a coder writes it.
         price: what its tokens cost, the number of them times a price; nothing if None.
     """
     if price is not None:
@@ -55,8 +59,10 @@ def encoding_reward(
         scores, weights = (value.to(log_likelihood) for value in verdicts)
         check_same_shape(log_likelihood=log_likelihood, **{f"verdict {j}": v for j, v in enumerate(scores)})
         log_likelihood = log_likelihood + (weights.view(-1, *[1] * log_likelihood.ndim) * scores).sum(0)
+    check_same_shape(log_likelihood=log_likelihood, prior_log_prob=prior_log_prob)
+    if isinstance(rate_weight, Tensor) or rate_weight:
+        log_likelihood = log_likelihood + rate_weight * prior_log_prob
     if action_log_prob is None:
-        check_same_shape(log_likelihood=log_likelihood, prior_log_prob=prior_log_prob)
         return log_likelihood + beta * prior_log_prob
     return beta_elbo(log_likelihood, kl_estimate(action_log_prob, prior_log_prob), beta)
 

@@ -153,6 +153,11 @@ class FactorizedUntilEnd(DiscreteCodes):
         return torch.cat((tokens, 1.0 - tokens.sum(-1, keepdim=True)), dim=-1)
 
 
+def independent_codes(logits: Tensor, mask: EndToken | None) -> FactorizedCategorical | FactorizedUntilEnd:
+    """Independent tokens by their logits [B, T, V], up to the end where there is a mask by which codes end."""
+    return FactorizedCategorical(logits) if mask is None else FactorizedUntilEnd(logits, mask)
+
+
 class FactorizedPolicy(TokenEncoder):
     """Transformer policy whose tokens are independent given the datum (the published DAPS-NA).
 
@@ -186,8 +191,7 @@ class FactorizedPolicy(TokenEncoder):
         self.vocab_size, self.mask = vocab_size, mask
 
     def forward(self, observation: Tensor) -> FactorizedCategorical | FactorizedUntilEnd:
-        logits = super().forward(observation)
-        return FactorizedCategorical(logits) if self.mask is None else FactorizedUntilEnd(logits, self.mask)
+        return independent_codes(super().forward(observation), self.mask)
 
 
 class UniformCodes(DiscreteCodes):

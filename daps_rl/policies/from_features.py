@@ -10,7 +10,7 @@ from daps_rl.functional.checks import check_transformer_sizes
 from daps_rl.policies.autoregressive import AutoregressiveCategorical
 from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.policies.ends import EndHead
-from daps_rl.policies.factorized import FactorizedCategorical, FactorizedUntilEnd
+from daps_rl.policies.factorized import FactorizedCategorical, FactorizedUntilEnd, independent_codes
 from daps_rl.policies.masks import EndToken
 
 
@@ -32,8 +32,7 @@ class FactorizedHead(nn.Module):
         self.norm, self.head, self.mask = nn.LayerNorm(dim), make_head(dim, vocab_size, num_tokens, mask), mask
 
     def forward(self, features: Tensor) -> FactorizedCategorical | FactorizedUntilEnd:
-        logits = self.head(self.norm(features))
-        return FactorizedCategorical(logits) if self.mask is None else FactorizedUntilEnd(logits, self.mask)
+        return independent_codes(self.head(self.norm(features)), self.mask)
 
 
 class AutoregressiveHead(nn.Module):

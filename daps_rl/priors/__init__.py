@@ -1,4 +1,7 @@
-"""Priors p(z): modules that give, called without arguments, a distribution of event shape [T] and no batch shape."""
+"""Priors p(z): modules that give, called without arguments, a distribution of event shape [T] and no batch shape.
+
+Learned ones give p(z|y), called with labels.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,18 @@ from torch import nn
 from torch.distributions import Distribution, Independent, Normal
 
 from daps_rl.policies.factorized import UniformCodes, UniformPrior
+from daps_rl.priors.learned import AutoregressivePrior, IndependentPrior, LearnedPrior
+from daps_rl.priors.mixture import MixtureCodes
 
-__all__ = ["NormalPrior", "UniformCodes", "UniformPrior"]
+__all__ = [
+    "AutoregressivePrior",
+    "IndependentPrior",
+    "LearnedPrior",
+    "MixtureCodes",
+    "NormalPrior",
+    "UniformCodes",
+    "UniformPrior",
+]
 
 
 class NormalPrior(nn.Module):

@@ -19,9 +19,11 @@ from daps_rl.functional import code_usage
 from daps_rl.kernels import use_cpu_kernels
 from daps_rl.optim import GuardedAdamW, exponential_decay
 from daps_rl.policies import end_token
+from daps_rl.priors import UniformPrior
 from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
 from daps_rl.verdicts import Verdicts
 
+RAMP = 0.5  # share of a run over which λ rises to its value: from the start, an autoregressive prior makes codes alike
 SEED_STRIDE = 1_000_003  # between the processes of a run
 
 
@@ -34,6 +36,7 @@ class Learner:
         verdicts: what a code is worth beside its likelihood; None for nothing.
     Attributes:
         beta: the one shared value of β, the reward's weight of the KL and the temperature's floor. 0-dim.
+        rate_weight: the one shared value of λ, the reward's weight of log p(z), 0-dim; None where it is 0 throughout.
         usage: how often this process has drawn each code, in the epoch before and in this one. int64 [2, T, V].
         evaluations: of the decoder, by this process for the last batch.
         score_precision: "float32" or "bfloat16", of codes that are scored without a gradient.
@@ -53,6 +56,7 @@ class Learner:
         self.config, self.autoencoder, self.agent, self.world = config, autoencoder, agent, world
         self.beta = torch.tensor(config.beta_start, device=next(autoencoder.parameters()).device)
         self.device = self.beta.device
+        self.rate_weight = self.beta.new_zeros(()) if config.rate_weight else None
         _check_fit(config, autoencoder, agent, world)
         self.verdicts = verdicts if verdicts is not None and verdicts.learned else None
         if self.verdicts is not None:
@@ -64,8 +68,10 @@ class Learner:
                 warnings.warn(
                     f"CPU kernels are for float32; precision={config.precision!r} trains without.", stacklevel=3
                 )
+        of_prior = list(autoencoder.prior.parameters())
+        self.prior_learns = bool(of_prior)  # from the codes that the decoder learns from
         self.optimizer = GuardedAdamW(
-            [*agent.trained(), *autoencoder.decoder.parameters()],
+            [*agent.trained(), *autoencoder.decoder.parameters(), *of_prior],
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,
@@ -96,6 +102,8 @@ class Learner:
         """
         config = self.config
         self.beta.fill_(exponential_decay(progress, config.beta_start, config.beta_end))
+        if self.rate_weight is not None:
+            self.rate_weight.fill_(config.rate_weight * min(progress / RAMP, 1.0))
         self.optimizer.set_rate(rate_factor)
         rate = config.learning_rate * rate_factor
         self.agent.prepare(Conditions(self.world, config.microbatch, progress, rate))
@@ -123,11 +131,13 @@ class Learner:
             self.score_precision == "bfloat16",
             self.verdicts,
             labels,
+            0.0 if self.rate_weight is None else self.rate_weight,
             self.ends,
             config.token_price,
         )
         result: AgentLoss | None = None
         loss_decoder: Tensor | None = None
+        of_prior: dict[str, Tensor] = {}
         for result in self._losses(x, scorer):
             if not scorer.scored:
                 raise ValueError(f"agent {config.agent!r} yielded a loss before it called `score`; call it first.")
@@ -136,6 +146,10 @@ class Learner:
                 loss_decoder = scorer.decoder_loss()
                 if not scorer.pathwise:
                     loss = loss_decoder if loss is None else loss + loss_decoder
+                if self.prior_learns:
+                    loss_prior = scorer.prior_loss(result.codes)
+                    loss = loss_prior if loss is None else loss + loss_prior
+                    of_prior["loss_prior"] = loss_prior.detach()
             if loss is not None and loss.requires_grad:  # a decoder may have nothing to learn
                 self.optimizer.step(loss)
         if result is None or loss_decoder is None:
@@ -145,6 +159,7 @@ class Learner:
         self.evaluations = scorer.evaluations
         return {
             "loss_decoder": loss_decoder.detach(),
+            **of_prior,
             **scorer.metrics(),
             **({} if result.loss is None else {"loss_actor": result.loss.detach()}),
             **result.metrics,
@@ -271,9 +286,16 @@ def _check_fit(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Age
         )
     if end_token(autoencoder.policy) is not None and agent.needs_decoder_gradient:
         raise ValueError(
-            f"agent {config.agent!r} learns through the decoder's gradient, which does not say where a code "
-            "should end; use an agent that learns from rewards (daps, rloo, grpo, ppo), or leave out token_price and "
+            f"agent {config.agent!r} learns through the decoder's gradient, which does not say where a code should "
+            "end; use an agent that learns from rewards (daps, rloo, grpo, ppo), or leave out token_price and "
             "end_token."
+        )
+    if config.rate_weight and isinstance(autoencoder.prior, UniformPrior):
+        raise ValueError("rate_weight needs a prior that learns which codes are short; pass --prior autoregressive.")
+    if config.rate_weight and not getattr(agent, "has_kl", True):
+        raise ValueError(
+            f"agent {config.agent!r} quantises, and learns nothing from log p(z): leave out rate_weight, or take an "
+            "agent that learns from rewards (daps, daps-na)."
         )
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in autoencoder.modules())
     if norms and (config.microbatch or world.size > 1):

@@ -191,6 +191,7 @@ class Trainer:
             **means,
             "decoder_evaluations": self.decoder_evaluations,
             "beta": self.beta.item(),
+            **({} if self.learner.rate_weight is None else {"rate_weight": self.learner.rate_weight.item()}),
             "temperature_floor": self.beta.item(),
             "learning_rate": config.learning_rate * self.learning_rate_factor,
             "code_usage": self.learner.code_usage(),
