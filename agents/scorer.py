@@ -53,7 +53,7 @@ class Scorer:
         labels: Tensor | None = None,
         rate_weight: Tensor | float = 0.0,
         ends: EndToken | None = None,
-        token_price: float = 0.0,
+        token_price: Tensor | float = 0.0,
     ) -> None:
         self.decoder, self.prior, self.x, self.beta = decoder, prior, x, beta
         self.microbatch, self.decoder_samples, self.low_precision = microbatch, decoder_samples, low_precision
@@ -90,7 +90,8 @@ class Scorer:
         terms = None if self.verdicts is None else self.verdicts(log_likelihood, scored[1], self.x, self.labels)
         self.lengths = None if self.ends is None else self.ends.lengths(codes)
         price = None if self.lengths is None else self.token_price * self.lengths
-        return encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, terms, self.rate_weight, price)
+        worth = (terms, self.rate_weight, price)
+        return encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, *worth)
 
     def _decode(self, codes: Tensor) -> tuple[Tensor, ...]:
         """log p(x|z) [B, K], with gradient, and where there are verdicts what they judge, [B, K, *x]."""

@@ -66,7 +66,8 @@ class PolicyLoss:
                 f"and K), got {list(reward.shape)}; sum or average over the datum's own axes."
             )
         reward = reward.detach().reshape(groups)
-        score = encoding_reward(reward, self.log_prob.detach(), self.prior_log_prob, self.beta, verdicts, self.price)
+        drawn = (self.log_prob.detach(), self.prior_log_prob)
+        score = encoding_reward(reward, *drawn, self.beta, verdicts, price=self.price)
         temperature = self.trust_region(score, self.beta)
         return daps_loss(self.log_prob, score, temperature=temperature, centered=self.centered)
 

@@ -147,14 +147,15 @@ class ModelConfig(Settings):
             )
         if self.prior != "uniform" and POLICIES[self.policy].vocabulary(self) is None:
             raise ValueError(f"prior must be uniform for policy {self.policy}, got {self.prior}; it has no codes.")
-        if self.end_token:
-            self._check_ends()
+        self._check_ends()
         if not self.decoder_hidden:
             raise ValueError("decoder_hidden must be positive widths, got none; pass 64,256.")
         _ = self.bits  # raises where options of the policy make no sense
 
     def _check_ends(self) -> None:
-        """Raises ValueError where codes cannot end."""
+        """Raises ValueError where codes are to end and cannot."""
+        if not self.end_token:
+            return
         if self.policy not in ("autoregressive", "factorized"):
             raise ValueError(
                 f"codes of policy {self.policy!r} have no end token: nothing chooses how long they are; leave out "

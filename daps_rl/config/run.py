@@ -149,9 +149,10 @@ class TrainConfig(RunConfig, AgentConfig, ModelConfig, DataConfig):
     """
 
     def __post_init__(self) -> None:
-        if self.token_price > 0.0:
-            object.__setattr__(self, "end_token", True)
         super().__post_init__()
+        if self.token_price:
+            object.__setattr__(self, "end_token", True)
+        self._check_ends()
 
     def model_config(
         self, observation_shape: tuple[int, ...], likelihood: str, columns: tuple[str, ...] = ()

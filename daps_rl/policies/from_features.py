@@ -57,4 +57,5 @@ class AutoregressiveHead(nn.Module):
         self.transformer = CodeTransformer(num_tokens, vocab_size, readout=readout, **sizes)
 
     def forward(self, features: Tensor) -> AutoregressiveCategorical:
-        return AutoregressiveCategorical(self.transformer, self.transformer.prepare(self.norm(features)))
+        encoded = self.norm(features)
+        return AutoregressiveCategorical(self.transformer, self.transformer.prepare(encoded, encoded))

@@ -23,7 +23,8 @@ from daps_rl.priors import UniformPrior
 from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
 from daps_rl.verdicts import Verdicts
 
-RAMP = 0.5  # share of a run over which λ rises to its value: from the start, an autoregressive prior makes codes alike
+RAMP = 0.5  # share of a run over which λ rises to its value: from the start, an autoregressive prior makes codes alike,
+# and the token price to its own: no token is worth one before the decoder can read it
 SEED_STRIDE = 1_000_003  # between the processes of a run
 
 
@@ -37,6 +38,7 @@ class Learner:
     Attributes:
         beta: the one shared value of β, the reward's weight of the KL and the temperature's floor. 0-dim.
         rate_weight: the one shared value of λ, the reward's weight of log p(z), 0-dim; None where it is 0 throughout.
+        token_price: what a token costs, in nats: the one shared value, which rises to that of the settings. 0-dim.
         usage: how often this process has drawn each code, in the epoch before and in this one. int64 [2, T, V].
         evaluations: of the decoder, by this process for the last batch.
         score_precision: "float32" or "bfloat16", of codes that are scored without a gradient.
@@ -57,6 +59,7 @@ class Learner:
         self.beta = torch.tensor(config.beta_start, device=next(autoencoder.parameters()).device)
         self.device = self.beta.device
         self.rate_weight = self.beta.new_zeros(()) if config.rate_weight else None
+        self.token_price = self.beta.new_zeros(())
         _check_fit(config, autoencoder, agent, world)
         self.verdicts = verdicts if verdicts is not None and verdicts.learned else None
         if self.verdicts is not None:
@@ -104,6 +107,7 @@ class Learner:
         self.beta.fill_(exponential_decay(progress, config.beta_start, config.beta_end))
         if self.rate_weight is not None:
             self.rate_weight.fill_(config.rate_weight * min(progress / RAMP, 1.0))
+        self.token_price.fill_(config.token_price * min(progress / RAMP, 1.0))
         self.optimizer.set_rate(rate_factor)
         rate = config.learning_rate * rate_factor
         self.agent.prepare(Conditions(self.world, config.microbatch, progress, rate))
@@ -133,7 +137,7 @@ class Learner:
             labels,
             0.0 if self.rate_weight is None else self.rate_weight,
             self.ends,
-            config.token_price,
+            self.token_price,
         )
         result: AgentLoss | None = None
         loss_decoder: Tensor | None = None
