@@ -43,15 +43,24 @@ class EndHead(nn.Module):
     """Logits of V tokens, from a head that has them, and whether the code ends here. [..., D] → [..., V + 1].
 
     The last logit is the log-odds of an end, whatever the tokens' logits sum to. At the start half of the codes end
-    before they have T tokens, so that there are codes of all lengths to learn from.
+    before they have T tokens, and at least `early` of all that are drawn do so throughout: a policy that were certain
+    of its lengths would never learn what one more or less is worth, nor a decoder to read the first tokens of a code.
+
+    Args:
+        tokens: gives the tokens' logits, [..., D] → [..., V].
+        dim, num_tokens: D and T.
+        early: share of the codes, in (0, 0.5); greedy codes do without.
     """
 
-    def __init__(self, tokens: nn.Module, dim: int, num_tokens: int) -> None:
+    def __init__(self, tokens: nn.Module, dim: int, num_tokens: int, early: float = 1 / 3) -> None:
         super().__init__()
         self.tokens, self.end = tokens, nn.Linear(dim, 1)
+        at_start, least = (math.log((1.0 - share) ** (-1.0 / num_tokens) - 1.0) for share in (0.5, early))
+        self.bound = -least  # of the log-odds, either way
         nn.init.zeros_(self.end.weight)
-        nn.init.constant_(self.end.bias, math.log(2.0 ** (1.0 / num_tokens) - 1.0))
+        nn.init.constant_(self.end.bias, self.bound * math.atanh(at_start / self.bound))
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = torch.log_softmax(as_float(self.tokens(x)), dim=-1)
-        return torch.cat((tokens, as_float(self.end(x))), dim=-1)
+        odds = self.bound * torch.tanh(as_float(self.end(x)) / self.bound)
+        return torch.cat((tokens, odds), dim=-1)

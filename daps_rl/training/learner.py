@@ -23,8 +23,8 @@ from daps_rl.priors import UniformPrior
 from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
 from daps_rl.verdicts import Verdicts
 
-RAMP = 0.5  # share of a run over which λ rises to its value: from the start, an autoregressive prior makes codes alike,
-# and the token price to its own: no token is worth one before the decoder can read it
+RAMP = 0.5  # share of a run over which λ rises to its value: from the start, an autoregressive prior makes codes alike
+PRICE_RAMP = 0.15  # the same of the token price: no token is worth one before the decoder can read it
 SEED_STRIDE = 1_000_003  # between the processes of a run
 
 
@@ -107,7 +107,7 @@ class Learner:
         self.beta.fill_(exponential_decay(progress, config.beta_start, config.beta_end))
         if self.rate_weight is not None:
             self.rate_weight.fill_(config.rate_weight * min(progress / RAMP, 1.0))
-        self.token_price.fill_(config.token_price * min(progress / RAMP, 1.0))
+        self.token_price.fill_(config.token_price * min(progress / PRICE_RAMP, 1.0))
         self.optimizer.set_rate(rate_factor)
         rate = config.learning_rate * rate_factor
         self.agent.prepare(Conditions(self.world, config.microbatch, progress, rate))
