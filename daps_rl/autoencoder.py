@@ -127,7 +127,10 @@ class DiscreteAutoencoder(nn.Module):
         return as_observations(x, shape, where, pixels=self.config.likelihood != "gaussian").to(self._device)
 
     def _codes(self, z: Array) -> Tensor:
-        """Codes as the decoder takes them; vectors, of continuous latents or of embedded codes, as they are."""
+        """Codes as the decoder takes them; vectors, of continuous latents or of embedded codes, as they are.
+
+        Where codes may end, prefixes [..., L] are codes of T tokens too, and what stands behind an end is not read.
+        """
         z = torch.as_tensor(z, device=self._device)
         if z.is_floating_point():
             return z

@@ -158,6 +158,16 @@ class EncodingTask(nn.Module):
         return self._prior() if isinstance(self._prior, nn.Module) else self._prior
 
     @property
+    def learned_prior(self) -> nn.Module | None:
+        """The prior's module, where it has parameters to learn."""
+        prior = self._prior if isinstance(self._prior, nn.Module) else None
+        return prior if prior is not None and any(p.requires_grad for p in prior.parameters()) else None
+
+    def prior_loss(self, codes: Tensor) -> Tensor | float:
+        """−mean log p(z) of codes [..., T], with gradient, in nats; 0 where the prior learns nothing."""
+        return 0.0 if self.learned_prior is None else -self.prior.log_prob(codes).mean()
+
+    @property
     def device(self) -> torch.device:
         """Where the data and the decoder are."""
         return self.data.device
@@ -221,8 +231,9 @@ class EncodingTask(nn.Module):
         Args:
             x: data. [B, 1, *x].
             codes: as they are read, see `closed`. [B, K, T].
-            optimizer: of the decoder's parameters. If given, the same forward pass also makes a step on −mean log
-                p(x|z), unless that or its gradient is not finite; the rewards are those before the step.
+            optimizer: of the decoder's parameters, and a learned prior's. If given, the same forward pass also makes a
+                step on −mean log p(x|z) − mean log p(z), unless that or its gradient is not finite; the rewards are
+                those before the step.
             labels: of the data, for verdicts that ask for them. [B].
         Returns:
             reward [B, K] and log_likelihood [B, K], float32, detached, in nats.
@@ -236,7 +247,8 @@ class EncodingTask(nn.Module):
         reward = encoding_reward(scored, None, prior_log_prob, self.beta, *worth)
         if optimizer is not None:
             with torch.enable_grad():
-                descend(optimizer, decoder_loss(log_likelihood).mean(), max_grad_norm=None)
+                loss = decoder_loss(log_likelihood).mean() + self.prior_loss(codes)
+                descend(optimizer, loss, max_grad_norm=None)
         return reward.detach(), scored
 
 

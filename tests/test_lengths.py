@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from daps_rl import DiscreteAutoencoder
 from daps_rl.agents import Scorer
 from daps_rl.bottleneck import PolicyBottleneck
+from daps_rl.codes import draw_codes
+from daps_rl.codes.prior import Codes, fit_prior
 from daps_rl.config import ModelConfig, make_config
 from daps_rl.decoders import MLPDecoder
 from daps_rl.envs import EncodingEnv, EncodingVecEnv
@@ -195,6 +197,18 @@ def test_learned_priors_end_as_the_policy_does(kind, classes):
     assert torch.equal(log_prob > -math.inf, PROPER & (LENGTHS >= 1))
     torch.testing.assert_close(log_prob.exp().sum(), torch.ones(()))
     assert torch.isfinite(prior().log_prob(prior().sample((50,)))).all()
+
+
+def test_an_independent_prior_is_fitted_to_what_stands_before_the_ends():
+    torch.manual_seed(0)
+    true = FactorizedUntilEnd(torch.randn(T, V + 1), EndToken(V))
+    codes, prior = true.sample((20_000,)), IndependentPrior(T, V + 1, mask=EndToken(V))
+    bits = fit_prior(prior, Codes(codes), Codes(codes))
+    assert bits == pytest.approx(true.entropy().item() / math.log(2.0), abs=0.03)
+    proper = ALL[PROPER & (LENGTHS >= 1)]
+    assert (prior().log_prob(proper).exp() - true.log_prob(proper).exp()).abs().max() < 0.015
+    drawn = draw_codes(prior(), 100, temperature=0.5)
+    assert torch.equal(EndToken(V).close(drawn), drawn)
 
 
 # What tokens are read with

@@ -74,8 +74,9 @@ class DecoderCallback(BaseCallback):
     faster, it makes no update of its own, and looks after logging, saving and restoring.
 
     For DAPS, PPO and A2C. The very decoder that the environments score with is moved, by the unweighted likelihood of
-    the observations given the actions. Logs `train/decoder_loss` and `rollout/log_likelihood` (nats), and
-    `train/decoder_skipped`, the number of updates that were left out because they were not finite.
+    the observations given the actions; and a prior that learns, by that of the actions. Logs
+    `train/decoder_loss` and `rollout/log_likelihood` (nats), and `train/decoder_skipped`, the number of updates that
+    were left out because they were not finite.
 
     Args:
         decoder: maps codes [..., T] to a distribution over x; None for that of the environment's `task`.
@@ -120,6 +121,8 @@ class DecoderCallback(BaseCallback):
             )
         self.data_shape = None if task is None else tuple(task.data.shape[1:])
         self.samples = env_attribute(env, "samples_per_context") or 1
+        self.prior: nn.Module | None = getattr(task, "learned_prior", None)
+        self.task = task
         self.schedule = FloatSchedule(self.learning_rate)
         # An environment with an optimiser of its own has moved the decoder by the very pass that scored the codes.
         learning = env_attribute(env, "decoder_optimizer")
@@ -131,7 +134,8 @@ class DecoderCallback(BaseCallback):
         if given := learning or self.given_optimizer:
             self.optimizer = given
         elif decoder is not getattr(self, "decoder", None):
-            parameters = [p for p in decoder.parameters() if p.requires_grad]
+            learning = [decoder] if self.prior is None else [decoder, self.prior]
+            parameters = [p for module in learning for p in module.parameters() if p.requires_grad]
             if not parameters:
                 raise ValueError(
                     f"the decoder {type(decoder).__name__} has no parameters to train (the default one is "
@@ -168,7 +172,10 @@ class DecoderCallback(BaseCallback):
         """Goes on from a loaded model's state, or from an earlier callback that trained the same decoder."""
         previous = saved.callback
         if previous is None:
-            _load(self.decoder, saved.current()["decoder"])
+            state = saved.current()
+            _load(self.decoder, state["decoder"])
+            if self.prior is not None and "prior" in state:
+                self.prior.load_state_dict(state["prior"])
         elif not (isinstance(previous, DecoderCallback) and previous.decoder is self.decoder):
             return
         state = saved.current()
@@ -177,9 +184,10 @@ class DecoderCallback(BaseCallback):
         self.skipped = state["skipped"]
 
     def state_dict(self) -> dict[str, Any]:
-        """The decoder, its optimiser, and how many updates were skipped."""
+        """The decoder, a learned prior, their optimiser, and how many updates were skipped."""
         decoder, optimizer = self.decoder.state_dict(), self.optimizer.state_dict()
-        return {"decoder": decoder, "optimizer": optimizer, "skipped": self.skipped}
+        prior = {} if self.prior is None else {"prior": self.prior.state_dict()}
+        return {"decoder": decoder, "optimizer": optimizer, "skipped": self.skipped, **prior}
 
     def _on_rollout_start(self) -> None:
         if self.given_optimizer is None and not self.env_learns:
@@ -210,6 +218,8 @@ class DecoderCallback(BaseCallback):
         self.decoder.train()
         loss = decoder_loss(self.decoder(codes).log_prob(x)).mean()
         self.loss = loss.item()
+        if self.prior is not None:
+            loss = loss + self.task.prior_loss(codes)
         self.skipped += not descend(self.optimizer, loss, self.max_grad_norm)
         self.decoder.train(was_training)
 

@@ -1,4 +1,4 @@
-"""What is done with a finished run: `daps-rl evaluate`, `report`, `encode`, `decode`, `sample`."""
+"""What is done with a finished run: `daps-rl evaluate`, `report`, `encode`, `decode`, `fit-prior`, `sample`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.codes import draw_codes, fit_prior_of, quality_of_draws
 from daps_rl.commands.options import given_settings
+from daps_rl.commands.terminal import shares
 from daps_rl.config import check_trusted
 from daps_rl.data.arrays import as_codes
 from daps_rl.data.kind import write_array
@@ -20,7 +22,7 @@ from daps_rl.device import memory_size
 from daps_rl.evaluation import Perceptual
 from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
 from daps_rl.files import to_json
-from daps_rl.runs.pictures import draw_run
+from daps_rl.runs.pictures import draw_run, draw_samples
 from daps_rl.runs.session import load_run, same_data
 from daps_rl.training import load_data
 from daps_rl.verdicts import make_verdicts
@@ -64,13 +66,18 @@ def encode_command(*, run: str, trust: bool, device: str, input: str, output: st
 def decode_command(*, run: str, trust: bool, device: str, input: str, output: str) -> int:
     """`daps-rl decode`."""
     _, config, model = load_run(run, device, trust=trust)
-    codes = as_codes(read_array(input), config.num_tokens, config.vocab_size, input)
+    array, num_tokens = read_array(input), config.num_tokens
+    if config.end_token and 0 < len(array.shape) and array.shape[-1] < num_tokens:  # the first tokens of codes
+        num_tokens = array.shape[-1]
+    codes = as_codes(array, num_tokens, config.num_symbols, input)
     if codes.ndim != 2:
         raise ValueError(f"{input} must hold codes [N, {config.num_tokens}], got shape {list(codes.shape)}.")
     return _write_data(output, model, codes)
 
 
-def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, output: str) -> int:
+def sample_command(
+    *, run: str, trust: bool, device: str, n: int, label: int | None, temperature: float, seed: int, output: str
+) -> int:
     """`daps-rl sample`."""
     _, config, model = load_run(run, device, trust=trust)
     most = memory_size() // (8 * max(config.num_tokens, math.prod(_shape(model))))
@@ -79,7 +86,36 @@ def sample_command(*, run: str, trust: bool, device: str, n: int, seed: int, out
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed must be >= 0 and below 2^63, got {seed}.")
     torch.manual_seed(seed)
-    return _write_data(output, model, model.prior().sample((n,)))
+    if label is None:
+        return _write_data(output, model, draw_codes(model.prior(), n, temperature))
+    if not getattr(model.prior, "num_classes", 0):
+        raise ValueError(f"{run} has no prior that knows labels; fit one: daps-rl fit-prior {run} --labels.")
+    index = torch.tensor([label], device=next(model.parameters()).device)
+    return _write_data(output, model, draw_codes(model.prior(index), n, temperature).squeeze(1))
+
+
+def fit_prior_command(
+    *, run: str, trust: bool, device: str, prior: str, labels: bool, minutes: float, steps: int | None, seed: int
+) -> int:
+    """`daps-rl fit-prior`: saves the model with its new prior, prints what it found, and draws from it."""
+    folder, config, model = load_run(run, device, trust=trust)
+    check_trusted(config.data_code, folder.config, trust)
+    splits = load_data(config)
+    same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
+    with folder.locked():
+        with shares() as show:
+            fitted, rates = fit_prior_of(
+                model, splits, prior, labels=labels, minutes=minutes, steps=steps, seed=seed, show=show
+            )
+        quality = quality_of_draws(fitted, splits)
+        fitted.save_pretrained(folder.model)
+        found = {"prior": prior, "labels": labels, "bits": config.bits, **rates, **quality}
+        folder.write_json(folder.path / "prior.json", found)
+        pictures = draw_samples(folder.path, fitted, splits)
+    print(to_json(found, indent=2))
+    for path in pictures:
+        print(f"look at {path}")
+    return 0
 
 
 def _write_data(path: str, model: DiscreteAutoencoder, codes: Tensor) -> int:

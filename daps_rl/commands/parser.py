@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ def add_commands(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> N
     for name, (text, own) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         file = "models" if isinstance(own, dict) else name
-        command.set_defaults(command=f"daps_rl.commands.{file}:{name}_command")
+        command.set_defaults(command=f"daps_rl.commands.{file}:{name.replace('-', '_')}_command")
         if isinstance(own, dict):
             for argument, options in own.items():
                 command.add_argument(argument, **options)
@@ -55,6 +56,14 @@ def _compare(options: Options) -> None:
     options.add_settings(without=("agent", "seed"))
 
 
+def positive(text: str) -> float:
+    """A positive, finite number."""
+    value = float(text)
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return value
+
+
 RUN: dict[str, dict[str, Any]] = {
     "run": {"help": "read the run in this folder"},
     "--trust": {"action": "store_true", "help": TRUST},
@@ -68,7 +77,20 @@ WEIGHTS = {
     "--lpips-weights": {"metavar": "FILE", "help": MEASURE.format("LPIPS", "AlexNet")},
 }
 SAMPLED = {"--sampled": {"action": "store_true", "help": "draw codes instead of taking the greedy ones"}}
+PRIOR = {
+    "--prior": {
+        "choices": ("independent", "autoregressive"),
+        "default": "autoregressive",
+        "help": "token by token, or each given those before it (default: autoregressive)",
+    },
+    "--labels": {"action": "store_true", "help": "fit p(z|y), by the labels of the data"},
+    "--minutes": {"type": positive, "default": 1.0, "help": "learn for this long (default: 1)"},
+    "--steps": {"type": int, "help": "or for this many steps"},
+    "--seed": {"type": int, "default": 0, "help": "seed weights and draws (default: 0)"},
+}
 DRAWS = {
+    "--label": {"type": int, "help": "draw of this class, where the prior knows labels"},
+    "--temperature": {"type": positive, "default": 1.0, "help": "below 1 for likelier codes (default: 1)"},
     "-n": {"type": int, "default": 16, "help": "draw this many (default: 16)"},
     "--seed": {"type": int, "default": 0, "help": "draw them by this seed (default: 0)"},
 }
@@ -79,6 +101,7 @@ COMMANDS: dict[str, tuple[str, Any]] = {
     "report": ("draw a run's pictures again", RUN),
     "encode": ("write data as codes: [N, ...] to int64 [N, T]", RUN | INPUT | OUTPUT | SAMPLED),
     "decode": ("read codes as data: [N, T] to [N, ...]", RUN | INPUT | OUTPUT),
+    "fit-prior": ("learn how likely a run's codes are, for sampling and for small files", RUN | PRIOR),
     "sample": ("decode codes drawn from the prior", RUN | OUTPUT | DRAWS),
 }
 """By name: what a command does, a line that begins with a verb; its arguments for argparse, or what adds them."""

@@ -7,7 +7,7 @@ import functools
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,20 @@ def progress() -> Iterator[Observer]:
                 console.print(advice.pop(), soft_wrap=True)
 
         yield show
+
+
+@contextlib.contextmanager
+def shares() -> Iterator[Callable[[float, float], None]]:
+    """Gives what shows a share that is done, 0 … 1, beside a rate in bits."""
+    last = 0.0
+
+    def show(done: float, bits: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY or done >= 1.0:
+            last = time.monotonic()
+            print(f"{done:4.0%}  {bits:.2f} bits a code on validation data", file=sys.stderr, flush=True)
+
+    yield show
 
 
 def _lines(advice: list[str]) -> Observer:

@@ -240,8 +240,10 @@ class DecoderLoss(LossModule):
         decoder: maps codes [..., T] to a distribution over x.
         decoder_samples: how many of a context's K codes to learn from; 0 for all. They are much alike, and one is
             nearly as good as all, for a fraction of the time.
+        prior: a module that learns p(z) from the same codes, the environment's own; None for one that learns nothing.
     Returns:
-        a tensordict: `loss_decoder`, −log p(x|z) in nats, averaged over the batch.
+        a tensordict: `loss_decoder`, −log p(x|z) in nats, averaged over the batch; with a prior `loss_prior`, −log p(z)
+        likewise.
     """
 
     @dataclass
@@ -253,11 +255,13 @@ class DecoderLoss(LossModule):
     default_keys = _AcceptedKeys
     out_keys = ["loss_decoder"]  # noqa: RUF012 (TorchRL's own form)
 
-    def __init__(self, decoder: nn.Module, *, decoder_samples: int = 0) -> None:
+    def __init__(self, decoder: nn.Module, *, decoder_samples: int = 0, prior: nn.Module | None = None) -> None:
         super().__init__()
         if decoder_samples < 0:
             raise ValueError(f"decoder_samples must be >= 0, got {decoder_samples}; 0 learns from all codes.")
-        self.decoder, self.decoder_samples = decoder, decoder_samples
+        self.decoder, self.decoder_samples, self.prior = decoder, decoder_samples, prior
+        if prior is not None:
+            self.out_keys = ["loss_decoder", "loss_prior"]
         self._forward_value_estimator_keys()
 
     def _forward_value_estimator_keys(self, **kwargs: object) -> None:
@@ -270,4 +274,7 @@ class DecoderLoss(LossModule):
         action = tensordict.get(self.tensor_keys.action)[:, first]
         observation = tensordict.get(self.tensor_keys.observation)[:, first]
         log_likelihood = self.decoder(action).log_prob(observation)
-        return TensorDict({"loss_decoder": decoder_loss(log_likelihood.reshape(1, -1)).mean()}, batch_size=[])
+        losses = {"loss_decoder": decoder_loss(log_likelihood.reshape(1, -1)).mean()}
+        if self.prior is not None:
+            losses["loss_prior"] = -self.prior().log_prob(action).mean()
+        return TensorDict(losses, batch_size=[])

@@ -34,12 +34,35 @@ def draw_run(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits) -> 
         return [curves]
     title = None if config is None else f"{splits.name}: test data from {latents_text(config.bits)}"
     paths = [*_draw_data(folder, autoencoder, splits, title), curves]
+    if any(True for _ in autoencoder.prior.parameters()):
+        paths += draw_samples(folder, autoencoder, splits)
     counts = evaluate(autoencoder, splits.test, beta=0.0, kind=splits.kind, importance_data=0).counts
     if counts is not None:
         paths.append(folder / "code_usage.png")
         title = f"{splits.name}: use of each position's token values on the test split"
         plot_code_usage(paths[-1], counts, title=title)
     return paths
+
+
+def draw_samples(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits) -> list[Path]:
+    """Draws data decoded from codes of the prior, into `samples` in a run's folder.
+
+    Where it knows labels, a row for each of the first ten classes.
+    """
+    classes = min(getattr(autoencoder.prior, "num_classes", 0), 10)
+    device = next(autoencoder.parameters()).device
+    rows = {}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(0)
+        for label in range(classes):
+            prior = autoencoder.prior(torch.full((SHOWN,), label, device=device))
+            rows[f"label {label}"] = autoencoder.decode(prior.sample()).cpu()
+        if not classes:
+            rows["drawn"] = autoencoder.decode(autoencoder.prior().sample((SHOWN,))).cpu()
+    (folder / "samples").mkdir(exist_ok=True)
+    return splits.kind.draw(
+        folder / "samples" / "drawn.png", rows, f"{splits.name}: decoded from codes drawn from the prior"
+    )
 
 
 def _draw_data(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits, title: str | None) -> list[Path]:
