@@ -67,7 +67,7 @@ def decode_command(*, run: str, trust: bool, device: str, input: str, output: st
     """`daps-rl decode`."""
     _, config, model = load_run(run, device, trust=trust)
     array, num_tokens = read_array(input), config.num_tokens
-    if config.end_token and 0 < len(array.shape) and array.shape[-1] < num_tokens:  # the first tokens of codes
+    if config.end_token and len(array.shape) > 0 and array.shape[-1] < num_tokens:  # the first tokens of codes
         num_tokens = array.shape[-1]
     codes = as_codes(array, num_tokens, config.num_symbols, input)
     if codes.ndim != 2:
