@@ -410,11 +410,12 @@ def test_daps_learns_codes_and_lengths_together(kind):
     sizes = {"embed_dim": 16, "num_heads": 2, "num_layers": 1, "head": EndHead(nn.Linear(16, V), 16, T)}
     policy = kind((T,), T, V + 1, **sizes, mask=EndToken(V))
     learns("daps", problem, 200, learning_rate=5e-3, policy=policy)
+    greedy = policy(problem.x).mode
+    assert greedy.tolist() == [[0, V, V, V], [0, 1, V, V], [0, 1, 1, 0]]
     with torch.no_grad():
         log_prob = problem.log_prob(policy)
     reached = torch.where(log_prob.isfinite(), log_prob.exp() * problem.value, 0.0).sum(-1)
-    torch.testing.assert_close(reached, torch.tensor([0.8, 1.6, 3.2]), atol=0.05, rtol=0.0)
-    assert EndToken(V).lengths(policy(problem.x).mode).tolist() == [1, 2, 4]
+    assert (reached > 0.8 * torch.tensor([0.8, 1.6, 3.2])).all()  # of the best there is, with a third that end early
 
 
 # What is refused

@@ -179,6 +179,6 @@ class ModelConfig(Settings):
         return None if vocabulary is None else self.num_tokens * math.log2(vocabulary)
 
 
-def latents_text(bits: float | None) -> str:
-    """What a model encodes to, in words: codes of N bits, or continuous latents (None)."""
-    return "continuous latents" if bits is None else f"codes of {bits:g} bits"
+def latents_text(bits: float | None, *, ends: bool = False) -> str:
+    """What a model encodes to, in words: codes of N bits, of up to N where they may end, or continuous latents."""
+    return "continuous latents" if bits is None else f"codes of {'up to ' if ends else ''}{bits:g} bits"

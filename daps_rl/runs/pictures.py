@@ -32,7 +32,9 @@ def draw_run(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits) -> 
     plot_learning_curves(curves, read_metrics(folder / "metrics.jsonl"), title=f"{splits.name}: training")
     if config is not None and config.problem is not None:
         return [curves]
-    title = None if config is None else f"{splits.name}: test data from {latents_text(config.bits)}"
+    title = None
+    if config is not None:
+        title = f"{splits.name}: test data from {latents_text(config.bits, ends=config.end_token)}"
     paths = [*_draw_data(folder, autoencoder, splits, title), curves]
     if any(True for _ in autoencoder.prior.parameters()):
         paths += draw_samples(folder, autoencoder, splits)
