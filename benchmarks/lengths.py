@@ -28,7 +28,7 @@ from daps_rl.training import Trainer
 NAME, TOKENS, VOCABULARY = "lengths", 8, 16
 PRICES, FIXED = (2.0, 4.0, 8.0, 16.0), (1, 2, 3, 4, 6)
 DRAWN_AT = 8.0
-STEPS = {"digits": 800, "fashion-mnist": 2000}
+STEPS = {"digits": 600, "fashion-mnist": 2000}
 
 
 def train(splits: Splits, data: str, *, seed: int, num_tokens: int, token_price: float) -> Trainer:

@@ -225,12 +225,20 @@ def test_the_end_has_a_vector_of_its_own_which_begins_as_zeros(tokens):
     assert embed.end.grad is not None
 
 
-def test_half_of_the_codes_end_early_at_the_start_whatever_the_tokens_logits():
+def test_half_of_the_codes_end_at_each_position_at_the_start_whatever_the_tokens_logits():
     head = EndHead(nn.Linear(8, V), 8, T)
-    log_probs = torch.log_softmax(head(torch.randn(B, T, 8) * 10.0), -1).detach()
-    goes_on = (1.0 - log_probs[..., -1].exp()).prod(-1)
-    torch.testing.assert_close(goes_on, torch.full((B,), 0.5))
-    assert log_probs[..., :-1].std() > 0.1
+    probs = head(torch.randn(B, T, 8) * 10.0).softmax(-1)
+    torch.testing.assert_close(probs[..., -1], torch.full((B, T), 0.5))
+    assert probs[..., :-1].std() > 0.05
+
+
+@pytest.mark.parametrize("early", [0.1, 1 / 3])
+def test_a_share_of_the_codes_ends_early_however_sure_a_policy_is(early):
+    head = EndHead(nn.Linear(8, V), 8, T, early)
+    nn.init.constant_(head.end.bias, -1e4)
+    goes_on = 1.0 - head(torch.randn(B, T, 8)).double().softmax(-1)[..., -1]
+    torch.testing.assert_close(goes_on.prod(-1), torch.full((B,), 1.0 - early, dtype=F64), atol=1e-6, rtol=0.0)
+    assert head(torch.randn(B, T, 8)).argmax(-1).max() < V  # the greedy code goes on
 
 
 # The reward

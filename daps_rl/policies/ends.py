@@ -42,23 +42,25 @@ class EndEmbedding(nn.Module):
 class EndHead(nn.Module):
     """Logits of V tokens, from a head that has them, and whether the code ends here. [..., D] → [..., V + 1].
 
-    The last logit is the log-odds of an end, whatever the tokens' logits sum to. At the start half of the codes end
-    before they have T tokens, and at least `early` of all that are drawn do so throughout: a policy that were certain
-    of its lengths would never learn what one more or less is worth, nor a decoder to read the first tokens of a code.
+    The last logit is the log-odds of an end, whatever the tokens' logits sum to. At the start half of the codes end at
+    each position: the first tokens learn to say the most, and others are added as they become worth their price. From
+    codes that begin long no token can be spared, as each says its own part.
+
+    Of all that are drawn at least `early` end before they have T tokens: a policy that were certain of its lengths
+    would never learn what one more or less is worth, nor a decoder to read the first tokens of a code.
 
     Args:
         tokens: gives the tokens' logits, [..., D] → [..., V].
         dim, num_tokens: D and T.
-        early: share of the codes, in (0, 0.5); greedy codes do without.
+        early: share of the codes, in (0, 1); greedy codes do without.
     """
 
     def __init__(self, tokens: nn.Module, dim: int, num_tokens: int, early: float = 1 / 3) -> None:
         super().__init__()
         self.tokens, self.end = tokens, nn.Linear(dim, 1)
-        at_start, least = (math.log((1.0 - share) ** (-1.0 / num_tokens) - 1.0) for share in (0.5, early))
-        self.bound = -least  # of the log-odds, either way
+        self.bound = -math.log((1.0 - early) ** (-1.0 / num_tokens) - 1.0)  # of the log-odds, either way
         nn.init.zeros_(self.end.weight)
-        nn.init.constant_(self.end.bias, self.bound * math.atanh(at_start / self.bound))
+        nn.init.zeros_(self.end.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = torch.log_softmax(as_float(self.tokens(x)), dim=-1)
