@@ -5,13 +5,14 @@ Shapes: B contexts, K codes per context, T positions, V tokens and the end token
 
 from __future__ import annotations
 
+import json
 import math
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import SIZES
+from conftest import SIZES, TINY
 from problems import Problem, all_codes, learns
 from torch import nn
 from torch.distributions import kl_divergence
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from daps_rl import DiscreteAutoencoder
 from daps_rl.agents import Scorer
 from daps_rl.bottleneck import PolicyBottleneck
+from daps_rl.cli import main
 from daps_rl.codes import draw_codes
 from daps_rl.codes.prior import Codes, fit_prior
 from daps_rl.config import ModelConfig, make_config
@@ -367,6 +369,35 @@ def test_a_prefix_is_a_code_too(splits):
         model.decode(codes + 2)
     with pytest.raises(ValueError, match=r"integers \[..., 4\]"):
         model.decode(torch.zeros(2, 5, dtype=torch.int64))
+
+
+@pytest.fixture
+def images(tmp_path):
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).random((40, 1, 4, 6)).astype(np.float32))
+    return tmp_path / "data.npy"
+
+
+def test_the_command_trains_draws_and_decodes_prefixes(images, tmp_path, capsys):
+    run, codes, out = tmp_path / "run", tmp_path / "codes.npy", tmp_path / "out.npy"
+    arguments = ["--data", str(images), "--out", str(run), *TINY, "--steps", "2", "--token-price", "0.5"]
+    assert main(["train", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "codes of up to 6 bits" in printed
+    assert "tokens" in printed
+    summary = json.loads((run / "summary.json").read_text())
+    assert {"reconstructions.png", "prefixes.png"} <= set(summary["pictures"])
+    assert 1.0 <= summary["test"]["length_greedy"] <= 3.0
+    assert main(["encode", str(run), "--input", str(images), "--output", str(codes)]) == 0
+    written = np.load(codes)
+    np.save(codes, written[:, :1])
+    assert main(["decode", str(run), "--input", str(codes), "--output", str(out)]) == 0
+    model = DiscreteAutoencoder.from_pretrained(run / "model")
+    ended = torch.as_tensor(written)
+    ended[:, 1:] = 4
+    np.testing.assert_allclose(np.load(out), model.decode(ended).numpy(), rtol=1e-5)
+    np.save(codes, np.full_like(written, 5))
+    assert main(["decode", str(run), "--input", str(codes), "--output", str(out)]) == 2
+    assert "in 0 … 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("policy", ["factorized", "autoregressive"])

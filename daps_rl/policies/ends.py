@@ -52,7 +52,7 @@ class EndHead(nn.Module):
     Args:
         tokens: gives the tokens' logits, [..., D] → [..., V].
         dim, num_tokens: D and T.
-        early: share of the codes, in (0, 1); greedy codes do without.
+        early: share of the codes, in (0, 0.5); greedy codes do without.
     """
 
     def __init__(self, tokens: nn.Module, dim: int, num_tokens: int, early: float = 1 / 3) -> None:
