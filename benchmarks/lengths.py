@@ -27,17 +27,19 @@ from daps_rl.training import Trainer
 
 NAME, TOKENS, VOCABULARY = "lengths", 8, 16
 PRICES, FIXED = (2.0, 4.0, 8.0, 16.0), (1, 2, 3, 4, 6)
-DRAWN_AT = 8.0
+DRAWN_AT, DRAWN_STEPS = 8.0, 1500  # of the picture
 STEPS = {"digits": 600, "fashion-mnist": 2000}
 
 
-def train(splits: Splits, data: str, *, seed: int, num_tokens: int, token_price: float) -> Trainer:
+def train(
+    splits: Splits, data: str, *, seed: int, num_tokens: int, token_price: float, steps: int | None = None
+) -> Trainer:
     """Trains a run to its end."""
     config = make_config(
         data=data,
         agent="daps-na",
         seed=seed,
-        steps=STEPS[data],
+        steps=steps or STEPS[data],
         batch_size=64,
         beta_start=0.05,
         num_tokens=num_tokens,
@@ -80,7 +82,7 @@ def run(data: str, seed: int, num_tokens: int, token_price: float) -> None:
 def draw(data: str) -> None:
     """Draws test data in the order of the lengths they were given, and their first tokens decoded one after another."""
     splits = load(data)
-    trainer = train(splits, data, seed=0, num_tokens=TOKENS, token_price=DRAWN_AT)
+    trainer = train(splits, data, seed=0, num_tokens=TOKENS, token_price=DRAWN_AT, steps=DRAWN_STEPS)
     model = trainer.autoencoder.eval().to("cpu")
     ends = end_token(model.policy)
     assert ends is not None
