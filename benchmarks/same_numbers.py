@@ -35,7 +35,7 @@ from same_numbers_paths import PATHS, Trained, Unavailable
 from torch import Tensor, nn
 
 EXPECTED: dict[str, tuple[str, ...]] = {
-    "SB3's AutoregressivePolicy begins at the uniform policy, and takes an actor's steps of its own under PPO": (
+    "SB3's AutoregressivePolicy begins uniform, reads a vector whole, and takes steps of its own under PPO": (
         "sb3/daps, 2 epochs, not centered",
         "sb3/daps, not centered",
         "sb3/ppo, autoregressive",

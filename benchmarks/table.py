@@ -396,6 +396,24 @@ def summary() -> str:
     return markdown(["configuration", "two CPU cores", "with `--cpu-kernels`", "a GPU"], lines)
 
 
+def search() -> str:
+    """What searches add to the greedy codes: a line for each search and agent, means over seeds."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in read("search"):
+        groups[row["agent"], row["search"]].append(row)
+    lines = [
+        [
+            f"`{agent}`", how, str(len(rows)), f"{rows[0]['evaluations']:,}",
+            f"{statistics.median(row['milliseconds'] for row in rows):.1f}",
+            *(interval([row[name] for row in rows]) for name in ("log_likelihood_greedy", "log_likelihood", "gain")),
+            interval([row["psnr"] - row["psnr_greedy"] for row in rows], 2),
+        ]
+        for (agent, how), rows in groups.items()
+    ]  # fmt: skip
+    header = ["agent", "search", "seeds", "decoder evaluations", "ms", "greedy (nats)", "found (nats)", "gain (nats)"]
+    return markdown([*header, "gain (dB)"], lines)
+
+
 def tables() -> Tables:
     """Returns every generated table, by page and mark."""
     results = {
@@ -423,6 +441,7 @@ def tables() -> Tables:
         REPORTS / "performance.md": {"memory": memory(), "scaling": scaling()},
         REPORTS / "strokes.md": {"tuning": strokes_tuning()},
         REPORTS / "verdicts.md": {"verdicts": verdicts()},
+        REPORTS / "codes.md": {"search": search()},
         DOCS / "verdicts.md": {"understood": understood()},
         DOCS / "strokes.md": {"summary": strokes()},
         DOCS / "performance.md": {"summary": summary()},

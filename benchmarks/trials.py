@@ -24,6 +24,7 @@ from daps_rl.config import make_config
 from daps_rl.data import load
 from daps_rl.functional import encoding_reward, kl_estimate, target_weights, weighted_likelihood_loss
 from daps_rl.policies import FactorizedCategorical
+from daps_rl.search import find_codes
 from daps_rl.training import Trainer
 
 SEED, STEPS = 100, 500
@@ -188,6 +189,38 @@ class LocalSearch(DAPS):
         yield AgentLoss(loss.mean(), codes, {"entropy": -log_prob.detach().mean()})
 
 
+class ExpertIteration(DAPS):
+    """The policy imitates the code that a sweep over its two likeliest tokens ends at; β weighs its entropy."""
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        scorer = as_scorer(score)
+        posterior = self.policy(observation)
+        drawn = posterior.sample((1,)).transpose(0, 1)  # [B, 1, T]
+        learned = scorer.likelihood(observation, drawn)
+        found = find_codes("sweep:1/2", observation, posterior, scorer.likelihood, vocab_size=self.policy.vocab_size)
+        learn_decoder(scorer, learned, posterior.log_prob(drawn[:, 0]).detach().unsqueeze(1), drawn)
+        loss = -posterior.log_prob(found.codes) - floor * posterior.entropy()
+        yield AgentLoss(loss.mean(), found.codes.unsqueeze(1), {"entropy": posterior.entropy().detach().mean()})
+
+
+class ExpertInGroup(DAPS):
+    """The code that a sweep over the policy's two likeliest tokens ends at is weighed beside the K that are drawn."""
+
+    def losses(self, observation: Tensor, score: Score, floor: Tensor) -> Iterator[AgentLoss]:
+        scorer = as_scorer(score)
+        posterior = self.policy(observation)
+        drawn = posterior.sample((self.samples,)).transpose(0, 1)  # [B, K, T]
+        learned = scorer.likelihood(observation, drawn[:, :1])
+        found = find_codes("sweep:1/2", observation, posterior, scorer.likelihood, vocab_size=self.policy.vocab_size)
+        codes = torch.cat((drawn, found.codes.unsqueeze(1)), dim=1)
+        log_prob = posterior.log_prob(codes.transpose(0, 1)).transpose(0, 1)
+        reward = rewards(scorer, codes, log_prob.detach())
+        weights = target_weights(reward, self.trust_region(reward[:, :-1], floor))
+        learn_decoder(scorer, learned, log_prob[:, :-1].detach(), drawn)
+        loss = log_prob[:, :-1].mean(1) - (weights * log_prob).sum(1)
+        yield AgentLoss(loss.mean(), codes, {"entropy": -log_prob[:, :-1].detach().mean()})
+
+
 class Reuse(DAPS):
     """A second update from the same codes and weights, on the policy as it is after the first."""
 
@@ -246,6 +279,14 @@ TRIALS: dict[str, tuple[type[DAPS] | None, dict[str, Any]]] = {
     "flips along the decoder's gradient, not corrected": (UncorrectedFlips, {}),
     "local search: half the codes are the best with one token drawn anew": (LocalSearch, {}),
     "two updates from the same codes": (Reuse, {}),
+    "expert iteration: imitates what a sweep finds, as many evaluations": (
+        ExpertIteration,
+        {"batch_size": 128, "steps": 444},
+    ),
+    "expert iteration: what a sweep finds beside K draws, as many evaluations": (
+        ExpertInGroup,
+        {"batch_size": 96, "steps": 410},
+    ),
     "K 4, ess_fraction 0.5": (None, {"samples": 4, "ess_fraction": 0.5}),
     "K 16": (None, {"samples": 16}),
     "K 32": (None, {"samples": 32}),

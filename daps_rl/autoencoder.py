@@ -22,6 +22,7 @@ from daps_rl.files import to_json, write_atomically
 from daps_rl.kinds import POLICIES
 from daps_rl.policies import end_token
 from daps_rl.priors import UniformPrior
+from daps_rl.search import CodeScore, Found, Search, find_codes, likelihood_score
 from daps_rl.tensor_file import load_tensors, save_tensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -77,18 +78,50 @@ class DiscreteAutoencoder(nn.Module):
         return cls(policy, decoder, prior or made.prior(config), None if own_parts else config, kind)
 
     @torch.no_grad()
-    def encode(self, x: Array, num_samples: int | None = None, deterministic: bool = False) -> Tensor:
+    def encode(
+        self,
+        x: Array,
+        num_samples: int | None = None,
+        deterministic: bool = False,
+        search: Search | str | None = None,
+        score: CodeScore | None = None,
+    ) -> Tensor:
         """Codes of data: [B, *observation_shape] → int64 [B, T], or [B, K, T] with num_samples = K codes per datum.
 
         They are drawn, or greedy where `deterministic`. Data may be of any type and form that `from_arrays` takes.
+        With a `search`, "best-of:16", "sweep:2", "sweep:2/64" or "beam:4", they are what `search` finds.
         Raises ValueError where they have another shape than those that the model was made for.
         """
+        if search is not None:
+            if num_samples is not None:
+                raise ValueError("a search gives one code for each datum; leave out num_samples.")
+            return self.search(search, x, score=score).codes
         distribution = self.policy(self.observations(x))
         if num_samples is None:
             return distribution.mode if deterministic else distribution.sample()
         if deterministic:
             return distribution.mode.unsqueeze(1).expand(-1, num_samples, -1)
         return distribution.sample((num_samples,)).transpose(0, 1)
+
+    @torch.no_grad()
+    def search(
+        self, search: Search | str, x: Array, targets: Tensor | None = None, score: CodeScore | None = None
+    ) -> Found:
+        """Looks for codes [B, T] that score higher than the greedy ones, see `find_codes`; some data at a time.
+
+        Args:
+            search: how, as in "sweep:2/64".
+            x: data. [B, *x].
+            targets: what is scored instead of them, as a problem's rewards may ask for. [B, *y].
+            score: log p(x|z) if None.
+        """
+        search = Search.parse(search) if isinstance(search, str) else search
+        x = self.observations(x)
+        score, vocab_size = score or likelihood_score(self.decoder), codebook_size(self.policy)
+        size = search.data_at_once(vocab_size)
+        parts = zip(x.split(size), (x if targets is None else targets).split(size), strict=True)
+        found = [find_codes(search, y, self.policy(part), score, vocab_size=vocab_size) for part, y in parts]
+        return Found(*map(torch.cat, zip(*found, strict=True)))
 
     @torch.no_grad()
     def decode(self, z: Array) -> Tensor:
@@ -250,6 +283,11 @@ def code_sizes(policy: nn.Module) -> tuple[int, int]:
         case int(num_tokens), int(vocab_size):
             return num_tokens, vocab_size
     raise ValueError(f"the policy {type(policy).__name__} needs integer attributes num_tokens and vocab_size.")
+
+
+def codebook_size(policy: nn.Module) -> int:
+    """How many tokens a position can take: V, of FSQ what its levels make, which may be fewer."""
+    return int(getattr(policy, "codebook_size", code_sizes(policy)[1]))
 
 
 def _as_text(config: dict[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ import errno
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from daps_rl.commands.options import USAGE_ERROR, OneLineParser
@@ -18,8 +19,10 @@ OUT_OF_MEMORY = "out of memory; lower --batch-size, --samples, -n or the model's
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; errors of use are one line on stderr and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
+    debug, formatwarning = "--debug" in arguments, warnings.formatwarning
     try:
+        if not debug:
+            warnings.formatwarning = _warning_line
         options = vars(_parser(arguments).parse_args(arguments))
         if any(":" in argument or argument == "--trust" for argument in arguments) and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # as with python -m: an agent of one's own may lie in the working directory
@@ -32,6 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"daps-rl: error: {_one_line(error)}", file=sys.stderr)
         return USAGE_ERROR
+    finally:
+        warnings.formatwarning = formatwarning
+
+
+def _warning_line(message: object, *_: object, **__: object) -> str:
+    """A warning without the line of our code that gave it."""
+    return f"daps-rl: warning: {' '.join(str(message).split())}\n"
 
 
 def _one_line(error: BaseException) -> str:

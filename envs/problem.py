@@ -99,13 +99,13 @@ class DiscreteProblem:
     def gaps(self, columns: Mapping[str, Tensor], split: str) -> dict[str, float]:
         """How far the decisions of a split are from the best: means of (best - reward) / |best|, 0 at the best.
 
-        `gap` of the sampled, `gap_greedy` of the greedy and `gap_best` of the best of several sampled decisions, from
-        the columns of `evaluate`; nothing where nobody knows the best.
+        `gap` of the sampled, `gap_greedy` of the greedy, `gap_best` of the best of several sampled decisions and
+        `gap_search` of those searched for, from the columns of `evaluate`; nothing where nobody knows the best.
         """
         best = self.optimum(split)
         if best is None:
             return {}
-        names = {"gap": "log_likelihood", "gap_greedy": "reward_greedy", "gap_best": "reward_best"}
+        names = {"gap": "log_likelihood", **{f"gap_{end}": f"reward_{end}" for end in ("greedy", "best", "search")}}
         rewards = {gap: columns[name] for gap, name in names.items() if len(columns.get(name, ())) == len(best)}
         return {gap: optimality_gap(reward, best).mean().item() for gap, reward in rewards.items()}
 

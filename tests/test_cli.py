@@ -50,6 +50,15 @@ def wait_for(condition: object, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+def test_a_warning_is_one_line_without_our_code(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"{i}.5,{i % 7}.5\n" for i in range(40)))
+    ran = process("train", "--dry-run", "--data", str(tmp_path / "a.csv"), *TINY)
+    _, said = ran.communicate(timeout=120)
+    assert ran.returncode == 0
+    assert said.startswith(f"daps-rl: warning: {tmp_path}/a.csv: columns: a number, b number; numbers are standardised")
+    assert said.count("\n") == 1
+
+
 def test_a_run_leaves_everything_behind_and_evaluate_recomputes_it(data, tmp_path, capsys):
     run = tmp_path / "run"
     assert train(data, run, "--steps", "8", "--checkpoint-every", "4") == 0

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_files import NAMES
 
 from daps_rl import DiscreteAutoencoder
 from daps_rl.autoencoder import check_memory
 from daps_rl.config import AgentConfig, DataConfig, ModelConfig, RunConfig, TrainConfig, config_from_dict, make_config
+from daps_rl.config.presets import FEW_ROWS, KIND_RECIPES, OTHER_DATA, SMALL_TABLE, TEXT
 from daps_rl.config.settings import declared_in
 from daps_rl.decoders import DECODERS
 from daps_rl.kinds import POLICIES
@@ -176,3 +178,36 @@ def test_a_model_larger_than_memory_is_refused_before_it_is_made():
     small = changed().model_config((1, 8, 8), "gaussian")
     check_memory(small, bytes_each=4)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_files_and_folders_of_ones_own_bring_the_recipe_of_their_kind(tmp_path):
+    for folder, name in (("texts", "a.txt"), ("sounds", "one/a.WAV"), ("walks", "a.bvh"), ("idx", NAMES[0])):
+        (tmp_path / folder / name).parent.mkdir(parents=True)
+        (tmp_path / folder / name).touch()
+    lines = [f"{i},{i % 7}\n" for i in range(FEW_ROWS)]
+    (tmp_path / "few.csv").write_text("a,b\n" + "".join(lines))
+    (tmp_path / "many.csv").write_text("a,b\n" + "".join(lines) + "0,0\n")
+    expected = {
+        "texts": TEXT, "no.TXT": TEXT, "sounds": KIND_RECIPES["sound"], "few.csv": SMALL_TABLE,
+        "many.csv": KIND_RECIPES["table"], "no.csv": KIND_RECIPES["table"],
+        **dict.fromkeys(("walks", "idx", "a.npy", "nothing", "no_such_module:function"), OTHER_DATA),
+    }  # fmt: skip
+    for data, recipe in expected.items():
+        config = make_config(data=data, data_dir=str(tmp_path))
+        assert {name: getattr(config, name) for name in recipe} == recipe, data
+        assert config.beta_start == recipe.get("beta_start", 0.5), data
+    assert make_config(data=tmp_path / "texts").beta_start == make_config(data="text").beta_start == 0.05
+    assert make_config(data="owner/name", text_column="line").beta_start == 0.05
+    assert make_config(data="owner/name").beta_start == 0.5
+    assert (make_config(data="wine").min_variance, make_config(data="iris").min_variance) == (0.3, 0.1)
+    assert make_config(data=tmp_path / "texts", beta_start=0.2).beta_start == 0.2
+
+
+def test_the_rows_of_a_parquet_file_are_counted(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    for count, recipe in ((FEW_ROWS, SMALL_TABLE), (FEW_ROWS + 1, KIND_RECIPES["table"])):
+        pandas.DataFrame({"a": range(count)}).to_parquet(tmp_path / "a.parquet")
+        assert make_config(data=tmp_path / "a.parquet").minutes == recipe["minutes"]
+    (tmp_path / "a.parquet").write_bytes(b"nothing of the kind")
+    assert make_config(data=tmp_path / "a.parquet").minutes == OTHER_DATA["minutes"]

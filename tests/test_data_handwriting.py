@@ -149,6 +149,7 @@ def test_written_and_read_again(tmp_path):
         ("M0,0A1,1 0 0 0 1,1", "a path must be of M, L, C and S with their points, got A1,1 0 0 0 1,1"),
         ("M0,0C1,1 2,2", "got C1,1 2,2"),
         ("M0,0L1", "got L1"),
+        ("M0,0L1e400,1", "got L1e400,1"),
         ("L1,1", "a path must begin with M, got 'L1,1'"),
         ("M0,0M1,1M2,2M3,3M4,4", r"it must have 1 … 4 strokes for 8 points \(window\), got 5"),
     ],

@@ -19,7 +19,7 @@ from daps_rl.training import Trainer
 KIND = Parts(
     parts=(
         Part(name="sound", shape=(3, 2)),
-        Part(name="picture", shape=(1, 8, 8), kind=Arrays(value_range=(0.0, 1.0))),
+        Part(name="picture", shape=(1, 8, 8), mean=0.25, kind=Arrays(value_range=(0.0, 1.0))),
         Part(name="label", shape=(1,), entries="category:4"),
     )
 )
@@ -78,6 +78,23 @@ def test_measures_of_the_parts():
 def test_parts_that_are_not_its_own(data: dict[str, torch.Tensor], message: str):
     with pytest.raises(DataError, match=message):
         KIND.pack(data)
+
+
+def test_a_part_that_is_not_there_is_drawn_black(tmp_path, monkeypatch):
+    drawn: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(Arrays, "draw", lambda self, path, rows, title: drawn.append(rows) or [path])
+    rows = KIND.pack(some(2))
+    seen = torch.cat((KIND.only(rows[:1], ["sound"]), rows[1:]))
+    (path,) = KIND.draw(tmp_path / "a.png", {"original": seen, "code": rows}, "two")
+    assert path == tmp_path / "a-picture.png"
+    black = torch.zeros(1, 1, 8, 8)
+    torch.testing.assert_close(drawn[0]["original"], torch.cat((black, some(2)["picture"][1:])))
+    torch.testing.assert_close(drawn[0]["code"], some(2)["picture"])
+
+
+def test_a_part_s_kind_is_made_once():
+    assert KIND.parts[1].made is KIND.parts[1].made
+    assert KIND.parts[0].made is None
 
 
 def test_a_code_of_the_sound_decodes_to_the_picture(tmp_path):

@@ -95,6 +95,13 @@ def test_metrics_by_hand():
     assert set(whole.metrics(decoded[..., :2], x[..., :2])) == {"rmse", "r2"}
 
 
+def test_what_is_decoded_has_the_most_probable_length():
+    flags = torch.tensor([[0.9, 0.4, 0.9], [0.6, 0.1, 0.7], [0.1, 0.2, 0.3], [1.0, 1.0, 0.0]])
+    lengths = [3, 1, 1, 2]  # by the products of p and 1 - p: .324 of 3, .162 of 1, .056 of 1
+    x = torch.cat([torch.zeros(4, 3, 2), flags[..., None]], dim=-1)
+    assert KIND.unscaled(x).isfinite().all(-1).sum(1).tolist() == lengths
+
+
 def test_the_mean_of_training_has_an_r2_of_zero(pendulums):
     splits = load(pendulums)
     zeros = torch.cat([torch.zeros(24, 20, 3), splits.train[..., 3:]], dim=-1)
@@ -227,8 +234,11 @@ def test_bvh_read_and_written(tmp_path):
     ("text", "reason"),
     [
         ("x,y,angle\n1,2,3\n1,2\n", "line 3 must have 3 numbers, got 2"),
-        ("x,y,angle\n1,2,3\n1,two,3\n", "line 3 must hold finite numbers, got 'two'"),
-        ("x,y,angle\n1,2,3\n\n1,nan,3\n", "line 4 must hold finite numbers, got 'nan'"),
+        ("x,y,angle\n1,2,3\n1,two,3\n", "line 3 must hold numbers of at most 1e.30, got 'two'"),
+        ("x,y,angle\n1,1e300,3\n", "line 2 must hold numbers of at most 1e.30, got '1e300'"),
+        ("x,y,angle\n1,2," + "3" * 200_000, "line 2: field larger than field limit"),
+        (b"x,y,angle\n1,2,\xe9\n", "byte 0xe9 in line 2, which is no UTF-8"),
+        ("x,y,angle\n1,2,3\n\n1,nan,3\n", "line 4 must hold numbers of at most 1e.30, got 'nan'"),
         ("x,y\n1,2\n", "it must have the 3 columns of the recordings before, got 2"),
         ("x,z,angle\n1,2,3\n", "it must have the 3 columns of the recordings before, got z where y should be"),
         ("", "it is empty"),
@@ -236,8 +246,8 @@ def test_bvh_read_and_written(tmp_path):
     ],
 )
 def test_a_broken_csv_file(pendulums, text, reason):
-    (pendulums / "99.csv").write_text(text)
-    with pytest.warns(UserWarning, match=rf"pendulums: skipped 99\.csv, which cannot be read \(must be.*: {reason}"):
+    (pendulums / "99.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.warns(UserWarning, match=rf"pendulums: skipped 99\.csv, which cannot be read \(must be.*: .*{reason}"):
         splits = load(pendulums)
     assert sum(len(splits[split]) for split in ("train", "validation", "test")) == 30
     with (

@@ -216,6 +216,23 @@ def test_broken_files_are_skipped_up_to_a_limit(tmp_path):
     assert_one_line(error)
 
 
+def test_what_is_wrong_with_a_file_is_said_once(tmp_path):
+    write_tones(tmp_path, 9)
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    with pytest.warns(UserWarning, match=r"skipped bad.wav, .* \(must be a readable WAV or FLAC file, got: Format not"):
+        load(tmp_path)
+    with pytest.raises(DataError, match=r"bad.wav must be a readable WAV or FLAC file, got: Format not recogni[sz]ed"):
+        KIND.read(tmp_path / "bad.wav")
+
+
+@pytest.mark.parametrize("rate", [1, 2**30])
+def test_a_rate_of_no_sound_is_refused_before_it_is_resampled(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), rate)
+    for read in (KIND.read, sound_module.rate_and_length):
+        with pytest.raises(DataError, match=f"a.wav must be a readable WAV or FLAC file, got: a rate of {rate} Hz"):
+            read(tmp_path / "a.wav")
+
+
 def test_a_folder_without_a_readable_file(tmp_path):
     for number in range(9):
         (tmp_path / f"{number}.wav").write_bytes(b"RIFF")
@@ -325,3 +342,9 @@ def test_the_command_reads_and_writes_sounds(tmp_path, capsys):
     capsys.readouterr()
     assert main(["encode", str(run), "--input", str(tmp_path / "bad.wav"), "--output", str(codes)]) == 2
     assert "bad.wav must be a readable WAV or FLAC file" in error_of(capsys)
+
+
+def test_the_shortest_sound_has_two_frames():
+    kind = Sound.of(8000, 0.001)
+    assert (kind.frames, kind.samples) == (2, 400)
+    assert kind.to_waveform(kind.from_waveform(torch.zeros(1, 400))).shape == (1, 400)  # of one, no wave could be found

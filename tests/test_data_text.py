@@ -74,6 +74,18 @@ def test_the_last_window_is_filled_with_ends(tmp_path):
     assert ABC.content(column([0, 1, 2, 0], [1, 4, 4, 4])) == b"abcab"
 
 
+def test_what_is_decoded_behind_an_end_is_nothing(tmp_path):
+    decoded, x = column([0, 1, 4, 2], [2, 2, 2, 2]), column([0, 1, 4, 4], [2, 2, 2, 2])
+    assert ABC.content(decoded) == b"abcccc"
+    assert ABC.pieces(decoded)[0] == ["a", "b", "", ""]
+    assert ABC.metrics(decoded, x)["exact"].tolist() == [1.0, 1.0]
+    assert ABC.metrics(column([4, 0, 1, 2]), column([0, 0, 1, 2]))["symbol_accuracy"].tolist() == [0.0]
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path):
+    assert numbers(ABC.read(write(tmp_path / "a.txt", b"\xef\xbb\xbfabca"))) == [[0, 1, 2, 0]]
+
+
 def test_bytes_of_any_file(tmp_path):
     splits = load(write(tmp_path / "a.txt", b"\xff\x00" * 10), window=2, symbols="bytes")
     assert numbers(splits.test) == [[255, 0]]
@@ -183,7 +195,7 @@ def test_a_folder_of_splits_and_of_files_that_are_no_texts(tmp_path):
     write(tmp_path / "train" / "3.txt", b"")
     with pytest.warns(UserWarning, match="skipped train/2.txt, .* got byte 0xff in line 2") as caught:
         splits = load(tmp_path, window=2)
-    assert "3.txt must hold text, got an empty file" in str(caught[1].message)
+    assert "skipped train/3.txt, which cannot be read (must hold text, got an empty file" in str(caught[1].message)
     assert [numbers(splits[split]) for split in ("train", "validation", "test")] == [
         [[0, 1], [0, 1]],
         [[0, 1]],
@@ -371,7 +383,7 @@ def test_long_windows_are_wrapped_and_cut(tmp_path):
         ("abxca", "must hold characters that training had, got 'x' in line 1, column 3; replace it"),
         ("abcabc\u00e9", "got 'é' in line 1, column 7"),
         ("", "must hold text, got none"),
-        (b"ab\xfe", "must be UTF-8, got byte 0xfe in line 1; convert it, or pass --symbols bytes"),
+        (b"ab\xfe", "must be text, got byte 0xfe in line 1, which is no UTF-8; convert it, or pass --symbols bytes"),
     ],
 )
 def test_what_a_model_cannot_read(tmp_path, content, message):
@@ -395,7 +407,7 @@ def test_the_line_and_column_of_an_unknown_character(tmp_path):
         ("abc", {"window": 2}, "must hold 10 windows of text or more, to cut validation and test from, got 2 of 2"),
         (PAIRS, {"window": -1}, "window must be a whole number of symbols >= 1, got -1"),
         (PAIRS, {"symbols": "words"}, "symbols must be characters, bytes or the path of .* got 'words'"),
-        (b"\xff", {}, "a.txt must be UTF-8, got byte 0xff in line 1"),
+        (b"\xff", {}, "a.txt must be text, got byte 0xff in line 1, which is no UTF-8"),
         (PAIRS, {"seconds": 1.0}, "a.txt is no sound, so it takes no seconds"),
     ],
 )

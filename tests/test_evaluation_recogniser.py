@@ -1,6 +1,7 @@
 """The recogniser: the shares that it reads right, and when there is one."""
 
 import dataclasses
+import gc
 
 import pytest
 import torch
@@ -70,6 +71,20 @@ def test_there_is_none_without_classes_or_of_kinds_that_are_not_read():
     assert make_recogniser(splits_of(labels=False)) is None
     assert make_recogniser(splits_of(kind=None)) is None
     assert make_recogniser(dataclasses.replace(splits, train_labels=torch.zeros(300, dtype=torch.int64))) is None
+
+
+def test_it_is_fitted_once_for_a_data_set(monkeypatch):
+    fitted = []
+    monkeypatch.setattr(module, "Recogniser", lambda data, labels: fitted.append(len(data)) or object())
+    splits = splits_of()
+    assert make_recogniser(splits) is make_recogniser(splits)
+    assert fitted == [300]
+    assert make_recogniser(splits_of()) is not make_recogniser(splits)
+    assert fitted == [300, 300]
+    before = len(module._FITTED)
+    del splits
+    gc.collect()
+    assert len(module._FITTED) < before
 
 
 def test_it_is_fitted_on_so_many_data_at_most(monkeypatch):

@@ -118,6 +118,15 @@ class TestReconstructions:
             "sampled code",
         ]
 
+    def test_a_long_title_and_the_legend_have_room(self, figures: list[Any]) -> None:
+        report.plot_reconstructions("a.png", *torch.randn(3, 5, 12), title="a/long/path/to/the/data: " * 3)
+        figure = figures[0]
+        figure.canvas.draw()
+        words = [figure.legends[0], figure._suptitle, *(axes.xaxis.label for axes in figure.axes)]
+        boxes = [word.get_window_extent() for word in words]
+        assert not any(boxes[0].overlaps(box) or boxes[1].overlaps(box) for box in boxes[2:] if box.width)
+        assert not boxes[0].overlaps(boxes[1])
+
     def test_the_most_varied_features_get_a_lane_each(self, figures: list[Any]) -> None:
         scale = torch.tensor([0.1, 5.0, 0.2, 4.0, 3.0, 2.0])
         data = torch.sin(torch.arange(30.0)).view(1, 30, 1) * scale
@@ -312,6 +321,13 @@ class TestCodeUsage:
         shares = heat.images[0].get_array()
         np.testing.assert_array_equal(np.ma.getmaskarray(shares).sum(axis=1), [0, 3, 2, 4])  # grey: never used
         np.testing.assert_allclose(shares[2].filled(0.0), [0.75, 0.25, 0.0, 0.0])
+
+    @pytest.mark.parametrize("counts", [[[4, 6, 10]], [[1, 10, 100]], [[1, 1000, 10**6]], [[5, 5, 5]]])
+    def test_shares_can_be_read_off(self, figures: list[Any], counts: list[list[int]]) -> None:
+        report.plot_code_usage("a.png", torch.tensor(counts))
+        low, high = figures[0].axes[0].images[0].get_clim()
+        bar = figures[0].axes[2]
+        assert 2 <= sum(low <= tick <= high for tick in bar.get_xticks()) <= 8
 
     def test_labels_are_thinned(self, figures: list[Any]) -> None:
         report.plot_code_usage("a.png", torch.ones(300, 500, dtype=torch.int64))

@@ -13,7 +13,9 @@ import pytest
 import torch
 from own_verdicts import DiesOnce, dies, first_entry, sleeps
 
-from daps_rl.verdicts import Program, Spread, Stoi
+from daps_rl.data import SPLITS, load
+from daps_rl.data.sound import Sound, sound_splits
+from daps_rl.verdicts import Program, Spread, Stoi, make_verdicts
 
 TRUTH, DECODED = torch.zeros(5, 2), torch.arange(10.0).view(5, 2)
 
@@ -130,4 +132,23 @@ def test_stoi_of_the_same_sound_is_one_and_of_noise_less():
     noise = torch.randn(2, 8000, generator=torch.Generator().manual_seed(1))
     stoi = Stoi(lambda data: data.numpy(), sample_rate=8000)
     np.testing.assert_allclose(stoi(sound, sound), [1.0, 1.0], atol=1e-6)
-    assert max(stoi(sound, noise)) < 0.5
+    apart = [stoi(sound[i : i + 1], noise[i : i + 1])[0] for i in (0, 1)]
+    assert max(apart) < 0.5
+    twice = [part.repeat_interleave(2, 0) for part in (sound, noise)]
+    assert stoi(*twice) == [apart[0], apart[0], apart[1], apart[1]]
+    assert stoi(sound[:, :2000], sound[:, :2000]) == [1e-5, 1e-5]  # a quarter of a second; no warning
+
+
+def test_stoi_by_name_listens_to_sounds_alone():
+    pytest.importorskip("pystoi")
+    kind = Sound.of(8000, 1.0)
+    waves = torch.randn(12, 8000, generator=torch.Generator().manual_seed(0)) * torch.linspace(0, 60, 8000).sin().abs()
+    splits = sound_splits("hum", kind, dict.fromkeys(SPLITS, kind.from_waveform(0.1 * waves)), {})
+    verdicts = make_verdicts(("stoi:3",), splits)
+    assert verdicts is not None
+    x = splits.test[:3]
+    scores = verdicts.scores(torch.stack((x[0], x[1], x[0])), x)["stoi"]
+    assert scores[:2].tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert scores[2] < 0.6
+    with pytest.raises(ValueError, match="reward 'stoi' listens to sounds, and digits has none; take sounds"):
+        make_verdicts(("stoi",), load("digits"))

@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from daps_rl.agents.sb3.beta import BetaArgument, CompleteReward, env_attribute
 from daps_rl.agents.sb3.distributions import token_sizes
+from daps_rl.agents.sb3.policies import AutoregressivePolicy
 from daps_rl.agents.sb3.resume import read_state, seed_groups, write_state
 from daps_rl.agents.sb3.rollouts import OF_PPO, Batch, Groups, WholeBatch, evaluate
 from daps_rl.functional import (
@@ -153,9 +154,11 @@ class DAPS(OnPolicyAlgorithm):
         if self.env is not None:
             self._check_env(self.env)
         self._check_options()
+        given = self.policy_kwargs
+        if issubclass(self.policy_class, AutoregressivePolicy):  # a trust region bounds its steps already
+            self.policy_kwargs = {"optimizer_class": torch.optim.Adam, "actor_share": 1.0, **given}
         super()._setup_model()
-        for group in self.policy.optimizer.param_groups:  # a trust region bounds the step, and no share of PPO's
-            group |= {"share": 1.0} | ({"amsgrad": False} if group.get("amsgrad") else {})
+        self.policy_kwargs = given
         self._trust_region = make_trust_region(self.trust_region, self.ess_fraction).to(self.device)
         self._attach_beta()
 

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from daps_rl import policies
 from daps_rl.agents.sb3.distributions import CodeDistribution, token_sizes
+from daps_rl.agents.sb3.observations import VectorEncoder, most_patches
+from daps_rl.agents.sb3.optim import share_rate
 
 NetworkFactory = Callable[[tuple[int, ...], int, int], nn.Module]
 """(observation_shape, num_tokens, vocab_size) → a module: observations [N, *observation_shape] → a distribution over
@@ -106,11 +108,7 @@ class CodePolicy(ActorCriticPolicy):
         assert shape is not None  # a Box has a shape
         self.network = self.make_network(tuple(shape))
         rate: dict[str, Any] = {"lr": lr_schedule(1)}
-        self.optimizer = self.optimizer_class(self._parameter_groups(), **rate, **self.optimizer_kwargs)
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser is made of."""
-        return [{"params": list(self.parameters())}]
+        self.optimizer = self.optimizer_class(self.parameters(), **rate, **self.optimizer_kwargs)
 
     def posterior(self, obs: PyTorchObs) -> torch.distributions.Distribution:
         """The network's distribution over codes: batch shape [N], event shape [T]."""
@@ -188,10 +186,14 @@ class _SizedPolicy(CodePolicy):
     def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
         """The transformer, with tokens of different sizes where the action has them."""
         num_tokens, vocab_size = len(self.token_sizes), self.vocab_size()
-        options = {"num_patches": most_patches(observation_shape, num_tokens), **self.sizes}
+        options = {**self.reading(observation_shape), **self.sizes}
         if any(size != vocab_size for size in self.token_sizes):
             options["token_sizes"] = self.token_sizes
         return self.network_class(observation_shape, num_tokens, vocab_size, **options)
+
+    def reading(self, observation_shape: tuple[int, ...]) -> dict[str, Any]:
+        """How the network reads an observation: its options, where the user's do not say."""
+        return {"num_patches": most_patches(observation_shape, len(self.token_sizes))}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -207,14 +209,18 @@ class AutoregressivePolicy(_SizedPolicy):
     that differ in two entries. Stands on its own with `PPO(AutoregressivePolicy, env)` and `A2C(AutoregressivePolicy,
     env)`; entries may differ in size; Discrete (one token) and MultiBinary work too.
 
-    PPO's defaults are made for an MLP, and a transformer wants shorter steps: the actor's learning rate is
-    `actor_share` of SB3's, and where the optimiser is Adam, steps do not grow again as gradients shrink (AMSGrad).
+    PPO's defaults are made for an MLP. So a vector is read whole, by an MLP (`VectorEncoder`), all actions are about
+    alike to begin with, the actor's learning rate is a share of SB3's, and the optimiser is Adamax: a rare gradient,
+    such as that of a wrong action among right ones, moves no weight further than the learning rate, where Adam would
+    go thirty times as far.
 
     The entropy of SB3's `ent_coef` is that of each token given those before it, see `CodeDistribution.evaluate`.
 
     Args:
         observation_space, action_space, lr_schedule: as SB3 passes them.
-        num_patches: pieces that the observation is cut into; as many as tokens, or as it has, if None.
+        num_patches: pieces that the observation is cut into. Where it is not given, a vector is not cut, and others are
+            into as many as tokens, or as they have.
+        actor_share: the actor's learning rate, as a share of SB3's.
         mask: a `daps_rl.policies.CodeMask`, which reads the observation itself, also beside a features extractor.
         options: of `CodePolicy`: net_arch (the critic's), optimizer_class, features_extractor_class ...; any other is
             of `daps_rl.policies.AutoregressivePolicy`, such as embed_dim, whose default stands where it is None.
@@ -223,27 +229,30 @@ class AutoregressivePolicy(_SizedPolicy):
     """
 
     network_class = policies.AutoregressivePolicy
-    actor_share = 0.25
-    """The actor's learning rate, as a share of SB3's, which suits an MLP."""
+
+    def __init__(self, *args: Any, actor_share: float = 0.5, **options: Any) -> None:
+        self.actor_share = actor_share  # read by `_build`
+        super().__init__(*args, **{"optimizer_class": torch.optim.Adamax, **options})
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        # SB3 gives all groups one learning rate before it trains.
-        self.optimizer.register_step_pre_hook(lambda optimizer, *_: scale_rates(optimizer, 1))
-        self.optimizer.register_step_post_hook(lambda optimizer, *_: scale_rates(optimizer, -1))
+        share_rate(self.optimizer, self.network.parameters(), self.actor_share)
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser is made of: the actor's parameters with shorter steps, and the others."""
-        actor = {id(parameter): parameter for parameter in self.network.parameters()}
-        others = [parameter for parameter in self.parameters() if id(parameter) not in actor]
-        options = {"amsgrad": True} if issubclass(self.optimizer_class, torch.optim.Adam) else {}
-        return [{"params": others}, {"params": [*actor.values()], "share": self.actor_share, **options}]
+    def reading(self, observation_shape: tuple[int, ...]) -> dict[str, Any]:
+        """How the network reads an observation: its options, where the user's do not say."""
+        if len(observation_shape) > 1 or {"num_patches", "encoder", "pointer"} & self.sizes.keys():
+            return super().reading(observation_shape)
+        num_tokens, known = len(self.token_sizes), inspect.signature(self.network_class).parameters
+        dim = self.sizes.get("embed_dim", known["embed_dim"].default)
+        return {"encoder": VectorEncoder(observation_shape[0], num_tokens, dim), "num_patches": num_tokens}
 
     def make_network(self, observation_shape: tuple[int, ...]) -> nn.Module:
         """The transformer; see `CodePolicy.make_network`."""
         if "mask" in self.sizes and isinstance(self.observation_space, spaces.Dict):
             raise ValueError("mask needs one array to read, got Dict observations; wrap the env in FlattenObservation.")
         network = cast(policies.AutoregressivePolicy, super().make_network(observation_shape))
+        if isinstance(network.encoder, VectorEncoder):  # which tells positions apart, and should not be drowned
+            network.transformer.positions.mul_(0.3)
         if not {"head", "pointer"} & self.sizes.keys():
             self.init_weights(network.transformer.head, gain=0.01)  # all tokens alike, as SB3's own policies begin
         return network
@@ -259,6 +268,9 @@ class AutoregressivePolicy(_SizedPolicy):
         """V, the largest of the tokens' sizes."""
         return max(2, *self.token_sizes)
 
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "actor_share": self.actor_share}
+
 
 class FactorizedPolicy(_SizedPolicy):
     """An actor-critic that draws all tokens of an action at once, independently given the observation (DAPS-NA).
@@ -273,23 +285,6 @@ class FactorizedPolicy(_SizedPolicy):
     """
 
     network_class = policies.FactorizedPolicy
-
-
-def scale_rates(optimizer: torch.optim.Optimizer, power: int) -> None:
-    """Multiplies each group's learning rate by its share to a power."""
-    for group in optimizer.param_groups:
-        group["lr"] *= group.get("share", 1.0) ** power
-
-
-def most_patches(observation_shape: tuple[int, ...], num_tokens: int) -> int:
-    """T, or the largest number below it of patches that the observation can be cut into."""
-    for num_patches in range(num_tokens, 1, -1):
-        try:
-            policies.Patches(observation_shape, num_patches)
-        except ValueError:
-            continue
-        return num_patches
-    return 1
 
 
 def _critic_widths(net_arch: Sequence[int] | dict[str, list[int]] | None) -> list[int]:

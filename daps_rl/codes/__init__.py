@@ -1,4 +1,4 @@
-"""What a trained model is for: priors of its codes, and draws from them."""
+"""What a trained model is for: priors of its codes, draws from them, and searches for better ones."""
 
 from daps_rl.codes.draws import draw_codes as draw_codes
 from daps_rl.codes.draws import quality_of_draws as quality_of_draws
@@ -6,3 +6,8 @@ from daps_rl.codes.prior import Codes as Codes
 from daps_rl.codes.prior import fit_prior as fit_prior
 from daps_rl.codes.prior import fit_prior_of as fit_prior_of
 from daps_rl.codes.prior import rate as rate
+from daps_rl.search import CodeScore as CodeScore
+from daps_rl.search import Found as Found
+from daps_rl.search import Search as Search
+from daps_rl.search import find_codes as find_codes
+from daps_rl.search import likelihood_score as likelihood_score

@@ -11,10 +11,12 @@ from daps_rl.commands.options import given_settings
 from daps_rl.commands.terminal import StopRequest
 from daps_rl.comparison.folder import ComparisonFolder
 from daps_rl.comparison.plan import Plan, extended
+from daps_rl.comparison.search import search_all
 from daps_rl.comparison.session import reference_of, train_all, write_report
 from daps_rl.config import check_trusted
 from daps_rl.data.load import own_data
 from daps_rl.runs.folder import folder_is_writable, new_run_path
+from daps_rl.search import Search
 from daps_rl.training import load_data
 
 
@@ -27,6 +29,7 @@ def compare_command(
     jobs: int,
     retry_failed: bool,
     report: bool,
+    search: str | None,
     trust: bool,
     out: str | None,
     config: str | None,
@@ -35,6 +38,7 @@ def compare_command(
     """`daps-rl compare`."""
     if jobs < 1:
         raise ValueError(f"--jobs must be >= 1, got {jobs}.")
+    how = None if search is None else Search.parse(search)
     given = given_settings(options)
     own: dict[str, dict[str, Any]] = {}
     for label, values in set or ():
@@ -68,6 +72,8 @@ def compare_command(
             folder.write_json(folder.settings, plan.to_json())
             with stop.listening():
                 train_all(folder, plan, jobs=jobs, retry_failed=retry_failed, stop=stop)
+        if how is not None and stop.signal is None:
+            search_all(folder, plan, splits, how)
         print(write_report(folder, plan, splits, reference=reference))
     print(f"look at {folder.table} and the pictures beside it", file=sys.stderr)
     if stop.signal is not None:

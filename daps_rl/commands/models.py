@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.codes import draw_codes, fit_prior_of, quality_of_draws
+from daps_rl.codes import Search, draw_codes, fit_prior_of, likelihood_score, quality_of_draws
 from daps_rl.commands.options import given_settings
 from daps_rl.commands.terminal import shares
 from daps_rl.config import check_trusted
@@ -30,8 +30,17 @@ from daps_rl.verdicts import make_verdicts
 AT_ONCE = 500  # data
 
 
-def evaluate_command(*, run: str, trust: bool, device: str, fid_weights: str | None, lpips_weights: str | None) -> int:
+def evaluate_command(
+    *,
+    run: str,
+    trust: bool,
+    device: str,
+    fid_weights: str | None,
+    lpips_weights: str | None,
+    search: str | None,
+) -> int:
     """`daps-rl evaluate`: prints the metrics as JSON."""
+    how = None if search is None else Search.parse(search)
     given: Any = given_settings({"fid_weights": fid_weights, "lpips_weights": lpips_weights})
     if given:
         Perceptual(**given)  # a file that is missing is told before the data are read
@@ -41,7 +50,16 @@ def evaluate_command(*, run: str, trust: bool, device: str, fid_weights: str | N
     perceptual = perceptual_metrics(dataclasses.replace(config, **given), splits)
     same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
     verdicts = make_verdicts(config.reward, splits, folder.verdicts)
-    print(to_json(evaluate_splits(model, splits, config.beta_end, perceptual, verdicts), indent=2))
+    metrics = evaluate_splits(
+        model,
+        splits,
+        config.beta_end,
+        perceptual,
+        verdicts,
+        how,
+        likelihood_score(model.decoder, model.prior(), config.rate_weight),
+    )
+    print(to_json(metrics, indent=2))
     return 0
 
 
@@ -54,11 +72,17 @@ def report_command(*, run: str, trust: bool, device: str) -> int:
     return 0
 
 
-def encode_command(*, run: str, trust: bool, device: str, input: str, output: str, sampled: bool) -> int:
+def encode_command(
+    *, run: str, trust: bool, device: str, input: str, output: str, sampled: bool, search: str | None
+) -> int:
     """`daps-rl encode`."""
-    _, _, model = load_run(run, device, trust=trust)
+    if search is not None and sampled:
+        raise ValueError("--sampled takes the code that is drawn, --search the best that is found; leave out one.")
+    how = None if search is None else Search.parse(search)
+    _, config, model = load_run(run, device, trust=trust)
+    score = likelihood_score(model.decoder, model.prior(), config.rate_weight)
     parts = model.observations(model.kind.read(Path(input)), input).split(AT_ONCE)
-    codes = torch.cat([model.encode(x, deterministic=not sampled).cpu() for x in parts])
+    codes = torch.cat([model.encode(x, deterministic=not sampled, search=how, score=score).cpu() for x in parts])
     print(f"wrote {write_array(Path(output), codes.numpy())}")
     return 0
 

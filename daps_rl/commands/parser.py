@@ -51,6 +51,8 @@ def _compare(options: Options) -> None:
     text = "write to this folder, or go on in it (default: a new one under runs/)"
     add("output", "--out", text, metavar="DIR")
     add("output", "--report", "train nothing; write the report again from what is in --out", action="store_true")
+    text = "measure the best codes too that best-of:K, sweep:N, sweep:N/M or beam:W finds (docs/codes.md)"
+    add("output", "--search", text, metavar="HOW")
     add("output", "--retry-failed", "try failed runs again", action="store_true")
     add("output", "--trust", TRUST, common=False, action="store_true")
     options.add_settings(without=("agent", "seed"))
@@ -77,6 +79,12 @@ WEIGHTS = {
     "--lpips-weights": {"metavar": "FILE", "help": MEASURE.format("LPIPS", "AlexNet")},
 }
 SAMPLED = {"--sampled": {"action": "store_true", "help": "draw codes instead of taking the greedy ones"}}
+SEARCH = {
+    "--search": {
+        "metavar": "HOW",
+        "help": "take the best codes that best-of:K, sweep:N, sweep:N/M or beam:W finds (docs/codes.md)",
+    }
+}
 PRIOR = {
     "--prior": {
         "choices": ("independent", "autoregressive"),
@@ -97,9 +105,9 @@ DRAWS = {
 COMMANDS: dict[str, tuple[str, Any]] = {
     "train": ("train on data or on a problem; with no option, on digits in about two minutes", _train),
     "compare": ("train several agents over several seeds, and compare them in a table and pictures", _compare),
-    "evaluate": ("recompute a run's metrics from its saved model", RUN | WEIGHTS),
+    "evaluate": ("recompute a run's metrics from its saved model", RUN | WEIGHTS | SEARCH),
     "report": ("draw a run's pictures again", RUN),
-    "encode": ("write data as codes: [N, ...] to int64 [N, T]", RUN | INPUT | OUTPUT | SAMPLED),
+    "encode": ("write data as codes: [N, ...] to int64 [N, T]", RUN | INPUT | OUTPUT | SAMPLED | SEARCH),
     "decode": ("read codes as data: [N, T] to [N, ...]", RUN | INPUT | OUTPUT),
     "fit-prior": ("learn how likely a run's codes are, for sampling and for small files", RUN | PRIOR),
     "sample": ("decode codes drawn from the prior", RUN | OUTPUT | DRAWS),

@@ -44,6 +44,11 @@ class ComparisonFolder(RunFolder):
         """The folder of one run."""
         return RunFolder(self.path / "runs" / planned.name)
 
+    def searched(self, planned: PlannedRun) -> dict[str, Any]:
+        """What searches found with a run's model, by the search; empty where there was none."""
+        run = self.run(planned)
+        return run.read_json(run.searches) if run.searches.exists() else {}
+
     def prepare(self, planned: PlannedRun) -> RunFolder:
         """Makes the folder of one run with its settings, for `daps-rl train --resume` to begin or to go on with.
 

@@ -72,6 +72,8 @@ def collect_rows(folder: ComparisonFolder, plan: Plan) -> Rows:
         if folder.run(run).summary.exists() and not finished:
             folder.prepare(run)  # refuses other settings
             rows[run.key] = folder.row(plan, run)
+        if run.key in rows and (found := folder.searched(run)):
+            rows[run.key]["search"] = found
     ordered = {run.key: rows[run.key] for run in plan.runs() if run.key in rows}
     folder.write_rows(list(ordered.values()))
     return ordered

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from daps_rl.comparison.curves import (
     AXES,
+    NAMES,
     Curve,
     common_point,
     heading,
@@ -104,6 +105,34 @@ def reconstruction_columns(rows: Sequence[Row]) -> list[Column]:
     return [*columns, *TABLES["Reconstructions"]]
 
 
+def search_columns(rows: Sequence[Row], problem: bool) -> list[Column]:
+    """Columns of the codes that searches found, beside the greedy ones; none where nothing was searched."""
+    searches = sorted({how for row in rows for how in row.get("search", ())})
+    measures = {"reward": Measure("reward", "", ".4f", 1)} if problem else NAMES | measures_of(rows)
+    measures.pop("beta_elbo", None)
+    columns = []
+    for name, measure in measures.items() if searches else ():
+        greedy = measure._replace(words=f"{measure.words}, greedy codes")
+        columns.append(Column(heading(greedy), _found("", f"{name}_greedy"), measure.form, measure.better))
+        for how in searches:
+            found = measure._replace(words=f"{measure.words}, {how}")
+            columns.append(Column(heading(found), _found(how, f"{name}_search"), measure.form, measure.better))
+    for how in searches:
+        title = f"decoder evaluations a datum, {how}"
+        columns.append(Column(title, _found(how, "search_evaluations"), ",.0f", 0, False))
+    return columns
+
+
+def _found(how: str, name: str) -> Callable[[Row], Any]:
+    """A number that a search, or where it is named "" any of them, was measured with."""
+
+    def value(row: Row) -> Any:
+        searches = row.get("search", {})
+        return searches.get(how or next(iter(searches), ""), {}).get(name)
+
+    return value
+
+
 def comparison_text(
     plan: Plan, rows: Mapping[tuple[str, int], Row], curves: Mapping[tuple[str, int], Curve], reference: str
 ) -> str:
@@ -117,6 +146,8 @@ def comparison_text(
     tables: Mapping[str, Sequence[Column]] = {"Reward": REWARDS, "Cost": cost}
     if plan.problem is None:
         tables = {**TABLES, "Reconstructions": reconstruction_columns(ended)}
+    if searched := search_columns(ended, plan.problem is not None):
+        tables = {**tables, "Search": searched}
     for title, columns in tables.items():
         lines += [f"### {title}", "", *_table(finished, columns, len(plan.seeds)), ""]
     lines += [*_reading_notes(finished), "", f"## Differences from {reference}", ""]

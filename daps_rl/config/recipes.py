@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from daps_rl.agents import AgentSpec, find_agent
-from daps_rl.config.presets import OTHER_DATA, PUBLISHED, PUBLISHED_FOR_ALL, RECIPES
+from daps_rl.config.presets import FEW_ROWS, KIND_RECIPES, OTHER_DATA, PUBLISHED, PUBLISHED_FOR_ALL, RECIPES
 from daps_rl.config.run import TrainConfig
 from daps_rl.config.settings import declared_in
+from daps_rl.data.load import kind_of
+from daps_rl.data.table import has_few_rows
 from daps_rl.envs.problem import find_problem
 
 
 def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
-    """Settings of a run: defaults, then the data set's recipe or the published preset, the agent's, then `options`.
+    """Settings of a run: defaults, then the data's recipe or the published preset, the agent's, then `options`.
 
     `policy_samples` then follows from K where none of them says it.
 
@@ -31,8 +34,7 @@ def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
         raise ValueError(f"unknown option {', '.join(unknown)}; the options are {', '.join(sorted(known))}.")
     base: dict[str, Any] = {"agent": TrainConfig.agent}
     if options.get("problem") is None and preset is None:
-        data = options.get("data", TrainConfig.data)
-        base |= RECIPES.get(data) or RECIPES.get(Path(data).suffix.lower(), OTHER_DATA)
+        base |= _data_recipe(options)
     spec = find_agent(options.get("agent", base["agent"]))
     if options.get("problem") is not None:
         base |= _problem_recipe(preset, options, spec)
@@ -53,6 +55,17 @@ def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
     if "policy_samples" in settings or config.policy != "autoregressive" or not spec.scores_some:
         return config
     return dataclasses.replace(config, policy_samples=math.ceil(config.ess_fraction * config.samples - 1e-9))
+
+
+def _data_recipe(options: dict[str, Any]) -> dict[str, Any]:
+    """Our settings for data of that name, else for the kind that files and folders show before they are loaded."""
+    data, data_dir = os.fspath(options.get("data", TrainConfig.data)), options.get("data_dir")
+    if data in RECIPES:
+        return RECIPES[data]
+    kind = kind_of(data, data_dir, text_column=options.get("text_column"))
+    if kind == "table" and has_few_rows(Path(data_dir or "", data).expanduser(), FEW_ROWS):
+        kind = "small table"
+    return KIND_RECIPES.get(kind or "", OTHER_DATA)
 
 
 def _problem_recipe(preset: str | None, options: dict[str, Any], spec: AgentSpec) -> dict[str, Any]:

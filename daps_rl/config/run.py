@@ -58,8 +58,8 @@ class AgentConfig(Settings):
     )
     reward: tuple[str, ...] = _agent(
         (),
-        "reward codes by this verdict too, beside the likelihood: classifier, classifier-right, ssim, edit-distance or "
-        "package.module:function of your own, with :WEIGHT behind it in place of the rule's; repeatable "
+        "reward codes by this verdict too, beside the likelihood: classifier, classifier-right, ssim, edit-distance, "
+        "stoi or package.module:function of your own, with :WEIGHT behind it in place of the rule's; repeatable "
         "(docs/verdicts.md)",
         common=True,
     )

@@ -56,7 +56,8 @@ def load_text_folder(
                 if symbols != "bytes":
                     as_text(content, name)
             except DataError as error:
-                corrupt.note({name: str(error)}, exhausted=not kept and index == len(names) - 1)
+                told = str(error).removeprefix(f"{folder / name} ").removeprefix(f"{name} ")
+                corrupt.note({name: told}, exhausted=not kept and index == len(names) - 1)
             else:
                 kept.append((index, content))
         texts[split] = [content for _, content in kept]
@@ -146,7 +147,10 @@ def _kind(window: int, symbols: str) -> Text:
             f"symbols must be characters, bytes or the path of a file of the tokenizers library, got {symbols!r}; "
             "check the path"
         )
-    return Text(window=window, symbols="tokens", vocabulary=as_text(_read(Path(symbols)), symbols))
+    try:
+        return Text(window=window, symbols="tokens", vocabulary=as_text(_read(Path(symbols)), symbols))
+    except DataError as error:
+        raise DataError(f"symbols, {symbols}: {error}") from error
 
 
 def _read(path: Path) -> bytes:

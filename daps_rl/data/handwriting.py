@@ -28,6 +28,7 @@ BOX = 109  # width and height of KanjiVG's drawings
 PATH = re.compile(r"""<path\b[^>]*?\sd=["']([^"']*)""")
 VIEW = re.compile(r"""\sviewBox=["']\s*([-+.\d]+)[\s,]+([-+.\d]+)[\s,]+([.\d]+)[\s,]+([.\d]+)\s*["']""")
 COMMAND = re.compile(r"([A-DF-Za-df-z])([^A-DF-Za-df-z]*)")  # e is part of a number
+FARTHEST = 1e9  # of a point
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 POINTS = {"M": 1, "L": 1, "C": 3, "S": 2}
 """How many points follow each command of a path that is read: to move, a line, and two ways to write a curve."""
@@ -179,7 +180,7 @@ def parse_path(text: str) -> list[np.ndarray]:
     for command, numbers in COMMAND.findall(text):
         kind, values = command.upper(), list(map(float, NUMBER.findall(numbers)))
         size = POINTS.get(kind, 0)
-        if not size or not values or len(values) % (2 * size):
+        if not size or not values or len(values) % (2 * size) or max(map(abs, values)) > FARTHEST:
             raise ValueError(f"a path must be of M, L, C and S with their points, got {command}{numbers.strip()[:40]}")
         points = list(map(complex, values[::2], values[1::2]))
         for start in range(0, len(points), size):

@@ -53,14 +53,14 @@ NAMES = tuple(NAMED)
 FILES: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = (
     (SUFFIXES, "arrays", load_file),
     (TEXT_SUFFIXES, "text", load_text_file),
-    (TABLE_SUFFIXES, "a table", load_table),
+    (TABLE_SUFFIXES, "table", load_table),
 )
-"""Files by their suffixes: what they hold, in words, and what loads one."""
+"""Files by their suffixes: the kind of data that they hold, and what loads one."""
 FOLDERS: tuple[tuple[Sequence[str], str, Callable[..., Splits]], ...] = (
     (IMAGE_SUFFIXES, "images", load_image_folder),
-    (SOUND_SUFFIXES, "sounds", load_sound_folder),
+    (SOUND_SUFFIXES, "sound", load_sound_folder),
     (SERIES_SUFFIXES, "series", load_series_folder),
-    (TEXT_SUFFIXES, "texts", load_text_folder),
+    (TEXT_SUFFIXES, "text", load_text_folder),
 )
 """Folders by the suffixes of the files in them, the first that is there."""
 OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -176,18 +176,13 @@ def load(
             "leave one of them out"
         )
     path = path if folder is None else given.pop("data_dir") / path
+    if (reader := _find_reader(path)) is not None:
+        _, what, loader = reader
+        return _call(loader, what, given)
     if os.path.isdir(path):  # unlike path.is_dir(), no error where a parent folder is closed
-        if find_idx_files(path):
-            return _call(partial(load_idx_folder, str(path), path), f"the folder {path} of IDX files", given)
-        for suffixes, what, loader in FOLDERS:
-            if any(True for _ in walk_files(path, suffixes)):
-                return _call(partial(loader, path), f"the folder {path} of {what}", given)
         needed = ", ".join(name for name, _ in IDX_FILES.values())
-        kinds = ", ".join(what for _, what, _ in FOLDERS)
+        kinds = ", ".join(kind for _, kind, _ in FOLDERS)
         raise MissingDataError(f"{path} must be a folder with {needed}, or with {kinds}, but has none; put them there")
-    for suffixes, _, loader in FILES:
-        if path.suffix.lower() in suffixes:
-            return _call(partial(loader, path), f"the file {path}", given)
     hub_id = name_or_path if isinstance(name_or_path, str) else ""
     if folder is None and HUB_ID.fullmatch(hub_id) and not os.path.lexists(path):
         try:
@@ -197,6 +192,38 @@ def load(
         except HubError as error:
             raise _unknown(hub_id, str(error)) from error.__cause__
     raise _unknown(name_or_path)
+
+
+def kind_of(data: str, data_dir: str | None = None, *, text_column: str | None = None) -> str | None:
+    """Returns the kind that data are of, one of `kind.KINDS`, as far as it can be told before they are loaded.
+
+    None for data sets that have a name, code of one's own, and where nothing is known yet.
+
+    Args:
+        data: what `load` takes.
+        data_dir, text_column: as of `load`.
+    """
+    if data in NAMED or own_data(data):
+        return None
+    reader = _find_reader(Path(data_dir or "", data).expanduser())
+    if reader is None:
+        return None if text_column is None else "text"
+    return reader[0]
+
+
+def _find_reader(path: Path) -> tuple[str, str, Callable[..., Splits]] | None:
+    """What is at a path, as a kind and in words, and what loads it; None where no file of ours is."""
+    if os.path.isdir(path):
+        if find_idx_files(path):
+            return "images", f"the folder {path} of IDX files", partial(load_idx_folder, str(path), path)
+        for suffixes, kind, loader in FOLDERS:
+            if any(True for _ in walk_files(path, suffixes)):
+                return kind, f"the folder {path} of {kind}", partial(loader, path)
+        return None
+    for suffixes, kind, loader in FILES:
+        if path.suffix.lower() in suffixes:
+            return kind, f"the file {path}", partial(loader, path)
+    return None
 
 
 def own_data(name: object) -> str | None:

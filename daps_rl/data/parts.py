@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Part:
         """Returns the part as rows hold it."""
         return (x - self.mean) / self.deviation
 
+    @cached_property
     def made(self) -> Kind | None:
         """The kind of the part, where it has one."""
         return None if self.kind is None else kind_from_json(self.kind)
@@ -87,7 +89,7 @@ class Parts(Kind):
         for part in self.parts:
             if part.entries.startswith("category"):
                 found[f"{part.name}_accuracy"] = Measure(f"{part.name}, right", "", ".1%", 1)
-            elif (kind := part.made()) is not None:
+            elif (kind := part.made) is not None:
                 for name, measure in kind.measures.items():
                     found[f"{part.name}_{name}"] = measure._replace(words=f"{part.name}, {measure.words}")
         return found
@@ -153,16 +155,22 @@ class Parts(Kind):
             ours, theirs = (data[part.name] for data in pair)
             if part.entries.startswith("category"):
                 found[f"{part.name}_accuracy"] = (ours == theirs).flatten(1).float().mean(1)
-            elif (kind := part.made()) is not None:
+            elif (kind := part.made) is not None:
                 found |= {f"{part.name}_{name}": value for name, value in kind.metrics(ours, theirs).items()}
         return found
 
     def draw(self, path: Path, rows: Mapping[str, Tensor], title: str | None) -> list[Path]:
-        """Draws each part by itself, as its own kind does; a part that is not there is blank."""
-        data, paths = {label: self.unpack(part) for label, part in rows.items()}, []
+        """Draws each part by itself, as its own kind does; one that is not there as the lowest value: black, silent."""
+        data, there = ({label: take(x) for label, x in rows.items()} for take in (self.unpack, self.there))
+        paths = []
         for part in self.parts:
-            if (kind := part.made()) is not None:
-                own = {label: parts[part.name] for label, parts in data.items()}
+            if (kind := part.made) is not None:
+                lowest = torch.cat([parts[part.name] for parts in data.values()]).min()
+                shape = (-1, *[1] * len(part.shape))
+                own = {
+                    label: parts[part.name].where(there[label][part.name].reshape(shape), lowest)
+                    for label, parts in data.items()
+                }
                 paths += kind.draw(path.with_stem(f"{path.stem}-{part.name}"), own, f"{title}: {part.name}")
         return paths
 

@@ -17,6 +17,8 @@ from numpy.lib import format as npy
 
 from daps_rl.data.errors import DataError, MissingDataError, one_line
 
+LARGEST_NUMBER = 1e30  # of a number in a file: squares of larger ones are no numbers
+
 
 def walk_files(top: str | Path, suffixes: Sequence[str]) -> Iterator[str]:
     """Paths of the files of such suffixes below a folder; a link back to a folder above is passed over."""
@@ -95,6 +97,15 @@ def open_plain(path: Path, form: str) -> Iterator[IO[bytes]]:
     # Of a damaged file, numpy, zipfile and safetensors raise errors of many kinds.
     except Exception as error:
         raise DataError(f"{path} must be {form}, got: {one_line(error)}; save it again") from error
+
+
+def as_utf8(content: bytes) -> str:
+    """Returns UTF-8 as text, without a byte order mark; raises a ValueError with the line where it is none."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"byte {error.object[error.start]:#04x} in line {line}, which is no UTF-8") from error
 
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from daps_rl.data.errors import DataError
+from daps_rl.data.plain import LARGEST_NUMBER
 from daps_rl.data.text_files import read_text
 
 HEAD_LIMIT = 2**16  # characters of a skeleton that are kept
@@ -66,7 +66,10 @@ def recording_text(steps: np.ndarray, form: Form) -> str:
 def _read_csv(text: str, form: Form | None) -> tuple[np.ndarray, Form]:
     first = text.lstrip().partition("\n")[0]
     rows = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count))
-    lines = [(rows.line_num, row) for row in rows if any(cell.strip() for cell in row)]
+    try:
+        lines = [(rows.line_num, row) for row in rows if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ValueError(f"line {rows.line_num}: {error}") from error
     if not lines:
         raise ValueError("it is empty")
     cells = lines[0][1]
@@ -110,7 +113,7 @@ def _numbers(lines: Iterable[tuple[int, Sequence[str]]], width: int) -> np.ndarr
             raise ValueError(f"line {place} must have {width} numbers, got {len(cells)}")
         if not all(map(_is_number, cells)):
             wrong = next(cell for cell in cells if not _is_number(cell))
-            raise ValueError(f"line {place} must hold finite numbers, got {wrong!r}")
+            raise ValueError(f"line {place} must hold numbers of at most {LARGEST_NUMBER:g}, got {wrong!r:.40}")
         rows.append([float(cell) for cell in cells])
     if not rows or not width:
         raise ValueError("it has no steps of numbers")
@@ -119,6 +122,6 @@ def _numbers(lines: Iterable[tuple[int, Sequence[str]]], width: int) -> np.ndarr
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return abs(float(text)) <= LARGEST_NUMBER  # False of NaN
     except ValueError:
         return False

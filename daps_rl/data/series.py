@@ -24,6 +24,7 @@ from daps_rl.report import plot_sheet
 SUFFIXES = (".bvh", ".csv")
 WINDOW, SHORT = 64, 256  # steps: of a window, unless no recording is longer than SHORT
 LARGEST = 2**27  # numbers, half a gibibyte
+RARE = 1e-6  # the least probability that a step is there, or is not
 CONSTANT = 1e-6  # of the mean: a deviation up to here is rounding
 
 
@@ -133,8 +134,12 @@ class Series(Kind):
         return torch.where(self._there(x)[..., None], values, torch.nan)
 
     def _there(self, x: Tensor) -> Tensor:
-        """Which steps are there. [N, steps]."""
-        return x[..., -1] > 0.5 if self.padded else torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        """Which steps are there, [N, steps]: of what is decoded the most probable number of them, one at least."""
+        steps = torch.arange(x.shape[1], device=x.device)
+        if not self.padded:
+            return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        gain = x[..., -1].double().logit(RARE).cumsum(-1)  # of n steps rather than none, as log p of all flags
+        return steps <= gain.argmax(-1, keepdim=True)
 
 
 def window_starts(length: int, steps: int) -> list[int]:

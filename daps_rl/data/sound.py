@@ -82,7 +82,7 @@ class Sound(Kind):
                 f"sounds must have a rate of at least {LOWEST_RATE} Hz and 0 < seconds <= {LONGEST}, got {sample_rate} "
                 f"Hz and {seconds} s; resample them, or pass other seconds"
             )
-        hop, frames = round(FRAME_SECONDS * sample_rate), max(1, round(seconds / FRAME_SECONDS))
+        hop, frames = round(FRAME_SECONDS * sample_rate), max(2, round(seconds / FRAME_SECONDS))
         bands = BANDS if sample_rate <= NARROW else WIDE_BANDS
         return cls(sample_rate=sample_rate, hop=hop, frames=frames, bands=bands, trim=trim)
 
@@ -244,7 +244,7 @@ def _read_files(
                 waves.append(kind.read_file(folder / paths[row]))
                 rows.append(row)
             except DataError as error:
-                corrupt.note({paths[row]: one_line(error)})
+                corrupt.note({paths[row]: one_line(error).removeprefix(f"{folder / paths[row]} ")})
         if waves:
             yield kind.from_waveform(torch.from_numpy(np.stack(waves)))
     if not rows:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import shutil
 import subprocess
-import zipfile
-import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from daps_rl.data.cache import cache_folder
-from daps_rl.data.errors import DataError, MissingDataError, one_line
+from daps_rl.data.cache import cached_arrays
+from daps_rl.data.errors import DataError, MissingDataError
 from daps_rl.data.sound import Sound, sound_splits
 from daps_rl.data.splits import Splits
 from daps_rl.data.waves import fit_length, read_wave, resample, trimmed
-from daps_rl.files import write_atomically
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029")
@@ -40,7 +36,6 @@ SECONDS = 0.8  # 32 frames
 LONGEST = 1.0  # seconds kept of a clip
 FULL_SCALE = 32768.0  # of 16 bits
 HEADER = 44  # bytes before the samples of espeak-ng's WAV
-FILE = "spoken-digits.npz"
 ASTERISK = Path("/usr/share/asterisk/sounds/en_US_f_Allison/digits")
 SPEEDS, DELAYS = (0.9, 1.0, 1.1), (0.0, 0.0125, 0.025)  # of real digits; seconds
 SNRS = (0.0, 3.0, 6.0, 9.0, 12.0)  # dB between a digit and the babble in it
@@ -131,44 +126,26 @@ def _waves(data_dir: Path | None, seconds: float | None) -> dict[str, Tensor]:
     seconds = SECONDS if seconds is None else seconds
     if not 0.1 <= seconds <= LONGEST:
         raise DataError(f"seconds of spoken digits must lie in 0.1 … {LONGEST:g}, got {seconds}; {SECONDS} holds most")
-    path = (cache_folder() if data_dir is None else data_dir) / FILE
-    pcm = _read(path) or _make(path)
+    forms = {split: ((len(clips_of(split)), round(LONGEST * SAMPLE_RATE)), np.int16) for split in VOICES}
+    pcm = cached_arrays(
+        "spoken-digits", _make, data_dir, fit=lambda found: forms == {k: (x.shape, x.dtype) for k, x in found.items()}
+    )
     samples = Sound.of(SAMPLE_RATE, seconds).samples
     return {split: torch.from_numpy(pcm[split][:, :samples]).float() / FULL_SCALE for split in VOICES}
 
 
-def _read(path: Path) -> dict[str, np.ndarray] | None:
-    """The clips in a file, int16 by split; None where there is none, or it is damaged: checksums tell."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            pcm = {split: file[split] for split in VOICES}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
-    samples = round(LONGEST * SAMPLE_RATE)
-    forms = [(pcm[split].shape, pcm[split].dtype) for split in VOICES]
-    return pcm if forms == [((len(clips_of(split)), samples), np.int16) for split in VOICES] else None
-
-
-def _make(path: Path) -> dict[str, np.ndarray]:
-    """Makes all clips, and keeps them in a file, whole or not at all."""
+def _make() -> dict[str, np.ndarray]:
+    """Makes all clips, int16 [N, samples] by split."""
     from tqdm import tqdm
 
     if shutil.which("espeak-ng") is None:
-        raise MissingDataError(f"{path} is made by espeak-ng, which is not installed; apt install espeak-ng")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        clips = [clip for split in VOICES for clip in clips_of(split)]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            spoken = pool.map(speak, clips)
-            made = np.stack([*tqdm(spoken, f"speaking {path}", len(clips), unit="clip", mininterval=1.0, leave=False)])
-        ends = np.cumsum([len(clips_of(split)) for split in VOICES])[:-1]
-        pcm: dict[str, Any] = dict(zip(VOICES, np.split(made, ends), strict=True))
-        content = io.BytesIO()
-        np.savez_compressed(content, **pcm)
-        write_atomically(path, content.getvalue())
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({one_line(error)}); pass data_dir, a folder that can") from error
-    return pcm
+        raise MissingDataError("spoken digits are made by espeak-ng, which is not installed; apt install espeak-ng")
+    clips = [clip for split in VOICES for clip in clips_of(split)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        spoken = pool.map(speak, clips)
+        made = np.stack([*tqdm(spoken, "speaking digits", len(clips), unit="clip", mininterval=1.0, leave=False)])
+    ends = np.cumsum([len(clips_of(split)) for split in VOICES])[:-1]
+    return dict(zip(VOICES, np.split(made, ends), strict=True))
 
 
 def speak(clip: Clip) -> np.ndarray:

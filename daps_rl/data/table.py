@@ -18,7 +18,7 @@ from torch import Tensor
 
 from daps_rl.data.errors import DataError
 from daps_rl.data.kind import Array, Kind, Measure
-from daps_rl.data.plain import open_plain
+from daps_rl.data.plain import as_utf8, open_plain
 from daps_rl.data.splits import SPLITS, Splits, cut_missing
 from daps_rl.data.table_columns import LABEL, NUMBER, SHADED, YES_NO, Field, find_column, in_order, parse_kinds
 from daps_rl.files import write_atomically
@@ -181,6 +181,8 @@ def table_splits(table: Any, name: str = "table", *, columns: str | None = None,
         for column, values in cells.items()
     }
     fields = tuple(field for field in found.values() if isinstance(field, Field))
+    if not fields:
+        raise DataError(f"{name} must have a column that is no label and not skipped, got none; see --columns")
     kind = Table(fields=fields, ignored=tuple(column for column, why in found.items() if isinstance(why, str)))
     if count * sum(field.width for field in fields) > LIMIT:
         raise DataError(f"{name}: a table must hold at most {LIMIT:,} numbers, got more; skip columns or rows")
@@ -232,10 +234,14 @@ def read_cells(path: Path) -> Cells:
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
     with open_plain(path, "a table in UTF-8 with a line of names (.csv)") as file:
-        text = file.read().decode("utf-8-sig")
+        text = as_utf8(file.read())
         first = text.partition("\n")[0]
         separator = max(SEPARATORS, key=first.count)
-        names, *rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)) or [[]]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        try:
+            names, *rows = list(reader) or [[]]
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from error
     names, rows = [name.strip() for name in names], [row for row in rows if row]
     if not names or not rows:
         raise DataError(f"{path} must hold a line of names and rows, got {'names alone' if names else 'nothing'}")
@@ -246,6 +252,19 @@ def read_cells(path: Path) -> Cells:
         if len(row) != len(names):
             raise DataError(f"{path}: row {number} must have {len(names)} cells, as the names, got {len(row)}; mend it")
     return cells_of(dict(zip(names, zip(*rows, strict=True), strict=True)))
+
+
+def has_few_rows(path: Path, most: int) -> bool:
+    """Whether a file has at most so many rows; False where it cannot be read, which is told when it is loaded."""
+    try:
+        with open_plain(path, "a table") as file:
+            if path.suffix.lower() == ".parquet":
+                from pyarrow import parquet
+
+                return int(parquet.read_metadata(file).num_rows) <= most
+            return sum(1 for _ in itertools.islice(file, most + 2)) <= most + 1  # the names stand in a line too
+    except DataError:
+        return False
 
 
 def _read_parquet(path: Path) -> Cells:

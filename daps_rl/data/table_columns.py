@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from daps_rl.data.errors import DataError
+from daps_rl.data.plain import LARGEST_NUMBER
 from daps_rl.names import did_you_mean
 from daps_rl.report.tables import Cell
 
@@ -74,8 +75,8 @@ class Field(NamedTuple):
             places = {value: i for i, value in enumerate(self.values)}
             return np.array([[places[cell]] for cell in cells], dtype=np.float32)
         values = np.array([float(cell) if cell or not self.optional else self.mean for cell in cells])
-        if not np.isfinite(values).all():
-            raise ValueError("a number that is not finite")
+        if not (np.abs(values) <= LARGEST_NUMBER).all():
+            raise ValueError("a number that is too large")
         parts = [[bool(cell) for cell in cells]] if self.optional else []
         return np.stack([*parts, (values - self.mean) / self.deviation], axis=1).astype(np.float32)
 
@@ -193,7 +194,7 @@ def _numbers(cells: Sequence[str]) -> list[float] | None:
         numbers = [float(cell) for cell in cells]
     except ValueError:
         return None
-    return numbers if all(map(math.isfinite, numbers)) else None
+    return numbers if all(abs(number) <= LARGEST_NUMBER for number in numbers) else None
 
 
 def _decimals(cell: str) -> int:

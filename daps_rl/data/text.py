@@ -16,7 +16,7 @@ from torch import Tensor
 
 from daps_rl.data.errors import DataError, one_line
 from daps_rl.data.kind import Array, Kind, Measure
-from daps_rl.data.plain import open_plain
+from daps_rl.data.plain import as_utf8, open_plain
 from daps_rl.files import write_atomically
 from daps_rl.report.texts import mark_texts, plot_texts
 
@@ -31,8 +31,8 @@ END = -1  # of a text, among code points, bytes and tokens
 class Text(Kind):
     """Windows of texts, [window, 1]: at each place the number of a symbol.
 
-    The last symbol says that a text has ended, and fills its last window; it is written as nothing. The one before it
-    stands for unknown characters, of bytes and tokens there are none.
+    The last symbol says that a text has ended, and fills its last window; it, and what a decoder puts behind it, is
+    written as nothing. The one before it stands for unknown characters, of bytes and tokens there are none.
 
     Args:
         window: length of a window, in symbols.
@@ -81,7 +81,7 @@ class Text(Kind):
         return (f"category:{len(self.table)}",)
 
     def metrics(self, decoded: Tensor, x: Tensor) -> dict[str, Tensor]:
-        right, there = (decoded.round() == x).flatten(1), (x != len(self.table) - 1).flatten(1)
+        right, there = (self._ended(decoded) == x.long()).flatten(1), (x != len(self.table) - 1).flatten(1)
         share = (right & there).sum(1) / there.sum(1)
         return {"symbol_accuracy": share, "exact": right.all(1).float()}
 
@@ -176,17 +176,22 @@ class Text(Kind):
 
     def pieces(self, data: Tensor) -> list[list[str]]:
         """Returns the symbols of each window as they look. [N, L, 1]."""
-        return [[self.table[number] for number in row] for row in data.round().long().flatten(1).tolist()]
+        return [[self.table[number] for number in row] for row in self._ended(data).flatten(1).tolist()]
 
     def content(self, data: Tensor) -> bytes:
         """Returns windows as one text: joined, without what is behind a text's end. [N, L, 1]."""
-        every = data.round().long().flatten()
+        every = self._ended(data).flatten()
         numbers = every[every != len(self.table) - 1].tolist()
         if self.symbols == "bytes":
             return bytes(numbers)
         if self.symbols == "tokens":
             return str(self._tokenizer.decode(numbers, skip_special_tokens=False)).encode()
         return "".join(self.table[number] for number in numbers).encode()
+
+    def _ended(self, data: Tensor) -> Tensor:
+        """Windows with nothing but ends behind the first end. [N, L, 1] → int64."""
+        numbers, end = data.round().long(), len(self.table) - 1
+        return numbers.where((numbers == end).cummax(1).values.logical_not(), end)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -221,10 +226,6 @@ def _import_tokenizers() -> Any:
 def as_text(content: bytes, where: str) -> str:
     """Returns UTF-8 as text; a DataError with the line where it is none."""
     try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{where} must be UTF-8, got byte {content[error.start]:#04x} in line {line}; convert it, or pass "
-            "--symbols bytes"
-        ) from error
+        return as_utf8(content)
+    except ValueError as error:
+        raise DataError(f"{where} must be text, got {error}; convert it, or pass --symbols bytes") from error

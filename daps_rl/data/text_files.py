@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from daps_rl.data.plain import new_folder, open_plain
+from daps_rl.data.plain import as_utf8, new_folder, open_plain
 
 
 def read_text(path: Path, form: str) -> str:
     """Returns the text of a plain file in UTF-8; `form` is what it must be, for one line on what is wrong."""
     with open_plain(path, form) as file:
-        return file.read().decode("utf-8-sig")
+        return as_utf8(file.read())
 
 
 def write_folder(path: Path, files: Mapping[str, str]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import math
 import wave as wave_file
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from daps_rl.data.plain import open_plain
 from daps_rl.files import write_atomically
 
 SUFFIXES, FORM = (".wav", ".flac"), "a readable WAV or FLAC file"
+LOWEST_RATE, HIGHEST_RATE = 1000, 400_000  # Hz, of a file
 LOWEST = 60.0  # Hz: where the mel bands begin
 QUIET = 40.0  # dB below the loudest 10 ms: silence, where a sound is trimmed
 LOUDNESS = 0.1  # root mean square of a trimmed sound
@@ -33,8 +36,7 @@ def read_wave(path: Path, sample_rate: int, seconds: float | None = None) -> np.
         DataError: it is no such file, is damaged, or holds no samples, or samples that are not finite.
         ImportError: soundfile is not installed.
     """
-    soundfile = _soundfile()
-    with open_plain(path, FORM) as file, soundfile.SoundFile(file) as sound:
+    with _opened(path) as sound:
         rate = sound.samplerate
         samples = sound.read(-1 if seconds is None else math.ceil(seconds * rate), dtype="float32", always_2d=True)
         if not len(samples) or not np.isfinite(samples).all():
@@ -44,9 +46,22 @@ def read_wave(path: Path, sample_rate: int, seconds: float | None = None) -> np.
 
 def rate_and_length(path: Path) -> tuple[int, float]:
     """Returns the rate of a WAV or FLAC file, in Hz, and its length, in seconds; raises what `read_wave` does."""
-    soundfile = _soundfile()
-    with open_plain(path, FORM) as file, soundfile.SoundFile(file) as sound:
+    with _opened(path) as sound:
         return sound.samplerate, sound.frames / sound.samplerate
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Gives a sound file of the soundfile library."""
+    soundfile = _soundfile()
+    with open_plain(path, FORM) as file:
+        try:
+            with soundfile.SoundFile(file) as sound:
+                if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:  # of a damaged file: it would take all memory
+                    raise ValueError(f"a rate of {sound.samplerate} Hz")
+                yield sound
+        except soundfile.LibsndfileError as error:
+            raise ValueError(error.error_string) from error
 
 
 def _soundfile() -> Any:

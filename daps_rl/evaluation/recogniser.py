@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from daps_rl.data import Splits
 MOST = 5000  # training data
 AT_ONCE = 500  # data
 STRENGTH, ITERATIONS = 0.05, 500  # of the logistic regression: C, and at most so many
+_FITTED: WeakKeyDictionary[Splits, Recogniser] = WeakKeyDictionary()
 
 
 class Recogniser:
@@ -41,11 +44,16 @@ def _flat(data: Tensor) -> np.ndarray:
 
 
 def make_recogniser(splits: Splits) -> Recogniser | None:
-    """Returns the recogniser of data whose kind is recognised, where training has two classes or more; else None."""
+    """Returns the recogniser of data whose kind is recognised, where training has two classes or more; else None.
+
+    It is fitted once for a data set, and kept as long as that is.
+    """
     labels, data = splits.train_labels, splits.train
     if not splits.kind.recognised or labels is None or not isinstance(data, Tensor) or len(labels.unique()) < 2:
         return None
-    return Recogniser(data, labels)
+    if splits not in _FITTED:
+        _FITTED[splits] = Recogniser(data, labels)
+    return _FITTED[splits]
 
 
 def recognised(

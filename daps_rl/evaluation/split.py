@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from daps_rl.autoencoder import DiscreteAutoencoder, code_sizes
+from daps_rl.autoencoder import DiscreteAutoencoder, code_sizes, codebook_size
 from daps_rl.data import ImageStream
 from daps_rl.data.kind import Kind
 from daps_rl.data.pixels import Arrays
@@ -30,6 +30,7 @@ from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound, reconstruction
 from daps_rl.policies import end_token
 from daps_rl.priors import UniformCodes
+from daps_rl.search import CodeScore, Search
 
 if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts
@@ -64,6 +65,8 @@ def evaluate(
     perceptual: Perceptual | None = None,
     verdicts: Verdicts | None = None,
     labels: Tensor | None = None,
+    search: Search | None = None,
+    score: CodeScore | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Evaluates on a whole split, with one sampled code per datum, and the greedy code where a name says so.
@@ -89,6 +92,8 @@ def evaluate(
         perceptual: also `fid` and `lpips`, of colour images.
         verdicts: also `verdict_NAME` of what is decoded, and `verdict_NAME_greedy`.
         labels: of the data, for verdicts that ask for them. [N].
+        search: also measures of the codes that it finds, by names that end in `_search`; the others stay as they are.
+        score: what it goes by; log p(x|z) if None.
         seed: of the sampled codes.
     Returns:
         what docs/metrics.md lists under `summary.json`, and the counts of the sampled codes.
@@ -104,7 +109,8 @@ def evaluate(
         )
     parameter = next(autoencoder.parameters())
     device, data = parameter.device, torch.from_numpy(data) if isinstance(data, np.ndarray) else data
-    collected = _Pass(autoencoder, kind or autoencoder.kind, importance_samples, enumerable, perceptual, verdicts)
+    kind = kind or autoencoder.kind
+    collected = _Pass(autoencoder, kind, importance_samples, enumerable, perceptual, verdicts, search, score)
     every = math.ceil(len(data) / importance_data) if importance_data else 0
     was_training = autoencoder.training
     autoencoder.eval()
@@ -144,6 +150,8 @@ class _Pass:
     enumerable: int
     perceptual: Perceptual | None
     verdicts: Verdicts | None
+    search: Search | None
+    score: CodeScore | None
     information: TokenInformation = field(default_factory=TokenInformation)
     all_codes: AllCodes | None = None
     enumerated: int | None = None
@@ -152,8 +160,8 @@ class _Pass:
 
     def __post_init__(self) -> None:
         self.prior = self.autoencoder.prior()
-        self.num_tokens, vocab_size = code_sizes(self.autoencoder.policy)
-        self.vocab_size = getattr(self.autoencoder.policy, "codebook_size", vocab_size)
+        self.num_tokens, _ = code_sizes(self.autoencoder.policy)
+        self.vocab_size = codebook_size(self.autoencoder.policy)
         self.ends = end_token(self.autoencoder.policy)
         if self.perceptual is not None:
             self.perceptual.reset()
@@ -167,32 +175,42 @@ class _Pass:
         self._keep(code_gain=log_likelihood - self.autoencoder.log_likelihood(y, z.roll(1, 0)))  # another datum's code
         exact = self._enumerated(posterior, z, y)
         self._keep(**(exact or {"log_likelihood": log_likelihood, **kl_and_entropy(posterior, self.prior, z)}))
-        if isinstance(distribution, RewardDistribution):
-            self._keep(reward_greedy=self.autoencoder.log_likelihood(y, greedy))
-        else:
-            self._add_reconstruction(distribution.mean, self.autoencoder.decode(greedy), y)
-            if self.verdicts is not None:
-                for end, made in (("", distribution), ("_greedy", self.autoencoder.decoder(greedy))):
-                    scores = self.verdicts.scores(reconstruction(made), y, labels)
-                    self._keep(**{f"verdict_{name}{end}": score for name, score in scores.items()})
-        if self.ends is not None:
-            self._keep(length=self.ends.lengths(z), length_greedy=self.ends.lengths(posterior.mode))
+        codes = {"": z, "_greedy": greedy}
+        if self.search is not None:
+            codes["_search"] = self._searched(self.search, x, y)
+        for end, code in codes.items():
+            self._add_decoded(self.autoencoder.decoder(code) if end else distribution, y, labels, end)
+            if self.ends is not None:
+                self._keep(**{f"length{end}": self.ends.lengths(code)})
         if not torch.is_floating_point(z):
             counts = count_codes(z, self.vocab_size)
             self.counts = counts if self.counts is None else self.counts + counts
             if not isinstance(self.prior, UniformCodes):
-                rates = {"rate": z, "rate_greedy": greedy}
-                self._keep(**{name: -self.prior.log_prob(code) / math.log(2) for name, code in rates.items()})
+                self._keep(**{f"rate{end}": -self.prior.log_prob(code) / math.log(2) for end, code in codes.items()})
             probs = marginals(posterior, z, self.vocab_size)
             if probs is not None:
                 self.information.add(probs)
 
-    def _add_reconstruction(self, mean: Tensor, greedy: Tensor, x: Tensor) -> None:
-        """From a drawn and from the greedy code of each datum. [B, *x] each."""
-        self._keep(**self.kind.metrics(mean, x))
-        self._keep(**{f"{name}_greedy": values for name, values in self.kind.metrics(greedy, x).items()})
-        if self.perceptual is not None and isinstance(self.kind, Arrays):
-            self.perceptual.add(mean, x, self.kind.value_range)
+    def _searched(self, search: Search, x: Tensor, y: Tensor) -> Tensor:
+        """The codes that a search finds, [B, T], with random numbers of its own."""
+        with torch.random.fork_rng([y.device] if y.device.type == "cuda" else []):
+            found = self.autoencoder.search(search, x, y, self.score)
+        self._keep(search_evaluations=found.evaluations)
+        return found.codes
+
+    def _add_decoded(self, made: Distribution, y: Tensor, labels: Tensor | None, end: str) -> None:
+        """What a drawn code of each datum decodes to, the greedy one, or one that was searched for. y [B, *y]."""
+        problem = isinstance(made, RewardDistribution)
+        if end and (problem or self.search is not None):
+            self._keep(**{f"{'reward' if problem else 'log_likelihood'}{end}": made.log_prob(y)})
+        if problem:
+            return
+        self._keep(**{f"{name}{end}": values for name, values in self.kind.metrics(made.mean, y).items()})
+        if self.verdicts is not None:
+            scores = self.verdicts.scores(reconstruction(made), y, labels)
+            self._keep(**{f"verdict_{name}{end}": score for name, score in scores.items()})
+        if self.perceptual is not None and isinstance(self.kind, Arrays) and not end:
+            self.perceptual.add(made.mean, y, self.kind.value_range)
 
     def _enumerated(self, posterior: Distribution, z: Tensor, x: Tensor) -> dict[str, Tensor | None]:
         """Means over all codes, where there are few; empty where there are many, and for quantisers. x [B, *x]."""

@@ -11,6 +11,7 @@ from daps_rl.envs.problem import find_problem
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.evaluation.recogniser import make_recogniser, recognised
 from daps_rl.evaluation.split import evaluate
+from daps_rl.search import CodeScore, Search
 
 if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts
@@ -30,6 +31,8 @@ def evaluate_splits(
     beta: float,
     perceptual: Perceptual | None = None,
     verdicts: Verdicts | None = None,
+    search: Search | None = None,
+    score: CodeScore | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Returns the metrics on validation and test, those of a problem's optima and of a recogniser among them."""
     metrics: dict[str, dict[str, Any]] = {}
@@ -44,6 +47,8 @@ def evaluate_splits(
             perceptual=perceptual,
             verdicts=verdicts,
             labels=getattr(splits, f"{name}_labels"),
+            search=search,
+            score=score,
         )
         metrics[name] = found.metrics | splits.kind.summary(found.metrics, splits[name])
         if config is not None and config.problem is not None:

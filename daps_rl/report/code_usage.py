@@ -58,7 +58,7 @@ def _draw_shares(figure: Figure, axes: Axes, shares: np.ndarray) -> None:
     """Draws sorted shares [T, V] on a log scale."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
     positions, codes = shares.shape
     high = shares.max()
@@ -78,6 +78,9 @@ def _draw_shares(figure: Figure, axes: Axes, shares: np.ndarray) -> None:
         axes.hlines(np.arange(1, positions) - 0.5, 0.5, codes + 0.5, color="white", linewidth=1.5)
     bar = figure.colorbar(image, ax=axes, location="bottom", aspect=50, pad=0.02)
     bar.minorticks_off()
+    decades = np.log10(high / image.norm.vmin)
+    bar.locator = LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0))
+    bar.update_ticks()
     bar.ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
     bar.ax.tick_params(labelsize=8, colors=INK, length=3)
     bar.outline.set_visible(False)

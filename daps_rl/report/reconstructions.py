@@ -214,14 +214,13 @@ def _series_figure(
         for part, look in zip(parts, itertools.chain([_ORIGINAL], itertools.cycle(looks())), strict=False):
             look = {"linewidth": 1.2, **look}
             axes.plot(np.arange(steps), part[index], marker="o" if steps == 1 else "", markersize=4, **look)
-        dress(axes)
-        axes.xaxis.set_tick_params(labelbottom=index >= number - columns)
-    figure.supxlabel("dimension" if original_ndim == 2 else "time step", fontsize=9, color=INK)
+        last = index >= number - columns
+        dress(axes, xlabel=("dimension" if original_ndim == 2 else "time step") if last else "")
+        axes.xaxis.set_tick_params(labelbottom=last)
     words: dict[str, Any] = {"fontsize": 9, "labelcolor": INK, "frameon": False, "ncols": min(len(labels), 4)}
     handles = panels[0, 0].lines[:: len(chosen)]
     texts = [label.replace("\n", " ") for label in labels]
-    few = len(labels) <= len(ROW_LABELS)
-    figure.legend(handles, texts, loc="outside upper right" if few else "outside lower center", **words)
+    figure.legend(handles, texts, loc="outside lower center", **words)
     return figure
 
 

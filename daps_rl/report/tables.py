@@ -89,7 +89,7 @@ def _widths(columns: Mapping[str, Mapping[str, Sequence[Cell]]]) -> dict[str, fl
     longest = {
         name: max(len(cell.text) for cells in column.values() for cell in cells) for name, column in columns.items()
     }
-    shares = {name: min(max(longest[name], *map(len, _words(name)), NARROWEST), WIDEST) + 1 for name in columns}
+    shares = {name: min(max(longest[name], *map(len, _words(name)), NARROWEST), WIDEST) + 2 for name in columns}
     unit = (WIDTH - GUTTER - 2 * MARGIN) / sum(shares.values())
     return {name: unit * share for name, share in shares.items()}
 
@@ -98,10 +98,11 @@ def _headings(widths: Mapping[str, float]) -> tuple[dict[str, list[str]], float]
     """At most three lines of each column's name, and the size in points at which they fit."""
     fitting = [BOLD * width / max(map(len, _words(name))) for name, width in widths.items()]
     size = SIZE * min(1.0, max(min(fitting), SMALLEST / SIZE))
-    return {
-        name: textwrap.wrap(" ".join(_words(name)), max(1, int(BOLD * width * SIZE / size)))[:3]
-        for name, width in widths.items()
-    }, size
+    headings = {}
+    for name, width in widths.items():
+        room = max(2, int(BOLD * width * SIZE / size))
+        headings[name] = textwrap.wrap(" ".join(_words(name)), room, max_lines=3, placeholder="…")
+    return headings, size
 
 
 def _words(name: str) -> list[str]:

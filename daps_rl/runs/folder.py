@@ -22,6 +22,7 @@ class RunFolder:
         self.config, self.metrics = self.path / "config.json", self.path / "metrics.jsonl"
         self.checkpoint, self.summary = self.path / "checkpoint.safetensors", self.path / "summary.json"
         self.model, self.verdicts = self.path / "model", self.path / "verdicts"
+        self.searches = self.path / "search.json"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

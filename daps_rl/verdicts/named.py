@@ -10,16 +10,18 @@ from torch import Tensor
 
 from daps_rl.data import SPLITS, Splits
 from daps_rl.data.parts import Parts
+from daps_rl.data.sound import Sound
 from daps_rl.names import did_you_mean, import_named, weighted_name
 from daps_rl.verdicts.base import Verdict, Verdicts, file_name
 from daps_rl.verdicts.classifier import Classifier
-from daps_rl.verdicts.signals import SSIM, edit_distance
+from daps_rl.verdicts.signals import SSIM, Stoi, edit_distance
 
 READY: dict[str, Callable[[Splits], Verdict]] = {
     "classifier": lambda splits: Classifier.fitted(*labelled(splits, "classifier")),
     "classifier-right": lambda splits: Classifier.fitted(*labelled(splits, "classifier-right"), probability=False),
     "ssim": lambda splits: SSIM(splits.value_range),
     "edit-distance": lambda splits: edit_distance,
+    "stoi": lambda splits: _stoi(splits),
 }
 """Verdicts by name, each as a function of the data."""
 
@@ -68,6 +70,14 @@ def labelled(splits: Splits, name: str) -> tuple[Tensor, Tensor]:
             "that looks at the other parts (kind.unpack)."
         )
     return splits.train if splits.train_targets is None else splits.train_targets, splits.train_labels
+
+
+def _stoi(splits: Splits) -> Stoi:
+    if not isinstance(splits.kind, Sound):
+        raise ValueError(
+            f"reward 'stoi' listens to sounds, and {splits.name} has none; take sounds, or another reward."
+        )
+    return Stoi(splits.kind.to_waveform, splits.kind.sample_rate)
 
 
 def _own(name: str) -> Verdict:
