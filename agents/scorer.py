@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from daps_rl.agents.base import Score
 from daps_rl.functional import beta_elbo, decoder_loss, encoding_reward, kl_estimate, reconstruction
+from daps_rl.policies import EndToken
 from daps_rl.recompute import in_microbatches
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Scorer:
         verdicts: what else a code is worth; nothing if None.
         labels: of the batch, for verdicts that ask for them. int64 [B].
         rate_weight: of log p(z) in the reward, beside its part of the KL.
+        ends: how codes end, where they do.
+        token_price: what a token costs, in nats.
     """
 
     def __init__(
@@ -49,10 +52,14 @@ class Scorer:
         verdicts: Verdicts | None = None,
         labels: Tensor | None = None,
         rate_weight: Tensor | float = 0.0,
+        ends: EndToken | None = None,
+        token_price: Tensor | float = 0.0,
     ) -> None:
         self.decoder, self.prior, self.x, self.beta = decoder, prior, x, beta
         self.microbatch, self.decoder_samples, self.low_precision = microbatch, decoder_samples, low_precision
         self.verdicts, self.labels, self.rate_weight = verdicts, labels, rate_weight
+        self.ends, self.token_price = ends, token_price
+        self.lengths: Tensor | None = None  # [B, K], in tokens; None where codes do not end
         self.evaluations = 0  # data decoded for the batch
         self.log_likelihood: Tensor | None = None  # [B, K], of all codes
         self.learned_from: Tensor | None = None  # [B, n], of the codes that the decoder learns from
@@ -81,7 +88,10 @@ class Scorer:
         self.kl = kl_estimate(log_prob, prior_log_prob)
         log_likelihood = self.log_likelihood.detach()
         terms = None if self.verdicts is None else self.verdicts(log_likelihood, scored[1], self.x, self.labels)
-        return encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, terms, self.rate_weight)
+        self.lengths = None if self.ends is None else self.ends.lengths(codes)
+        price = None if self.lengths is None else self.token_price * self.lengths
+        worth = (terms, self.rate_weight, price)
+        return encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, *worth)
 
     def _decode(self, codes: Tensor) -> tuple[Tensor, ...]:
         """log p(x|z) [B, K], with gradient, and where there are verdicts what they judge, [B, K, *x]."""
@@ -133,10 +143,12 @@ class Scorer:
     def metrics(self) -> dict[str, Tensor]:
         """Means over the batch, in nats, detached, 0-dim each; kl, elbo and beta_elbo where they are defined.
 
-        Of verdicts `Verdicts.metrics`.
+        Of verdicts `Verdicts.metrics`; where codes end, their mean length in tokens.
         """
         log_likelihood = cast(Tensor, self.log_likelihood).detach().mean()
         judged = {} if self.verdicts is None else self.verdicts.metrics()
+        if self.lengths is not None:
+            judged["length"] = self.lengths.float().mean()
         if self.kl is None:
             return {"log_likelihood": log_likelihood, **judged}
         kl = self.kl.detach().mean()

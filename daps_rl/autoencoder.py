@@ -20,6 +20,7 @@ from daps_rl.device import memory_size
 from daps_rl.envs.problem import find_problem
 from daps_rl.files import to_json, write_atomically
 from daps_rl.kinds import POLICIES
+from daps_rl.policies import end_token
 from daps_rl.priors import UniformPrior
 from daps_rl.search import CodeScore, Found, Search, find_codes, likelihood_score
 from daps_rl.tensor_file import load_tensors, save_tensors
@@ -124,7 +125,10 @@ class DiscreteAutoencoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Array) -> Tensor:
-        """Mean of p(x|z). Codes [..., T] → [..., *observation_shape]. Raises ValueError where z are no codes."""
+        """Mean of p(x|z). Codes [..., T] → [..., *observation_shape]. Raises ValueError where z are no codes.
+
+        Where codes may end, their first tokens are codes too: `decode(z[..., :3])`.
+        """
         return self.decoder(self._codes(z)).mean
 
     def log_likelihood(self, x: Array, z: Array) -> Tensor:
@@ -156,9 +160,17 @@ class DiscreteAutoencoder(nn.Module):
         return as_observations(x, shape, where, pixels=self.config.likelihood != "gaussian").to(self._device)
 
     def _codes(self, z: Array) -> Tensor:
-        """Codes as the decoder takes them; vectors, of continuous latents or of embedded codes, as they are."""
+        """Codes as the decoder takes them; vectors, of continuous latents or of embedded codes, as they are.
+
+        Where codes may end, prefixes [..., L] are codes of T tokens too, and what stands behind an end is not read.
+        """
         z = torch.as_tensor(z, device=self._device)
-        return z if z.is_floating_point() else as_codes(z, *code_sizes(self.policy))
+        if z.is_floating_point():
+            return z
+        ends, sizes = end_token(self.policy), code_sizes(self.policy)
+        if ends is None or z.ndim == 0 or z.shape[-1] > sizes[0]:
+            return as_codes(z, *sizes)
+        return ends.close(as_codes(ends.pad(z, sizes[0]), *sizes))
 
     @property
     def _device(self) -> torch.device:
@@ -218,7 +230,8 @@ class DiscreteAutoencoder(nn.Module):
                 raise ValueError(
                     f"{directory} was saved from parts of your own; pass them: from_pretrained(..., policy=, decoder=)."
                 )
-            model = cls(policy, decoder, prior or UniformPrior(*code_sizes(policy)), kind=kind)
+            own_prior = prior or UniformPrior(*code_sizes(policy), end_token(policy))
+            model = cls(policy, decoder, own_prior, kind=kind)
         else:
             config = config_from_dict(info["model"], ModelConfig)
             check_trusted([config.problem], directory, trust)
@@ -261,7 +274,7 @@ def make_decoder(config: ModelConfig, data_mean: Tensor | None = None) -> nn.Mod
         parts |= {argument: getattr(config, name) for argument, name in cls.model_settings.items()}
         parts |= {"embed_dim": config.decoder_embed_dim, "data_mean": data_mean}
         parts["embed"] = POLICIES[config.policy].embedding(config)
-    return cls(config.num_tokens, config.vocab_size, config.observation_shape, **parts)
+    return cls(config.num_tokens, config.num_symbols, config.observation_shape, **parts)
 
 
 def code_sizes(policy: nn.Module) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,13 @@ from daps_rl.functional import (
     encoding_reward,
     kl_estimate,
 )
-from daps_rl.functional.checks import check_beta, check_code_sizes, check_transformer_sizes, read_flags
+from daps_rl.functional.checks import check_beta, check_code_sizes, read_flags
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
-from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw, score_drawn
-from daps_rl.policies.code_transformer import CodeTransformer
-from daps_rl.priors import UniformCodes
+from daps_rl.policies import EndEmbedding, EndToken, FactorizedCategorical, draw, score_drawn
+from daps_rl.policies.factorized import uniform_codes
+from daps_rl.policies.from_features import AutoregressiveHead, FactorizedHead
+from daps_rl.policies.masks import check_price
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,7 @@ class PolicyLoss:
     beta: Tensor  # weight of the KL to the prior. 0-dim
     trust_region: nn.Module  # gives the temperature
     centered: bool  # see `functional.weighted_likelihood_loss`
+    price: Tensor | None = None  # what the tokens of each code cost; None where codes do not end. [B, K]
 
     def __call__(self, reward: Tensor, verdicts: VerdictTerms | None = None) -> Tensor:
         """`terms(...).loss`, averaged over the data, 0-dim; 0 where each datum has one code only (in eval mode)."""
@@ -64,7 +66,8 @@ class PolicyLoss:
                 f"and K), got {list(reward.shape)}; sum or average over the datum's own axes."
             )
         reward = reward.detach().reshape(groups)
-        score = encoding_reward(reward, self.log_prob.detach(), self.prior_log_prob, self.beta, verdicts)
+        drawn = (self.log_prob.detach(), self.prior_log_prob)
+        score = encoding_reward(reward, *drawn, self.beta, verdicts, price=self.price)
         temperature = self.trust_region(score, self.beta)
         return daps_loss(self.log_prob, score, temperature=temperature, centered=self.centered)
 
@@ -98,13 +101,16 @@ class PolicyBottleneck(nn.Module):
         dim: of the features, and of an embedded token.
         vocab_size: V.
         samples: K, codes per datum in training mode; at least 2.
-        num_tokens: T; needed by "autoregressive" alone.
+        num_tokens: T; needed by "autoregressive", and where codes end.
         policy: "factorized" (each token from its own feature), "autoregressive" (each also from the tokens before it,
             by a transformer), or a module of one's own: features [B, T, dim] → a distribution over codes, batch shape
             [B] and event shape [T].
         channel_first: features are [B, dim, *grid], as of a convolution, and codes [B·K, *grid].
         beta: weight of the KL to the uniform prior in the reward, in units of the reward per nat. Kept as the buffer
             `beta`, for a schedule to fill.
+        token_price: what each token costs, in units of the reward; codes then end where they are long enough.
+        end_token: codes end, without a price too: of V + 1 symbols the last is the end token, see `policies.EndToken`.
+        min_tokens: how short a code that ends may be.
         ess_fraction: effective sample size of the weights to aim at, as a fraction of K, in (1/K, 1].
         trust_region: see `objectives.DAPSLoss`.
         centered: centred weights, see `functional.weighted_likelihood_loss`.
@@ -123,6 +129,9 @@ class PolicyBottleneck(nn.Module):
         policy: str | nn.Module = "factorized",
         channel_first: bool = False,
         beta: float = 0.0,
+        token_price: float = 0.0,
+        end_token: bool = False,
+        min_tokens: int = 1,
         ess_fraction: float = ESS_FRACTION,
         trust_region: str | nn.Module = "ess",
         centered: bool = True,
@@ -140,13 +149,19 @@ class PolicyBottleneck(nn.Module):
         self.channel_first, self.centered = channel_first, centered
         self.beta = nn.Buffer(torch.tensor(float(beta)))
         self.trust_region = make_trust_region(trust_region, ess_fraction)
-        self.embedding = nn.Embedding(vocab_size, dim)
+        self.ends = EndToken(vocab_size, min_tokens) if end_token or token_price else None
+        self.num_symbols, self.token_price = vocab_size + (self.ends is not None), token_price
+        check_price(token_price, self.ends)
+        table = nn.Embedding(vocab_size, dim)
+        self.embedding = table if self.ends is None else EndEmbedding(table)
+        if num_tokens is None and (policy == "autoregressive" or self.ends is not None):
+            what = "codes that end need" if self.ends is not None else "an autoregressive policy needs"
+            raise ValueError(f"{what} num_tokens, got None; pass the number of features.")
         if policy == "factorized":
-            policy = FactorizedHead(dim, vocab_size)
+            policy = FactorizedHead(dim, self.num_symbols, num_tokens, self.ends)
         elif policy == "autoregressive":
-            if num_tokens is None:
-                raise ValueError("an autoregressive policy needs num_tokens, got None; pass the number of features.")
-            policy = AutoregressiveHead(dim, vocab_size, num_tokens, num_heads, num_layers, mlp_ratio)
+            sizes = (cast(int, num_tokens), num_heads, num_layers, mlp_ratio)
+            policy = AutoregressiveHead(dim, self.num_symbols, *sizes, self.ends)
         elif not isinstance(policy, nn.Module):
             raise ValueError(f"policy must be one of factorized, autoregressive or a module, got {policy!r}.")
         self.policy = policy
@@ -172,14 +187,15 @@ class PolicyBottleneck(nn.Module):
             codes, drawn = draw(posterior, (self.samples,))  # [K, B, T], [K, B]
         else:
             codes = posterior.sample((1,)) if deterministic is False else posterior.mode[None]
-        prior = UniformCodes(tokens.shape[1], self.vocab_size).log_prob(codes)
+        prior = uniform_codes(tokens.shape[1], self.num_symbols, self.ends, codes.device).log_prob(codes)
         if mask is not None:
             log_prob = torch.where(mask, token_log_prob(posterior, codes), 0.0).sum(-1)
             prior = prior * mask.float().mean(-1)
             codes = torch.where(mask, codes, -1)
         else:
             log_prob = score_drawn(posterior, codes, drawn) if self.training else posterior.log_prob(codes)
-        policy_loss = PolicyLoss(log_prob.T, prior.T, self.beta.clone(), self.trust_region, self.centered)
+        price = None if self.ends is None else self.token_price * self.ends.lengths(codes).T
+        policy_loss = PolicyLoss(log_prob.T, prior.T, self.beta.clone(), self.trust_region, self.centered, price)
         codes = codes.transpose(0, 1).reshape(-1, *grid)  # [B·K, *grid]
         return Bottlenecked(self.embed(codes), codes, policy_loss)
 
@@ -189,19 +205,19 @@ class PolicyBottleneck(nn.Module):
         return embedded.movedim(-1, 1) if self.channel_first else embedded
 
     def perplexity(self, codes: Tensor) -> Tensor:
-        """exp of the entropy of a position's tokens in a set of codes, mean over positions: 1 … V. 0-dim."""
+        """exp of the entropy of a position's symbols in a set of codes, mean over positions: 1 … V. 0-dim."""
         return code_perplexity(self._counts(codes)).nanmean()  # a position may be padding in all of them
 
     def usage(self, codes: Tensor) -> Tensor:
         """Share of the V tokens that occur at a position of a set of codes, mean over positions. 0-dim."""
-        return code_usage(self._counts(codes))
+        return code_usage(self._counts(codes)[:, : self.vocab_size])
 
     def _counts(self, codes: Tensor) -> Tensor:
         """How often each position has each token. [N, T] or [N, *grid] → [T, V]."""
         flat = codes.flatten(1)
-        places = torch.arange(flat.shape[1], device=flat.device) * self.vocab_size + flat
-        size = flat.shape[1] * self.vocab_size
-        return torch.bincount(places[flat >= 0], minlength=size).view(-1, self.vocab_size)
+        places = torch.arange(flat.shape[1], device=flat.device) * self.num_symbols + flat
+        size = flat.shape[1] * self.num_symbols
+        return torch.bincount(places[flat >= 0], minlength=size).view(-1, self.num_symbols)
 
     def repeat(self, x: Tensor) -> Tensor:
         """Data in the order of the codes: each K times in training mode, once else. [B, ...] → [B·K, ...]."""
@@ -214,6 +230,8 @@ class PolicyBottleneck(nn.Module):
                 f"mask must be bool of shape {[len(tokens), *grid]}, True for tokens, got {mask.dtype} of shape "
                 f"{list(mask.shape)}."
             )
+        if self.ends is not None:
+            raise ValueError("mask is for codes of the data's own lengths; leave it out, or end_token and token_price.")
         mask = mask.flatten(1)
         if not isinstance(self.policy, FactorizedHead) and any(read_flags((~mask[:, :-1] & mask[:, 1:]).any())):
             raise ValueError("mask must be False on the right alone, got tokens behind padding; move padding there.")
@@ -242,31 +260,3 @@ def token_log_prob(posterior: Distribution, codes: Tensor) -> Tensor:
             raise ValueError(f"a mask needs a distribution that has token_logits, and {name} has none.")
         posterior = FactorizedCategorical(posterior.token_logits(codes))  # given the tokens before, independent
     return posterior.log_probs.expand(*codes.shape, -1).gather(-1, codes.unsqueeze(-1))[..., 0]
-
-
-class FactorizedHead(nn.Module):
-    """q(z|x) = Π_t q(z_t|x), each token from its own feature. [B, T, dim] → FactorizedCategorical."""
-
-    def __init__(self, dim: int, vocab_size: int) -> None:
-        super().__init__()
-        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, vocab_size)
-
-    def forward(self, features: Tensor) -> FactorizedCategorical:
-        return FactorizedCategorical(self.head(self.norm(features)))
-
-
-class AutoregressiveHead(nn.Module):
-    """q(z|x) = Π_t q(z_t | z_<t, x), by a causal transformer. [B, T, dim] → AutoregressiveCategorical."""
-
-    def __init__(
-        self, dim: int, vocab_size: int, num_tokens: int, num_heads: int, num_layers: int, mlp_ratio: float
-    ) -> None:
-        super().__init__()
-        check_transformer_sizes(dim, num_heads, num_layers)
-        self.norm = nn.LayerNorm(dim)
-        sizes: dict[str, Any] = {"embed_dim": dim, "num_heads": num_heads, "num_layers": num_layers}
-        readout = nn.Identity()  # each feature also stands at its own token
-        self.transformer = CodeTransformer(num_tokens, vocab_size, mlp_ratio=mlp_ratio, readout=readout, **sizes)
-
-    def forward(self, features: Tensor) -> AutoregressiveCategorical:
-        return AutoregressiveCategorical(self.transformer, self.transformer.prepare(self.norm(features)))

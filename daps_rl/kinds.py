@@ -18,9 +18,11 @@ from torch import nn
 from daps_rl.columns import Columns
 from daps_rl.data.errors import one_line
 from daps_rl.policies.autoregressive import AutoregressivePolicy
+from daps_rl.policies.ends import EndEmbedding, EndHead
 from daps_rl.policies.factorized import FactorizedPolicy
 from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy, fsq_levels
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead
+from daps_rl.policies.masks import EndToken
 from daps_rl.policies.observation import ObservationEncoder, TokenEncoder
 from daps_rl.priors import AutoregressivePrior, IndependentPrior, NormalPrior, UniformPrior
 
@@ -49,18 +51,34 @@ def _head(settings: Any, decoder: nn.Module) -> nn.Module | None:
     """A head on the lattice of the decoder's tokens, where it has one and the settings ask for it."""
     own_lattice = getattr(decoder, "token_lattice", None)
     lattice = getattr(decoder, "embed", None) if own_lattice is None else own_lattice()
+    if isinstance(lattice, EndEmbedding):
+        lattice = lattice.tokens
+    head: nn.Module | None = None
     if settings.token_vectors == "lattice" and isinstance(lattice, LatticeEmbedding):
-        return LatticeHead(settings.embed_dim, lattice)
-    return None
+        head = LatticeHead(settings.embed_dim, lattice)
+    if settings.end_token:
+        tokens = head or nn.Linear(settings.embed_dim, settings.vocab_size)
+        return EndHead(tokens, settings.embed_dim, settings.num_tokens)
+    return head
+
+
+def _mask(settings: Any) -> EndToken | None:
+    """The rule by which codes end, where they do."""
+    return EndToken(settings.vocab_size, settings.min_tokens) if settings.end_token else None
+
+
+def _writer(settings: Any, decoder: nn.Module) -> dict[str, Any]:
+    """What a policy that writes tokens takes beside the sizes of its encoder."""
+    return {"vocab_size": settings.num_symbols, "head": _head(settings, decoder), "mask": _mask(settings)}
 
 
 def _autoregressive(settings: Any, decoder: nn.Module) -> nn.Module:
-    taken = _take(settings, "vocab_size", "num_code_layers", "aligned_patches")
-    return AutoregressivePolicy(**taken, head=_head(settings, decoder))
+    taken = _take(settings, "num_code_layers", "aligned_patches")
+    return AutoregressivePolicy(**taken, **_writer(settings, decoder))
 
 
 def _factorized(settings: Any, decoder: nn.Module) -> nn.Module:
-    return FactorizedPolicy(**_take(settings, "vocab_size"), head=_head(settings, decoder))
+    return FactorizedPolicy(**_take(settings), **_writer(settings, decoder))
 
 
 def _quantizer(settings: Any, decoder: nn.Module) -> nn.Module:
@@ -80,8 +98,9 @@ def _gaussian(settings: Any, decoder: nn.Module) -> nn.Module:
 
 
 def _lattice(settings: Any) -> nn.Module | None:
-    on_lattice = settings.token_vectors == "lattice"
-    return LatticeEmbedding(settings.vocab_size, settings.decoder_embed_dim) if on_lattice else None
+    sizes = (settings.vocab_size, settings.decoder_embed_dim)
+    tokens = LatticeEmbedding(*sizes) if settings.token_vectors == "lattice" else None
+    return EndEmbedding(tokens or nn.Embedding(*sizes)) if settings.end_token else tokens
 
 
 def _codebook(settings: Any) -> nn.Module:
@@ -111,16 +130,17 @@ def _fsq_vocabulary(settings: Any) -> int:
 
 
 def _sizes(settings: Any) -> tuple[int, int, int]:
-    """T, the values that a token can take, and the classes of a learned prior."""
+    """T, the symbols that a position can hold, and the classes of a learned prior."""
     vocabulary = POLICIES[settings.policy].vocabulary(settings)
-    return settings.num_tokens, vocabulary or settings.vocab_size, settings.prior_classes
+    return settings.num_tokens, (vocabulary or settings.vocab_size) + settings.end_token, settings.prior_classes
 
 
 PRIORS: dict[str, Callable[[Any], nn.Module]] = {
-    "uniform": lambda settings: UniformPrior(settings.num_tokens, settings.vocab_size),
-    "independent": lambda settings: IndependentPrior(*_sizes(settings)),
+    "uniform": lambda settings: UniformPrior(settings.num_tokens, settings.num_symbols, _mask(settings)),
+    "independent": lambda settings: IndependentPrior(*_sizes(settings), mask=_mask(settings)),
     "autoregressive": lambda settings: AutoregressivePrior(
         *_sizes(settings),
+        mask=_mask(settings),
         embed_dim=settings.embed_dim,
         num_heads=settings.num_heads,
         num_layers=settings.prior_layers,

@@ -32,7 +32,9 @@ def find_data(data: Data | None) -> Tensor:
 
 
 @torch.no_grad()
-def principal_decoder(data: Tensor, num_tokens: int = NUM_TOKENS, vocab_size: int = VOCAB_SIZE) -> MLPDecoder:
+def principal_decoder(
+    data: Tensor, num_tokens: int = NUM_TOKENS, vocab_size: int = VOCAB_SIZE, *, ends: bool = False
+) -> MLPDecoder:
     """p(x|z) = N(mean + Σ_t level(z_t)·√λ_t·u_t, σ²): token t says how much of the data's t-th principal component.
 
     The levels are the V-quantiles of a standard normal, and σ² is the mean variance per entry that the T components
@@ -42,6 +44,7 @@ def principal_decoder(data: Tensor, num_tokens: int = NUM_TOKENS, vocab_size: in
         data: [N, *x].
         num_tokens: T, at most the number of entries of a datum.
         vocab_size: V.
+        ends: the last symbol is the end token, which says 0 of a component.
     Raises:
         ValueError: a datum has too many entries, or fewer than T.
     """
@@ -62,8 +65,9 @@ def principal_decoder(data: Tensor, num_tokens: int = NUM_TOKENS, vocab_size: in
         decoder = MLPDecoder(
             num_tokens, vocab_size, tuple(data.shape[1:]), likelihood=likelihood, embed_dim=1, hidden=()
         )
-    levels = torch.special.ndtri((torch.arange(vocab_size, dtype=torch.float64) + 0.5) / vocab_size)
-    cast(nn.Embedding, decoder.embed).weight.copy_(levels[:, None])
+    tokens = vocab_size - ends
+    levels = torch.special.ndtri((torch.arange(tokens, dtype=torch.float64) + 0.5) / tokens)
+    cast(nn.Embedding, decoder.embed).weight.zero_()[:tokens] = levels[:, None]
     (layer,) = (layer for layer in decoder.layers if isinstance(layer, nn.Linear))
     layer.weight.copy_(components * strongest.sign() * variances[:num_tokens].sqrt())
     layer.bias.copy_(mean)

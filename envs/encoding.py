@@ -30,9 +30,9 @@ class EncodingEnv(HoldsTask, EnvBase):
     Action:
         `action` [B, K, T], int64 in 0 … V-1; with it `action_log_prob` [B, K], log q(z|x) in nats.
     Reward:
-        `reward` [B, K, 1] = log p(x|z) − β·(log q(z|x) − log p(z)), and the terms of `verdicts`, in nats; larger is
-        better. Beside it `log_likelihood` and `kl` (the one-sample estimate; 0 when no log-probability came in)
-        [B, K, 1], and with J verdicts in the reward `verdicts` [B, K, J], each in its own unit.
+        `reward` [B, K, 1] = log p(x|z) − β·(log q(z|x) − log p(z)) − token_price·L, and the terms of `verdicts`, in
+        nats; larger is better. Beside it `log_likelihood` and `kl` (the one-sample estimate; 0 when no log-probability
+        came in) [B, K, 1], and with J verdicts in the reward `verdicts` [B, K, J], each in its own unit.
     Episode end:
         Every episode ends, terminated, after its one step.
     Reset and seed:
@@ -155,6 +155,7 @@ class EncodingEnv(HoldsTask, EnvBase):
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         kept = {name: tensordict[name] for name in self._observed}
         x, codes = kept.get("target", kept["observation"])[:, :1], tensordict["action"]  # [B, 1, *y], [B, K, T]
+        codes = self.task.closed(codes)
         labels = kept["label"][:, 0] if "label" in kept else None
         with torch.no_grad():
             log_likelihood, terms = self.task.judge(x, codes, labels)
@@ -171,7 +172,8 @@ class EncodingEnv(HoldsTask, EnvBase):
         check_same_shape(action_log_prob=log_prob, prior_log_prob=prior_log_prob)
         log_prob = torch.where(missing, prior_log_prob, log_prob)
         kl = kl_estimate(log_prob, prior_log_prob)
-        reward = encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, terms, self.task.rate_weight)
+        worth = (terms, self.task.rate_weight, self.task.price(codes))
+        reward = encoding_reward(log_likelihood, log_prob, prior_log_prob, self.beta, *worth)
         done = torch.ones(*self.batch_size, 1, dtype=torch.bool, device=self.device)
         return TensorDict(
             {

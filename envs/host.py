@@ -252,7 +252,7 @@ class TaskHost(HoldsTask):
                 f"actions must lie in 0 … {task.vocab_size - 1} (vocab_size - 1), "
                 f"got values from {array.min()} to {array.max()}."
             )
-        return torch.from_numpy(array.astype(np.int64)).to(task.device).view(contexts, samples, -1)
+        return task.closed(torch.from_numpy(array.astype(np.int64)).to(task.device).view(contexts, samples, -1))
 
     @torch.no_grad()
     def _frames(self) -> list[np.ndarray] | None:

@@ -19,8 +19,9 @@ from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, Data, find_data, princi
 from daps_rl.functional import VerdictTerms, decoder_loss, encoding_reward, reconstruction
 from daps_rl.functional.checks import check_beta
 from daps_rl.optim import descend
-from daps_rl.policies import CodeMask
-from daps_rl.priors import UniformCodes
+from daps_rl.policies import CodeMask, EndToken
+from daps_rl.policies.factorized import uniform_codes
+from daps_rl.policies.masks import check_price
 
 if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts
@@ -40,6 +41,7 @@ class TaskOptions(TypedDict, total=False):
     reward_fn: RewardFn | None
     targets: Tensor | np.ndarray | None
     mask: CodeMask | None
+    token_price: float
     verdicts: Verdicts | None
     labels: Tensor | np.ndarray | None
     device: torch.device | str | None
@@ -65,12 +67,14 @@ class EncodingTask(nn.Module):
             differentiable. -inf is a score, NaN and +inf are errors.
         targets: what is scored instead of x, where more is known of it than the encoder sees. [N, *y].
         mask: which tokens may come next, for policies and outside clients to ask; codes that break it are scored too.
+            With an `EndToken`, V + 1 symbols, codes are read up to their first end, whatever stands behind it.
+        token_price: what each token before the end costs, in nats of the reward.
         verdicts: what a code is worth beside log p(x|z), see `daps_rl.verdicts.Verdicts`; of a decoder's alone.
         labels: of the data, for verdicts that ask for them. Integers [N].
         device: of data and decoder; if None the accelerator's, where one of them is on one.
     Raises:
-        ValueError: data, labels, sizes or beta make no sense, T and V can be had from nowhere, or reward_fn is given
-            beside a decoder or verdicts.
+        ValueError: data, labels, sizes, beta or token_price make no sense, T and V can be had from nowhere, or
+            reward_fn is given beside a decoder or verdicts.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class EncodingTask(nn.Module):
         reward_fn: RewardFn | None = None,
         targets: Tensor | np.ndarray | None = None,
         mask: CodeMask | None = None,
+        token_price: float = 0.0,
         verdicts: Verdicts | None = None,
         labels: Tensor | np.ndarray | None = None,
         device: torch.device | str | None = None,
@@ -103,10 +108,14 @@ class EncodingTask(nn.Module):
                 f"targets must be one for each of the {len(tensor)} data, got shape {tuple(scored.shape)}."
             )
         labels = check_labels(labels, verdicts, len(tensor))
+        self.ends = mask if isinstance(mask, EndToken) else None
         if decoder is None and reward_fn is None:
-            decoder = principal_decoder(tensor, num_tokens or NUM_TOKENS, vocab_size or VOCAB_SIZE)
+            symbols = vocab_size or (VOCAB_SIZE if self.ends is None else self.ends.end + 1)
+            decoder = principal_decoder(tensor, num_tokens or NUM_TOKENS, symbols, ends=self.ends is not None)
         self.num_tokens = find_size("num_tokens", num_tokens, decoder)
         self.vocab_size = find_size("vocab_size", vocab_size, decoder)
+        check_price(token_price, self.ends)
+        self.token_price = token_price
         own, shape = getattr(decoder, "observation_shape", None), tuple(scored.shape[1:])
         if isinstance(own, tuple) and own != shape:
             raise ValueError(
@@ -132,7 +141,9 @@ class EncodingTask(nn.Module):
         self.decoder = decoder if decoder is None else decoder.to(device)
         self.reward_fn, self.mask = reward_fn, mask
         self.rate_weight = rate_weight
-        self._prior: Any = prior or UniformCodes(self.num_tokens, self.vocab_size, self.device)
+        # Of codes that end, every one has a probability under the prior: a host's policy need not know the fewest.
+        ends = None if self.ends is None else EndToken(self.ends.end, min_tokens=0)
+        self._prior: Any = prior or uniform_codes(self.num_tokens, self.vocab_size, ends, self.device)
         if isinstance(prior, nn.Module):
             self._prior = prior.to(self.device)
 
@@ -171,6 +182,14 @@ class EncodingTask(nn.Module):
             return None
         observation = self.data[index]
         return self.mask.allowed(self.mask.start(observation, 1), 0)[:, 0]
+
+    def closed(self, codes: Tensor) -> Tensor:
+        """The codes as they are read: what stands behind an end token is the end token. [..., T]."""
+        return codes if self.ends is None else self.ends.close(codes)
+
+    def price(self, codes: Tensor) -> Tensor | None:
+        """What the tokens of codes [..., T] cost, in nats, [...]; None where codes do not end."""
+        return None if self.ends is None else self.token_price * self.ends.lengths(codes)
 
     def score(self, x: Tensor, codes: Tensor) -> Tensor:
         """log p(x|z), or reward_fn's value, with its gradient. x [B, 1, *x], codes [B, K, T] → [B, K]."""
@@ -211,7 +230,7 @@ class EncodingTask(nn.Module):
 
         Args:
             x: data. [B, 1, *x].
-            codes: [B, K, T].
+            codes: as they are read, see `closed`. [B, K, T].
             optimizer: of the decoder's parameters, and a learned prior's. If given, the same forward pass also makes a
                 step on −mean log p(x|z) − mean log p(z), unless that or its gradient is not finite; the rewards are
                 those before the step.
@@ -224,7 +243,8 @@ class EncodingTask(nn.Module):
         scored = log_likelihood.detach().float()
         with torch.no_grad():
             prior_log_prob = self.prior.log_prob(codes)
-        reward = encoding_reward(scored, None, prior_log_prob, self.beta, terms, self.rate_weight)
+        worth = (terms, self.rate_weight, self.price(codes))
+        reward = encoding_reward(scored, None, prior_log_prob, self.beta, *worth)
         if optimizer is not None:
             with torch.enable_grad():
                 loss = decoder_loss(log_likelihood).mean() + self.prior_loss(codes)

@@ -98,8 +98,11 @@ class CompleteReward(BaseCallback):
         self.logger.record("train/beta", beta)
         if isinstance(self.task, EncodingTask):
             codes = torch.as_tensor(self.locals["actions"], device=self.task.device).long().view(len(log_prob), -1)
+            codes = self.task.closed(codes)
             kl = kl_estimate(log_prob, self.task.prior.log_prob(codes).to(log_prob))
             self.logger.record_mean("rollout/kl", kl.mean().item())
+            if self.task.ends is not None:
+                self.logger.record_mean("rollout/length", self.task.ends.lengths(codes).float().mean().item())
             for name, value in {} if self.task.verdicts is None else self.task.verdicts.metrics().items():
                 self.logger.record_mean(f"rollout/{name}", value.item())
         if self._completions and beta > 0.0:  # an environment that sees log q completes its own reward

@@ -212,6 +212,8 @@ class DecoderCallback(BaseCallback):
         k = self.samples
         actions = torch.as_tensor(self.locals["actions"], device=device).long()
         codes = actions.reshape(-1, k, *(actions.shape[1:] or (1,)))[:, : self.decoder_samples or k]  # [B, n, T]
+        if self.task is not None:
+            codes = self.task.closed(codes)
         x = self.locals["obs_tensor"][::k].to(device)
         x = x.reshape(-1, 1, *(x.shape[1:] if self.data_shape is None else self.data_shape))  # [B, 1, *x]
         was_training = self.decoder.training

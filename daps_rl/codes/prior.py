@@ -192,4 +192,6 @@ def _count(prior: IndependentPrior, train: Codes) -> None:
     for number, table in enumerate(prior.logits.data):
         chosen = train.codes if not prior.num_classes else train.codes[labels == number]
         counts = count_codes(chosen, prior.vocab_size) + SMOOTHING
+        if prior.mask is not None:  # the end tokens behind the first are certain
+            counts[:, -1] -= prior.mask.before(chosen).sum(0)
         table.copy_(F.log_softmax((counts / counts.sum(-1, keepdim=True)).log(), dim=-1) / SHARPNESS)

@@ -103,7 +103,10 @@ def encode_command(
 def decode_command(*, run: str, trust: bool, device: str, input: str, output: str) -> int:
     """`daps-rl decode`."""
     _, config, model = load_run(run, device, trust=trust)
-    codes = as_codes(read_array(input), config.num_tokens, config.vocab_size, input)
+    array, num_tokens = read_array(input), config.num_tokens
+    if config.end_token and len(array.shape) > 0 and array.shape[-1] < num_tokens:  # the first tokens of codes
+        num_tokens = array.shape[-1]
+    codes = as_codes(array, num_tokens, config.num_symbols, input)
     if codes.ndim != 2:
         raise ValueError(f"{input} must hold codes [N, {config.num_tokens}], got shape {list(codes.shape)}.")
     return _write_data(output, model, codes)

@@ -34,7 +34,7 @@ COLLAPSED = 0.1  # nats of code_gain
 UNITS = {
     "beta_elbo": "{:.2f} nats", "log_likelihood": "{:.2f} nats", "kl": "{:.2f} nats", "reward_greedy": "{:.4f}",
     "gap_greedy": "{:.2%}", "code_usage": "{:.0%}", "code_perplexity": "{:.1f}",
-    "recognised": "{:.1%}", "recognised_original": "{:.1%}",
+    "length_greedy": "{:.2f} tokens", "recognised": "{:.1%}", "recognised_original": "{:.1%}",
 }  # fmt: skip
 """Metrics of the summary that are printed beside the data's own measures, how and in what unit."""
 
@@ -127,8 +127,9 @@ def _dry_run(preset: str | None, given: dict[str, Any]) -> int:
     log_likelihood = trainer.train_step()["log_likelihood"].item()
     taken = time.perf_counter() - start
     parameters = sum(p.numel() for p in {*trainer.agent.parameters(), *trainer.autoencoder.parameters()})
+    latents = latents_text(settings.bits, ends=settings.end_token)
     print(
-        f"{settings.agent} on {splits.name}: {latents_text(settings.bits)}, {parameters:,} parameters; a step with "
+        f"{settings.agent} on {splits.name}: {latents}, {parameters:,} parameters; a step with "
         f"{settings.batch_size} data and {settings.samples} codes each took {taken:.2f} s and "
         f"{peak_memory(trainer.device) / 2**20:,.0f} MiB at its peak; log-likelihood {log_likelihood:.1f} nats"
     )
@@ -136,9 +137,10 @@ def _dry_run(preset: str | None, given: dict[str, Any]) -> int:
 
 
 def _print_summary(summary: dict[str, Any], path: Path) -> None:
+    latents = latents_text(summary["bits"], ends="length" in summary["test"])
     print(
         f"{summary['agent']} on {summary['data']}: {summary['steps']} steps in {summary['seconds']:.0f} s "
-        f"({summary['steps_per_second']:.1f} steps/s), {latents_text(summary['bits'])}"
+        f"({summary['steps_per_second']:.1f} steps/s), {latents}"
     )
     measures = {name: f"{{:{m['form']}}} {m['unit']}".rstrip() for name, m in summary["measures"].items()}
     forms = {name: f"{name} {form}" for name, form in (UNITS | measures).items()}

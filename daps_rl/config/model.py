@@ -75,6 +75,8 @@ class ModelConfig(Settings):
     )
     num_tokens: int = _code(8, "give codes this many tokens (T)", above=0, most=2**16, common=True)
     vocab_size: int = _code(256, "choose each token among this many values (V)", least=2, most=2**20, common=True)
+    end_token: bool = _code(False, "let codes end before they have all their tokens; a token price does so too")
+    min_tokens: int = _code(1, "give codes that may end at least this many tokens", least=0)
     policy: str = _policy(
         "autoregressive", "draw tokens one after another or independently, or quantise instead", choices=tuple(POLICIES)
     )
@@ -145,17 +147,38 @@ class ModelConfig(Settings):
             )
         if self.prior != "uniform" and POLICIES[self.policy].vocabulary(self) is None:
             raise ValueError(f"prior must be uniform for policy {self.policy}, got {self.prior}; it has no codes.")
+        self._check_ends()
         if not self.decoder_hidden:
             raise ValueError("decoder_hidden must be positive widths, got none; pass 64,256.")
         _ = self.bits  # raises where options of the policy make no sense
 
+    def _check_ends(self) -> None:
+        """Raises ValueError where codes are to end and cannot."""
+        if not self.end_token:
+            return
+        if self.policy not in ("autoregressive", "factorized"):
+            raise ValueError(
+                f"codes of policy {self.policy!r} have no end token: nothing chooses how long they are; leave out "
+                "token_price and end_token, or use an agent with a policy over codes (daps, daps-na)."
+            )
+        if self.problem is not None or self.decoder == "strokes":
+            what = f"problem {self.problem!r}" if self.problem is not None else "decoder 'strokes'"
+            raise ValueError(f"codes of {what} have all their tokens; leave out token_price and end_token.")
+        if self.min_tokens > self.num_tokens:
+            raise ValueError(f"min_tokens must be <= num_tokens, {self.num_tokens}, got {self.min_tokens}.")
+
+    @property
+    def num_symbols(self) -> int:
+        """Symbols at a position: V, and the end token where codes may end."""
+        return self.vocab_size + self.end_token
+
     @property
     def bits(self) -> float | None:
-        """Size of a code, T·log2 V, in bits; None for continuous latents."""
+        """Size of a code, T·log2 V, in bits, of the longest where codes may end; None for continuous latents."""
         vocabulary = POLICIES[self.policy].vocabulary(self)
         return None if vocabulary is None else self.num_tokens * math.log2(vocabulary)
 
 
-def latents_text(bits: float | None) -> str:
-    """What a model encodes to, in words: codes of N bits, or continuous latents (None)."""
-    return "continuous latents" if bits is None else f"codes of {bits:g} bits"
+def latents_text(bits: float | None, *, ends: bool = False) -> str:
+    """What a model encodes to, in words: codes of N bits, of up to N where they may end, or continuous latents."""
+    return "continuous latents" if bits is None else f"codes of {'up to ' if ends else ''}{bits:g} bits"

@@ -74,6 +74,12 @@ class AgentConfig(Settings):
         "(docs/verdicts.md)",
         common=True,
     )
+    token_price: float = _agent(
+        0.0,
+        "let each token of a code cost this many nats of its reward; codes then end where they are long enough",
+        least=0,
+        common=True,
+    )
     ess_fraction: float = _agent(ESS_FRACTION, "aim at this effective sample size, as a fraction of K", above=0, most=1)
     trust_region: str = _agent("ess", "bound a step by ess or kl exactly, or take a fixed or an adaptive temperature")
     centered: bool = _agent(True, "centre the weights: the same expected gradient, with a smaller variance")
@@ -157,7 +163,16 @@ class RunConfig(Settings):
 @documented
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig, AgentConfig, ModelConfig, DataConfig):
-    """Settings of a run: those of its data, its model, its agent and the run itself, side by side."""
+    """Settings of a run: those of its data, its model, its agent and the run itself, side by side.
+
+    A token price switches the end token on.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.token_price:
+            object.__setattr__(self, "end_token", True)
+        self._check_ends()
 
     def model_config(
         self, observation_shape: tuple[int, ...], likelihood: str, columns: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from daps_rl.functional import expectation, kl_estimate, tokenwise_kl
 from daps_rl.functional.checks import as_float
-from daps_rl.policies import FactorizedCategorical
+from daps_rl.policies import FactorizedCategorical, FactorizedUntilEnd
 
 SCORED_AT_ONCE = 8192  # codes, by a posterior
 ACTIVE = 0.01  # nats that a position's token tells of the datum, above which it counts as active
@@ -24,12 +24,15 @@ def kl_and_entropy(posterior: Distribution, prior: Distribution, codes: Tensor) 
     is exact where torch knows the pair; else both are the distribution's own, or estimates from −log q. Codes are
     [B, T], or continuous [B, T, E]; the prior has no batch shape. None for a posterior without log-probabilities.
     """
-    log_probs = conditional_log_probs(posterior, codes)
+    exact = isinstance(posterior, FactorizedUntilEnd)  # says both itself
+    log_probs = None if exact else conditional_log_probs(posterior, codes)
     kl, entropy = defined(lambda: kl_divergence(posterior, prior)), None
     if log_probs is not None:
         entropy = -tokenwise_kl(log_probs, torch.zeros_like(log_probs[0]))
         if kl is None and hasattr(prior, "token_log_probs"):
             kl = tokenwise_kl(log_probs, prior.token_log_probs)
+        elif kl is None and (given := conditional_log_probs(prior, codes)) is not None:
+            kl = tokenwise_kl(log_probs, given)
     if kl is None:
         kl = defined(lambda: kl_estimate(posterior.log_prob(codes), prior.log_prob(codes)))
     for quantity in (posterior.entropy, lambda: -posterior.log_prob(codes)):
@@ -55,6 +58,8 @@ def marginals(posterior: Distribution, codes: Tensor, vocab_size: int) -> Tensor
     """q(z_t|x) of each position, [B, T, V], where it has a closed form: independent tokens, and point masses."""
     if isinstance(posterior, FactorizedCategorical):
         return posterior.log_probs.exp()
+    if isinstance(posterior, FactorizedUntilEnd):
+        return posterior.marginals()
     point = defined(lambda: posterior.log_prob(codes)) is None
     return F.one_hot(codes, vocab_size).float() if point else None
 

@@ -28,6 +28,7 @@ from daps_rl.evaluation.codes import (
 )
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound, reconstruction
+from daps_rl.policies import end_token
 from daps_rl.priors import UniformCodes
 from daps_rl.search import CodeScore, Search
 
@@ -161,6 +162,7 @@ class _Pass:
         self.prior = self.autoencoder.prior()
         self.num_tokens, _ = code_sizes(self.autoencoder.policy)
         self.vocab_size = codebook_size(self.autoencoder.policy)
+        self.ends = end_token(self.autoencoder.policy)
         if self.perceptual is not None:
             self.perceptual.reset()
 
@@ -178,6 +180,8 @@ class _Pass:
             codes["_search"] = self._searched(self.search, x, y)
         for end, code in codes.items():
             self._add_decoded(self.autoencoder.decoder(code) if end else distribution, y, labels, end)
+            if self.ends is not None:
+                self._keep(**{f"length{end}": self.ends.lengths(code)})
         if not torch.is_floating_point(z):
             counts = count_codes(z, self.vocab_size)
             self.counts = counts if self.counts is None else self.counts + counts
@@ -264,9 +268,10 @@ class _Pass:
         if self.counts is None:
             return dict.fromkeys(("bits", "code_usage", "code_perplexity", "active_positions"))
         information = self.information.nats()
+        tokens = self.vocab_size if self.ends is None else self.ends.end
         return {
-            "bits": self.num_tokens * math.log2(self.vocab_size),
-            "code_usage": code_usage(self.counts).item(),
+            "bits": self.num_tokens * math.log2(tokens),
+            "code_usage": code_usage(self.counts[:, :tokens]).item(),
             "code_perplexity": code_perplexity(self.counts).mean().item(),
             "active_positions": None if information is None else int((information > ACTIVE).sum()),
         }

@@ -34,6 +34,7 @@ def encoding_reward(
     beta: Tensor | float,
     verdicts: VerdictTerms | None = None,
     rate_weight: Tensor | float = 0.0,
+    price: Tensor | None = None,
 ) -> Tensor:
     """The bandit's reward; larger is better.
 
@@ -49,7 +50,11 @@ def encoding_reward(
         beta: weight of the KL to the prior.
         verdicts: what else the code is worth: scores v [J, ...] and their weights w [J]; nothing if None.
         rate_weight: λ, in nats of log-likelihood per nat of the code's length −log p(z) as a coder writes it.
+        price: what its tokens cost, the number of them times a price; nothing if None.
     """
+    if price is not None:
+        check_same_shape(log_likelihood=log_likelihood, price=price)
+        log_likelihood = log_likelihood - price
     if verdicts is not None:
         scores, weights = (value.to(log_likelihood) for value in verdicts)
         check_same_shape(log_likelihood=log_likelihood, **{f"verdict {j}": v for j, v in enumerate(scores)})

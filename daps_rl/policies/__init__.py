@@ -13,8 +13,11 @@ from daps_rl.policies.distribution import CodePosterior as CodePosterior
 from daps_rl.policies.distribution import Drawn as Drawn
 from daps_rl.policies.distribution import draw as draw
 from daps_rl.policies.distribution import score_drawn as score_drawn
+from daps_rl.policies.ends import EndEmbedding as EndEmbedding
+from daps_rl.policies.ends import EndHead as EndHead
 from daps_rl.policies.factorized import FactorizedCategorical as FactorizedCategorical
 from daps_rl.policies.factorized import FactorizedPolicy as FactorizedPolicy
+from daps_rl.policies.factorized import FactorizedUntilEnd as FactorizedUntilEnd
 from daps_rl.policies.factorized import UniformCodes as UniformCodes
 from daps_rl.policies.factorized import UniformPrior as UniformPrior
 from daps_rl.policies.latents import Codebook as Codebook
@@ -26,8 +29,10 @@ from daps_rl.policies.lattice import LatticeHead as LatticeHead
 from daps_rl.policies.lattice import lattice_levels as lattice_levels
 from daps_rl.policies.layers import PointerHead as PointerHead
 from daps_rl.policies.masks import CodeMask as CodeMask
+from daps_rl.policies.masks import EndToken as EndToken
 from daps_rl.policies.masks import VisitOnce as VisitOnce
 from daps_rl.policies.masks import WithinCapacity as WithinCapacity
+from daps_rl.policies.masks import end_token as end_token
 from daps_rl.policies.observation import ItemEncoder as ItemEncoder
 from daps_rl.policies.observation import ObservationEncoder as ObservationEncoder
 from daps_rl.policies.observation import Patches as Patches

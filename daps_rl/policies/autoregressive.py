@@ -12,6 +12,7 @@ from daps_rl.functional.checks import as_float, casting_once, check_code_sizes, 
 from daps_rl.policies.code_transformer import CodeTransformer, Context, MaskedSteps
 from daps_rl.policies.distribution import Drawn, RelaxedCodes, RelaxTokens, SequentialCodes
 from daps_rl.policies.layers import GrowingCache, KeyValueCache
+from daps_rl.policies.masks import CodeMask
 from daps_rl.policies.observation import ObservationEncoder, make_readout
 
 
@@ -191,6 +192,11 @@ class AutoregressivePolicy(nn.Module):
             readout=readout if aligned_patches else None,
             **options,
         )
+
+    @property
+    def mask(self) -> CodeMask | None:
+        """Which tokens may come next."""
+        return self.transformer.mask
 
     def forward(self, observation: Tensor) -> AutoregressiveCategorical:
         context = self.transformer.prepare(self.encoder(observation), observation)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from daps_rl.functional.checks import as_float, in_full_precision
 from daps_rl.policies.layers import Cache, DecoderBlock, PointerHead, sinusoidal_positions
-from daps_rl.policies.masks import CodeMask
+from daps_rl.policies.masks import CodeMask, EndToken, check_ends
 from daps_rl.recompute import in_microbatches
 
 LARGEST_LOGITS = 2**26  # entries of [B, K, T, V] in memory at once, in scoring
@@ -72,7 +72,7 @@ class CodeTransformer(nn.Module):
         mask: which tokens may come next, by the datum and the tokens before; the others have probability exactly 0, in
             sampling and in scoring. Its `features` are added to the tokens' embeddings.
     Raises:
-        ValueError: token_sizes do not fit T and V, or both head and pointer are given.
+        ValueError: token_sizes or an `EndToken` do not fit T and V, or both head and pointer are given.
     """
 
     backend: Backend | None = None
@@ -103,6 +103,8 @@ class CodeTransformer(nn.Module):
                 f"token_sizes must be {num_tokens} numbers in 1 … {vocab_size} (num_tokens and vocab_size), "
                 f"got {list(token_sizes)}; vocab_size is the largest of them."
             )
+        if isinstance(mask, EndToken):
+            check_ends(mask, num_tokens, vocab_size)
         self.num_tokens, self.vocab_size, self.num_heads = num_tokens, vocab_size, num_heads
         self.mask = mask
         self.readout = readout
@@ -237,7 +239,7 @@ class MaskedSteps:
     """The state of a transformer's mask along codes that are being written; no mask allows everything."""
 
     def __init__(self, net: CodeTransformer, context: Context, samples: int) -> None:
-        self.mask, self.position = net.mask, 0
+        self.mask, self.position, self.samples = net.mask, 0, samples
         if self.mask is not None:
             self.state = self.mask.start(context.observation, samples)
 
@@ -269,7 +271,9 @@ class MaskedSteps:
         """Goes on with these of the B·K codes, as many for each of the B contexts. int64 [B·K']."""
 
         def chosen(state: Tensor) -> Tensor:
-            return state.flatten(0, 1)[rows].unflatten(0, (batch, -1))
+            of_context = state.shape[1] != self.samples  # what is the same for all codes of a context: [B, 1, ...]
+            return state if of_context else state.flatten(0, 1)[rows].unflatten(0, (batch, -1))
 
         if self.mask is not None:
             self.state = tuple(map(chosen, self.state)) if isinstance(self.state, tuple) else chosen(self.state)
+        self.samples = len(rows) // batch

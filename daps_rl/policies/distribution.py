@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -72,6 +73,31 @@ class IndependentSteps:
 
     def select(self, index: Tensor) -> None:
         self.logits = self.logits[:, :1].expand(-1, index.shape[1], -1)
+
+
+class StepsUntilEnd(IndependentSteps):
+    """The steps of codes whose tokens are independent up to the first end token, the last of V; see `EndToken`."""
+
+    def __init__(self, log_probs: Tensor, samples: int) -> None:
+        super().__init__(log_probs, samples)
+        self._ended = torch.zeros(self.logits.shape[:2], dtype=torch.bool, device=log_probs.device)
+
+    def advance(self, token: Tensor) -> None:
+        super().advance(token)
+        end = self.logits.shape[-1] - 1
+        self._ended = self._ended | (token == end)
+        self.logits = until_end(self.logits, self._ended)
+
+    def select(self, index: Tensor) -> None:
+        self._ended = self._ended.gather(1, index)
+        self.logits = self.logits.gather(1, index.unsqueeze(-1).expand(-1, -1, self.logits.shape[-1]))
+
+
+def until_end(log_probs: Tensor, ended: Tensor) -> Tensor:
+    """Log-probabilities [..., V] where a code goes on, and of the end token, the last, alone where it has ended."""
+    is_end = torch.arange(log_probs.shape[-1], device=log_probs.device) == log_probs.shape[-1] - 1
+    certain = torch.where(is_end, 0.0, -math.inf).to(log_probs.dtype)
+    return torch.where(ended.unsqueeze(-1), certain, log_probs)
 
 
 class SequentialCodes(DiscreteCodes):

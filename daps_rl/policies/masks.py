@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,91 @@ class CodeMask:
             state = self.advance(state, position, token)
             rows.append(ask(state, position + 1))
         return torch.stack(rows, dim=2)
+
+
+class EndToken(CodeMask):
+    """Codes as long as they need to be: a token that ends them, behind which nothing else stands.
+
+    Of V + 1 symbols the last, V, is the end token: pass V + 1 for `vocab_size` of a policy and a decoder, and the mask
+    to the policy. A code of L tokens is these and end tokens from there on, [..., T] as all codes; one of T tokens has
+    none. So a prefix and end tokens are a code too, the one that ended there.
+
+    Args:
+        end: the end token, V.
+        min_tokens: the shortest code has so many tokens, at most T.
+    Raises:
+        ValueError: end is not positive, or min_tokens is negative.
+    """
+
+    on_device = True
+
+    def __init__(self, end: int, min_tokens: int = 1) -> None:
+        if end < 1 or min_tokens < 0:
+            raise ValueError(f"end must be >= 1 (V) and min_tokens >= 0, got {end} and {min_tokens}.")
+        self.end, self.min_tokens = end, min_tokens
+
+    def start(self, observation: Tensor, samples: int) -> Tensor:
+        return observation.new_zeros((len(observation), samples), dtype=torch.bool)
+
+    def allowed(self, state: Tensor, position: int | Tensor) -> Tensor:
+        """See `CodeMask`; also of positions [T, 1] and states [..., T] at once."""
+        is_end = torch.arange(self.end + 1, device=state.device) == self.end  # [V + 1]
+        return torch.where(state.unsqueeze(-1), is_end, ~is_end | (position >= self.min_tokens))
+
+    def advance(self, state: Tensor, position: int, token: Tensor) -> Tensor:
+        return state | (token == self.end)
+
+    def along(self, ask: Callable[[Any, int], Tensor], observation: Tensor, codes: Tensor) -> Tensor:
+        """See `CodeMask`; all positions at once."""
+        positions = torch.arange(codes.shape[-1], device=codes.device).unsqueeze(-1)
+        return self.allowed(self.before(codes), positions)
+
+    def before(self, codes: Tensor) -> Tensor:
+        """Whether a code has ended before each position. int64 [..., T] → bool [..., T]."""
+        ends = codes == self.end
+        return ends.cumsum(-1) > ends
+
+    def lengths(self, codes: Tensor) -> Tensor:
+        """How many tokens stand before the end. int64 [..., T] → int64 [...]."""
+        return (~self.before(codes) & (codes != self.end)).sum(-1)
+
+    def close(self, codes: Tensor) -> Tensor:
+        """The code that is read where another than the end token stands behind one. int64 [..., T]."""
+        return torch.where(self.before(codes), self.end, codes)
+
+    def pad(self, codes: Tensor, num_tokens: int) -> Tensor:
+        """The code of T tokens that a prefix is. int64 [..., L] → [..., T]."""
+        missing = num_tokens - codes.shape[-1]
+        return torch.nn.functional.pad(codes, (0, missing), value=self.end)
+
+
+def check_ends(mask: EndToken, num_tokens: int, vocab_size: int) -> None:
+    """Raises ValueError unless the mask is one by which codes end, for these sizes, the end token counted."""
+    if not isinstance(mask, EndToken):
+        raise ValueError(
+            f"tokens that are independent can keep to an EndToken alone, got {type(mask).__name__}; use an "
+            "AutoregressivePolicy."
+        )
+    if mask.end != vocab_size - 1 or mask.min_tokens > num_tokens:
+        raise ValueError(
+            f"an EndToken must have end = vocab_size - 1 and min_tokens <= num_tokens, {vocab_size - 1} and "
+            f"{num_tokens}, got {mask.end} and {mask.min_tokens}; vocab_size counts the end token."
+        )
+
+
+def check_price(price: float, ends: EndToken | None) -> None:
+    """Raises ValueError for a price that is negative, or of tokens of codes that have no end."""
+    if not 0.0 <= price < math.inf or (price and ends is None):
+        raise ValueError(
+            f"token_price must be >= 0 and finite, and 0 for codes without an end token, got {price}; pass "
+            "mask=daps_rl.policies.EndToken(V)."
+        )
+
+
+def end_token(policy: object) -> EndToken | None:
+    """The rule by which a policy's codes end, its `mask`; None where they are all of one length."""
+    mask = getattr(policy, "mask", None)
+    return mask if isinstance(mask, EndToken) else None
 
 
 class VisitOnce(CodeMask):

@@ -9,7 +9,8 @@ from daps_rl.functional.checks import check_code_sizes, check_transformer_sizes
 from daps_rl.policies.autoregressive import AutoregressiveCategorical
 from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.policies.distribution import DiscreteCodes
-from daps_rl.policies.factorized import FactorizedCategorical
+from daps_rl.policies.factorized import FactorizedCategorical, FactorizedUntilEnd, independent_codes
+from daps_rl.policies.masks import EndToken, check_ends
 from daps_rl.priors.mixture import MixtureCodes
 
 SHARPNESS = 10.0  # of an independent prior's table: at a policy's learning rate logits of size 1 lag behind the codes
@@ -23,14 +24,18 @@ class LearnedPrior(nn.Module):
     Args:
         num_tokens, vocab_size: T and V.
         num_classes: C, of the labels 0 … C − 1; 0 for a prior without labels.
+        mask: how codes end, where they do; V counts the end token.
     """
 
-    def __init__(self, num_tokens: int, vocab_size: int, num_classes: int = 0) -> None:
+    def __init__(self, num_tokens: int, vocab_size: int, num_classes: int = 0, *, mask: EndToken | None = None) -> None:
         super().__init__()
         check_code_sizes(num_tokens, vocab_size)
         if num_classes < 0:
             raise ValueError(f"num_classes must be >= 0, got {num_classes}; 0 is a prior without labels.")
         self.num_tokens, self.vocab_size, self.num_classes = num_tokens, vocab_size, num_classes
+        if mask is not None:
+            check_ends(mask, num_tokens, vocab_size)
+        self.mask = mask
         count = max(num_classes, 1)
         self.class_log_probs = nn.Buffer(-torch.full((count,), float(count)).log())
         """log p(y), in nats. [C], or [1]"""
@@ -60,22 +65,22 @@ class LearnedPrior(nn.Module):
 class IndependentPrior(LearnedPrior):
     """Independent tokens: a table of logits for each position, and class, in units of ten. See `LearnedPrior`."""
 
-    def __init__(self, num_tokens: int, vocab_size: int, num_classes: int = 0) -> None:
-        super().__init__(num_tokens, vocab_size, num_classes)
+    def __init__(self, num_tokens: int, vocab_size: int, num_classes: int = 0, *, mask: EndToken | None = None) -> None:
+        super().__init__(num_tokens, vocab_size, num_classes, mask=mask)
         self.logits = nn.Parameter(torch.zeros(max(num_classes, 1), num_tokens, vocab_size))
 
-    def of_classes(self, index: Tensor) -> FactorizedCategorical:
-        return FactorizedCategorical(SHARPNESS * self.logits[index])
+    def of_classes(self, index: Tensor) -> FactorizedCategorical | FactorizedUntilEnd:
+        return independent_codes(SHARPNESS * self.logits[index], self.mask)
 
     def marginal(self, every: Tensor) -> DiscreteCodes:
-        return super().marginal(every) if self.num_classes else FactorizedCategorical(SHARPNESS * self.logits[0])
+        return super().marginal(every) if self.num_classes else independent_codes(SHARPNESS * self.logits[0], self.mask)
 
 
 class AutoregressivePrior(LearnedPrior):
     """Each token given those before it, by the policy's own transformer; what it attends to is a vector of the class.
 
     Args:
-        num_tokens, vocab_size, num_classes: see `LearnedPrior`.
+        num_tokens, vocab_size, num_classes, mask: see `LearnedPrior`.
         embed_dim, num_heads, num_layers, mlp_ratio: of the transformer.
     """
 
@@ -85,12 +90,13 @@ class AutoregressivePrior(LearnedPrior):
         vocab_size: int,
         num_classes: int = 0,
         *,
+        mask: EndToken | None = None,
         embed_dim: int = 64,
         num_heads: int = 4,
         num_layers: int = 2,
         mlp_ratio: float = 4.0,
     ) -> None:
-        super().__init__(num_tokens, vocab_size, num_classes)
+        super().__init__(num_tokens, vocab_size, num_classes, mask=mask)
         check_transformer_sizes(embed_dim, num_heads, num_layers)
         self.transformer = CodeTransformer(
             num_tokens,
@@ -99,8 +105,10 @@ class AutoregressivePrior(LearnedPrior):
             num_heads=num_heads,
             num_layers=num_layers,
             mlp_ratio=mlp_ratio,
+            mask=mask,
         )
         self.classes = nn.Parameter(torch.randn(max(num_classes, 1), 1, embed_dim))
 
     def of_classes(self, index: Tensor) -> AutoregressiveCategorical:
-        return AutoregressiveCategorical(self.transformer, self.transformer.prepare(self.classes[index]))
+        encoded = self.classes[index]
+        return AutoregressiveCategorical(self.transformer, self.transformer.prepare(encoded, encoded))

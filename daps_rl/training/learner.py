@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from daps_rl.agents import Agent, AgentLoss, Conditions, Scorer, find_agent
+from daps_rl.agents import Agent, AgentLoss, Conditions, Scorer
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
 from daps_rl.data.errors import one_line
@@ -18,11 +18,14 @@ from daps_rl.evaluation import count_codes
 from daps_rl.functional import code_usage, follow_temperature
 from daps_rl.kernels import use_cpu_kernels
 from daps_rl.optim import GuardedAdamW, exponential_decay
+from daps_rl.policies import end_token
+from daps_rl.training.checks import check_fit, check_verdicts
 from daps_rl.training.cuda_graph import GraphedUpdate, keeps_to_the_device
-from daps_rl.training.targets import RateTarget, check_weights
+from daps_rl.training.targets import RateTarget
 from daps_rl.verdicts import Verdicts
 
 RAMP = 0.5  # share of a run over which λ rises to its value: from the start, an autoregressive prior makes codes alike
+PRICE_RAMP = 0.15  # the same of the token price: no token is worth one before the decoder can read it
 SEED_STRIDE = 1_000_003  # between the processes of a run
 
 
@@ -37,6 +40,7 @@ class Learner:
     Attributes:
         beta: the one shared value of β, the reward's weight of the KL and the temperature's floor. 0-dim.
         rate_weight: the one shared value of λ, the reward's weight of log p(z), 0-dim; None where it is 0 throughout.
+        token_price: what a token costs, in nats: the one shared value, which rises to that of the settings. 0-dim.
         usage: how often this process has drawn each code, in the epoch before and in this one. int64 [2, T, V].
         evaluations: of the decoder, by this process for the last batch.
         score_precision: "float32" or "bfloat16", of codes that are scored without a gradient.
@@ -61,11 +65,12 @@ class Learner:
         self.rate_weight = self.beta.new_zeros(()) if config.rate_weight else None
         if target is not None:
             self.rate_weight = target.to(self.device).weight
-        _check_fit(config, autoencoder, agent, world)
+        self.token_price = self.beta.new_zeros(())
+        check_fit(config, autoencoder, agent, world)
         self.verdicts = verdicts if verdicts is not None and verdicts.learned else None
         if self.verdicts is not None:
             self.verdicts.world = world
-            _check_verdicts(self.verdicts, config, agent)
+            check_verdicts(self.verdicts, config, agent)
         if config.cpu_kernels and self.device.type == "cpu":
             use_cpu_kernels(agent)
             if config.precision != "float32":
@@ -83,7 +88,9 @@ class Learner:
             device=self.device,
             world=world,
         )
-        self.usage = torch.zeros(2, config.num_tokens, config.vocab_size, dtype=torch.int64, device=self.device)
+        self.ends = end_token(autoencoder.policy)
+        self.num_symbols = config.vocab_size if self.ends is None else self.ends.end + 1
+        self.usage = torch.zeros(2, config.num_tokens, self.num_symbols, dtype=torch.int64, device=self.device)
         self.evaluations = 0
         # A microbatch's second pass sets the state of the random numbers back, which no graph may.
         recordable = agent.on_device and not config.microbatch and world.size == 1 and self.verdicts is None
@@ -107,6 +114,7 @@ class Learner:
             self.beta.fill_(exponential_decay(progress, config.beta_start, config.beta_end))
         if self.rate_weight is not None and self.target is None:
             self.rate_weight.fill_(config.rate_weight * min(progress / RAMP, 1.0))
+        self.token_price.fill_(config.token_price * min(progress / PRICE_RAMP, 1.0))
         self.optimizer.set_rate(rate_factor)
         rate = config.learning_rate * rate_factor
         self.agent.prepare(Conditions(self.world, config.microbatch, progress, rate))
@@ -135,6 +143,8 @@ class Learner:
             self.verdicts,
             labels,
             0.0 if self.rate_weight is None else self.rate_weight,
+            self.ends,
+            self.token_price,
         )
         result: AgentLoss | None = None
         loss_decoder: Tensor | None = None
@@ -156,7 +166,7 @@ class Learner:
         if result is None or loss_decoder is None:
             raise ValueError(f"agent {config.agent!r} yielded no loss; its `losses` must yield at least one.")
         if not torch.is_floating_point(result.codes):
-            self.usage[1] += count_codes(result.codes, config.vocab_size)
+            self.usage[1] += count_codes(result.codes, self.num_symbols)
         self.evaluations = scorer.evaluations
         if config.beta == "auto":
             self.beta.copy_(follow_temperature(self.beta, result.metrics["temperature"]))
@@ -270,39 +280,3 @@ class Learner:
         for name, value in both.state_dict(keep_vars=True).items():
             first.setdefault(id(value), (name, value))
         return dict(first.values())
-
-
-def _check_fit(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent, world: World) -> None:
-    """Raises ValueError where an agent cannot work on parts of a batch; warns where these are not exact."""
-    if world.size > 1 and not find_agent(config.agent).several_processes:
-        raise ValueError(
-            f"agent {config.agent!r} has an optimiser or a codebook of its own and trains in one process; leave "
-            "out torchrun, or use another agent."
-        )
-    if config.microbatch and not agent.bounded_memory:
-        raise ValueError(
-            f"agent {config.agent!r} makes passes over whole batches and cannot keep to microbatch; leave it out "
-            "and lower --batch-size, or use daps, daps-na, tpo, rloo or a relaxation."
-        )
-    check_weights(config, autoencoder, agent)
-    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in autoencoder.modules())
-    if norms and (config.microbatch or world.size > 1):
-        warnings.warn(
-            "batch norm counts a microbatch, or a process's part, as the batch: the gradients are not those of the "
-            "whole batch; --decoder-norm group is exact.",
-            stacklevel=4,
-        )
-
-
-def _check_verdicts(verdicts: Verdicts, config: TrainConfig, agent: Agent) -> None:
-    """Raises ValueError where nobody can learn from verdicts."""
-    if config.problem is not None:
-        raise ValueError(
-            f"reward judges what is decoded, and problem {config.problem!r} decodes nothing; leave it out."
-        )
-    if agent.needs_decoder_gradient:
-        measured = ",".join(f"{name}:0" for name in verdicts.learned)
-        raise ValueError(
-            f"agent {config.agent!r} learns through the decoder's gradient, which a verdict has none of; use an agent "
-            f"that learns from rewards (daps, rloo, grpo, ppo), or --reward {measured} to measure alone."
-        )

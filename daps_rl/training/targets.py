@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from daps_rl.agents import Agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
 from daps_rl.data import Splits
 from daps_rl.data.kind import Kind
 from daps_rl.distributed import World
 from daps_rl.functional import dual_step
-from daps_rl.priors import NormalPrior, UniformPrior
 
 EVERY = 5  # steps between two looks at validation data
 DATA = 256  # of them, at most, at a look
@@ -173,22 +171,3 @@ def make_target(config: TrainConfig, splits: Splits, validation: Tensor, world: 
         raise ValueError(f"{setting} is met on validation data, and {splits.name} has none; take rate_weight.")
     y = None if splits.validation_targets is None else splits.validation_targets[: len(validation)]
     return RateTarget(setting, value, validation, y, splits.kind, config.bits or math.inf, world)
-
-
-def check_weights(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent) -> None:
-    """Raises ValueError where the rate has a weight that nothing can learn from, or β nothing to follow."""
-    if config.beta == "auto" and (getattr(agent, "standardized", True) or config.trust_region == "fixed"):
-        raise ValueError(
-            f"beta must be schedule for agent {config.agent!r}, got auto; only where a trust region sets a temperature "
-            "in nats (daps, daps-na) is there one to follow."
-        )
-    name = config.target[0] if config.target is not None else "rate_weight"
-    if config.target is None and not config.rate_weight:
-        return
-    if not getattr(agent, "has_kl", True):
-        raise ValueError(
-            f"agent {config.agent!r} quantises, and learns nothing from log p(z): leave out {name}, or take an agent "
-            "that learns from rewards (daps, daps-na)."
-        )
-    if isinstance(autoencoder.prior, UniformPrior | NormalPrior):
-        raise ValueError(f"{name} needs a prior that learns which codes are short; pass --prior autoregressive.")
