@@ -21,6 +21,7 @@ from conftest import TINY, error_of
 
 from daps_rl.agents import AGENTS
 from daps_rl.cli import main
+from daps_rl.commands.parser import COMMANDS
 from daps_rl.config import make_config
 
 
@@ -331,7 +332,7 @@ def test_the_short_help_shows_what_people_use_and_the_long_one_everything(capsys
     flags = {line.split()[0] for line in short.splitlines() if line.startswith("  --")}
     assert flags == {
         "--help-all", "--data", "--problem", "--config", "--num-tokens", "--vocab-size", "--agent", "--batch-size",
-        "--samples", "--reward", "--steps", "--minutes", "--seed", "--out", "--resume",
+        "--prior", "--rate-weight", "--target-bits", "--token-price", "--samples", "--reward", "--steps", "--minutes", "--seed", "--out", "--resume",
     }  # fmt: skip
     assert [line[:-1] for line in short.splitlines()[3:] if line[-1:] == ":" and line[0] != " "][:6] == [
         "options", "data", "code", "agent", "length", "output",
@@ -345,7 +346,7 @@ def test_the_short_help_shows_what_people_use_and_the_long_one_everything(capsys
             assert f"  {name:<20}  {spec.help}\n" in text
 
 
-@pytest.mark.parametrize("command", ["compare", "evaluate", "report", "encode", "decode", "sample"])
+@pytest.mark.parametrize("command", list(COMMANDS)[1:])
 def test_every_command_says_what_it_does(command, capsys, monkeypatch):
     text = help_of(capsys, monkeypatch, command, "--help")
     assert re.search(r"\n\n[A-Z][a-z]+ .*\.\n\n", text, re.DOTALL)

@@ -15,8 +15,8 @@ from daps_rl.decoders.likelihoods import MAX_VARIANCE, MIN_VARIANCE, VARIANCE
 from daps_rl.decoders.resampling import NORMS
 from daps_rl.kinds import POLICIES, PRIORS
 
-_data, _code, _policy, _prior, _decoder = (
-    functools.partial(setting, group=group) for group in ("data", "code", "policy", "prior", "decoder")
+_data, _code, _policy, _decoder = (
+    functools.partial(setting, group=group) for group in ("data", "code", "policy", "decoder")
 )
 
 
@@ -98,20 +98,20 @@ class ModelConfig(Settings):
         "apart from the policy's logits (separate; published)",
         choices=("lattice", "separate"),
     )
-    prior: str = _prior(
+    prior: str = _code(
         "uniform",
         "take all codes for equally likely a priori; or learn how likely they are, token by token or each given those "
         "before it (docs/codes.md)",
         choices=tuple(PRIORS),
         common=True,
     )
-    prior_classes: int = _prior(
+    prior_classes: int = _code(
         0,
         "leave this to daps-rl fit-prior --labels: it is how many classes the prior is given",
         least=0,
         most=2**16,
     )
-    prior_layers: int = _prior(2, "give an autoregressive prior this many blocks", above=0, most=2**10)
+    prior_layers: int = _code(2, "give an autoregressive prior this many blocks", above=0, most=2**10)
     likelihood: str = _decoder(
         "auto",
         "score reconstructions by this likelihood; auto for what suits the data",
