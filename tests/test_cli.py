@@ -332,7 +332,8 @@ def test_the_short_help_shows_what_people_use_and_the_long_one_everything(capsys
     flags = {line.split()[0] for line in short.splitlines() if line.startswith("  --")}
     assert flags == {
         "--help-all", "--data", "--problem", "--config", "--num-tokens", "--vocab-size", "--agent", "--batch-size",
-        "--prior", "--rate-weight", "--target-bits", "--token-price", "--samples", "--reward", "--steps", "--minutes", "--seed", "--out", "--resume",
+        "--prior", "--rate-weight", "--target-bits", "--token-price", "--samples", "--reward", "--steps", "--minutes",
+        "--seed", "--out", "--resume",
     }  # fmt: skip
     assert [line[:-1] for line in short.splitlines()[3:] if line[-1:] == ":" and line[0] != " "][:6] == [
         "options", "data", "code", "agent", "length", "output",

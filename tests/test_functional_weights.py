@@ -281,7 +281,7 @@ A, B = torch.zeros(2, 3), torch.zeros(2, 1)
         (lambda: kl_estimate(A, B), r"prior_log_prob must have the shape of action_log_prob, \(2, 3\), got \(2, 1\)"),
         (lambda: beta_elbo(A, B, 1.0), "kl must have the shape of log_likelihood"),
         (lambda: encoding_reward(A, A, B, 1.0), "prior_log_prob must have the shape"),
-        (lambda: encoding_reward(A, B, B, 1.0), "kl must have the shape of log_likelihood"),
+        (lambda: encoding_reward(A, B, B, 1.0), "prior_log_prob must have the shape of log_likelihood"),
         (lambda: encoding_reward(A, None, B, 1.0), "prior_log_prob must have the shape of log_likelihood"),
         (lambda: complete_reward(A, B, 1.0), "action_log_prob must have the shape of reward"),
     ],
