@@ -14,6 +14,7 @@ from torch.distributions import kl_divergence
 from daps_rl import DiscreteAutoencoder
 from daps_rl.cli import main
 from daps_rl.codes import Codes, draw_codes, fit_prior, fit_prior_of, rate
+from daps_rl.codes.draws import frechet_distance
 from daps_rl.config import make_config
 from daps_rl.data import load
 from daps_rl.envs import EncodingEnv
@@ -230,3 +231,11 @@ def test_the_command_fits_saves_and_draws(tmp_path: Path, capsys: pytest.Capture
     assert "labels must lie in 0 … 9" in capsys.readouterr().err
     assert main(["evaluate", run]) == 0
     assert '"rate_greedy"' in capsys.readouterr().out
+
+
+def test_the_frechet_distance_is_that_of_two_gaussians() -> None:
+    """Of N(0, 1) and N(m, s²) on each of the training data's components: m² + (1 − s)²."""
+    torch.manual_seed(0)
+    real = torch.randn(20_000, 3, dtype=torch.float64)
+    assert frechet_distance(real, real, real) == pytest.approx(0.0, abs=1e-8)
+    assert frechet_distance(real, real, 2.0 * real + 1.0) == pytest.approx(3 * (1.0 + 1.0), rel=0.05)

@@ -78,7 +78,6 @@ def frechet_distance(train: Tensor, real: Tensor, made: Tensor) -> float:
     At most 50 components, each of unit variance in training: what the Fréchet inception distance is (Heusel et al.,
     2017), where there is no network whose features could be taken. Smaller is better. [N, *x] each.
     """
-    from scipy.linalg import sqrtm
     from sklearn.decomposition import PCA
 
     flat = [part.flatten(1).double().numpy() for part in (train, real, made)]
@@ -86,5 +85,5 @@ def frechet_distance(train: Tensor, real: Tensor, made: Tensor) -> float:
     features = [analysis.transform(part) for part in flat[1:]]
     means = [part.mean(0) for part in features]
     first, second = (np.atleast_2d(np.cov(part, rowvar=False)) for part in features)
-    mixed = sqrtm(first @ second).real
-    return float(((means[0] - means[1]) ** 2).sum() + np.trace(first + second - 2.0 * mixed))
+    mixed = np.sqrt(np.linalg.eigvals(first @ second).real.clip(min=0.0)).sum()  # the trace of the product's root
+    return float(((means[0] - means[1]) ** 2).sum() + np.trace(first + second) - 2.0 * mixed)
