@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from common import write_row
+from common import read_rows, write_row
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -85,10 +85,16 @@ def learn(name: str, seed: int, steps: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="one run of each of a few seconds, and no rows")
-    smoke = parser.parse_args().smoke
+    parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    options = parser.parse_args()
+    smoke = options.smoke
+    done = set() if smoke else {(row["policy"], row["seed"]) for row in read_rows("sb3_policies")}
     torch.set_num_threads(1)
-    for name in POLICIES:
-        for seed in SEEDS[:1] if smoke else SEEDS:
+    for name in options.policies:
+        for seed in options.seeds[:1] if smoke else options.seeds:
+            if (name, seed) in done:
+                continue
             rewards = learn(name, seed, 4096 if smoke else STEPS)
             row = {
                 "policy": name,

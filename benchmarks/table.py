@@ -415,6 +415,24 @@ def search() -> str:
     return markdown([*header, "gain (dB)"], lines)
 
 
+def generation() -> str:
+    """What is drawn from codes: a line for each generator, means over seeds."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in read("generation"):
+        groups[row["data"], row["generator"]].append(row)
+    lines = [
+        [
+            data, generator, str(len(rows)), f"{rows[0]['bits']:g}",
+            interval([row["rate_test"] for row in rows]) if "rate_test" in rows[0] else "",
+            interval([100.0 * row["label_accuracy"] for row in rows]),
+            interval([row["frechet_distance"] for row in rows]),
+        ]
+        for (data, generator), rows in groups.items()
+    ]  # fmt: skip
+    header = ["data", "generator", "seeds", "bits", "−log2 p(z given y), test (bits)", "class read right (%)"]
+    return markdown([*header, "Fréchet distance"], lines)
+
+
 def tables() -> Tables:
     """Returns every generated table, by page and mark."""
     results = {
@@ -441,7 +459,7 @@ def tables() -> Tables:
         REPORTS / "results.md": results,
         REPORTS / "performance.md": {"memory": memory(), "scaling": scaling()},
         REPORTS / "strokes.md": {"tuning": strokes_tuning()},
-        DOCS / "codes.md": {"held": targets.held(), "beta_auto": targets.beta_auto()},
+        DOCS / "codes.md": {"generation": generation(), "held": targets.held(), "beta_auto": targets.beta_auto()},
         REPORTS / "verdicts.md": {"verdicts": verdicts()},
         REPORTS / "codes.md": {"search": search()},
         DOCS / "verdicts.md": {"understood": understood()},
