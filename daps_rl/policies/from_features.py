@@ -14,11 +14,9 @@ from daps_rl.policies.factorized import FactorizedCategorical, FactorizedUntilEn
 from daps_rl.policies.masks import EndToken
 
 
-def make_head(dim: int, vocab_size: int, num_tokens: int | None, mask: EndToken | None) -> nn.Module:
-    """Logits of all symbols. [..., dim] → [..., V]."""
-    if mask is None or num_tokens is None:
-        return nn.Linear(dim, vocab_size)
-    return EndHead(nn.Linear(dim, mask.end), dim, num_tokens)
+def end_head(dim: int, num_tokens: int | None, mask: EndToken | None) -> nn.Module | None:
+    """Logits of all symbols where codes end, [..., dim] → [..., V + 1]; None where they do not."""
+    return None if mask is None or num_tokens is None else EndHead(nn.Linear(dim, mask.end), dim, num_tokens)
 
 
 class FactorizedHead(nn.Module):
@@ -29,7 +27,8 @@ class FactorizedHead(nn.Module):
 
     def __init__(self, dim: int, vocab_size: int, num_tokens: int | None = None, mask: EndToken | None = None) -> None:
         super().__init__()
-        self.norm, self.head, self.mask = nn.LayerNorm(dim), make_head(dim, vocab_size, num_tokens, mask), mask
+        self.norm, self.mask = nn.LayerNorm(dim), mask
+        self.head = end_head(dim, num_tokens, mask) or nn.Linear(dim, vocab_size)
 
     def forward(self, features: Tensor) -> FactorizedCategorical | FactorizedUntilEnd:
         return independent_codes(self.head(self.norm(features)), self.mask)
@@ -53,7 +52,7 @@ class AutoregressiveHead(nn.Module):
         self.norm = nn.LayerNorm(dim)
         sizes: dict[str, Any] = {"embed_dim": dim, "num_heads": num_heads, "num_layers": num_layers}
         readout = nn.Identity()  # each feature also stands at its own token
-        sizes |= {"mlp_ratio": mlp_ratio, "mask": mask, "head": make_head(dim, vocab_size, num_tokens, mask)}
+        sizes |= {"mlp_ratio": mlp_ratio, "mask": mask, "head": end_head(dim, num_tokens, mask)}
         self.transformer = CodeTransformer(num_tokens, vocab_size, readout=readout, **sizes)
 
     def forward(self, features: Tensor) -> AutoregressiveCategorical:
