@@ -23,7 +23,7 @@ from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.codes import compress, fit_prior_of
 from daps_rl.config import make_config
 from daps_rl.data import Splits, load
-from daps_rl.evaluation import make_recogniser
+from daps_rl.evaluation.recogniser import make_recogniser
 from daps_rl.training import Trainer
 
 NAME = "rate_distortion"
@@ -43,7 +43,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "gumbel-na": {"agent": "gumbel-na"},
     "gumbel-na half": {"agent": "gumbel-na", "size": 0.5},
 }
-SEARCHES = (None, "sweep:1/16")
 TEST = 2000  # data
 
 
@@ -80,12 +79,14 @@ def run(data: str, name: str, seed: int, minutes: float, fit_minutes: float) -> 
     x = splits.test[:TEST]
     labels = None if splits.test_labels is None else splits.test_labels[:TEST]
     assert model.config is not None
-    for search in SEARCHES:
+    quantises = METHODS[name]["agent"] in ("fsq", "vq")  # and has no likeliest tokens: it tries them all
+    for search in (None, "sweep:1" if quantises else "sweep:1/16"):
         weight = METHODS[name].get("rate_weight", 0.0)
         if search is None:
             z = torch.cat([model.encode(part, deterministic=True) for part in x.split(500)])
         else:
-            z = torch.cat([model.encode(part, search=search, rate_weight=weight) for part in x.split(100)])
+            score = model.code_score(weight)
+            z = torch.cat([model.encode(part, search=search, score=score) for part in x.split(100)])
         row = {
             "data": data, "method": name, "seed": seed, "minutes": minutes, "search": search, "bits": model.config.bits,
             "file_bits": 8.0 * len(compress(model, z)) / len(z), **rates, **distortion(model, splits, x, labels, z),

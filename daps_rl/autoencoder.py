@@ -123,6 +123,10 @@ class DiscreteAutoencoder(nn.Module):
         found = [find_codes(search, y, self.policy(part), score, vocab_size=vocab_size) for part, y in parts]
         return Found(*map(torch.cat, zip(*found, strict=True)))
 
+    def code_score(self, rate_weight: float = 0.0, token_price: float = 0.0) -> CodeScore:
+        """What a search goes by: log p(x|z) + rate_weight·log p(z) − token_price·length, in nats."""
+        return likelihood_score(self.decoder, self.prior(), rate_weight, end_token(self.policy), token_price)
+
     @torch.no_grad()
     def decode(self, z: Array) -> Tensor:
         """Mean of p(x|z). Codes [..., T] → [..., *observation_shape]. Raises ValueError where z are no codes.

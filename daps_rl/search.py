@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from daps_rl.functional import encoding_reward
 from daps_rl.functional.checks import as_float
-from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, PointCodes
+from daps_rl.policies import AutoregressiveCategorical, EndToken, FactorizedCategorical, PointCodes
 from daps_rl.policies.distribution import TokenSteps
 
 CodeScore = Callable[[Tensor, Tensor], Tensor]
@@ -80,14 +81,29 @@ class Found(NamedTuple):
     evaluations: Tensor  # of the decoder, int64 [B]
 
 
-def likelihood_score(decoder: nn.Module, prior: Distribution | None = None, rate_weight: float = 0.0) -> CodeScore:
-    """Returns the score log p(x|z) + rate_weight·log p(z), in nats; without a prior log p(x|z) alone."""
+def likelihood_score(
+    decoder: nn.Module,
+    prior: Distribution | None = None,
+    rate_weight: float = 0.0,
+    ends: EndToken | None = None,
+    token_price: float = 0.0,
+) -> CodeScore:
+    """Returns what codes are worth without a posterior, in nats: `functional.encoding_reward` with β = 0.
+
+    Args:
+        decoder: maps codes [..., T] to a distribution over x.
+        prior: over codes; needed where they have a rate_weight.
+        rate_weight: of log p(z).
+        ends: how codes end; needed where tokens have a price.
+        token_price: of each token, in nats.
+    """
 
     def score(x: Tensor, codes: Tensor) -> Tensor:
         log_likelihood: Tensor = decoder(codes).log_prob(x.unsqueeze(1))
-        if prior is None or rate_weight == 0.0:
-            return log_likelihood
-        return log_likelihood + rate_weight * prior.log_prob(codes)
+        rated = prior is not None and rate_weight != 0.0
+        prior_log_prob = prior.log_prob(codes) if prior is not None and rated else torch.zeros_like(log_likelihood)
+        price = None if ends is None or not token_price else token_price * ends.lengths(codes).to(log_likelihood)
+        return encoding_reward(log_likelihood, None, prior_log_prob, 0.0, rate_weight=rate_weight, price=price)
 
     return score
 

@@ -102,6 +102,24 @@ def test_counts_are_made_once_and_belong_to_the_model(run, data, tmp_path, capsy
     assert "leave one of the two out" in error_of(capsys)
 
 
+def test_files_by_counts_outlive_another_prior(run, data, tmp_path, capsys):
+    file, back, again = tmp_path / "x.daps", tmp_path / "back.npy", tmp_path / "again.npy"
+    assert do("compress", run, data, file, "--coder", "independent") == do("decompress", run, file, back) == 0
+    assert main(["fit-prior", str(run), "--steps", "1"]) == 0
+    assert do("decompress", run, file, again) == 0
+    assert np.array_equal(np.load(back), np.load(again))
+
+
+def test_codes_that_end_are_coded_by_counts_too(data, tmp_path, capsys):
+    run = train(tmp_path / "ends", data, "--agent", "daps-na", "--token-price", "4")
+    file, back = tmp_path / "x.daps", tmp_path / "back.npy"
+    assert do("compress", run, data, file, "--coder", "independent") == do("decompress", run, file, back) == 0
+    assert main(["encode", str(run), "--input", str(data), "--output", str(tmp_path / "codes.npy")]) == 0
+    decoded = ["--input", str(tmp_path / "codes.npy"), "--output", str(tmp_path / "decoded.npy")]
+    assert main(["decode", str(run), *decoded]) == 0
+    assert np.array_equal(np.load(back), np.load(tmp_path / "decoded.npy"))
+
+
 def test_texts_come_back_letter_by_letter(tmp_path):
     book = tmp_path / "book.txt"
     book.write_text(BOOK)

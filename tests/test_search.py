@@ -17,6 +17,7 @@ from daps_rl.evaluation import evaluate
 from daps_rl.policies import (
     AutoregressivePolicy,
     Codebook,
+    EndToken,
     FactorizedCategorical,
     FactorizedPolicy,
     GaussianPolicy,
@@ -365,3 +366,15 @@ def test_a_problem_has_the_reward_of_the_decision_found():
     assert metrics["reward_greedy"] == pytest.approx(greedy.mean().item())
     assert metrics["reward_search"] == 0.0
     assert "log_likelihood_search" not in metrics
+
+
+def test_tokens_cost_in_a_search_what_they_cost_in_training() -> None:
+    def decoder(codes: torch.Tensor) -> torch.distributions.Distribution:
+        mean = torch.zeros(*codes.shape[:-1], 2)
+        return torch.distributions.Independent(torch.distributions.Normal(mean, 1.0), 1)
+
+    ends, codes = EndToken(4, min_tokens=0), torch.tensor([[[0, 1, 2], [0, 4, 4], [4, 4, 4]]])
+    x = torch.zeros(1, 2)
+    free = likelihood_score(decoder)(x, codes)  # type: ignore[arg-type]
+    priced = likelihood_score(decoder, ends=ends, token_price=0.5)(x, codes)  # type: ignore[arg-type]
+    assert torch.allclose(free - priced, torch.tensor([[1.5, 0.5, 0.0]]))

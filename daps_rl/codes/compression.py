@@ -203,7 +203,7 @@ def _model_digest(model: DiscreteAutoencoder, counts: Tensor | None) -> bytes:
     changed: dict[str, object] = {}
     for field in () if model.config is None else dataclasses.fields(model.config):
         value = getattr(model.config, field.name)
-        if value != field.default and (counts is None or field.metadata["setting"].group != "prior"):
+        if value != field.default and (counts is None or not field.name.startswith("prior")):
             changed[field.name] = value
     text = to_json({"model": changed, "kind": kind_to_json(model.kind)})
     source = model.prior.state_dict(prefix="prior.") if counts is None else {"counts": counts}

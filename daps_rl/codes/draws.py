@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.data import Splits
 from daps_rl.evaluation.recogniser import Recogniser
-from daps_rl.policies.distribution import choose_token
+from daps_rl.policies.distribution import write_codes
 
 COMPONENTS = 50
 DRAWS, AT_ONCE = 2000, 500
@@ -32,12 +32,8 @@ def draw_codes(prior: Distribution, n: int, temperature: float = 1.0) -> Tensor:
         raise ValueError(f"temperature must be positive, got {temperature}; 1 draws from the prior as it is.")
     if not hasattr(prior, "steps"):
         raise ValueError(f"temperature must be 1 for {type(prior).__name__}, got {temperature}; it has no tokens.")
-    steps, tokens = prior.steps(n), list[Tensor]()
-    for position in range(prior.event_shape[0]):
-        if position:
-            steps.advance(tokens[-1])
-        tokens.append(choose_token(steps.logits / temperature, None, greedy=False)[0])
-    return torch.stack(tokens, dim=-1).transpose(0, 1).reshape(n, *prior.batch_shape, *prior.event_shape)
+    codes = write_codes(prior.steps(n), prior.event_shape[0], temperature=temperature).codes
+    return codes.reshape(n, *prior.batch_shape, *prior.event_shape)
 
 
 def quality_of_draws(model: DiscreteAutoencoder, splits: Splits) -> dict[str, float]:

@@ -19,7 +19,6 @@ from daps_rl.codes import (
     decompress,
     draw_codes,
     fit_prior_of,
-    likelihood_score,
     load_counts,
     quality_of_draws,
     save_counts,
@@ -72,7 +71,7 @@ def evaluate_command(
         perceptual,
         verdicts,
         how,
-        likelihood_score(model.decoder, model.prior(), config.rate_weight),
+        model.code_score(config.rate_weight, config.token_price),
     )
     print(to_json(metrics, indent=2))
     return 0
@@ -186,7 +185,7 @@ def decompress_command(*, run: str, trust: bool, device: str, input: str, output
     with open_plain(Path(input), "a file of daps-rl compress") as file:
         content = file.read()
     folder, config, model = load_run(run, device, trust=trust)
-    counts = load_counts(folder.model, config.num_tokens, config.vocab_size)
+    counts = load_counts(folder.model, config.num_tokens, config.num_symbols)
     print(f"wrote {model.kind.write(Path(output), decompress(model, content, counts=counts, where=input).data)}")
     return 0
 
@@ -195,21 +194,21 @@ def _encode(
     model: DiscreteAutoencoder, config: TrainConfig, data: Tensor, search: Search | None, *, sampled: bool = False
 ) -> Tensor:
     """Codes of data, greedy, drawn or searched for, on the CPU. [N, *x] → [N, T]."""
-    score = likelihood_score(model.decoder, model.prior(), config.rate_weight)
+    score = model.code_score(config.rate_weight, config.token_price)
     parts = data.split(AT_ONCE)
     return torch.cat([model.encode(x, deterministic=not sampled, search=search, score=score).cpu() for x in parts])
 
 
 def _counts(folder: RunFolder, config: TrainConfig, model: DiscreteAutoencoder, trust: bool) -> Tensor:
     """The counts of the tokens of a run's training data, which are made with their first use, and saved."""
-    counts = load_counts(folder.model, config.num_tokens, config.vocab_size)
+    counts = load_counts(folder.model, config.num_tokens, config.num_symbols)
     if counts is None:
         check_trusted(config.data_code, folder.config, trust)
         data = load_data(config).train
         if not isinstance(data, Tensor | ImageStream):
             raise ValueError("--coder independent counts the codes of training data, and these have no end; use auto.")
-        codes = as_codes(codes_of(model, data), config.num_tokens, config.vocab_size)
-        counts = count_codes(codes, config.vocab_size)
+        codes = as_codes(codes_of(model, data), config.num_tokens, config.num_symbols)
+        counts = count_codes(codes, config.num_symbols)
         path = save_counts(folder.model, counts)
         print(f"wrote {path}: the tokens of {len(data):,} training data; copy it with the model")
     return counts

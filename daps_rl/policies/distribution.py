@@ -109,14 +109,7 @@ class SequentialCodes(DiscreteCodes):
 
     def unroll(self, samples: int, generator: torch.Generator | None, *, greedy: bool) -> Drawn:
         """Writes codes [K, B, T] with log-probabilities [K, B]: drawn, or the likeliest tokens one after another."""
-        steps, tokens, log_prob = self.steps(samples), list[Tensor](), torch.zeros(())
-        for position in range(self.event_shape[0]):
-            if position:
-                steps.advance(tokens[-1])
-            token, of_token = choose_token(steps.logits, generator, greedy=greedy)  # [B, K] each
-            tokens.append(token)
-            log_prob = log_prob.to(of_token) + of_token
-        return Drawn(torch.stack(tokens, dim=-1).transpose(0, 1), log_prob.transpose(0, 1))
+        return write_codes(self.steps(samples), self.event_shape[0], generator, greedy=greedy)
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
@@ -138,6 +131,36 @@ class SequentialCodes(DiscreteCodes):
         Not always the likeliest code; finding that one takes a search.
         """
         return self.unroll(1, None, greedy=True).codes[0].reshape(*self.batch_shape, *self.event_shape)
+
+
+def write_codes(
+    steps: TokenSteps,
+    num_tokens: int,
+    generator: torch.Generator | None = None,
+    *,
+    greedy: bool = False,
+    temperature: float = 1.0,
+) -> Drawn:
+    """Writes codes to their end: drawn, or the likeliest tokens one after another.
+
+    Args:
+        steps: codes that have been begun, K for each of B contexts.
+        num_tokens: T.
+        generator: of the draws.
+        greedy: take the likeliest tokens.
+        temperature: that each token's logits are divided by.
+    Returns:
+        codes [K, B, T]; the log-probabilities with which they were written, in nats, [K, B].
+    """
+    tokens, log_prob = list[Tensor](), torch.zeros(())
+    for position in range(num_tokens):
+        if position:
+            steps.advance(tokens[-1])
+        logits = steps.logits if temperature == 1.0 else steps.logits / temperature
+        token, of_token = choose_token(logits, generator, greedy=greedy)  # [B, K] each
+        tokens.append(token)
+        log_prob = log_prob.to(of_token) + of_token
+    return Drawn(torch.stack(tokens, dim=-1).transpose(0, 1), log_prob.transpose(0, 1))
 
 
 def choose_token(logits: Tensor, generator: torch.Generator | None, *, greedy: bool) -> tuple[Tensor, Tensor]:
