@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import sys
 
 import torch
 import torch.distributed as dist
@@ -101,6 +102,9 @@ def run(steps: int) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     train(World(dist.get_rank(), dist.get_world_size()), steps)
     dist.destroy_process_group()
+    # FSDP's caches keep gloo's threads alive; they can abort an interpreter that ends around them, so it does not end.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def main() -> None:
