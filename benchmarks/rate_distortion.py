@@ -79,8 +79,7 @@ def run(data: str, name: str, seed: int, minutes: float, fit_minutes: float) -> 
     x = splits.test[:TEST]
     labels = None if splits.test_labels is None else splits.test_labels[:TEST]
     assert model.config is not None
-    quantises = METHODS[name]["agent"] in ("fsq", "vq")  # and has no likeliest tokens: it tries them all
-    for search in (None, "sweep:1" if quantises else "sweep:1/16"):
+    for search in (None, "sweep:1/16"):
         weight = METHODS[name].get("rate_weight", 0.0)
         if search is None:
             z = torch.cat([model.encode(part, deterministic=True) for part in x.split(500)])

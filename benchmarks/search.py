@@ -30,11 +30,10 @@ from daps_rl.search import likelihood_score
 
 NAME, DATA, COUNT = "search", "fashion-mnist", 250
 STEPS = {"daps-na": 1200, "fsq": 1850, "vq": 1850, "daps": 600}
-SWEEPS = ("sweep:1", "sweep:2", "sweep:4")
 SEARCHES = (
     "best-of:4", "best-of:16", "best-of:64", "best-of:256", "beam:4", "beam:16", "beam:64", "beam:256",
     "sweep:1/2", "sweep:1/4", "sweep:1/8", "sweep:1/16", "sweep:1/64", "sweep:2/2", "sweep:2/4", "sweep:2/8",
-    "sweep:2/16", "sweep:2/64", *SWEEPS,
+    "sweep:2/16", "sweep:2/64", "sweep:1", "sweep:2", "sweep:4",
 )  # fmt: skip
 
 
@@ -114,8 +113,9 @@ def main() -> None:
     done = {(row["agent"], row["seed"], row["search"]) for row in read_rows(NAME)}
     for seed in options.seeds:
         for agent in options.agents:
-            searches = SWEEPS if agent in ("fsq", "vq") else SEARCHES
-            left = [how for how in searches if (agent, seed, how) not in done]
+            left = [how for how in SEARCHES if (agent, seed, how) not in done]
+            if agent in ("fsq", "vq"):  # which have nothing to draw
+                left = [how for how in left if not how.startswith("best-of")]
             if not left:
                 continue
             model = model_of(RunFolder(options.runs / f"{agent}-{seed}"), agent, seed, options.data_dir)

@@ -36,7 +36,8 @@ class Search:
         method: "best-of": draws from the policy. "sweep": passes over the positions, each of whose tokens is replaced
             by the best of all. "beam": the prefixes that the policy holds likeliest, extended token by token.
         count: draws, passes, or prefixes kept.
-        top: of a sweep, how many tokens are tried at a position, the policy's likeliest given those before; 0 for all.
+        top: of a sweep, how many tokens are tried at a position, the policy's likeliest given those before, of a
+            quantiser's those nearest to its own; 0 for all.
     Raises:
         ValueError: there is no such search.
     """
@@ -123,17 +124,14 @@ def find_codes(search: Search | str, x: Tensor, posterior: Distribution, score: 
     Returns:
         codes that score no lower than the greedy ones, with their scores.
     Raises:
-        ValueError: latents are continuous, a quantiser is asked for probabilities, or scores are no numbers [B, K].
+        ValueError: latents are continuous, a quantiser is asked for draws, or scores are no numbers [B, K].
     """
     search = Search.parse(search) if isinstance(search, str) else search
     greedy = posterior.mode
     if greedy.is_floating_point():
         raise ValueError("search needs codes, and these latents are continuous; leave search out.")
-    if isinstance(posterior, PointCodes) and (search.method != "sweep" or search.top):
-        raise ValueError(
-            f"search {search} takes what the policy proposes, and a quantiser proposes one code and nothing beside it; "
-            "use sweep:2, which tries all tokens."
-        )
+    if isinstance(posterior, PointCodes) and search.method == "best-of":
+        raise ValueError(f"search {search} draws codes, and a quantiser has one to draw; use sweep:2/16, or beam:16.")
     best = _Best(x, greedy, score)
     if search.method == "best-of":
         _draw(best, posterior, search.count)

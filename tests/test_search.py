@@ -277,10 +277,27 @@ def test_tokens_of_probability_zero_are_left_out():
     assert found("sweep:1", posterior, score).score.tolist() == [2.0] * B
 
 
-@pytest.mark.parametrize("how", ["best-of:16", "beam:4", "sweep:2/3"])
-def test_a_quantizer_has_nothing_to_propose_but_its_code(how):
-    with pytest.raises(ValueError, match=r"a quantiser proposes one code and nothing beside it; use sweep:2"):
-        found(how, POSTERIORS["quantizer"](), Table())
+@pytest.mark.parametrize("kind", ["vq", "fsq"])
+def test_a_quantizer_proposes_the_codes_whose_vectors_are_nearest(kind):
+    codes, codebook, score = torch.randint(V, (B, T)), Codebook(kind, V, 6).eval(), Table()
+    vectors = codebook(torch.arange(V))
+    distance = (vectors[:, None] - vectors).square().sum(-1)  # [V, V]
+    to_all = distance[codes[:, None], CODES].sum(-1)  # [B, V^T]
+    posterior = PointCodes(codes, codebook)
+    nearest = search.likeliest_codes(posterior, 10)
+    torch.testing.assert_close(to_all.gather(1, index_of(nearest)), to_all.sort().values[:, :10])
+    best = found("sweep:1/2", posterior, score)
+    tried = swept(codes, score.values, 1, lambda code, i: distance[codes[i, len(code)]].sort(stable=True).indices[:2])
+    if kind == "vq":  # of FSQ's levels two are equally near
+        assert torch.equal(best.codes, tried)
+    assert best.evaluations.tolist() == [1 + 2 * T] * B
+
+
+def test_a_quantizer_has_one_code_to_draw():
+    with pytest.raises(ValueError, match="a quantiser has one to draw; use sweep:2/16, or beam:16"):
+        found("best-of:16", POSTERIORS["quantizer"](), Table())
+    with pytest.raises(ValueError, match="and it has none; use sweep:2"):
+        found("sweep:2/3", POSTERIORS["quantizer"](), Table())
 
 
 def test_what_cannot_be_searched_is_said_in_one_line():

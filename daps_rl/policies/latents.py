@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
 
-from daps_rl.policies.distribution import SampleShape
+from daps_rl.policies.distribution import IndependentSteps, SampleShape
 
 FSQ_LEVELS = {
     256: (8, 6, 5), 1024: (8, 5, 5, 5), 16384: (8, 8, 8, 6, 5), 65536: (8, 8, 8, 5, 5, 5),
@@ -108,12 +108,16 @@ class PointCodes(Distribution):
     """All mass on one code per datum: batch shape [B], event shape [T]. What quantisers (VQ, FSQ) give.
 
     It has no density to learn from, and against a prior over codes no ELBO worth the name: `log_prob` raises.
+
+    Args:
+        codes: int64 [B, T].
+        codebook: what has written them; without it nothing is known of codes that are near.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, codes: Tensor) -> None:
-        self.codes = codes  # int64 [B, T]
+    def __init__(self, codes: Tensor, codebook: Codebook | None = None) -> None:
+        self.codes, self.codebook = codes, codebook
         super().__init__(codes.shape[:-1], codes.shape[-1:], validate_args=False)
 
     def sample(self, sample_shape: SampleShape = ()) -> Tensor:
@@ -124,6 +128,18 @@ class PointCodes(Distribution):
     def mode(self) -> Tensor:
         """The code. [B, T]."""
         return self.codes
+
+    @torch.no_grad()
+    def steps(self, samples: int) -> IndependentSteps:
+        """Codes to look for beside this one: logits are minus the squared distances of tokens' vectors to its own's.
+
+        Raises:
+            ValueError: there is no codebook.
+        """
+        if self.codebook is None:
+            raise ValueError("codes near a point mass are those of its codebook, and it has none; use sweep:2.")
+        vectors = self.codebook(torch.arange(self.codebook.size, device=self.codes.device))  # [V, E]
+        return IndependentSteps(-torch.cdist(self.codebook(self.codes), vectors).square(), samples)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Raises NotImplementedError: a point mass has no density."""
@@ -155,7 +171,7 @@ class QuantizerPolicy(nn.Module):
         return self._codebook[0].quantize(self.encoder(observation))
 
     def forward(self, observation: Tensor) -> PointCodes:
-        return PointCodes(self.quantize(observation).codes)
+        return PointCodes(self.quantize(observation).codes, self._codebook[0])
 
 
 class GaussianPolicy(nn.Module):
