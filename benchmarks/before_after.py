@@ -17,7 +17,7 @@ from typing import Any
 
 OWN = {"data": "fashion-mnist", "likelihood": "bernoulli"}
 SPEED: dict[str, dict[str, Any]] = {
-    "published mnist, daps": {"preset": "mnist", "agent": "daps"},
+    "published mnist, daps": {"preset": "mnist", "agent": "daps", "cpu_kernels": False},
     "published mnist, daps, CPU kernels": {"preset": "mnist", "agent": "daps", "cpu_kernels": True},
     "published mnist, daps-na": {"preset": "mnist", "agent": "daps-na"},
     **{

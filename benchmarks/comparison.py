@@ -68,7 +68,7 @@ PARTS = {
         seeds=3,
         own=(
             "daps-kernels:learning_rate=0.008,cpu_kernels=true",
-            "daps:learning_rate=0.008",
+            "daps:learning_rate=0.008,cpu_kernels=false",
             "gumbel:learning_rate=0.016",
         ),
         reference="daps-kernels",

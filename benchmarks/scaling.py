@@ -57,7 +57,7 @@ def samples(rounds: int) -> None:
     trainers = {}
     for k in (2, 8, 32):
         fraction = max(0.33, 1.2 / k)  # K = 2 cannot have an ESS of less than one code
-        config = make_config("mnist", samples=k, ess_fraction=fraction, steps=10**6, device="cpu")
+        config = make_config("mnist", samples=k, ess_fraction=fraction, steps=10**6, device="cpu", cpu_kernels=False)
         trainers[k] = Trainer(config, noise(1024, PUBLISHED_SHAPES["mnist"], config.likelihood))
         trainers[k].train_step()
     times: dict[int, list[float]] = {k: [] for k in trainers}
@@ -77,7 +77,7 @@ def in_turns(what: str, rounds: int) -> None:
     module, name, make = IDEAS[what]
     usual, without = getattr(module, name), make()
     for k in (8, 32):
-        config = make_config("mnist", samples=k, steps=10**6, device="cpu")
+        config = make_config("mnist", samples=k, steps=10**6, device="cpu", cpu_kernels=False)
         trainer = Trainer(config, noise(1024, PUBLISHED_SHAPES["mnist"], config.likelihood))
         times: dict[Any, list[float]] = {usual: [], without: []}
         for turn in range(rounds + 1):

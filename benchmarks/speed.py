@@ -53,7 +53,7 @@ def main() -> None:
     splits = from_arrays((torch.rand(5000, 1, 28, 28, generator=generator) > 0.5).float())
     trainers = {}
     for name, settings in CONFIGURATIONS.items():
-        settings = {"steps": 1_000_000, "device": "cpu", **settings}
+        settings = {"steps": 1_000_000, "device": "cpu", "cpu_kernels": False, **settings}
         preset = settings.pop("preset", None)
         trainers[name] = Trainer(make_config(preset, **settings), splits)
         for _ in range(3):

@@ -16,6 +16,8 @@ from kernel_policies import B, D, K, T, V, make_policy, pair
 from torch import nn
 from torch.nn.utils import prune
 
+from daps_rl.cli import main
+from daps_rl.commands import train
 from daps_rl.config import make_config
 from daps_rl.kernels import CpuKernels, build, load, use_cpu_kernels
 from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy, VisitOnce
@@ -168,6 +170,55 @@ class TestWithoutACompiler:
         with pytest.warns(UserWarning, match="training goes on without CPU kernels"):
             trainer = Trainer(config, load_data(config))
         assert trainer.train_step()["log_likelihood"].isfinite()
+
+
+class TestAuto:
+    """make_config says whether a run has kernels, once; its config.json then says it for good."""
+
+    @pytest.fixture(autouse=True)
+    def a_compiler(self, monkeypatch):
+        monkeypatch.setenv("CXX", "g++")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    @pytest.mark.parametrize(
+        ("options", "taken"),
+        [
+            ({"agent": "daps", "minutes": 1.0}, True),
+            ({"agent": "daps", "minutes": 0.9}, False),
+            ({"agent": "rloo", "policy": "autoregressive", "minutes": 5.0, "device": "cpu"}, True),
+            # 5,000,000 tokens: steps of 10 data with 5 codes of 10 tokens
+            ({"agent": "daps", "steps": 10_000, "batch_size": 10, "samples": 5, "num_tokens": 10}, True),
+            ({"agent": "daps", "steps": 9_999, "batch_size": 10, "samples": 5, "num_tokens": 10}, False),
+            ({"agent": "daps-na", "minutes": 5.0}, False),
+            ({"agent": "gumbel", "minutes": 5.0}, False),
+            ({"agent": "daps", "minutes": 5.0, "token_price": 1.0}, False),
+            ({"agent": "daps", "minutes": 5.0, "precision": "bfloat16"}, False),
+            ({"problem": "nk20", "minutes": 5.0}, False),
+        ],
+        ids=lambda value: str(value).strip("{}"),
+    )
+    def test_where_they_pay(self, options, taken):
+        assert make_config(**options).cpu_kernels is taken
+        assert make_config(**options, cpu_kernels="auto").cpu_kernels is taken
+        assert make_config(**options, cpu_kernels=not taken).cpu_kernels is not taken
+
+    def test_not_where_there_is_nothing_to_compile_them_with_or_a_gpu(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert make_config(minutes=5.0, agent="daps").cpu_kernels is False
+        assert make_config(minutes=5.0, agent="daps", device="cpu").cpu_kernels is True
+        monkeypatch.delenv("CXX")
+        monkeypatch.setattr(build.shutil, "which", lambda name: None)
+        assert make_config(minutes=5.0, agent="daps", device="cpu").cpu_kernels is False
+
+    def test_on_the_command_line(self, monkeypatch, capsys):
+        made = []
+        monkeypatch.setattr(train, "_dry_run", lambda preset, given: made.append(make_config(preset, **given)))
+        for options in ([], ["--cpu-kernels", "auto"], ["--cpu-kernels"], ["--no-cpu-kernels"]):
+            main(["train", "--agent", "daps", "--dry-run", *options])
+        assert [config.cpu_kernels for config in made] == [True, True, True, False]
+        with pytest.raises(SystemExit):
+            main(["train", "--no-cpu-kernels", "auto"])
+        assert "--no-cpu-kernels takes no value; leave out auto" in capsys.readouterr().err
 
 
 def test_another_processor_or_pytorch_has_a_library_of_its_own(monkeypatch):

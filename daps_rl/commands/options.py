@@ -37,6 +37,23 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
+class AutoSwitch(argparse.BooleanOptionalAction):
+    """`--name`, `--no-name`, and `--name auto`, as if neither were given."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, **options)
+        self.nargs, self.choices, self.metavar = "?", ("auto",), "auto"
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Holds "auto", or what the flag says."""
+        if values is None:
+            super().__call__(parser, namespace, values, option_string)
+        elif option_string == self.option_strings[0]:
+            setattr(namespace, self.dest, values)
+        else:
+            parser.error(f"argument {option_string} takes no value; leave out {values}")
+
+
 class Options:
     """Adds options to a command under headings, and leaves those that few people use out of the short help.
 
@@ -68,13 +85,14 @@ class Options:
         for name, declared in choosable().items():
             if name in without:
                 continue
-            arguments: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+            arguments: dict[str, Any] = {"action": AutoSwitch if declared.auto else argparse.BooleanOptionalAction}
             if bool not in declared.kinds:
                 choices = f"{{{','.join(declared.choices)}}}" if declared.choices else name.split("_")[-1].upper()
                 arguments = {"type": converter(declared), "metavar": choices}
             if set(declared.kinds) == {str, ...}:
                 arguments = {"type": _names, "metavar": "NAME[:WEIGHT]", "action": "extend"}
-            text, flag = declared.text + default_text(name), f"--{name.replace('_', '-')}"
+            default = " (default: auto)" if declared.auto else default_text(name)
+            text, flag = declared.text + default, f"--{name.replace('_', '-')}"
             self.add(declared.group, flag, text, common=declared.common, default=None, **arguments)
         self.add("data", "--config", "take the published settings for these data", choices=sorted(PUBLISHED))
 

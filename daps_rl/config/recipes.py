@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from daps_rl.agents import AgentSpec, find_agent
 from daps_rl.config.presets import FEW_ROWS, KIND_RECIPES, OTHER_DATA, PUBLISHED, PUBLISHED_FOR_ALL, RECIPES
 from daps_rl.config.run import TrainConfig
@@ -15,23 +17,29 @@ from daps_rl.config.settings import declared_in
 from daps_rl.data.load import kind_of
 from daps_rl.data.table import has_few_rows
 from daps_rl.envs.problem import find_problem
+from daps_rl.kernels.build import find_compiler
+
+LONG = 5_000_000
+"""Tokens that are drawn in a run of about a minute on one core; compiling takes twenty seconds, once."""
 
 
 def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
     """Settings of a run: defaults, then the data's recipe or the published preset, the agent's, then `options`.
 
-    `policy_samples` then follows from K where none of them says it.
+    `policy_samples` then follows from K where none of them says it, and `cpu_kernels` from the length of the run and
+    from what is installed.
 
     Args:
         preset: a name of `PUBLISHED`, in place of the data set's recipe.
-        options: of `TrainConfig`; None counts as not given.
+        options: of `TrainConfig`; None counts as not given, and so does "auto" for cpu_kernels.
     Raises:
         ValueError: an option is unknown or makes no sense.
     """
-    options = {name: value for name, value in options.items() if value is not None}
     known = declared_in(TrainConfig)
-    if unknown := sorted(set(options) - set(known)):
+    if unknown := sorted(name for name, value in options.items() if name not in known and value is not None):
         raise ValueError(f"unknown option {', '.join(unknown)}; the options are {', '.join(sorted(known))}.")
+    not_given = {name: (None, "auto") if known[name].auto else (None,) for name in known}
+    options = {name: value for name, value in options.items() if value not in not_given.get(name, (None,))}
     base: dict[str, Any] = {"agent": TrainConfig.agent}
     if options.get("problem") is None and preset is None:
         base |= _data_recipe(options)
@@ -52,9 +60,23 @@ def make_config(preset: str | None = None, **options: Any) -> TrainConfig:
     if "minutes" in options and "steps" not in options:
         settings["steps"] = None
     config = TrainConfig(**settings)
-    if "policy_samples" in settings or config.policy != "autoregressive" or not spec.scores_some:
-        return config
-    return dataclasses.replace(config, policy_samples=math.ceil(config.ess_fraction * config.samples - 1e-9))
+    derived: dict[str, Any] = {} if "cpu_kernels" in settings else {"cpu_kernels": _kernels_pay(config, spec)}
+    if "policy_samples" not in settings and config.policy == "autoregressive" and spec.scores_some:
+        derived["policy_samples"] = math.ceil(config.ess_fraction * config.samples - 1e-9)
+    return dataclasses.replace(config, **derived)
+
+
+def _kernels_pay(config: TrainConfig, spec: AgentSpec) -> bool:
+    """Whether a policy has compiled passes, here, in a run that is long enough to earn what compiling them takes."""
+    has_passes = config.policy == "autoregressive" and not config.end_token and config.problem is None
+    has_passes = has_passes and config.precision == "float32" and not spec.cls.needs_decoder_gradient
+    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    if config.minutes is not None:
+        is_long = config.minutes >= 1.0
+    else:
+        assert config.steps is not None
+        is_long = config.steps * config.batch_size * config.samples * config.num_tokens >= LONG
+    return has_passes and on_cpu and is_long and bool(find_compiler())
 
 
 def _data_recipe(options: dict[str, Any]) -> dict[str, Any]:

@@ -141,7 +141,8 @@ class RunConfig(Settings):
     cpu_kernels: bool = _machine(
         False,
         "take an autoregressive policy's passes on a CPU through compiled kernels: faster, and the same but for "
-        "rounding; needs a C++ compiler",
+        "rounding; auto where there is a C++ compiler and a run of a minute or more",
+        auto=True,
     )
     cuda_graph: bool = _machine(True, "record the training step on a GPU once and replay it, where the agent allows")
     log_every: int = _output(10, "write a row of metrics.jsonl every N steps", above=0)

@@ -31,6 +31,7 @@ class Setting:
         text: what one does with it: a sentence that begins with a verb, without a full stop.
         group: the heading under which it is listed; the short help shows those that are `common`.
         choices: the values that it can take; empty for any.
+        auto: whether `make_config` takes "auto", which leaves it to what it knows of the run.
         above, least, most: bounds of a number, or of each of several; None for no bound.
         name, kinds: filled in by `declared_in`; (int, NoneType) are the kinds of `int | None`.
     """
@@ -39,6 +40,7 @@ class Setting:
     group: str
     common: bool = False
     choices: tuple[str, ...] = ()
+    auto: bool = False
     above: float | None = None
     least: float | None = None
     most: float | None = None

@@ -24,6 +24,12 @@ class KernelsUnavailable(RuntimeError):
     """The kernels cannot be compiled or loaded here."""
 
 
+def find_compiler() -> list[str]:
+    """Returns the command that compiles C++ here, which CXX may name; empty where there is none."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    return named or [path for path in (shutil.which("g++") or shutil.which("clang++"),) if path]
+
+
 @functools.cache
 def load() -> Path:
     """Makes `torch.ops.daps_rl` available; returns the library's path.
@@ -34,8 +40,8 @@ def load() -> Path:
     Raises:
         KernelsUnavailable: there is no C++ compiler, or it, or the linker, fails.
     """
-    compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("clang++") or ""]
-    if compiler == [""]:
+    compiler = find_compiler()
+    if not compiler:
         raise KernelsUnavailable("there is no C++ compiler; install g++ or clang++, or name one in CXX.")
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daps-rl"
