@@ -182,7 +182,8 @@ def main() -> None:
         if name == "digits":
             config, splits = make_config(**DIGITS), load("digits")
         else:
-            config, splits = make_config("mnist", agent="daps", steps=MANY, device="cpu", cpu_kernels=False), load("fashion-mnist")
+            config = make_config("mnist", agent="daps", steps=MANY, device="cpu", cpu_kernels=False)
+            splits = load("fashion-mnist")
         rates = measure({loop: make(config, splits) for loop, make in LOOPS.items()}, options.rounds, options.seconds)
         row = {"configuration": name, "batch_size": config.batch_size, "samples": config.samples}
         for loop, values in rates.items():

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from common import add_pool_options, read_rows, run_tasks, write_row
+from file_codecs import coded
 from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
@@ -59,16 +60,27 @@ def train(splits: Splits, data: str, method: dict[str, Any], seed: int, minutes:
 
 
 @torch.no_grad()
-def distortion(model: DiscreteAutoencoder, splits: Splits, x: Tensor, labels: Tensor | None, z: Tensor) -> Any:
-    """Mean log-likelihood, the kind's own metrics, and the share that is recognised, of codes [N, T]."""
+def of_codes(model: DiscreteAutoencoder, splits: Splits, x: Tensor, z: Tensor) -> dict[str, float]:
+    """What codes [N, T] lose: mean log-likelihood, and the rest of `distortion`."""
     pairs = list(zip(x.split(500), z.split(500), strict=True))
-    made = torch.cat([model.decode(code) for _, code in pairs])
-    found = {"log_likelihood": torch.cat([model.log_likelihood(*pair) for pair in pairs]).mean().item()}
-    found |= {name: values.mean().item() for name, values in splits.kind.metrics(made, x).items()}
+    log_likelihood = torch.cat([model.log_likelihood(*pair) for pair in pairs]).mean().item()
+    return {"log_likelihood": log_likelihood, **distortion(splits, torch.cat([model.decode(z) for _, z in pairs]))}
+
+
+def distortion(splits: Splits, made: Tensor) -> dict[str, float]:
+    """The kind's own metrics of the first test data, and the share of them that is recognised."""
+    found = {name: values.mean().item() for name, values in splits.kind.metrics(made, splits.test[: len(made)]).items()}
     recogniser = make_recogniser(splits)
-    if recogniser is not None and labels is not None:
-        found["recognised"] = recogniser.share(made, labels)
+    if recogniser is not None and splits.test_labels is not None:
+        found["recognised"] = recogniser.share(made, splits.test_labels[: len(made)])
     return found
+
+
+def run_codecs(data: str) -> None:
+    """Writes a row for each codec of files."""
+    splits = load(data)
+    for name, bits, back in coded(splits, splits.test[:TEST]):
+        write_row(NAME, {"data": data, "method": name, "seed": None, "file_bits": bits, **distortion(splits, back)})
 
 
 def run(data: str, name: str, seed: int, minutes: float, fit_minutes: float) -> None:
@@ -77,7 +89,6 @@ def run(data: str, name: str, seed: int, minutes: float, fit_minutes: float) -> 
     trained = train(splits, data, METHODS[name], seed, minutes)
     model, rates = fit_prior_of(trained, splits, minutes=fit_minutes, seed=seed)
     x = splits.test[:TEST]
-    labels = None if splits.test_labels is None else splits.test_labels[:TEST]
     assert model.config is not None
     for search in (None, "sweep:1/16"):
         weight = METHODS[name].get("rate_weight", 0.0)
@@ -88,7 +99,7 @@ def run(data: str, name: str, seed: int, minutes: float, fit_minutes: float) -> 
             z = torch.cat([model.encode(part, search=search, score=score) for part in x.split(100)])
         row = {
             "data": data, "method": name, "seed": seed, "minutes": minutes, "search": search, "bits": model.config.bits,
-            "file_bits": 8.0 * len(compress(model, z)) / len(z), **rates, **distortion(model, splits, x, labels, z),
+            "file_bits": 8.0 * len(compress(model, z)) / len(z), **rates, **of_codes(model, splits, x, z),
         }  # fmt: skip
         write_row(NAME, row)
 
@@ -100,8 +111,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=3.0, help="of training, each")
     parser.add_argument("--fit-minutes", type=float, default=1.0, help="of fitting the prior")
+    parser.add_argument("--codecs", action="store_true", help="codecs of files instead; minutes")
     add_pool_options(parser)
     options = parser.parse_args()
+    if options.codecs:
+        for data in options.only:
+            run_codecs(data)
+        return
     if options.one:
         run(*options.one, options.minutes, options.fit_minutes)
         return
