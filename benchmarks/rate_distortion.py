@@ -2,21 +2,28 @@
 
     python benchmarks/rate_distortion.py --only fashion-mnist --seeds 0     # half an hour on two cores
     python benchmarks/rate_distortion.py --minutes 3 --fit-minutes 1       # everything; skips what has a row
+    python benchmarks/rate_distortion.py --codecs                          # codecs of files; minutes
+    python benchmarks/rate_distortion.py --draw                            # docs/images/rate_distortion.png
 
 Every model is trained for the same minutes on one core; then an autoregressive prior is fitted to its codes, and the
-test split is compressed with it, once by greedy codes and once by searched ones. DAPS with a rate weight learns its
-prior in training, and the same one is fitted afterwards. Codecs of files get the same data, one file a datum for
-pictures and sounds; their headers count.
+test split is compressed with it, by greedy codes and by ones that are searched for log p(x|z) + λ·log p(z), with the
+same λ for all. DAPS with a rate weight learns its prior in training, and the same one is fitted afterwards. Codecs of
+files get the same data, one file a datum for pictures and sounds; their headers count.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
+import re
+from collections import defaultdict
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
-from common import add_pool_options, read_rows, run_tasks, write_row
+from common import IMAGES, Row, add_pool_options, interval, markdown, read_rows, run_tasks, write_row
 from file_codecs import coded
 from torch import Tensor
 
@@ -25,7 +32,11 @@ from daps_rl.codes import compress, fit_prior_of
 from daps_rl.config import make_config
 from daps_rl.data import Splits, load
 from daps_rl.evaluation.recogniser import make_recogniser
+from daps_rl.report.figures import FAINT, GREY, SERIES, WIDTH, dress, new_figure, save
 from daps_rl.training import Trainer
+
+Point = tuple[float, float]
+"""Bits, and quality, of which more is better."""
 
 NAME = "rate_distortion"
 DATA = ("fashion-mnist", "spoken-digits", "handwriting")
@@ -45,6 +56,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "gumbel-na half": {"agent": "gumbel-na", "size": 0.5},
 }
 TEST = 2000  # data
+SEARCH, WEIGHTS = "sweep:1/16", (0.0, 0.3, 1.0, 3.0)  # λ in the search's score, of every model
+SHOWN: dict[
+    str, dict[str, tuple[str, int]]
+] = {  # what is told of each kind of data, and its digits; the first is drawn
+    "fashion-mnist": {"log_likelihood": ("log p(x given z) (nats)", 1), "psnr": ("PSNR (dB)", 2)},
+    "spoken-digits": {"recognised": ("recognised (%)", 1), "mel_distance": ("mel distance (dB)", 2)},
+    "handwriting": {"log_likelihood": ("log p(x given z) (nats)", 1), "distance": ("distance (% of the box)", 2)},
+}
+FAMILIES = {"DAPS, λ": r"daps-na( λ.*)?", "DAPS": "daps-na( half)?", "FSQ": "fsq.*", "VQ": "vq.*", "Gumbel": "gumbel.*"}
 
 
 def train(splits: Splits, data: str, method: dict[str, Any], seed: int, minutes: float) -> DiscreteAutoencoder:
@@ -90,18 +110,103 @@ def run(data: str, name: str, seed: int, minutes: float, fit_minutes: float) -> 
     model, rates = fit_prior_of(trained, splits, minutes=fit_minutes, seed=seed)
     x = splits.test[:TEST]
     assert model.config is not None
-    for search in (None, "sweep:1/16"):
-        weight = METHODS[name].get("rate_weight", 0.0)
-        if search is None:
+    for weight in (None, *WEIGHTS):  # None for greedy codes
+        if weight is None:
             z = torch.cat([model.encode(part, deterministic=True) for part in x.split(500)])
         else:
             score = model.code_score(weight)
-            z = torch.cat([model.encode(part, search=search, score=score) for part in x.split(100)])
+            z = torch.cat([model.encode(part, search=SEARCH, score=score) for part in x.split(100)])
         row = {
-            "data": data, "method": name, "seed": seed, "minutes": minutes, "search": search, "bits": model.config.bits,
-            "file_bits": 8.0 * len(compress(model, z)) / len(z), **rates, **of_codes(model, splits, x, z),
+            "data": data, "method": name, "seed": seed, "minutes": minutes, "search_weight": weight,
+            "bits": model.config.bits, "file_bits": 8.0 * len(compress(model, z)) / len(z), **rates,
+            **of_codes(model, splits, x, z),
         }  # fmt: skip
         write_row(NAME, row)
+
+
+def grouped(data: str) -> dict[tuple[str, float | None], list[Row]]:
+    """The rows of one kind of data by method and weight in the search, in the order of the methods."""
+    found: dict[tuple[str, float | None], list[Row]] = defaultdict(list)
+    for row in read_rows(NAME):
+        if row["data"] == data:
+            found[row["method"], row.get("search_weight")].append(row)
+    order = [*METHODS, *(method for method, _ in found)]
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
+
+
+def table(data: str) -> str:
+    """Returns a line for each method and way to encode: bits in files, and what they lose."""
+    lines = []
+    for (method, weight), rows in grouped(data).items():
+        learned = method in METHODS
+        how = "" if not learned else "greedy" if weight is None else f"search, λ = {weight:g}"
+        cells = [f"`{method}`" if learned else method, how, str(len(rows)) if learned else ""]
+        cells += [f"{rows[0]['bits']:.0f}" if learned else "", interval([row["file_bits"] for row in rows])]
+        for key, (name, digits) in SHOWN[data].items():
+            values = [(100 if name.endswith("(%)") else 1) * row[key] for row in rows if key in row]
+            cells.append(interval(values, digits) if values else "")
+        lines.append(cells)
+    names = [name for name, _ in SHOWN[data].values()]
+    return markdown(["method", "codes", "seeds", "T·log2 V", "bits in a file", *names], lines)
+
+
+def frontier(data: str, family: str, *, greedy: bool) -> list[Point]:
+    """A family's best points in the order of bits, means over seeds: each is better than all that take fewer."""
+    key = next(iter(SHOWN[data]))
+    points = sorted(
+        (fmean(row["file_bits"] for row in rows), fmean(row[key] for row in rows))
+        for (method, weight), rows in grouped(data).items()
+        if re.fullmatch(FAMILIES[family], method) and (weight is None) is greedy
+    )
+    return [point for at, point in enumerate(points) if all(point[1] > better for _, better in points[:at])]
+
+
+def saving(ours: list[Point], theirs: list[Point]) -> float | None:
+    """Share of bits that ours save where both give the same quality: Bjøntegaard's delta of rates.
+
+    The mean, over the qualities that both reach, of the difference of log bits between the two lines through the
+    points; None where no quality is reached by both.
+    """
+    lines = []
+    for points in (ours, theirs):
+        bits, quality = np.array(points).T
+        order = np.argsort(quality)
+        lines.append((quality[order], np.log(bits[order])))
+    low, high = max(quality[0] for quality, _ in lines), min(quality[-1] for quality, _ in lines)
+    if not low < high:
+        return None
+    at = np.linspace(low, high, 200)
+    our_bits, their_bits = (np.interp(at, *line) for line in lines)
+    return float(1.0 - np.exp((our_bits - their_bits).mean()))
+
+
+def savings() -> str:
+    """Returns what DAPS, with rate weights and by sizes alone, saves over each rival, all with search."""
+    lines = []
+    for data, ours, theirs in itertools.product(DATA, ("DAPS, λ", "DAPS"), ("FSQ", "VQ", "Gumbel")):
+        best = [frontier(data, family, greedy=False) for family in (ours, theirs)]
+        if all(best):
+            share = saving(*best)
+            lines.append([data, ours, theirs, "" if share is None else f"{share:.1%}"])
+    return markdown(["data", "by", "over", "bits saved at equal quality"], lines)
+
+
+def draw() -> None:
+    """Draws quality against bits in files, a panel for each kind of data that has been measured: means over seeds."""
+    panels = [data for data in DATA if any(frontier(data, family, greedy=False) for family in FAMILIES)]
+    figure = new_figure(WIDTH, 520, "Bits in real files, and what they give back: test data, codes with a fitted prior")
+    for data, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        for (family, colour), greedy in itertools.product(zip(FAMILIES, SERIES, strict=False), (True, False)):
+            if points := frontier(data, family, greedy=greedy):
+                label, style = (None, "o:") if greedy else (family, "o-")
+                axes.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=label)
+        axes.grid(color=FAINT, linewidth=0.6)
+        dress(axes, data, "bits in a file, a datum", next(iter(SHOWN[data].values()))[0])
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    handles.append(figure.axes[0].plot([], [], ":", color=GREY)[0])
+    words = [*labels, "greedy codes, no search"]
+    figure.legend(handles, words, loc="outside lower center", ncols=len(words), fontsize=8, frameon=False)
+    save(figure, IMAGES / f"{NAME}.png")
 
 
 def main() -> None:
@@ -112,8 +217,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0, help="of training, each")
     parser.add_argument("--fit-minutes", type=float, default=1.0, help="of fitting the prior")
     parser.add_argument("--codecs", action="store_true", help="codecs of files instead; minutes")
+    parser.add_argument("--draw", action="store_true", help="draw the picture of the page, and measure nothing")
     add_pool_options(parser)
     options = parser.parse_args()
+    if options.draw:
+        draw()
+        return
     if options.codecs:
         for data in options.only:
             run_codecs(data)
