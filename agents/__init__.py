@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from daps_rl.agents import daps, pathwise, policy_gradient  # an agent is registered by its file
+from daps_rl.agents import daps, pathwise, policy_gradient, search  # an agent is registered by its file
 from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Conditions, Draw, Score, spec_of
 from daps_rl.agents.daps import DAPS, TPO
 from daps_rl.agents.pathwise import GaussianVAE, GumbelRao, GumbelSoftmax, PathwiseAgent, Quantizer, ReinMax, Relaxation
 from daps_rl.agents.policy_gradient import A2C, GRPO, PPO, RLOO, Reinforce, ReinforceNoCritic
 from daps_rl.agents.scorer import Scorer
+from daps_rl.agents.search import Annealing, LocalSearch, Nevergrad, SearchAgent
 from daps_rl.names import did_you_mean, import_class
 
 __all__ = [
@@ -21,16 +22,20 @@ __all__ = [
     "GRPO",
     "PPO",
     "RLOO",
+    "SEARCHES",
     "TPO",
     "Agent",
     "AgentLoss",
     "AgentSpec",
+    "Annealing",
     "Conditions",
     "DAPSTrainer",
     "Draw",
     "GaussianVAE",
     "GumbelRao",
     "GumbelSoftmax",
+    "LocalSearch",
+    "Nevergrad",
     "PathwiseAgent",
     "Quantizer",
     "ReinMax",
@@ -39,6 +44,7 @@ __all__ = [
     "Relaxation",
     "Score",
     "Scorer",
+    "SearchAgent",
     "find_agent",
     "make_agent",
 ]
@@ -48,6 +54,8 @@ if TYPE_CHECKING:
 
 AGENTS = {spec.name: spec for file in (daps, policy_gradient, pathwise) for spec in file.SPECS}
 """Agents by name, each as its own file describes it."""
+SEARCHES = {spec.name: spec for spec in search.SPECS}
+"""Searches for one code, by name: for problems whose contexts are all the same."""
 
 
 def make_agent(config: Any, policy: nn.Module) -> Agent:
@@ -56,22 +64,25 @@ def make_agent(config: Any, policy: nn.Module) -> Agent:
 
 
 def find_agent(name: str) -> AgentSpec:
-    """The agent of that name: of `AGENTS`, "sb3:NAME", or "package.module:Class" of one's own.
+    """The agent of that name: of `AGENTS` or `SEARCHES`, "sb3:NAME", "nevergrad:NAME", or "package.module:Class".
 
     Raises:
         ValueError: there is no such agent.
     """
-    if name in AGENTS:
-        return AGENTS[name]
+    if spec := AGENTS.get(name) or SEARCHES.get(name):
+        return spec
     host, _, rest = name.partition(":")
     if host == "sb3":
         from daps_rl.agents.sb3.adapter import find_sb3_agent  # brings Stable-Baselines3
 
         return find_sb3_agent(name)
+    if host == "nevergrad":
+        return search.find_nevergrad(name)
     if not rest:
         raise ValueError(
-            f"agent must be one of {', '.join(AGENTS)}, sb3:NAME for an algorithm of Stable-Baselines3, or "
-            f"package.module:Class for one of your own, got {name!r}{did_you_mean(name, AGENTS)}."
+            f"agent must be one of {', '.join((*AGENTS, *SEARCHES))}, nevergrad:NAME or sb3:NAME for an algorithm of "
+            f"theirs, or package.module:Class for one of your own, got {name!r}"
+            f"{did_you_mean(name, (*AGENTS, *SEARCHES))}."
         )
     return spec_of(name, import_class("agent", name, Agent))
 

@@ -4,7 +4,8 @@
     python benchmarks/optima.py                   # all that the documentation reports on
     python benchmarks/optima.py tsp20 tsp100
 
-Round trips by Lin-Kernighan-Helsgaun (elkai), knapsacks by CP-SAT (OR-tools), cuts and NK landscapes by looking at all.
+Round trips by Lin-Kernighan-Helsgaun (elkai), knapsacks by CP-SAT (OR-tools), cuts by looking at all, NK
+landscapes by dynamic programming.
 """
 
 from __future__ import annotations
@@ -59,19 +60,41 @@ def best_rewards(problem: DiscreteProblem, contexts: Tensor) -> Tensor:
     """[N, *x] → [N]."""
     if isinstance(problem, OneCut):
         return most_of_halves(problem)
-    if isinstance(problem, (MaxCut, NKLandscape)):
+    if isinstance(problem, NKLandscape):
+        return best_of_circle(problem).expand(len(contexts))
+    if isinstance(problem, MaxCut):
         if problem.num_tokens > 22:
             raise ValueError(f"{problem.name} is too large to look at all its decisions.")
         codes = all_codes(problem.num_tokens)
-        if isinstance(problem, MaxCut):
-            codes = codes[: len(codes) // 2]  # the other half has the sides' names exchanged
-            return most_of_cuts(problem, contexts, codes)
-        return torch.stack([problem.reward(x[None, None], codes[None]).amax() for x in contexts])
+        return most_of_cuts(problem, contexts, codes[: len(codes) // 2])  # the others have the sides' names exchanged
     rewards = []
     for x in contexts:
         code = best_decision(problem, x)
         rewards.append(problem.reward(x[None, None], code[None, None])[0, 0])
     return torch.stack(rewards)
+
+
+def best_of_circle(problem: NKLandscape) -> Tensor:
+    """Dynamic programming around the circle, for each choice of the first k bits: of 2^k windows at a time. 0-dim.
+
+    A window holds k bits, the first of which is its lowest; one more makes the entry of a table.
+    """
+    tables, n = problem.tables.value.double(), problem.num_tokens
+    k = tables.shape[1].bit_length() - 2
+    window, bit = torch.arange(2**k), torch.arange(2)
+    entry = window[:, None] + (bit << k)  # [2^k, 2], as problem.reward makes it of k + 1 bits
+    best = torch.tensor(-torch.inf, dtype=torch.float64)
+    for first in range(2**k):
+        value = torch.where(window == first, 0.0, -torch.inf).double()  # of bits 0 … k-1
+        for i in range(n):  # bit i leaves the window, bit i + k enters; those from n on are the first ones again
+            enters = value[:, None] + tables[i][entry]  # [2^k, 2]
+            if i + k >= n:
+                enters[:, 1 - (first >> (i + k - n) & 1)] = -torch.inf
+            value = torch.full_like(value, -torch.inf).scatter_reduce(
+                0, (entry >> 1).flatten(), enters.flatten(), "amax"
+            )
+        best = torch.maximum(best, value[first])
+    return best / n
 
 
 def most_of_cuts(problem: MaxCut, contexts: Tensor, codes: Tensor) -> Tensor:
@@ -102,7 +125,9 @@ def most_of_halves(problem: OneCut) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problems", nargs="*", default=["tsp20", "tsp50", "knapsack50", "maxcut20", "cut30", "nk20"])
+    parser.add_argument(
+        "problems", nargs="*", default=["tsp20", "tsp50", "knapsack50", "maxcut20", "cut30", "nk20", "nk50", "nk100"]
+    )
     for name in parser.parse_args().problems:
         problem = find_problem(name)
         splits = problem.splits()

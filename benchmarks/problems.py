@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import blackbox
 import numpy as np
 import tune
 from common import DOCS, REPORTS, Row, Tables, area, evaluations_to, markdown, read_rows, read_runs
@@ -172,7 +173,7 @@ def more() -> Tables:
     """Returns the tables that need more than one part's rows."""
     learned = [learning(name) for name in ENOUGH if REPORT.rows_of(name).exists()]
     return {
-        DOCS / "other-problems.md": {"summary": summary()},
+        DOCS / "other-problems.md": {"summary": summary(), "blackbox": blackbox.table()},
         REPORTS / "other-problems.md": {
             "learning": "\n\n".join([*learned, supervised()]),
             "earlier": earlier(),

@@ -20,7 +20,7 @@ from daps_rl.data.errors import one_line
 from daps_rl.policies.autoregressive import AutoregressivePolicy
 from daps_rl.policies.ends import EndEmbedding, EndHead
 from daps_rl.policies.factorized import FactorizedPolicy
-from daps_rl.policies.latents import Codebook, GaussianPolicy, QuantizerPolicy, fsq_levels
+from daps_rl.policies.latents import Codebook, GaussianPolicy, PointPolicy, QuantizerPolicy, fsq_levels
 from daps_rl.policies.lattice import LatticeEmbedding, LatticeHead
 from daps_rl.policies.masks import EndToken
 from daps_rl.policies.observation import ObservationEncoder, TokenEncoder
@@ -166,6 +166,7 @@ POLICIES = {
     "factorized": PolicyKind(_factorized),
     "vq": PolicyKind(_quantizer, embedding=_codebook),
     "fsq": PolicyKind(_quantizer, embedding=_codebook, vocabulary=_fsq_vocabulary),
+    "point": PolicyKind(lambda settings, decoder: PointPolicy(settings.num_tokens, settings.vocab_size)),
     "gaussian": PolicyKind(
         _gaussian,
         embedding=lambda settings: nn.Identity(),  # its latents are vectors already
@@ -173,4 +174,5 @@ POLICIES = {
         vocabulary=lambda settings: None,
     ),
 }
-"""Policies by name; a quantiser ("vq", "fsq") and continuous latents ("gaussian") are there to compare with."""
+"""Policies by name; a quantiser ("vq", "fsq"), continuous latents ("gaussian") and one code for all ("point", of a
+search) are there to compare with."""

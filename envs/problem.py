@@ -18,7 +18,7 @@ from daps_rl.decoders import RewardDecoder
 from daps_rl.envs.encoding import EncodingEnv
 from daps_rl.functional import optimality_gap
 from daps_rl.names import did_you_mean, import_class
-from daps_rl.policies import AutoregressivePolicy, CodeMask, FactorizedPolicy, ItemEncoder
+from daps_rl.policies import AutoregressivePolicy, CodeMask, FactorizedPolicy, ItemEncoder, PointPolicy
 
 OPTIMA = Path(__file__).parent / "optima"
 TRAIN, HELD_OUT = 100_000, 1_000  # contexts of a split
@@ -115,6 +115,8 @@ class DiscreteProblem:
 
     def make_policy(self, config: ModelConfig) -> nn.Module:
         """The policy that settings describe, with this problem's encoder and mask; ValueError if it has none such."""
+        if config.policy == "point":  # of a search
+            return PointPolicy(self.num_tokens, self.vocab_size)
         shape, more = config.observation_shape, self.policy_options()
         encoder, patches = self.make_encoder(config), config.num_patches or None
         if encoder is None and patches is None:  # a small context has fewer pieces than there are tokens

@@ -112,7 +112,7 @@ def default_text(name: str) -> str:
 
 def agents_text() -> str:
     """The agents by name, each with what it does, on lines of at most 79 characters."""
-    from daps_rl.agents import AGENTS
+    from daps_rl.agents import AGENTS, SEARCHES
     from daps_rl.agents.sb3.adapter import SB3_AGENTS
 
     lines: dict[bool, list[str]] = {
@@ -121,6 +121,9 @@ def agents_text() -> str:
     }
     for spec in (*AGENTS.values(), *SB3_AGENTS.values()):
         lines[spec.cls.needs_decoder_gradient].append(f"  {spec.name:<20}  {spec.help}")
+    searches = [f"  {spec.name:<20}  {spec.help}" for spec in SEARCHES.values()]
+    searches.append(f"  {'nevergrad:NAME':<20}  search by an optimiser of Nevergrad")
+    lines[False] += ["", "searches for one decision, of problems whose contexts are all the same:", *searches]
     return "\n".join([*lines[False], "", *lines[True]])
 
 

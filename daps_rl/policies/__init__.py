@@ -23,6 +23,7 @@ from daps_rl.policies.factorized import UniformPrior as UniformPrior
 from daps_rl.policies.latents import Codebook as Codebook
 from daps_rl.policies.latents import GaussianPolicy as GaussianPolicy
 from daps_rl.policies.latents import PointCodes as PointCodes
+from daps_rl.policies.latents import PointPolicy as PointPolicy
 from daps_rl.policies.latents import QuantizerPolicy as QuantizerPolicy
 from daps_rl.policies.lattice import LatticeEmbedding as LatticeEmbedding
 from daps_rl.policies.lattice import LatticeHead as LatticeHead

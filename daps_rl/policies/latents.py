@@ -174,6 +174,21 @@ class QuantizerPolicy(nn.Module):
         return PointCodes(self.quantize(observation).codes, self._codebook[0])
 
 
+class PointPolicy(nn.Module):
+    """The same code whatever is observed: called on observations [B, *x], gives `PointCodes` [B, T].
+
+    It begins with zeros; a search puts the best code that it has found into `code`, int64 [T].
+    """
+
+    def __init__(self, num_tokens: int, vocab_size: int) -> None:
+        super().__init__()
+        self.num_tokens, self.vocab_size = num_tokens, vocab_size
+        self.code = nn.Parameter(torch.zeros(num_tokens, dtype=torch.int64), requires_grad=False)
+
+    def forward(self, observation: Tensor) -> PointCodes:
+        return PointCodes(self.code.expand(len(observation), -1))
+
+
 class GaussianPolicy(nn.Module):
     """Continuous latents: called on observations [B, *x], gives a diagonal Gaussian of event shape [T, E].
 

@@ -1,0 +1,143 @@
+"""Evaluations until the best is found: agents that learn, and the searches that a user would take first.
+
+    pip install 'daps-rl[search]'
+    python benchmarks/blackbox.py                     # an hour on one core; skips what has a row
+    python benchmarks/blackbox.py --draw              # docs/images/blackbox.png from the rows
+
+A run ends when it has evaluated the best decision there is, or spent its evaluations. The best are known: of NK
+landscapes by dynamic programming, of cuts by looking at all, of sequences from the literature (benchmarks/optima.py).
+Agents have the settings of the problem's recipe; searches try 8 decisions at a time, Nevergrad's one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from common import IMAGES, Row, markdown, read_rows, write_row
+from torch import Tensor
+
+from daps_rl.config import make_config
+from daps_rl.decoders import RewardDecoder
+from daps_rl.envs import find_problem
+from daps_rl.report.figures import FAINT, SERIES, WIDTH, dress, new_figure, save
+from daps_rl.training import Trainer
+
+NAME, NEAR = "blackbox", 0.01  # of the best, what counts as near it
+BUDGETS = dict.fromkeys(("nk20", "nk50", "nk100", "labs20", "labs30", "cut30"), 60_000)  # evaluations
+ONE = {"samples": 1}
+AGENTS: dict[str, dict[str, Any]] = {
+    "daps": {},
+    "local-search": {},
+    "annealing": {},
+    "nevergrad:DiscreteOnePlusOne": ONE,
+    "nevergrad:DiscreteLenglerOnePlusOne": ONE,
+    "nevergrad:PortfolioDiscreteOnePlusOne": ONE,
+}
+GOALS = {"near": "within 1 % of the best", "found": "the best"}
+
+
+class Seen:
+    """A problem's reward that counts decisions, and remembers when one was near the best, and the best."""
+
+    def __init__(self, problem: Any) -> None:
+        self.problem, (self.optimum,) = problem, problem.optimum("test").tolist()
+        self.bounds = {"near": self.optimum * (1 - NEAR), "found": self.optimum * (1 - 1e-6)}
+        self.at: dict[str, int] = {}
+        self.count, self.best = 0, float("-inf")
+
+    def __call__(self, target: Tensor, codes: Tensor) -> Tensor:
+        reward: Tensor = self.problem.reward(target, codes)
+        values = reward.flatten().double()
+        for name, bound in self.bounds.items():
+            if name not in self.at and (values >= bound).any():
+                self.at[name] = self.count + int((values >= bound).int().argmax()) + 1
+        self.count, self.best = self.count + len(values), max(self.best, values.max().item())
+        return reward
+
+
+def run(name: str, agent: str, seed: int) -> None:
+    """Searches, and writes a row."""
+    problem = find_problem(name)
+    seen, splits = Seen(problem), problem.splits()
+    options = {"problem": name, "agent": agent, "seed": seed, "validate_every": 0, "device": "cpu", **AGENTS[agent]}
+    sizes = make_config(**options, steps=1)
+    config = make_config(**options, steps=BUDGETS[name] // (sizes.batch_size * sizes.samples))
+    shape = problem.target_shape(splits.observation_shape)
+    trainer = Trainer(config, splits, decoder=RewardDecoder(seen, problem.num_tokens, problem.vocab_size, shape))
+    start = time.perf_counter()
+    for _ in trainer.run(stop=lambda: "found" in seen.at):
+        pass
+    write_row(
+        NAME,
+        {"problem": name, "agent": agent, "seed": seed, "budget": BUDGETS[name],
+         **{goal: seen.at.get(goal) for goal in GOALS}, "evaluations": seen.count,
+         "gap": 1 - seen.best / seen.optimum, "seconds": time.perf_counter() - start},
+    )  # fmt: skip
+
+
+def table() -> str:
+    """Returns a line a problem and agent: how many seeds come near the best and to it, and the median evaluations."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in read_rows(NAME):
+        groups[row["problem"], row["agent"]].append(row)
+    lines = []
+    for key in ((problem, agent) for problem in BUDGETS for agent in AGENTS if (problem, agent) in groups):
+        rows = groups[key]
+        cells = [f"`{name}`" for name in key]
+        for goal in GOALS:
+            reached = [row[goal] for row in rows if row[goal] is not None]
+            median = statistics.median_high([*reached, *[float("inf")] * (len(rows) - len(reached))])
+            cells += [f"{len(reached)} of {len(rows)}", f"{median:,}" if median < float("inf") else ""]
+        cells += [f"{statistics.median(row['gap'] for row in rows):.2%}"]
+        lines.append([*cells, f"{statistics.median(row['seconds'] for row in rows):.1f}"])
+    header = [text for goal in GOALS.values() for text in (goal, "evaluations")]
+    return markdown(["problem", "agent", *header, "gap at the end", "seconds"], lines)
+
+
+def draw() -> None:
+    """Draws performance profiles: the share of problems and seeds whose best was found, against evaluations."""
+    rows = read_rows(NAME)
+    figure = new_figure(WIDTH, 520, "Share of problems and seeds that are solved, against evaluations")
+    for (goal, title), axes in zip(GOALS.items(), figure.subplots(1, 2, sharey=True), strict=True):
+        for agent, colour in zip(AGENTS, SERIES, strict=False):
+            own = [row for row in rows if row["agent"] == agent]
+            at = sorted(row[goal] for row in own if row[goal] is not None)
+            shares = [(index + 1) / len(own) for index in range(len(at))]
+            if own:
+                at, shares = [1, *at, max(BUDGETS.values())], [0, *shares, max(shares, default=0)]
+                axes.step(at, shares, where="post", color=colour, label=agent)
+        axes.set_xscale("log")
+        axes.set_xlim(10, max(BUDGETS.values()))
+        axes.grid(color=FAINT, linewidth=0.6)
+        dress(axes, title, "evaluations", "share solved" if goal == "near" else "")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    save(figure, IMAGES / "blackbox.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", nargs="+", default=list(BUDGETS), choices=list(BUDGETS))
+    parser.add_argument("--agents", nargs="+", default=list(AGENTS), choices=list(AGENTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
+    parser.add_argument("--draw", action="store_true", help="draw the picture of the page, and measure nothing")
+    options = parser.parse_args()
+    if options.draw:
+        draw()
+        return
+    torch.set_num_threads(1)
+    done = {(row["problem"], row["agent"], row["seed"]) for row in read_rows(NAME)}
+    for seed in options.seeds:
+        for name in options.problems:
+            for agent in options.agents:
+                if (name, agent, seed) not in done:
+                    run(name, agent, seed)
+
+
+if __name__ == "__main__":
+    main()
