@@ -1,7 +1,8 @@
 """Black-box searches for one code, behind the interface of agents: what a user takes where nothing is to be learned.
 
 They propose codes, are told their rewards, and keep the best: the policy is `PointPolicy`, the same code whatever is
-observed. Where contexts differ there is nothing that they could do. Of a mask they know the low reward of what it forbids.
+observed. Where contexts differ there is nothing that they could do. Of a mask they know nothing but the low reward of
+what it forbids.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class LocalSearch(SearchAgent):
             self.order.copy_(torch.randperm(len(self.order), device=codes.device))
             self.tried.zero_()
             return
-        self.tried += len(codes)
+        self.tried.add_(len(codes))
         if self.tried >= len(self.order):
             self.value.fill_(NONE)
 

@@ -93,10 +93,9 @@ def table() -> str:
             reached = [row[goal] for row in rows if row[goal] is not None]
             median = statistics.median_high([*reached, *[float("inf")] * (len(rows) - len(reached))])
             cells += [f"{len(reached)} of {len(rows)}", f"{median:,}" if median < float("inf") else ""]
-        cells += [f"{statistics.median(row['gap'] for row in rows):.2%}"]
-        lines.append([*cells, f"{statistics.median(row['seconds'] for row in rows):.1f}"])
+        lines.append([*cells, f"{statistics.median(row['gap'] for row in rows):.2%}"])
     header = [text for goal in GOALS.values() for text in (goal, "evaluations")]
-    return markdown(["problem", "agent", *header, "gap at the end", "seconds"], lines)
+    return markdown(["problem", "agent", *header, "gap at the end"], lines)
 
 
 def draw() -> None:
