@@ -10,6 +10,7 @@ from collections import defaultdict
 from typing import Any
 
 import comparison
+import kinds
 import problems
 import sweeps
 import targets
@@ -456,6 +457,7 @@ def tables() -> Tables:
     return {
         **comparison.REPORT.tables(),
         **problems.REPORT.tables(),
+        **kinds.REPORT.tables(),
         **sweeps.tables(),
         REPORTS / "results.md": results,
         REPORTS / "performance.md": {"memory": memory(), "scaling": scaling()},

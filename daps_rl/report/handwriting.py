@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from daps_rl.files import write_atomically
-from daps_rl.report.figures import FAINT, INK, MARGIN, VERMILION, WIDTH, new_figure, save
+from daps_rl.report.figures import FAINT, INK, MARGIN, TITLE_SIZE, VERMILION, WIDTH, characters, new_figure, save
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -23,6 +24,7 @@ Strokes = Sequence[np.ndarray]
 
 _COLUMNS = 8
 _CELL, _GUTTER, _TOP, _BLOCK_GAP = 126, 160, 52, 20  # pixels
+_LINE, _LABEL_SIZE = 28, 9  # of a title, pixels; of labels, points
 _SMALL, _SHARP = 84, 3  # pixels of a character in motion, and how much finer it is drawn
 _FRAMES, _FRAME_TIME, _REST = 64, 60, 2500  # of the motion; milliseconds
 
@@ -40,14 +42,16 @@ def plot_handwriting(path: Path, rows: Mapping[str, Sequence[Strokes]], title: s
     number = len(next(iter(rows.values())))
     blocks = math.ceil(number / _COLUMNS)
     height = blocks * (len(rows) * _CELL + _BLOCK_GAP) + MARGIN
-    figure = new_figure(WIDTH, height + _TOP, title)
+    top = _TOP + _LINE * (len(textwrap.wrap(title or "", characters(WIDTH - 2 * MARGIN, TITLE_SIZE))) - 1)
+    figure = new_figure(WIDTH, height + top, title)
     figure.set_layout_engine("none")
-    axes = figure.add_axes((0, 0, 1, height / (height + _TOP)))
+    axes = figure.add_axes((0, 0, 1, height / (height + top)))
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
     axes.axis("off")
     lines, frames = [], []
-    for line, (label, characters) in enumerate(rows.items()):
-        for index, strokes in enumerate(characters):
+    for line, (label, drawn) in enumerate(rows.items()):
+        shown = "\n".join(textwrap.fill(part, characters(_GUTTER - 14, _LABEL_SIZE)) for part in label.split("\n"))
+        for index, strokes in enumerate(drawn):
             block, column = divmod(index, _COLUMNS)
             top = (block * len(rows) + line) * _CELL + block * _BLOCK_GAP
             middle = np.array([_GUTTER + (column + 0.5) * _CELL, top + _CELL / 2])
@@ -57,11 +61,11 @@ def plot_handwriting(path: Path, rows: Mapping[str, Sequence[Strokes]], title: s
                 words: dict[str, Any] = {
                     "ha": "right",
                     "va": "center",
-                    "fontsize": 9,
+                    "fontsize": _LABEL_SIZE,
                     "color": INK,
                     "parse_math": False,
                 }
-                axes.text(_GUTTER - 14, middle[1], label, **words)
+                axes.text(_GUTTER - 14, middle[1], shown, **words)
     axes.add_collection(LineCollection(frames, colors=FAINT, linewidths=0.6))
     axes.add_collection(LineCollection(lines, colors=INK, linewidths=1.5, capstyle="round", joinstyle="round"))
     save(figure, path)
@@ -95,10 +99,10 @@ def _frame(rows: Mapping[str, Sequence[Strokes]], steps: int) -> Picture:
     size = (gutter + columns * cell, len(rows) * cell)
     picture = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(picture)
-    for line, (label, characters) in enumerate(rows.items()):
+    for line, (label, drawn) in enumerate(rows.items()):
         at = (gutter - 12 * _SHARP, (line + 0.5) * cell)
         pen.text(at, label, INK, ImageFont.load_default(12 * _SHARP), anchor="rm")
-        for column, strokes in enumerate(characters):
+        for column, strokes in enumerate(drawn):
             middle = np.array([gutter + (column + 0.5) * cell, (line + 0.5) * cell])
             tip = _write(pen, [middle + 0.44 * cell * stroke for stroke in strokes], steps)
             if steps < sum(map(len, strokes)):
