@@ -36,7 +36,7 @@ def environment() -> dict[str, Any]:
         (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
     )
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "commit": os.environ.get("DAPS_RL_COMMIT") or _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,

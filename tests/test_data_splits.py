@@ -25,6 +25,11 @@ def make_splits(**changes):
     return Splits(**(fields | changes))
 
 
+def test_a_title_is_a_name_without_the_folders_above_it():
+    titles = [make_splits(name=name).title for name in ("digits", "owner/name", "/a/b/motions")]
+    assert titles == ["digits", "owner/name", "motions"]
+
+
 def test_splits_are_reached_by_attribute_and_by_name():
     splits = make_splits()
     assert splits["train"] is splits.train

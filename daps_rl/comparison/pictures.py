@@ -125,7 +125,7 @@ def plot_reconstructions_of(path: Path, runs: Mapping[str, Path], splits: Splits
             sheet[label] = model.decode(model.encode(x)).cpu()
     measure = next(iter(splits.kind.measures.values()), None)
     measured = "" if measure is None else f", and the {measure.words} of the whole split"
-    title = f"{splits.name}: test data from sampled codes{measured}"
+    title = f"{splits.title}: test data from sampled codes{measured}"
     return splits.kind.draw(path, sheet, title)
 
 

@@ -115,7 +115,7 @@ def _draw(
     folder: ComparisonFolder, plan: Plan, finished: Sequence[PlannedRun], rows: Rows, curves: Curves, splits: Splits
 ) -> list[Path]:
     """Draws what there is to draw: the picture of the bits needs codes of several sizes."""
-    title = f"{splits.name}: {', '.join(plan.agents)}" if len(plan.agents) <= 4 else f"{splits.name}: agents compared"
+    title = f"{splits.title}: {', '.join(plan.agents) if len(plan.agents) <= 4 else 'agents compared'}"
     first = {run.label: run for run in reversed(finished)}
     paths = []
     if any(curves.values()):

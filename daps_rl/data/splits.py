@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,11 @@ class Splits:
                 f"{where}_labels must be an int64 tensor of shape [{data.shape[0]}], one label for each datum, "
                 f"got {got}; give one class number for each, or None"
             )
+
+    @property
+    def title(self) -> str:
+        """What pictures call the data set: its name, of a whole path the last part."""
+        return Path(self.name).name if Path(self.name).is_absolute() else self.name
 
     @property
     def observation_shape(self) -> torch.Size:

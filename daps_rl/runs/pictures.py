@@ -34,7 +34,7 @@ def draw_run(folder: Path, autoencoder: DiscreteAutoencoder, splits: Splits) -> 
         return [curves]
     title = None
     if config is not None:
-        title = f"{splits.name}: test data from {latents_text(config.bits, ends=config.end_token)}"
+        title = f"{splits.title}: test data from {latents_text(config.bits, ends=config.end_token)}"
     paths = [*_draw_data(folder, autoencoder, splits, title), curves]
     if any(True for _ in autoencoder.prior.parameters()):
         paths += draw_samples(folder, autoencoder, splits)
