@@ -77,3 +77,13 @@ def test_the_likelihood_has_a_gradient_for_the_data(model):
     own = x.clone().requires_grad_()
     model.log_likelihood(own, torch.zeros(2, 3, dtype=torch.int64)).sum().backward()
     assert own.grad.abs().sum() > 0
+
+
+def test_prefixes_of_any_integer_type_are_decoded(model):
+    """Also where the end token, 256, is no number of that type."""
+    config = dataclasses.replace(model.config, vocab_size=256, end_token=True)
+    model, codes = DiscreteAutoencoder.from_config(config).eval(), np.array([[3, 255], [0, 1]], dtype=np.uint8)
+    ended = torch.tensor([[3, 255, 256], [0, 1, 256]])
+    assert torch.equal(model.decode(codes), model.decode(ended))
+    with pytest.raises(ValueError, match=r"integers \[..., 3\] in 0 … 256, got torch.int64 of shape \[\]"):
+        model.decode(torch.tensor(3))
