@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -14,8 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.data import Splits
+from daps_rl.data import SPLITS, ImageStream, Splits
 from daps_rl.evaluation import count_codes
+from daps_rl.functional.bounds import in_bits
+from daps_rl.functional.checks import check_positive_integers
 from daps_rl.kinds import PRIORS
 from daps_rl.optim import learning_rate_factor
 from daps_rl.priors import IndependentPrior, LearnedPrior
@@ -34,10 +35,13 @@ class Codes(NamedTuple):
 
 
 def rate(prior: LearnedPrior, codes: Codes) -> float:
-    """Mean −log2 p(z), or −log2 p(z|y), in bits a code: what a coder needs for them in a file."""
+    """Returns the mean of −log2 p(z), in bits a code: what a coder needs for them in a file.
+
+    Of a prior that knows labels −log2 p(z|y), of a coder that is told y; a file's, −log2 p(z), is up to log2 C more.
+    """
     with torch.no_grad():
         total = sum(-_log_prob(prior, part).sum().item() for part in _split(codes, AT_ONCE))
-    return total / len(codes.codes) / math.log(2.0)
+    return in_bits(total / len(codes.codes))
 
 
 def fit_prior(
@@ -66,9 +70,13 @@ def fit_prior(
     Returns:
         the rate of the validation codes, in bits a code.
     Raises:
-        ValueError: there are no codes, or the labels are not there.
+        ValueError: there are no codes, the labels are not there, or steps or minutes is not positive.
     """
     _check(prior, train, validation)
+    if steps is not None:
+        check_positive_integers(steps=steps)
+    elif not minutes > 0.0:
+        raise ValueError(f"minutes must be positive, got {minutes}.")
     if train.labels is not None and prior.num_classes:
         counts = torch.bincount(train.labels, minlength=prior.num_classes) + SMOOTHING
         prior.class_log_probs.copy_((counts / counts.sum()).log())
@@ -99,10 +107,13 @@ def fit_prior(
 
 @torch.no_grad()
 def codes_of(model: DiscreteAutoencoder, data: Any, *, sampled: bool = False) -> Tensor:
-    """Greedy codes of data, or drawn ones, on the CPU. [N, *x] → [N, T], int64."""
-    device = next(model.parameters()).device
+    """Greedy codes of data, or drawn ones, of the model in eval mode, on the CPU. [N, *x] → [N, T], int64."""
+    device, was_training = next(model.parameters()).device, model.training
     parts = (torch.as_tensor(data[i : i + ENCODED_AT_ONCE]).to(device) for i in range(0, len(data), ENCODED_AT_ONCE))
-    return torch.cat([model.encode(x, deterministic=not sampled).cpu() for x in parts])
+    model.eval()  # else a codebook would learn from them
+    codes = torch.cat([model.encode(x, deterministic=not sampled).cpu() for x in parts])
+    model.train(was_training)
+    return codes
 
 
 def fit_prior_of(
@@ -130,20 +141,18 @@ def fit_prior_of(
         the model, whose policy and decoder are the given one's, and the rates of the greedy codes, in bits a code:
         `rate_train`, `rate_validation`, `rate_test`.
     Raises:
-        ValueError: the model has no codes or was not built from a config, or there are no labels.
+        ValueError: the model has no codes or was not built from a config, or the data have no end or no labels.
     """
     if model.config is None or model.config.bits is None:
         raise ValueError("a prior is fitted to codes of a model built from a config; fit one of your own by fit_prior.")
-    classes = 0
-    if labels:
-        if splits.train_labels is None:
-            raise ValueError(f"{splits.name} has no labels; leave out --labels.")
-        classes = int(splits.train_labels.max()) + 1
+    if model.config.problem is not None:
+        raise ValueError(f"a prior is fitted to codes of data, and problem {model.config.problem!r} encodes none.")
+    if not isinstance(splits.train, Tensor | ImageStream):
+        raise ValueError(f"a prior learns from the codes of all training data, and those of {splits.name} have no end.")
+    of_splits: Mapping[str, Tensor | None] = _labels(splits) if labels else dict.fromkeys(SPLITS)
+    classes = max((int(of.max()) + 1 for of in of_splits.values() if of is not None), default=0)
     config = dataclasses.replace(model.config, prior=kind, prior_classes=classes)
-    split = {
-        name: Codes(codes_of(model, splits[name]), splits[f"{name}_labels"] if labels else None)
-        for name in ("train", "validation", "test")
-    }
+    split = {name: Codes(codes_of(model, splits[name]), of) for name, of in of_splits.items()}
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -158,6 +167,16 @@ def fit_prior_of(
         )
     rates = {f"rate_{name}": rate(prior, codes) for name, codes in split.items()}
     return DiscreteAutoencoder(model.policy, model.decoder, prior.to(device), config, model.kind), rates
+
+
+def _labels(splits: Splits) -> dict[str, Tensor]:
+    """The labels by split; a ValueError unless all splits have some, and none is negative."""
+    found = {name: getattr(splits, f"{name}_labels") for name in SPLITS}
+    if missing := [name for name, labels in found.items() if labels is None]:
+        raise ValueError(f"{splits.name} has no labels of {', '.join(missing)}; leave out --labels.")
+    if (least := min(int(labels.min()) for labels in found.values())) < 0:
+        raise ValueError(f"labels of {splits.name} must be >= 0, got {least}; number the classes from 0.")
+    return found
 
 
 def _check(prior: LearnedPrior, *parts: Codes) -> None:

@@ -7,12 +7,15 @@ the result has that shape where nothing else is said.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from daps_rl.functional.checks import check_matrix, check_same_shape
 from daps_rl.functional.verdicts import VerdictTerms
+
+Number = TypeVar("Number", float, Tensor)
 
 
 def kl_estimate(action_log_prob: Tensor, prior_log_prob: Tensor) -> Tensor:
@@ -86,6 +89,11 @@ def importance_weighted_bound(log_likelihood: Tensor, action_log_prob: Tensor, p
     check_matrix("log_likelihood", log_likelihood)
     log_weights = encoding_reward(log_likelihood, action_log_prob, prior_log_prob, 1.0)
     return log_weights.logsumexp(-1) - math.log(log_weights.shape[-1])
+
+
+def in_bits(nats: Number) -> Number:
+    """Nats in bits: −log p(z) so is what a coder needs for z in a file."""
+    return nats / math.log(2.0)
 
 
 def optimality_gap(reward: Tensor, best: Tensor) -> Tensor:
