@@ -21,7 +21,7 @@ from daps_rl.functional.checks import check_beta
 from daps_rl.optim import descend
 from daps_rl.policies import CodeMask, EndToken
 from daps_rl.policies.factorized import uniform_codes
-from daps_rl.policies.masks import check_price
+from daps_rl.policies.masks import check_ends, check_price
 
 if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts
@@ -114,6 +114,8 @@ class EncodingTask(nn.Module):
             decoder = principal_decoder(tensor, num_tokens or NUM_TOKENS, symbols, ends=self.ends is not None)
         self.num_tokens = find_size("num_tokens", num_tokens, decoder)
         self.vocab_size = find_size("vocab_size", vocab_size, decoder)
+        if self.ends is not None:
+            check_ends(self.ends, self.num_tokens, self.vocab_size)
         check_price(token_price, self.ends)
         self.token_price = token_price
         own, shape = getattr(decoder, "observation_shape", None), tuple(scored.shape[1:])
@@ -142,7 +144,7 @@ class EncodingTask(nn.Module):
         self.reward_fn, self.mask = reward_fn, mask
         self.rate_weight = rate_weight
         # Of codes that end, every one has a probability under the prior: a host's policy need not know the fewest.
-        ends = None if self.ends is None else EndToken(self.ends.end, min_tokens=0)
+        ends = None if self.ends is None else self.ends.of_any_length()
         self._prior: Any = prior or uniform_codes(self.num_tokens, self.vocab_size, ends, self.device)
         if isinstance(prior, nn.Module):
             self._prior = prior.to(self.device)

@@ -15,7 +15,7 @@ from daps_rl.envs import EncodingEnv, EncodingTask
 from daps_rl.envs.default import principal_decoder
 from daps_rl.functional import daps_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
-from daps_rl.policies import AutoregressivePolicy, CodeMask
+from daps_rl.policies import AutoregressivePolicy, CodeMask, EndToken
 from daps_rl.priors import UniformCodes
 
 N, B, K, T, V = 11, 3, 4, 2, 5
@@ -375,3 +375,9 @@ def test_a_gradient_that_is_not_finite_leaves_the_decoder_alone():
     _, log_likelihood = task.reward(task.data[:B, None], torch.zeros(B, K, T, dtype=torch.int64), optimizer)
     assert log_likelihood.isfinite().all()
     assert decoder.weight.item() == 0.0
+
+
+def test_an_end_token_that_does_not_fit_is_refused_whatever_the_prior():
+    prior = UniformCodes(3, 4)
+    with pytest.raises(ValueError, match="must have end = vocab_size - 1"):
+        EncodingEnv(num_tokens=3, vocab_size=4, batch_size=[2, 2], mask=EndToken(4), prior=prior)
