@@ -37,7 +37,7 @@ class Codes(NamedTuple):
 def rate(prior: LearnedPrior, codes: Codes) -> float:
     """Returns the mean of −log2 p(z), in bits a code: what a coder needs for them in a file.
 
-    Of a prior that knows labels −log2 p(z|y), of a coder that is told y; a file's, −log2 p(z), is up to log2 C more.
+    Of a prior that knows labels −log2 p(z|y), for a coder that is told y; in a file a code takes up to −log2 p(y) more.
     """
     with torch.no_grad():
         total = sum(-_log_prob(prior, part).sum().item() for part in _split(codes, AT_ONCE))
