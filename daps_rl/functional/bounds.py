@@ -27,7 +27,12 @@ def kl_estimate(action_log_prob: Tensor, prior_log_prob: Tensor) -> Tensor:
 def beta_elbo(log_likelihood: Tensor, kl: Tensor, beta: Tensor | float) -> Tensor:
     """log p(x|z) − β·KL(q(·|x) ‖ p), exact or estimated: one sample of the β-ELBO, whose mean is the objective."""
     check_same_shape(log_likelihood=log_likelihood, kl=kl)
-    return log_likelihood - beta * kl
+    return log_likelihood - _weighed(beta, kl)
+
+
+def _weighed(weight: Tensor | float, nats: Tensor) -> Tensor:
+    """Nats times a weight; one of 0 leaves out what is infinite too, as of a code that the prior holds impossible."""
+    return torch.where((weight == 0) & nats.isinf(), 0.0, weight * nats)
 
 
 def encoding_reward(
@@ -64,9 +69,9 @@ def encoding_reward(
         log_likelihood = log_likelihood + (weights.view(-1, *[1] * log_likelihood.ndim) * scores).sum(0)
     check_same_shape(log_likelihood=log_likelihood, prior_log_prob=prior_log_prob)
     if isinstance(rate_weight, Tensor) or rate_weight:
-        log_likelihood = log_likelihood + rate_weight * prior_log_prob
+        log_likelihood = log_likelihood + _weighed(rate_weight, prior_log_prob)
     if action_log_prob is None:
-        return log_likelihood + beta * prior_log_prob
+        return log_likelihood + _weighed(beta, prior_log_prob)
     return beta_elbo(log_likelihood, kl_estimate(action_log_prob, prior_log_prob), beta)
 
 
