@@ -256,7 +256,7 @@ def likeliest_codes(posterior: Distribution, width: int) -> Tensor:
         if position:
             steps.advance(codes[..., -1])
         log_probs = log_prob.unsqueeze(-1) + torch.log_softmax(as_float(steps.logits), dim=-1)  # [B, K, V]
-        log_prob, index = log_probs.flatten(1).topk(min(width, log_probs[0].numel()))
+        log_prob, index = log_probs.flatten(1).topk(min(width, log_probs.shape[1:].numel()))
         index = torch.where(log_prob > -torch.inf, index, index[:, :1])
         parent, token = index // vocab_size, index % vocab_size
         steps.select(parent)

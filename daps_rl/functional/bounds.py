@@ -32,7 +32,7 @@ def beta_elbo(log_likelihood: Tensor, kl: Tensor, beta: Tensor | float) -> Tenso
 
 def _weighed(weight: Tensor | float, nats: Tensor) -> Tensor:
     """Nats times a weight; one of 0 leaves out what is infinite too, as of a code that the prior holds impossible."""
-    return torch.where((weight == 0) & nats.isinf(), 0.0, weight * nats)
+    return torch.where(nats.isinf() & (weight == 0), 0.0, weight * nats)
 
 
 def encoding_reward(
