@@ -286,6 +286,17 @@ class TestOddData:
         with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
             fit_prior(AutoregressivePrior(T, V), codes, codes, **options)
 
+    def test_no_more_codes_are_drawn_than_are_learned_from(self) -> None:
+        codes, asked = Codes(torch.randint(V, (1000, T))), list[Tensor]()
+
+        def redraw(rows: Tensor) -> Tensor:
+            asked.append(rows)
+            return codes.codes[rows]
+
+        fit_prior(AutoregressivePrior(T, V), codes, codes, steps=5, redraw=redraw)
+        assert [len(rows) for rows in asked] == [256, 256, 256, 232, 256]
+        assert torch.equal(torch.cat(asked[:4]).sort().values, torch.arange(1000))
+
     def test_a_codebook_learns_nothing_meanwhile(self) -> None:
         pytest.importorskip("vector_quantize_pytorch")
         splits = from_arrays(torch.rand(60, 6))

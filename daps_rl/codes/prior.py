@@ -52,7 +52,7 @@ def fit_prior(
     minutes: float = 1.0,
     steps: int | None = None,
     seed: int = 0,
-    redraw: Callable[[], Tensor] | None = None,
+    redraw: Callable[[Tensor], Tensor] | None = None,
     show: Callable[[float, float], None] = lambda done, bits: None,
 ) -> float:
     """Fits a prior to codes, in place, by maximum likelihood; the classes' frequencies too, where it knows labels.
@@ -65,7 +65,8 @@ def fit_prior(
         train, validation: codes, with labels where the prior is to know them.
         minutes, steps: the longest that it learns; `steps` instead of minutes where given.
         seed: of the order of the codes.
-        redraw: gives the training codes anew for each epoch, drawn from the posterior; None for always the same.
+        redraw: gives codes of training data of these numbers, int64 [n], drawn anew from the posterior, [n, T]; None
+            for always the same codes.
         show: called with the share that is done, and the validation codes' rate in bits.
     Returns:
         the rate of the validation codes, in bits a code.
@@ -162,7 +163,7 @@ def fit_prior_of(
             split["train"],
             split["validation"],
             seed=seed,
-            redraw=lambda: codes_of(model, splits.train, sampled=True),
+            redraw=lambda rows: codes_of(model, splits.train[rows], sampled=True),
             **options,
         )
     rates = {f"rate_{name}": rate(prior, codes) for name, codes in split.items()}
@@ -196,13 +197,12 @@ def _split(codes: Codes, size: int) -> Iterator[Codes]:
     yield from (Codes(*pair) for pair in zip(codes.codes.split(size), labels, strict=False))
 
 
-def _batches(train: Codes, redraw: Callable[[], Tensor] | None, generator: torch.Generator) -> Iterator[Codes]:
+def _batches(train: Codes, redraw: Callable[[Tensor], Tensor] | None, generator: torch.Generator) -> Iterator[Codes]:
     """Batches for ever, in a new order every epoch."""
     while True:
-        codes = train.codes if redraw is None else redraw()
-        order = torch.randperm(len(codes), generator=generator)
-        labels = None if train.labels is None else train.labels[order]
-        yield from _split(Codes(codes[order], labels), BATCH_SIZE)
+        for rows in torch.randperm(len(train.codes), generator=generator).split(BATCH_SIZE):
+            codes = train.codes[rows] if redraw is None else redraw(rows)
+            yield Codes(codes, None if train.labels is None else train.labels[rows])
 
 
 def _count(prior: IndependentPrior, train: Codes) -> None:
