@@ -33,6 +33,10 @@ class Codes(NamedTuple):
     codes: Tensor  # [N, T], int64
     labels: Tensor | None = None  # [N], int64
 
+    def at(self, rows: Tensor) -> Codes:
+        """Those of these numbers, int64 [n]."""
+        return Codes(self.codes[rows], None if self.labels is None else self.labels[rows])
+
 
 def rate(prior: LearnedPrior, codes: Codes) -> float:
     """Returns the mean of −log2 p(z), in bits a code: what a coder needs for them in a file.
@@ -40,7 +44,8 @@ def rate(prior: LearnedPrior, codes: Codes) -> float:
     Of a prior that knows labels −log2 p(z|y), for a coder that is told y; in a file a code takes up to −log2 p(y) more.
     """
     with torch.no_grad():
-        total = sum(-_log_prob(prior, part).sum().item() for part in _split(codes, AT_ONCE))
+        parts = map(codes.at, torch.arange(len(codes.codes)).split(AT_ONCE))
+        total = sum(-_log_prob(prior, part).sum().item() for part in parts)
     return in_bits(total / len(codes.codes))
 
 
@@ -192,17 +197,11 @@ def _log_prob(prior: LearnedPrior, part: Codes) -> Tensor:
     return prior(part.labels if prior.num_classes else None).log_prob(part.codes)
 
 
-def _split(codes: Codes, size: int) -> Iterator[Codes]:
-    labels = [None] * len(codes.codes) if codes.labels is None else codes.labels.split(size)
-    yield from (Codes(*pair) for pair in zip(codes.codes.split(size), labels, strict=False))
-
-
 def _batches(train: Codes, redraw: Callable[[Tensor], Tensor] | None, generator: torch.Generator) -> Iterator[Codes]:
     """Batches for ever, in a new order every epoch."""
     while True:
         for rows in torch.randperm(len(train.codes), generator=generator).split(BATCH_SIZE):
-            codes = train.codes[rows] if redraw is None else redraw(rows)
-            yield Codes(codes, None if train.labels is None else train.labels[rows])
+            yield train.at(rows) if redraw is None else train.at(rows)._replace(codes=redraw(rows))
 
 
 def _count(prior: IndependentPrior, train: Codes) -> None:
