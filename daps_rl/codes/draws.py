@@ -16,6 +16,7 @@ from daps_rl.policies.distribution import write_codes
 COMPONENTS = 50
 LEAST_SHARE = 1e-6  # of a component's variance, of the largest one's
 DRAWS, AT_ONCE = 2000, 500
+MOST = 10_000  # training data that principal components are taken of
 COLDEST = 1e-30  # temperature that float32 can divide by
 
 
@@ -65,10 +66,15 @@ def quality_of_draws(model: DiscreteAutoencoder, splits: Splits) -> dict[str, fl
             codes = torch.cat([model.prior(part.to(device)).sample() for part in labels.split(AT_ONCE)])
             found["label_accuracy"] = Recogniser(train, of_train).share(decode_all(model, codes), labels)
         drawn = decode_all(model, model.prior().sample((DRAWS,)))
-    spaced = torch.linspace(0, len(train) - 1, min(DRAWS, len(train))).round().long()  # data may be sorted by class
-    found["frechet_distance"] = frechet_distance(train, test, drawn)
-    found["frechet_distance_train"] = frechet_distance(train, test, train[spaced])
+    of_axes = _spaced(train, MOST)
+    found["frechet_distance"] = frechet_distance(of_axes, test, drawn)
+    found["frechet_distance_train"] = frechet_distance(of_axes, test, _spaced(train, DRAWS))
     return found
+
+
+def _spaced(data: Tensor, most: int) -> Tensor:
+    """At most so many data, evenly spaced, as they may be sorted by class. [N, *x] → [n, *x]."""
+    return data[torch.linspace(0, len(data) - 1, min(most, len(data))).round().long()]
 
 
 def frechet_distance(train: Tensor, real: Tensor, made: Tensor) -> float:

@@ -139,9 +139,8 @@ def fit_prior_command(
             fitted, rates = fit_prior_of(
                 model, splits, prior, labels=labels, minutes=minutes, steps=steps, seed=seed, show=show
             )
-        quality = quality_of_draws(fitted, splits)
         fitted.save_pretrained(folder.model)
-        found = {"prior": prior, "labels": labels, "bits": config.bits, **rates, **quality}
+        found = {"prior": prior, "labels": labels, "bits": config.bits, **rates, **quality_of_draws(fitted, splits)}
         folder.write_json(folder.path / "prior.json", found)
         pictures = draw_samples(folder.path, fitted, splits)
     print(to_json(found, indent=2))
