@@ -380,3 +380,21 @@ def test_the_uniform_prior_of_fsq_has_the_codes_that_there_are() -> None:
     model = small_model(from_arrays(torch.rand(20, 6)), agent="fsq", vocab_size=256)  # 8 · 6 · 5
     assert model.prior().log_prob(torch.zeros(1, 2, dtype=torch.int64)).item() == pytest.approx(-2 * math.log(240))
     assert model.prior().sample((5000,)).max() == 239
+
+
+def test_long_codes_lose_no_digits() -> None:
+    torch.manual_seed(0)
+    prior, codes = IndependentPrior(3000, V, 2), torch.randint(V, (1, 3000))
+    with torch.no_grad():
+        prior.logits.copy_(0.003 * torch.randn(2, 3000, V))
+    last = []
+    for mixture in (prior(), prior.double()()):
+        steps = mixture.steps(1)
+        for token in codes[:, :-1].unbind(-1):
+            steps.advance(token.unsqueeze(0))
+        last.append(steps.logits.double().softmax(-1))
+    torch.testing.assert_close(last[0], last[1], atol=1e-5, rtol=0.0)
+    each = [IndependentPrior.of_classes(prior, torch.arange(2)).log_probs[:, t, z] for t, z in enumerate(codes[0])]
+    weights = (torch.stack(each[:-1]).sum(0) + prior.class_log_probs).softmax(0)  # p(c|z_<t)
+    exact = weights @ IndependentPrior.of_classes(prior, torch.arange(2)).log_probs[:, -1].exp()
+    torch.testing.assert_close(last[1][0, 0], exact)
