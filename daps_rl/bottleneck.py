@@ -191,7 +191,7 @@ class PolicyBottleneck(nn.Module):
             log_prob = torch.where(mask, token_log_prob(posterior, codes), 0.0).sum(-1)
         else:
             log_prob = score_drawn(posterior, codes, drawn) if self.training else posterior.log_prob(codes)
-        ends = None
+        ends: EndToken | None = None
         if self.ends is not None:  # a policy of one's own need know neither the fewest nor what stands behind an end
             ends, codes = self.ends.of_any_length(), self.ends.close(codes)
         prior = uniform_codes(tokens.shape[1], self.num_symbols, ends, codes.device).log_prob(codes)

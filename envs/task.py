@@ -152,7 +152,7 @@ class EncodingTask(nn.Module):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         use_one_thread_after_fork()
-        refuse_stale_copies(self.decoder, self.beta)
+        refuse_stale_copies(self.decoder, self.beta, self._prior, self.rate_weight)
 
     @property
     def prior(self) -> Distribution:
@@ -341,8 +341,10 @@ def use_one_thread_after_fork() -> None:
         torch.set_num_threads(1)
 
 
-def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None:
-    """Raises RuntimeError in a worker process whose decoder or β is a private copy that training would not reach.
+def refuse_stale_copies(*parts: object) -> None:
+    """Raises RuntimeError in a worker process where a part is a private copy that training would not reach.
+
+    Parts are a decoder, β, a prior and λ: modules and tensors count, anything else cannot change.
 
     Parameters in shared memory (`decoder.share_memory()` before the workers start) are the same numbers in every
     process, and a decoder without trainable parameters cannot fall behind. What cannot be seen from here is a copy that
@@ -350,14 +352,14 @@ def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None
     """
     if multiprocessing.parent_process() is None:
         return
-    tensors: list[Tensor] = [] if decoder is None else [p for p in decoder.parameters() if p.requires_grad]
-    if isinstance(beta, Tensor):
-        tensors.append(beta)
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    for module in (part for part in parts if isinstance(part, nn.Module)):
+        tensors += [parameter for parameter in module.parameters() if parameter.requires_grad]
     if any(tensor.device.type == "cpu" and not tensor.is_shared() for tensor in tensors):
         raise RuntimeError(
-            "this environment lives in a worker process and holds a copy of the decoder (or of beta) that training "
-            "would not reach; call decoder.share_memory() and beta.share_memory_() before the workers start and start "
-            "them through torch.multiprocessing or by fork (in Gymnasium: AsyncVectorEnv(..., context='fork'), in "
+            "this environment lives in a worker process and holds a copy of the decoder (or of beta, a prior or "
+            "rate_weight) that training would not reach; call decoder.share_memory() and beta.share_memory_() before "
+            "the workers start and start them through torch.multiprocessing or by fork (in Gymnasium: AsyncVectorEnv(..., context='fork'), in "
             "TorchRL: EnvCreator(make_env, {'decoder': decoder, 'beta': beta})), freeze the decoder "
             "(requires_grad_(False)), or use the batched environments, which need no workers."
         )
