@@ -359,7 +359,8 @@ def refuse_stale_copies(*parts: object) -> None:
         raise RuntimeError(
             "this environment lives in a worker process and holds a copy of the decoder (or of beta, a prior or "
             "rate_weight) that training would not reach; call decoder.share_memory() and beta.share_memory_() before "
-            "the workers start and start them through torch.multiprocessing or by fork (in Gymnasium: AsyncVectorEnv(..., context='fork'), in "
-            "TorchRL: EnvCreator(make_env, {'decoder': decoder, 'beta': beta})), freeze the decoder "
+            "the workers start and start them through torch.multiprocessing or by fork (in Gymnasium: "
+            "AsyncVectorEnv(..., context='fork'), in TorchRL: EnvCreator(make_env, {'decoder': decoder, 'beta': "
+            "beta})), freeze the decoder "
             "(requires_grad_(False)), or use the batched environments, which need no workers."
         )

@@ -385,7 +385,7 @@ def test_an_end_token_that_does_not_fit_is_refused_whatever_the_prior():
 
 def test_a_copy_of_a_prior_that_learns_is_refused_in_a_worker(monkeypatch):
     monkeypatch.setattr("daps_rl.envs.task.multiprocessing.parent_process", lambda: "a parent")
-    with pytest.raises(RuntimeError, match="holds a copy of the decoder .or of beta, a prior or rate_weight."):
+    with pytest.raises(RuntimeError, match="of beta, a prior or rate_weight"):
         make_env(decoder=make_decoder().requires_grad_(False), prior=IndependentPrior(T, V))
     with pytest.raises(RuntimeError, match="rate_weight"):
         make_env(decoder=make_decoder().requires_grad_(False), rate_weight=torch.tensor(0.5))
