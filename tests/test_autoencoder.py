@@ -10,6 +10,7 @@ import torch
 
 from daps_rl import DiscreteAutoencoder
 from daps_rl.config import ModelConfig
+from daps_rl.data.arrays import as_codes
 
 
 @pytest.fixture
@@ -87,3 +88,10 @@ def test_prefixes_of_any_integer_type_are_decoded(model):
     assert torch.equal(model.decode(codes), model.decode(ended))
     with pytest.raises(ValueError, match=r"integers \[..., 3\] in 0 … 256, got torch.int64 of shape \[\]"):
         model.decode(torch.tensor(3))
+
+
+def test_codes_of_bytes_are_codes_of_256_tokens():
+    codes = np.array([[0, 255]], dtype=np.uint8)
+    assert as_codes(codes, 2, 256).tolist() == [[0, 255]]
+    with pytest.raises(ValueError, match=r"in 0 … 254, got values 0 … 255"):
+        as_codes(codes, 2, 255)
