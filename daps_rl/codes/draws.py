@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.codes.compression import decode_all
 from daps_rl.data import Splits
 from daps_rl.evaluation.recogniser import Recogniser
-from daps_rl.policies.distribution import write_codes
+from daps_rl.policies.distribution import TokenSteps, write_codes
 
 COMPONENTS = 50
 LEAST_SHARE = 1e-6  # of a component's variance, of the largest one's
@@ -32,13 +34,14 @@ def draw_codes(prior: Distribution, n: int, temperature: float = 1.0) -> Tensor:
     """
     if not COLDEST <= temperature < float("inf"):
         raise ValueError(f"temperature must be >= {COLDEST:g}, got {temperature}; 1 draws from the prior as it is.")
-    if temperature != 1.0 and not hasattr(prior, "steps"):
+    begin: Callable[[int], TokenSteps] | None = getattr(prior, "steps", None)
+    if temperature != 1.0 and begin is None:
         raise ValueError(f"temperature must be 1 for {type(prior).__name__}, got {temperature}; it has no tokens.")
 
     def draw(count: int) -> Tensor:
-        if temperature == 1.0:
+        if temperature == 1.0 or begin is None:
             return prior.sample(torch.Size((count,)))
-        codes = write_codes(prior.steps(count), prior.event_shape[0], temperature=temperature).codes
+        codes = write_codes(begin(count), prior.event_shape[0], temperature=temperature).codes
         return codes.reshape(count, *prior.batch_shape, *prior.event_shape)
 
     return torch.cat([draw(min(AT_ONCE, n - start)) for start in range(0, n, AT_ONCE)])

@@ -153,7 +153,8 @@ def fit_prior_of(
         raise ValueError("a prior is fitted to codes of a model built from a config; fit one of your own by fit_prior.")
     if model.config.problem is not None:
         raise ValueError(f"a prior is fitted to codes of data, and problem {model.config.problem!r} encodes none.")
-    if not isinstance(splits.train, Tensor | ImageStream):
+    train: Any = splits.train
+    if not isinstance(train, Tensor | ImageStream):
         raise ValueError(f"a prior learns from the codes of all training data, and those of {splits.name} have no end.")
     of_splits: Mapping[str, Tensor | None] = _labels(splits) if labels else dict.fromkeys(SPLITS)
     classes = max((int(of.max()) + 1 for of in of_splits.values() if of is not None), default=0)
@@ -168,7 +169,7 @@ def fit_prior_of(
             split["train"],
             split["validation"],
             seed=seed,
-            redraw=lambda rows: codes_of(model, splits.train[rows], sampled=True),
+            redraw=lambda rows: codes_of(model, train[rows], sampled=True),
             **options,
         )
     rates = {f"rate_{name}": rate(prior, codes) for name, codes in split.items()}
