@@ -118,7 +118,7 @@ class DiscreteAutoencoder(nn.Module):
         search = Search.parse(search) if isinstance(search, str) else search
         x = self.observations(x)
         score, vocab_size = score or likelihood_score(self.decoder), codebook_size(self.policy)
-        size = search.data_at_once(vocab_size)
+        size = search.data_at_once(code_sizes(self.policy)[0], vocab_size)
         parts = zip(x.split(size), (x if targets is None else targets).split(size), strict=True)
         found = [find_codes(search, y, self.policy(part), score, vocab_size=vocab_size) for part, y in parts]
         return Found(*map(torch.cat, zip(*found, strict=True)))
@@ -171,10 +171,11 @@ class DiscreteAutoencoder(nn.Module):
         z = torch.as_tensor(z, device=self._device)
         if z.is_floating_point():
             return z
-        ends, sizes = end_token(self.policy), code_sizes(self.policy)
-        if ends is None or z.ndim == 0 or z.shape[-1] > sizes[0]:
-            return as_codes(z, *sizes)
-        return ends.close(as_codes(ends.pad(z, sizes[0]), *sizes))
+        ends, (num_tokens, vocab_size) = end_token(self.policy), code_sizes(self.policy)
+        if ends is None:
+            return as_codes(z, num_tokens, vocab_size)
+        codes = as_codes(z, min([num_tokens, *z.shape[-1:]]), vocab_size)
+        return ends.close(ends.pad(codes, num_tokens))
 
     @property
     def _device(self) -> torch.device:
@@ -234,7 +235,7 @@ class DiscreteAutoencoder(nn.Module):
                 raise ValueError(
                     f"{directory} was saved from parts of your own; pass them: from_pretrained(..., policy=, decoder=)."
                 )
-            own_prior = prior or UniformPrior(*code_sizes(policy), end_token(policy))
+            own_prior = prior or UniformPrior(code_sizes(policy)[0], codebook_size(policy), end_token(policy))
             model = cls(policy, decoder, own_prior, kind=kind)
         else:
             config = config_from_dict(info["model"], ModelConfig)

@@ -187,13 +187,16 @@ class PolicyBottleneck(nn.Module):
             codes, drawn = draw(posterior, (self.samples,))  # [K, B, T], [K, B]
         else:
             codes = posterior.sample((1,)) if deterministic is False else posterior.mode[None]
-        prior = uniform_codes(tokens.shape[1], self.num_symbols, self.ends, codes.device).log_prob(codes)
         if mask is not None:
             log_prob = torch.where(mask, token_log_prob(posterior, codes), 0.0).sum(-1)
-            prior = prior * mask.float().mean(-1)
-            codes = torch.where(mask, codes, -1)
         else:
             log_prob = score_drawn(posterior, codes, drawn) if self.training else posterior.log_prob(codes)
+        ends: EndToken | None = None
+        if self.ends is not None:  # a policy of one's own need know neither the fewest nor what stands behind an end
+            ends, codes = self.ends.of_any_length(), self.ends.close(codes)
+        prior = uniform_codes(tokens.shape[1], self.num_symbols, ends, codes.device).log_prob(codes)
+        if mask is not None:
+            prior, codes = prior * mask.float().mean(-1), torch.where(mask, codes, -1)
         price = None if self.ends is None else self.token_price * self.ends.lengths(codes).T
         policy_loss = PolicyLoss(log_prob.T, prior.T, self.beta.clone(), self.trust_region, self.centered, price)
         codes = codes.transpose(0, 1).reshape(-1, *grid)  # [B·K, *grid]

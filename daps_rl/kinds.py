@@ -136,7 +136,7 @@ def _sizes(settings: Any) -> tuple[int, int, int]:
 
 
 PRIORS: dict[str, Callable[[Any], nn.Module]] = {
-    "uniform": lambda settings: UniformPrior(settings.num_tokens, settings.num_symbols, _mask(settings)),
+    "uniform": lambda settings: UniformPrior(*_sizes(settings)[:2], _mask(settings)),
     "independent": lambda settings: IndependentPrior(*_sizes(settings), mask=_mask(settings)),
     "autoregressive": lambda settings: AutoregressivePrior(
         *_sizes(settings),

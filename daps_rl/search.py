@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 
 from daps_rl.functional import encoding_reward
 from daps_rl.functional.checks import as_float
-from daps_rl.policies import AutoregressiveCategorical, EndToken, FactorizedCategorical, PointCodes
+from daps_rl.policies import AutoregressiveCategorical, EndToken, FactorizedCategorical, PointCodes, end_token
 from daps_rl.policies.distribution import TokenSteps
 
 CodeScore = Callable[[Tensor, Tensor], Tensor]
@@ -26,6 +26,7 @@ CodeScore = Callable[[Tensor, Tensor], Tensor]
 FORMS = re.compile(r"(best-of|beam|sweep):([1-9]\d{0,5})|(sweep):([1-9]\d{0,5})/([1-9]\d{0,5})")
 ENTRIES = 2**21  # of data that are decoded at once
 PREFIXES, TOKENS = 2**13, 2**24  # of beams that are extended at once, and their next tokens
+KEPT, TABLE = 32, 16  # a position counts as so many next tokens, an entry of a table of them all as a part of one
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,12 @@ class Search:
         method, count, sweep, passes, top = _matched(text).groups()
         return cls(method, int(count)) if method else cls(sweep, int(passes), int(top))
 
-    def data_at_once(self, vocab_size: int) -> int:
-        """How many data a policy may be asked of at once, so that its beams stay small."""
+    def data_at_once(self, num_tokens: int, vocab_size: int) -> int:
+        """How many data a policy may be asked of at once, so that what it holds of them and their beams stays small."""
         width = self.count if self.method == "beam" else 1
-        return max(1, min(PREFIXES, TOKENS // vocab_size) // width)
+        # By the next tokens' logits, what a transformer keeps of those before, and a table of all tokens.
+        each = max(vocab_size, KEPT * num_tokens, num_tokens * vocab_size // TABLE)
+        return max(1, min(PREFIXES, TOKENS // each) // width)
 
     def __str__(self) -> str:
         return f"{self.method}:{self.count}" + (f"/{self.top}" if self.top else "")
@@ -147,8 +150,8 @@ class _Best:
 
     def __init__(self, x: Tensor, codes: Tensor, score: CodeScore) -> None:
         self.x, self.score, self.codes, self.evaluations = x, score, codes, 0
-        self.at_once = max(1, ENTRIES // max(codes.shape[-1], x[0].numel()))  # codes
-        self.width = max(1, self.at_once // len(x))  # codes of each datum that a caller makes at once
+        self.at_once = max(1, ENTRIES // max(codes.shape[-1], x.shape[1:].numel()))  # codes
+        self.width = max(1, self.at_once // max(1, len(x)))  # codes of each datum that a caller makes at once
         self.value = self._scores(codes.unsqueeze(1))[:, 0]  # [B]
 
     def propose(self, codes: Tensor) -> None:
@@ -189,7 +192,7 @@ def _draw(best: _Best, posterior: Distribution, count: int) -> None:
 
 def _sweep(best: _Best, posterior: Distribution, search: Search, vocab_size: int) -> None:
     """Replaces token after token by the best there is, until nothing changes or the passes are over."""
-    forbids = _may_forbid(posterior, best.codes)
+    forbids, ends = _may_forbid(posterior, best.codes), end_token(posterior)
     for _ in range(search.count):
         before = best.codes
         steps = _begun(posterior) if search.top else None
@@ -203,6 +206,8 @@ def _sweep(best: _Best, posterior: Distribution, search: Search, vocab_size: int
             for some in tokens.split(best.width, dim=1):
                 codes = best.codes.unsqueeze(1).repeat(1, some.shape[1], 1)
                 codes[..., position] = some
+                if ends is not None:  # a code that ends here has no tokens behind
+                    codes = ends.close(codes)
                 if forbids:
                     possible = posterior.log_prob(codes.transpose(0, 1)).transpose(0, 1) > -torch.inf
                     codes = torch.where(possible.unsqueeze(-1), codes, best.codes.unsqueeze(1))
@@ -216,7 +221,7 @@ def _sweep(best: _Best, posterior: Distribution, search: Search, vocab_size: int
 def _may_forbid(posterior: Distribution, codes: Tensor) -> bool:
     """Whether codes may have probability 0, which costs a pass of the policy to see; a point mass does not tell."""
     if isinstance(posterior, AutoregressiveCategorical):
-        return posterior.transformer.mask is not None or posterior.transformer.allowed is not None
+        return posterior.mask is not None or posterior.transformer.allowed is not None
     if isinstance(posterior, FactorizedCategorical):
         return bool(posterior.log_probs.isinf().any())
     try:
@@ -251,7 +256,7 @@ def likeliest_codes(posterior: Distribution, width: int) -> Tensor:
         if position:
             steps.advance(codes[..., -1])
         log_probs = log_prob.unsqueeze(-1) + torch.log_softmax(as_float(steps.logits), dim=-1)  # [B, K, V]
-        log_prob, index = log_probs.flatten(1).topk(min(width, log_probs[0].numel()))
+        log_prob, index = log_probs.flatten(1).topk(min(width, log_probs.shape[1:].numel()))
         index = torch.where(log_prob > -torch.inf, index, index[:, :1])
         parent, token = index // vocab_size, index % vocab_size
         steps.select(parent)

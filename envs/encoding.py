@@ -66,7 +66,7 @@ class EncodingEnv(HoldsTask, EnvBase):
             raise ValueError(f"batch_size must be [B, K], contexts and codes per context, got {list(batch_size)}.")
         task = EncodingTask(data, decoder, **options)
         super().__init__(device=task.device, batch_size=torch.Size(batch_size))
-        refuse_stale_copies(decoder, options.get("beta", 0.0))
+        refuse_stale_copies(decoder, *(options.get(name) for name in ("beta", "prior", "rate_weight")))
         self.task = task
         self.generator = torch.Generator(device=task.device)
         self.set_seed(int(torch.randint(2**31 - 1, ())) if seed is None else seed)

@@ -109,7 +109,7 @@ class TaskHost(HoldsTask):
         if self.decoder_optimizer is not None:
             _check_optimizer(self.decoder_optimizer, task.decoder)
         try:
-            refuse_stale_copies(task.decoder, unwrapped.get("beta", 0.0))
+            refuse_stale_copies(task.decoder, *(unwrapped.get(name) for name in ("beta", "prior", "rate_weight")))
         except RuntimeError as error:
             # AsyncVectorEnv hands on what a worker raises in reset(), but of a failed constructor only an EOFError.
             self._refusal = error

@@ -21,7 +21,7 @@ from daps_rl.functional.checks import check_beta
 from daps_rl.optim import descend
 from daps_rl.policies import CodeMask, EndToken
 from daps_rl.policies.factorized import uniform_codes
-from daps_rl.policies.masks import check_price
+from daps_rl.policies.masks import check_ends, check_price
 
 if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts
@@ -114,6 +114,8 @@ class EncodingTask(nn.Module):
             decoder = principal_decoder(tensor, num_tokens or NUM_TOKENS, symbols, ends=self.ends is not None)
         self.num_tokens = find_size("num_tokens", num_tokens, decoder)
         self.vocab_size = find_size("vocab_size", vocab_size, decoder)
+        if self.ends is not None:
+            check_ends(self.ends, self.num_tokens, self.vocab_size)
         check_price(token_price, self.ends)
         self.token_price = token_price
         own, shape = getattr(decoder, "observation_shape", None), tuple(scored.shape[1:])
@@ -142,7 +144,7 @@ class EncodingTask(nn.Module):
         self.reward_fn, self.mask = reward_fn, mask
         self.rate_weight = rate_weight
         # Of codes that end, every one has a probability under the prior: a host's policy need not know the fewest.
-        ends = None if self.ends is None else EndToken(self.ends.end, min_tokens=0)
+        ends = None if self.ends is None else self.ends.of_any_length()
         self._prior: Any = prior or uniform_codes(self.num_tokens, self.vocab_size, ends, self.device)
         if isinstance(prior, nn.Module):
             self._prior = prior.to(self.device)
@@ -150,7 +152,7 @@ class EncodingTask(nn.Module):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         use_one_thread_after_fork()
-        refuse_stale_copies(self.decoder, self.beta)
+        refuse_stale_copies(self.decoder, self.beta, self._prior, self.rate_weight)
 
     @property
     def prior(self) -> Distribution:
@@ -339,8 +341,10 @@ def use_one_thread_after_fork() -> None:
         torch.set_num_threads(1)
 
 
-def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None:
-    """Raises RuntimeError in a worker process whose decoder or β is a private copy that training would not reach.
+def refuse_stale_copies(*parts: object) -> None:
+    """Raises RuntimeError in a worker process where a part is a private copy that training would not reach.
+
+    Parts are a decoder, β, a prior and λ: modules and tensors count, anything else cannot change.
 
     Parameters in shared memory (`decoder.share_memory()` before the workers start) are the same numbers in every
     process, and a decoder without trainable parameters cannot fall behind. What cannot be seen from here is a copy that
@@ -348,14 +352,15 @@ def refuse_stale_copies(decoder: nn.Module | None, beta: Tensor | float) -> None
     """
     if multiprocessing.parent_process() is None:
         return
-    tensors: list[Tensor] = [] if decoder is None else [p for p in decoder.parameters() if p.requires_grad]
-    if isinstance(beta, Tensor):
-        tensors.append(beta)
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    for module in (part for part in parts if isinstance(part, nn.Module)):
+        tensors += [parameter for parameter in module.parameters() if parameter.requires_grad]
     if any(tensor.device.type == "cpu" and not tensor.is_shared() for tensor in tensors):
         raise RuntimeError(
-            "this environment lives in a worker process and holds a copy of the decoder (or of beta) that training "
-            "would not reach; call decoder.share_memory() and beta.share_memory_() before the workers start and start "
-            "them through torch.multiprocessing or by fork (in Gymnasium: AsyncVectorEnv(..., context='fork'), in "
-            "TorchRL: EnvCreator(make_env, {'decoder': decoder, 'beta': beta})), freeze the decoder "
+            "this environment lives in a worker process and holds a copy of the decoder (or of beta, a prior or "
+            "rate_weight) that training would not reach; call decoder.share_memory() and beta.share_memory_() before "
+            "the workers start and start them through torch.multiprocessing or by fork (in Gymnasium: "
+            "AsyncVectorEnv(..., context='fork'), in TorchRL: EnvCreator(make_env, {'decoder': decoder, 'beta': "
+            "beta})), freeze the decoder "
             "(requires_grad_(False)), or use the batched environments, which need no workers."
         )

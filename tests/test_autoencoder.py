@@ -10,6 +10,7 @@ import torch
 
 from daps_rl import DiscreteAutoencoder
 from daps_rl.config import ModelConfig
+from daps_rl.data.arrays import as_codes
 
 
 @pytest.fixture
@@ -77,3 +78,20 @@ def test_the_likelihood_has_a_gradient_for_the_data(model):
     own = x.clone().requires_grad_()
     model.log_likelihood(own, torch.zeros(2, 3, dtype=torch.int64)).sum().backward()
     assert own.grad.abs().sum() > 0
+
+
+def test_prefixes_of_any_integer_type_are_decoded(model):
+    """Also where the end token, 256, is no number of that type."""
+    config = dataclasses.replace(model.config, vocab_size=256, end_token=True)
+    model, codes = DiscreteAutoencoder.from_config(config).eval(), np.array([[3, 255], [0, 1]], dtype=np.uint8)
+    ended = torch.tensor([[3, 255, 256], [0, 1, 256]])
+    assert torch.equal(model.decode(codes), model.decode(ended))
+    with pytest.raises(ValueError, match=r"integers \[..., 3\] in 0 … 256, got torch.int64 of shape \[\]"):
+        model.decode(torch.tensor(3))
+
+
+def test_codes_of_bytes_are_codes_of_256_tokens():
+    codes = np.array([[0, 255]], dtype=np.uint8)
+    assert as_codes(codes, 2, 256).tolist() == [[0, 255]]
+    with pytest.raises(ValueError, match=r"in 0 … 254, got values 0 … 255"):
+        as_codes(codes, 2, 255)

@@ -372,3 +372,20 @@ def test_distributed_data_parallel_has_the_gradients_of_the_model_itself(policy,
                 torch.testing.assert_close(found, expected)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_policy_of_ones_own_need_not_know_how_codes_end():
+    """What stands behind an end is not read, and a code shorter than the fewest has a probability under the prior."""
+    written = torch.tensor([[2, 0, 1, 1], [0, 2, 2, 1], [1, 1, 0, 2]])  # V = 2, and the end token
+
+    class Writes(nn.Module):
+        def forward(self, features):
+            logits = torch.full((1, 4, 3), -30.0).scatter(-1, written[:1].unsqueeze(-1), 0.0)
+            return Independent(Categorical(logits=logits.expand(len(features), -1, -1)), 1)
+
+    bottleneck = PolicyBottleneck(4, 2, samples=2, num_tokens=4, policy=Writes(), end_token=True, ess_fraction=0.75)
+    embedded, codes, policy_loss = bottleneck(torch.randn(3, 4, 4))
+    assert codes.tolist() == [[2, 2, 2, 2]] * 6
+    assert torch.equal(embedded, bottleneck.embed(codes))
+    torch.testing.assert_close(policy_loss.prior_log_prob, torch.full((3, 2), -math.log(3.0)))
+    assert policy_loss(torch.randn(3, 2)).isfinite()

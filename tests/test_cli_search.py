@@ -70,7 +70,7 @@ def test_compare_measures_a_search_with_every_finished_run(data, tmp_path, capsy
     assert "decoder evaluations a datum, sweep:1" in capsys.readouterr().out
     assert main(["compare", "--out", str(out), "--report", "--search", "best-of:3"]) == 0
     shown = capsys.readouterr()
-    assert "fsq, seed 0: search best-of:3 takes what the policy proposes, and a quantiser proposes one" in shown.err
+    assert "fsq, seed 0: search best-of:3 draws codes, and a quantiser has one to draw" in shown.err
     rows = {row["label"]: row["search"] for row in map(json.loads, (out / "rows.jsonl").read_text().splitlines())}
     assert {label: set(found) for label, found in rows.items()} == {
         "daps-na": {"sweep:1", "best-of:3"},

@@ -25,7 +25,7 @@ from daps_rl.decoders import MLPDecoder
 from daps_rl.decoders.columns import ColumnsLikelihood
 from daps_rl.decoders.likelihoods import BernoulliLikelihood, CategoricalLikelihood, GaussianLikelihood
 from daps_rl.evaluation import count_codes
-from daps_rl.policies import FactorizedCategorical, FactorizedPolicy
+from daps_rl.policies import EndToken, FactorizedCategorical, FactorizedPolicy
 from daps_rl.priors import AutoregressivePrior, IndependentPrior, UniformPrior
 
 T, V, SHAPE = 5, 7, (6,)
@@ -475,3 +475,14 @@ def test_counts_are_saved_and_read(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-3] + b"abc")
     with pytest.raises(ValueError, match="damaged"):
         load_counts(tmp_path, T, V)
+
+
+def test_what_stands_behind_an_end_is_not_written():
+    ends = EndToken(V - 1)
+    model = make_model(AutoregressivePrior(T, V, mask=ends))
+    model.policy.mask = ends
+    codes = torch.tensor([[0, V - 1, 2, 3, 1], [1, 1, 1, 1, 1]])
+    found = decompress(model, compress(model, codes))
+    assert torch.equal(found.codes, ends.close(codes))
+    with pytest.raises(ValueError, match="the codes are none that the prior can write"):
+        compress(model, torch.full((1, T), V - 1))  # shorter than the fewest

@@ -236,6 +236,17 @@ class TestTraining:
         with pytest.raises(ValueError, match="small-seed0 holds a run of other settings"):
             train(child)
 
+    def test_kernels_are_as_the_machine_was_that_a_run_began_on(self, child: Path) -> None:
+        train(child)
+        path = child / "small-seed0" / "config.json"
+        path.write_text(path.read_text().replace('"cpu_kernels": false', '"cpu_kernels": true'))
+        (child.parent / "rows.jsonl").unlink()
+        rows = train(child)
+        assert {key: row["config"]["cpu_kernels"] for key, row in rows.items() if row["label"] == "small"} == {
+            ("small", 0): True,
+            ("small", 1): False,
+        }
+
     def test_a_finished_run_without_a_row_gets_one(self, child: Path) -> None:
         rows = train(child)
         (child.parent / "rows.jsonl").unlink()

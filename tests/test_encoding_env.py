@@ -15,8 +15,8 @@ from daps_rl.envs import EncodingEnv, EncodingTask
 from daps_rl.envs.default import principal_decoder
 from daps_rl.functional import daps_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
-from daps_rl.policies import AutoregressivePolicy, CodeMask
-from daps_rl.priors import UniformCodes
+from daps_rl.policies import AutoregressivePolicy, CodeMask, EndToken
+from daps_rl.priors import IndependentPrior, UniformCodes
 
 N, B, K, T, V = 11, 3, 4, 2, 5
 SHAPE = (1, 3, 2)
@@ -375,3 +375,23 @@ def test_a_gradient_that_is_not_finite_leaves_the_decoder_alone():
     _, log_likelihood = task.reward(task.data[:B, None], torch.zeros(B, K, T, dtype=torch.int64), optimizer)
     assert log_likelihood.isfinite().all()
     assert decoder.weight.item() == 0.0
+
+
+def test_an_end_token_that_does_not_fit_is_refused_whatever_the_prior():
+    prior = UniformCodes(3, 4)
+    with pytest.raises(ValueError, match="must have end = vocab_size - 1"):
+        EncodingEnv(num_tokens=3, vocab_size=4, batch_size=[2, 2], mask=EndToken(4), prior=prior)
+
+
+def test_a_copy_of_a_prior_that_learns_is_refused_in_a_worker(monkeypatch):
+    monkeypatch.setattr("daps_rl.envs.task.multiprocessing.parent_process", lambda: "a parent")
+    with pytest.raises(RuntimeError, match="of beta, a prior or rate_weight"):
+        make_env(decoder=make_decoder().requires_grad_(False), prior=IndependentPrior(T, V))
+    with pytest.raises(RuntimeError, match="rate_weight"):
+        make_env(decoder=make_decoder().requires_grad_(False), rate_weight=torch.tensor(0.5))
+    shared = {"prior": IndependentPrior(T, V).share_memory(), "rate_weight": torch.tensor(0.5).share_memory_()}
+    assert (
+        make_env(decoder=make_decoder().requires_grad_(False), **shared).rollout(1)["next", "reward"].isfinite().all()
+    )
+    fixed = IndependentPrior(T, V).requires_grad_(False)
+    assert make_env(decoder=make_decoder().requires_grad_(False), prior=fixed, rate_weight=0.5) is not None

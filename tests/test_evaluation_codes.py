@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from daps_rl.evaluation import TokenInformation, count_codes
 from daps_rl.evaluation.codes import ACTIVE, marginals, token_probs
-from daps_rl.policies import FactorizedCategorical, PointCodes
+from daps_rl.policies import EndToken, FactorizedCategorical, FactorizedUntilEnd, PointCodes
 
 T, V, N, K = 3, 4, 400, 16
 
@@ -94,3 +94,15 @@ def test_posteriors_that_tell_nothing_but_draws():
 def test_count_codes():
     codes = torch.tensor([[[0, 2], [0, 1]], [[3, 2], [0, 2]]])
     assert count_codes(codes, 4).tolist() == [[3, 0, 0, 1], [0, 1, 3, 0]]
+
+
+def test_rounding_makes_no_probability_negative():
+    """Of an end token that may not stand yet; the entropy of a negative number is −inf."""
+    torch.manual_seed(0)
+    logits, codes = torch.randn(64, 4, 9), torch.zeros(64, 4, dtype=torch.int64)
+    probs = marginals(FactorizedUntilEnd(logits, EndToken(8, 3)), codes, 9)
+    exact = marginals(FactorizedUntilEnd(logits.double(), EndToken(8, 3)), codes, 9)
+    torch.testing.assert_close(probs.double(), exact, atol=1e-6, rtol=0.0)
+    information = TokenInformation()
+    information.add(probs)
+    assert information.nats().isfinite().all()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from daps_rl.functional import beta_elbo, encoding_reward, importance_weighted_bound, kl_estimate
+from daps_rl.functional.bounds import in_bits
 
 F64 = torch.float64
 V = 4  # codes of one token
@@ -89,3 +90,20 @@ def test_the_two_halves_of_a_reward():
     log_likelihood, log_q, log_prior = model()
     completed = encoding_reward(log_likelihood, None, log_prior, 0.3) - 0.3 * log_q
     torch.testing.assert_close(completed, encoding_reward(log_likelihood, log_q, log_prior, 0.3))
+
+
+def test_nats_in_bits():
+    assert in_bits(math.log(8.0)) == pytest.approx(3.0)
+    torch.testing.assert_close(in_bits(torch.tensor([0.0, math.log(2.0)])), torch.tensor([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("zero", [0.0, torch.tensor(0.0)])
+def test_a_weight_of_zero_asks_nothing_of_the_prior(zero):
+    """Also where that holds a code impossible; a weight above makes such a code -inf, and never NaN."""
+    log_likelihood, log_q = torch.tensor([-3.0, -4.0]), torch.tensor([-1.0, -1.0])
+    log_p = torch.tensor([-math.inf, -2.0])
+    for action_log_prob in (None, log_q):
+        reward = encoding_reward(log_likelihood, action_log_prob, log_p, zero, rate_weight=zero)
+        assert torch.equal(reward, log_likelihood)
+        assert encoding_reward(log_likelihood, action_log_prob, log_p, 0.5)[0] == -math.inf
+        assert encoding_reward(log_likelihood, action_log_prob, log_p, zero, rate_weight=0.5)[0] == -math.inf

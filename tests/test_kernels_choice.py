@@ -18,7 +18,7 @@ from torch.nn.utils import prune
 
 from daps_rl.cli import main
 from daps_rl.commands import train
-from daps_rl.config import make_config
+from daps_rl.config import make_config, recipes
 from daps_rl.kernels import CpuKernels, build, load, use_cpu_kernels
 from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy, VisitOnce
 from daps_rl.policies.code_transformer import CodeTransformer
@@ -209,6 +209,17 @@ class TestAuto:
         monkeypatch.delenv("CXX")
         monkeypatch.setattr(build.shutil, "which", lambda name: None)
         assert make_config(minutes=5.0, agent="daps", device="cpu").cpu_kernels is False
+
+    def test_not_where_they_cannot_be_compiled(self, monkeypatch):
+        monkeypatch.setattr(recipes.sys, "platform", "darwin")
+        assert make_config(minutes=5.0, agent="daps").cpu_kernels is False
+
+    def test_auto_is_as_if_nothing_were_said(self, monkeypatch):
+        given = []
+        monkeypatch.setattr(train, "_dry_run", lambda preset, options: given.append(options))
+        for options in ([], ["--cpu-kernels", "auto"], ["--no-cpu-kernels", "--cpu-kernels", "auto"]):
+            main(["train", "--dry-run", *options])
+        assert given == [{}, {}, {}]
 
     def test_on_the_command_line(self, monkeypatch, capsys):
         made = []

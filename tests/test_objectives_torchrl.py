@@ -23,7 +23,8 @@ from torchrl.modules import MLP, OneHotCategorical, ProbabilisticActor
 from daps_rl.decoders import MLPDecoder
 from daps_rl.functional import daps_loss, keep_samples, solve_temperature, target_weights, weighted_likelihood_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
-from daps_rl.policies import AutoregressivePolicy
+from daps_rl.policies import AutoregressivePolicy, EndToken
+from daps_rl.priors import IndependentPrior
 
 # An ordinary TorchRL actor, an ordinary MDP
 
@@ -182,6 +183,21 @@ def test_decoder_loss_of_some_of_the_codes():
     torch.testing.assert_close(two, -log_likelihood[:, :2].mean())
     with pytest.raises(ValueError, match="decoder_samples must be >= 0"):
         DecoderLoss(decoder, decoder_samples=-1)
+
+
+def test_the_decoder_loss_reads_codes_up_to_their_first_end_whoever_wrote_them():
+    """TorchRL's own random policy writes anything behind one."""
+    ends, decoder = EndToken(V - 1), MLPDecoder(T, V, (D,))
+    prior = IndependentPrior(T, V, mask=ends)
+    batch = TensorDict({"observation": torch.randn(B, K, D), "action": torch.randint(V, (B, K, T))}, [B, K])
+    batch["action"][..., 0] = 0
+    closed = batch.clone().set("action", ends.close(batch["action"]))
+    assert not torch.equal(closed["action"], batch["action"])
+    found, expected = (DecoderLoss(decoder, prior=prior)(each) for each in (batch, closed))
+    assert expected["loss_prior"].isfinite()
+    torch.testing.assert_close(dict(found.items()), dict(expected.items()))
+    alone = DecoderLoss(decoder, mask=ends)(batch)["loss_decoder"]
+    torch.testing.assert_close(alone, expected["loss_decoder"])
 
 
 def test_decoder_loss_keys_and_keyword_tensors():

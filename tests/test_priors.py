@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import SIZES
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from daps_rl import DiscreteAutoencoder
 from daps_rl.cli import main
-from daps_rl.codes import Codes, draw_codes, fit_prior, fit_prior_of, rate
+from daps_rl.codes import Codes, draw_codes, fit_prior, fit_prior_of, quality_of_draws, rate
 from daps_rl.codes.draws import frechet_distance
-from daps_rl.config import make_config
-from daps_rl.data import load
+from daps_rl.config import ModelConfig, make_config
+from daps_rl.data import Splits, from_arrays, load
 from daps_rl.envs import EncodingEnv
 from daps_rl.functional import encoding_reward
 from daps_rl.objectives import DecoderLoss
@@ -239,3 +240,161 @@ def test_the_frechet_distance_is_that_of_two_gaussians() -> None:
     real = torch.randn(20_000, 3, dtype=torch.float64)
     assert frechet_distance(real, real, real) == pytest.approx(0.0, abs=1e-8)
     assert frechet_distance(real, real, 2.0 * real + 1.0) == pytest.approx(3 * (1.0 + 1.0), rel=0.05)
+
+
+def small_model(splits: Splits, **options: Any) -> DiscreteAutoencoder:
+    config = make_config(**{**SIZES, "num_tokens": 2, "agent": "daps-na", **options})
+    return DiscreteAutoencoder.from_config(config.model_config(splits.observation_shape, splits.likelihood)).eval()
+
+
+def labelled(labels: Tensor, **options: Any) -> Splits:
+    return from_arrays(torch.rand(len(labels), 6), train_labels=labels, **options)
+
+
+class TestOddData:
+    def test_labels_are_needed_of_all_splits_and_from_zero(self) -> None:
+        some = from_arrays(torch.rand(20, 6), torch.rand(5, 6), torch.rand(5, 6), train_labels=torch.arange(20) % 2)
+        with pytest.raises(ValueError, match="has no labels of validation, test; leave out --labels"):
+            fit_prior_of(small_model(some), some, "independent", labels=True)
+        negative = labelled(torch.arange(30) % 3 - 1)
+        with pytest.raises(ValueError, match="must be >= 0, got -1; number the classes from 0"):
+            fit_prior_of(small_model(negative), negative, "independent", labels=True)
+
+    def test_a_class_that_training_lacks_has_a_prior_too(self) -> None:
+        of_test = {"test": torch.rand(5, 6), "test_labels": torch.full((5,), 3)}
+        splits = labelled(torch.arange(30) % 2, **of_test)
+        fitted, rates = fit_prior_of(small_model(splits), splits, "independent", labels=True)
+        assert fitted.config is not None
+        assert fitted.config.prior_classes == 4
+        assert rates["rate_test"] == pytest.approx(2 * 2.0)  # of a class without data every code is alike
+
+    def test_data_without_end_and_problems_are_refused(self) -> None:
+        class Endless:
+            name, train = "a stream", object()
+
+        splits = from_arrays(torch.rand(20, 6))
+        with pytest.raises(ValueError, match="those of a stream have no end"):
+            fit_prior_of(small_model(splits), Endless())  # type: ignore[arg-type]
+        model = small_model(splits)
+        model.config = ModelConfig(problem="maxcut20")
+        with pytest.raises(ValueError, match="problem 'maxcut20' encodes none"):
+            fit_prior_of(model, splits)
+
+    @pytest.mark.parametrize("options", [{"steps": 0}, {"minutes": 0.0}])
+    def test_no_time_is_refused(self, options: dict[str, Any]) -> None:
+        codes = Codes(torch.zeros(4, T, dtype=torch.int64))
+        with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+            fit_prior(AutoregressivePrior(T, V), codes, codes, **options)
+
+    def test_no_more_codes_are_drawn_than_are_learned_from(self) -> None:
+        codes, asked = Codes(torch.randint(V, (1000, T))), list[Tensor]()
+
+        def redraw(rows: Tensor) -> Tensor:
+            asked.append(rows)
+            return codes.codes[rows]
+
+        fit_prior(AutoregressivePrior(T, V), codes, codes, steps=5, redraw=redraw)
+        assert [len(rows) for rows in asked] == [256, 256, 256, 232, 256]
+        assert torch.equal(torch.cat(asked[:4]).sort().values, torch.arange(1000))
+
+    def test_a_codebook_learns_nothing_meanwhile(self) -> None:
+        pytest.importorskip("vector_quantize_pytorch")
+        splits = from_arrays(torch.rand(60, 6))
+        model = small_model(splits, agent="vq", policy_options={"kmeans_init": False}).train()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        fit_prior_of(model, splits, "independent")
+        assert model.training
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    @pytest.mark.parametrize("labels", [torch.zeros(30, dtype=torch.int64), None])
+    def test_of_one_class_no_recogniser_is_asked(self, labels: Tensor | None) -> None:
+        splits = labelled(torch.zeros(30, dtype=torch.int64) if labels is None else labels)
+        fitted, _ = fit_prior_of(small_model(splits), splits, "independent", labels=labels is not None)
+        found = quality_of_draws(fitted, splits)
+        assert set(found) == {"frechet_distance", "frechet_distance_train"}
+        assert all(math.isfinite(value) for value in found.values())
+
+    def test_one_test_datum_has_no_distance(self) -> None:
+        splits = from_arrays(torch.rand(12, 6))
+        assert len(splits.test) == 1
+        fitted, rates = fit_prior_of(small_model(splits), splits, "independent")
+        assert quality_of_draws(fitted, splits) == {}
+        assert rates["rate_test"] > 0.0
+
+    def test_classes_without_data_are_not_drawn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[Tensor] = []
+
+        class Asked:
+            def __init__(self, data: Tensor, labels: Tensor) -> None:
+                pass
+
+            def share(self, data: Tensor, labels: Tensor) -> float:
+                asked.append(labels)
+                return 1.0
+
+        monkeypatch.setattr("daps_rl.codes.draws.Recogniser", Asked)
+        splits = labelled(1 + torch.arange(40) % 2)  # numbered from 1
+        fitted, _ = fit_prior_of(small_model(splits), splits, "independent", labels=True)
+        assert quality_of_draws(fitted, splits)["label_accuracy"] == 1.0
+        assert asked[0].bincount().tolist() == [0, 1000, 1000]
+
+    def test_the_scale_of_the_distance_is_that_of_all_training_data(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        sort, mixed = torch.rand(4100, 6, generator=generator), torch.rand(400, 6, generator=generator)
+        sort[2050:] += 2.0
+        mixed[200:] += 2.0
+        splits = from_arrays(sort, mixed, mixed)
+        assert quality_of_draws(small_model(splits), splits)["frechet_distance_train"] < 0.1
+
+
+def test_directions_in_which_training_data_hardly_vary_say_nothing() -> None:
+    torch.manual_seed(0)
+    real = torch.randn(20_000, 2, dtype=torch.float64)
+    flat, noise = torch.zeros(20_000, 3, dtype=torch.float64), 0.01 * torch.randn(20_000, 3, dtype=torch.float64)
+    made = torch.cat((2.0 * real + 1.0, noise), dim=1)
+    real = torch.cat((real, flat), dim=1)
+    assert frechet_distance(real, real, made) == pytest.approx(2 * (1.0 + 1.0), rel=0.05)
+
+
+def test_many_codes_are_drawn_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, counts = prior_of(AutoregressivePrior, C)(), []
+    begin = prior.steps
+    monkeypatch.setattr(prior, "steps", lambda samples: counts.append(samples) or begin(samples))
+    for temperature in (1.0, 0.5):
+        codes = draw_codes(prior, 1201, temperature)
+        assert codes.shape == (1201, T)
+        assert len(codes.unique(dim=0)) > 1
+    assert counts == [500, 500, 201] * 2
+
+
+def test_temperatures_that_float32_cannot_divide_by_are_refused() -> None:
+    prior = prior_of(AutoregressivePrior)()
+    assert (draw_codes(prior, 5, temperature=1e-30) == prior.mode).all()
+    for temperature in (1e-40, 0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="temperature must be >= 1e-30"):
+            draw_codes(prior, 5, temperature=temperature)
+
+
+def test_the_uniform_prior_of_fsq_has_the_codes_that_there_are() -> None:
+    pytest.importorskip("vector_quantize_pytorch")
+    model = small_model(from_arrays(torch.rand(20, 6)), agent="fsq", vocab_size=256)  # 8 · 6 · 5
+    assert model.prior().log_prob(torch.zeros(1, 2, dtype=torch.int64)).item() == pytest.approx(-2 * math.log(240))
+    assert model.prior().sample((5000,)).max() == 239
+
+
+def test_long_codes_lose_no_digits() -> None:
+    torch.manual_seed(0)
+    prior, codes = IndependentPrior(3000, V, 2), torch.randint(V, (1, 3000))
+    with torch.no_grad():
+        prior.logits.copy_(0.003 * torch.randn(2, 3000, V))
+    last = []
+    for mixture in (prior(), prior.double()()):
+        steps = mixture.steps(1)
+        for token in codes[:, :-1].unbind(-1):
+            steps.advance(token.unsqueeze(0))
+        last.append(steps.logits.double().softmax(-1))
+    torch.testing.assert_close(last[0], last[1], atol=1e-5, rtol=0.0)
+    each = [IndependentPrior.of_classes(prior, torch.arange(2)).log_probs[:, t, z] for t, z in enumerate(codes[0])]
+    weights = (torch.stack(each[:-1]).sum(0) + prior.class_log_probs).softmax(0)  # p(c|z_<t)
+    exact = weights @ IndependentPrior.of_classes(prior, torch.arange(2)).log_probs[:, -1].exp()
+    torch.testing.assert_close(last[1][0, 0], exact)

@@ -395,3 +395,37 @@ def test_tokens_cost_in_a_search_what_they_cost_in_training() -> None:
     free = likelihood_score(decoder)(x, codes)  # type: ignore[arg-type]
     priced = likelihood_score(decoder, ends=ends, token_price=0.5)(x, codes)  # type: ignore[arg-type]
     assert torch.allclose(free - priced, torch.tensor([[1.5, 0.5, 0.0]]))
+
+
+@pytest.mark.parametrize("how", ["best-of:2", "sweep:1", "sweep:1/2", "beam:2"])
+def test_of_no_data_there_are_no_codes(how):
+    found = make_model().search(how, torch.zeros(0, 6))
+    assert found.codes.shape == (0, T)
+    assert found.score.shape == found.evaluations.shape == (0,)
+
+
+@pytest.mark.parametrize("kind", [AutoregressivePolicy, FactorizedPolicy])
+def test_a_sweep_ends_a_code_where_its_tokens_are_not_worth_their_price(kind):
+    """At once: what stood behind the new end goes too."""
+    policy = kind((1,), T, V, embed_dim=8, num_heads=2, num_patches=1, mask=EndToken(V - 1)).double()
+    posterior, full = policy(X), torch.zeros(B, T, dtype=torch.int64)
+    asked = []
+
+    def short(x, codes):
+        asked.append(codes)
+        return -EndToken(V - 1).lengths(codes).double()
+
+    class Full(PointOf):
+        mask = posterior.mask
+
+    best = find_codes("sweep:1", X, Full(posterior, full), short, vocab_size=V)
+    assert best.codes.tolist() == [[0, V - 1, V - 1]] * B
+    assert all((posterior.log_prob(codes.transpose(0, 1)) > -torch.inf).all() for codes in asked)
+
+
+def test_fewer_data_are_searched_at_once_where_codes_are_long():
+    sizes = {(8, 256): 8192, (64, 512): 8192, (1024, 2): 512, (1024, 1024): 256, (1, 2**20): 16}
+    for (num_tokens, vocab_size), count in sizes.items():
+        assert Search.parse("sweep:2").data_at_once(num_tokens, vocab_size) == count
+        assert Search.parse("beam:4").data_at_once(num_tokens, vocab_size) == count // 4
+    assert Search.parse("beam:9999").data_at_once(8, 256) == 1

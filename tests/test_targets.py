@@ -18,6 +18,8 @@ from daps_rl.distributed import World
 from daps_rl.evaluation import evaluate
 from daps_rl.functional import dual_step, follow_temperature
 from daps_rl.priors import IndependentPrior
+from daps_rl.runs.folder import RunFolder
+from daps_rl.runs.session import code_score_of
 from daps_rl.training import Trainer
 from daps_rl.training.targets import EVERY, LOWEST, SPEED, Look, RateTarget
 
@@ -231,3 +233,23 @@ def test_a_rate_is_held(digits):
     metrics = evaluate(run.autoencoder, digits.validation, beta=0.01, importance_data=0).metrics
     assert metrics["rate"] == pytest.approx(10.0, rel=0.03)
     assert run.learner.target.outcome(metrics)["reached"] == metrics["rate"]
+
+
+def test_a_search_goes_by_the_weight_that_followed(splits, tmp_path):
+    """λ of the reward, of the run's end where it had a target."""
+    run, model = RunFolder(tmp_path), trainer(splits, target_bits=3.0).autoencoder.eval()
+    nn.init.normal_(model.prior.logits, std=0.1)
+    x, codes = splits.test, torch.randint(4, (len(splits.test), 5, 3))
+    likelihood, log_prior = model.log_likelihood(x, codes), model.prior().log_prob(codes)
+    target = RateTarget("target_bits", 3.0, splits.validation, None, splits.kind, 6.0, World())
+    target.weight.fill_(2.5)
+    summary = {"target": target.outcome({"rate": 3.0})}
+    assert summary["target"]["rate_weight"] == 2.5
+    for given, held, expected in (
+        ({"target_bits": 3.0}, summary, 2.5),
+        ({"target_bits": 3.0}, {"target": {"name": "target_bits"}}, 0.0),  # of an earlier version
+        ({"rate_weight": 0.5}, {}, 0.5),
+    ):
+        run.write_json(run.summary, held)
+        config = make_config(**{**SIZES, **LEARNED, **given})
+        torch.testing.assert_close(code_score_of(run, config, model)(x, codes), likelihood + expected * log_prior)

@@ -9,9 +9,8 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from torch import Tensor
-from torch.distributions import register_kl
+from torch.distributions import kl_divergence, register_kl
 
-from daps_rl.functional import tokenwise_kl
 from daps_rl.policies import AutoregressiveCategorical, FactorizedCategorical, draw
 
 
@@ -43,12 +42,6 @@ def refuse_bonus(gradient: Tensor) -> None:
         )
 
 
-@register_kl(FactorizedCategorical, FactorizedCategorical)
-def kl_factorized(p: FactorizedCategorical, q: FactorizedCategorical) -> Tensor:
-    """KL(p ‖ q), exact, in nats. [B]."""
-    return tokenwise_kl(p.log_probs, q.log_probs)
-
-
 @register_kl(AutoregressiveCategorical, AutoregressiveCategorical)
 def kl_autoregressive(p: AutoregressiveCategorical, q: AutoregressiveCategorical) -> Tensor:
     """Estimates KL(p ‖ q) without bias, in nats: token by token along one code that p draws. [B].
@@ -56,7 +49,7 @@ def kl_autoregressive(p: AutoregressiveCategorical, q: AutoregressiveCategorical
     No gradient flows through the draw; where p = q what it would add to the Hessian is 0.
     """
     codes = p.sample()
-    return kl_factorized(*(FactorizedCategorical(given.token_logits(codes)) for given in (p, q)))
+    return kl_divergence(*(FactorizedCategorical(given.token_logits(codes)) for given in (p, q)))
 
 
 class CodeDistribution(Distribution):

@@ -96,7 +96,10 @@ def whole_numbers(logits: Tensor) -> np.ndarray:
     logits = logits.double().flatten(0, -2)
     probs, total = torch.softmax(logits, dim=-1), 2**PRECISION - logits.shape[-1]
     if not bool(probs.isfinite().all()):
-        raise ValueError("probabilities must be finite, got some that are not; the model has not learned: train anew.")
+        raise ValueError(
+            "probabilities must be finite, got some that are not; the codes are none that the prior can write, or the "
+            "model has not learned: encode, or train, anew."
+        )
     numbers = (probs * total).floor()
     return _filled_up(numbers, total).numpy()
 

@@ -31,6 +31,7 @@ from daps_rl.data.arrays import Array, as_codes
 from daps_rl.data.kind import kind_to_json
 from daps_rl.device import memory_size
 from daps_rl.files import to_json
+from daps_rl.policies import end_token
 from daps_rl.tensor_file import load_tensors, save_tensors, tensors_digest
 
 COUNTS = "counts.safetensors"
@@ -101,6 +102,8 @@ def _checked(model: DiscreteAutoencoder, codes: Array, data: Array | None) -> tu
     codes = as_codes(codes, num_tokens, vocab_size).cpu()
     if codes.ndim != 2 or not len(codes):
         raise ValueError(f"codes must have shape [N, {num_tokens}], one or more, got {list(codes.shape)}.")
+    if (ends := end_token(model.policy)) is not None:  # what stands behind an end is not read
+        codes = ends.close(codes)
     if data is not None:
         data = model.observations(data).float().cpu()
         if len(data) != len(codes):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -14,8 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.data import Splits
+from daps_rl.data import SPLITS, ImageStream, Splits
 from daps_rl.evaluation import count_codes
+from daps_rl.functional.bounds import in_bits
+from daps_rl.functional.checks import check_positive_integers
 from daps_rl.kinds import PRIORS
 from daps_rl.optim import learning_rate_factor
 from daps_rl.priors import IndependentPrior, LearnedPrior
@@ -32,12 +33,20 @@ class Codes(NamedTuple):
     codes: Tensor  # [N, T], int64
     labels: Tensor | None = None  # [N], int64
 
+    def at(self, rows: Tensor) -> Codes:
+        """Those of these numbers, int64 [n]."""
+        return Codes(self.codes[rows], None if self.labels is None else self.labels[rows])
+
 
 def rate(prior: LearnedPrior, codes: Codes) -> float:
-    """Mean −log2 p(z), or −log2 p(z|y), in bits a code: what a coder needs for them in a file."""
+    """Returns the mean of −log2 p(z), in bits a code: what a coder needs for them in a file.
+
+    Of a prior that knows labels −log2 p(z|y), for a coder that is told y; in a file a code takes up to −log2 p(y) more.
+    """
     with torch.no_grad():
-        total = sum(-_log_prob(prior, part).sum().item() for part in _split(codes, AT_ONCE))
-    return total / len(codes.codes) / math.log(2.0)
+        parts = map(codes.at, torch.arange(len(codes.codes)).split(AT_ONCE))
+        total = sum(-_log_prob(prior, part).sum().item() for part in parts)
+    return in_bits(total / len(codes.codes))
 
 
 def fit_prior(
@@ -48,7 +57,7 @@ def fit_prior(
     minutes: float = 1.0,
     steps: int | None = None,
     seed: int = 0,
-    redraw: Callable[[], Tensor] | None = None,
+    redraw: Callable[[Tensor], Tensor] | None = None,
     show: Callable[[float, float], None] = lambda done, bits: None,
 ) -> float:
     """Fits a prior to codes, in place, by maximum likelihood; the classes' frequencies too, where it knows labels.
@@ -61,14 +70,19 @@ def fit_prior(
         train, validation: codes, with labels where the prior is to know them.
         minutes, steps: the longest that it learns; `steps` instead of minutes where given.
         seed: of the order of the codes.
-        redraw: gives the training codes anew for each epoch, drawn from the posterior; None for always the same.
+        redraw: gives codes of training data of these numbers, int64 [n], drawn anew from the posterior, [n, T]; None
+            for always the same codes.
         show: called with the share that is done, and the validation codes' rate in bits.
     Returns:
         the rate of the validation codes, in bits a code.
     Raises:
-        ValueError: there are no codes, or the labels are not there.
+        ValueError: there are no codes, the labels are not there, or steps or minutes is not positive.
     """
     _check(prior, train, validation)
+    if steps is not None:
+        check_positive_integers(steps=steps)
+    elif not minutes > 0.0:
+        raise ValueError(f"minutes must be positive, got {minutes}.")
     if train.labels is not None and prior.num_classes:
         counts = torch.bincount(train.labels, minlength=prior.num_classes) + SMOOTHING
         prior.class_log_probs.copy_((counts / counts.sum()).log())
@@ -99,10 +113,13 @@ def fit_prior(
 
 @torch.no_grad()
 def codes_of(model: DiscreteAutoencoder, data: Any, *, sampled: bool = False) -> Tensor:
-    """Greedy codes of data, or drawn ones, on the CPU. [N, *x] → [N, T], int64."""
-    device = next(model.parameters()).device
+    """Greedy codes of data, or drawn ones, of the model in eval mode, on the CPU. [N, *x] → [N, T], int64."""
+    device, was_training = next(model.parameters()).device, model.training
     parts = (torch.as_tensor(data[i : i + ENCODED_AT_ONCE]).to(device) for i in range(0, len(data), ENCODED_AT_ONCE))
-    return torch.cat([model.encode(x, deterministic=not sampled).cpu() for x in parts])
+    model.eval()  # else a codebook would learn from them
+    codes = torch.cat([model.encode(x, deterministic=not sampled).cpu() for x in parts])
+    model.train(was_training)
+    return codes
 
 
 def fit_prior_of(
@@ -130,20 +147,19 @@ def fit_prior_of(
         the model, whose policy and decoder are the given one's, and the rates of the greedy codes, in bits a code:
         `rate_train`, `rate_validation`, `rate_test`.
     Raises:
-        ValueError: the model has no codes or was not built from a config, or there are no labels.
+        ValueError: the model has no codes or was not built from a config, or the data have no end or no labels.
     """
     if model.config is None or model.config.bits is None:
         raise ValueError("a prior is fitted to codes of a model built from a config; fit one of your own by fit_prior.")
-    classes = 0
-    if labels:
-        if splits.train_labels is None:
-            raise ValueError(f"{splits.name} has no labels; leave out --labels.")
-        classes = int(splits.train_labels.max()) + 1
+    if model.config.problem is not None:
+        raise ValueError(f"a prior is fitted to codes of data, and problem {model.config.problem!r} encodes none.")
+    train: Any = splits.train
+    if not isinstance(train, Tensor | ImageStream):
+        raise ValueError(f"a prior learns from the codes of all training data, and those of {splits.name} have no end.")
+    of_splits: Mapping[str, Tensor | None] = _labels(splits) if labels else dict.fromkeys(SPLITS)
+    classes = max((int(of.max()) + 1 for of in of_splits.values() if of is not None), default=0)
     config = dataclasses.replace(model.config, prior=kind, prior_classes=classes)
-    split = {
-        name: Codes(codes_of(model, splits[name]), splits[f"{name}_labels"] if labels else None)
-        for name in ("train", "validation", "test")
-    }
+    split = {name: Codes(codes_of(model, splits[name]), of) for name, of in of_splits.items()}
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -153,11 +169,21 @@ def fit_prior_of(
             split["train"],
             split["validation"],
             seed=seed,
-            redraw=lambda: codes_of(model, splits.train, sampled=True),
+            redraw=lambda rows: codes_of(model, train[rows], sampled=True),
             **options,
         )
     rates = {f"rate_{name}": rate(prior, codes) for name, codes in split.items()}
     return DiscreteAutoencoder(model.policy, model.decoder, prior.to(device), config, model.kind), rates
+
+
+def _labels(splits: Splits) -> dict[str, Tensor]:
+    """The labels by split; a ValueError unless all splits have some, and none is negative."""
+    found = {name: getattr(splits, f"{name}_labels") for name in SPLITS}
+    if missing := [name for name, labels in found.items() if labels is None]:
+        raise ValueError(f"{splits.name} has no labels of {', '.join(missing)}; leave out --labels.")
+    if (least := min(int(labels.min()) for labels in found.values())) < 0:
+        raise ValueError(f"labels of {splits.name} must be >= 0, got {least}; number the classes from 0.")
+    return found
 
 
 def _check(prior: LearnedPrior, *parts: Codes) -> None:
@@ -172,18 +198,11 @@ def _log_prob(prior: LearnedPrior, part: Codes) -> Tensor:
     return prior(part.labels if prior.num_classes else None).log_prob(part.codes)
 
 
-def _split(codes: Codes, size: int) -> Iterator[Codes]:
-    labels = [None] * len(codes.codes) if codes.labels is None else codes.labels.split(size)
-    yield from (Codes(*pair) for pair in zip(codes.codes.split(size), labels, strict=False))
-
-
-def _batches(train: Codes, redraw: Callable[[], Tensor] | None, generator: torch.Generator) -> Iterator[Codes]:
+def _batches(train: Codes, redraw: Callable[[Tensor], Tensor] | None, generator: torch.Generator) -> Iterator[Codes]:
     """Batches for ever, in a new order every epoch."""
     while True:
-        codes = train.codes if redraw is None else redraw()
-        order = torch.randperm(len(codes), generator=generator)
-        labels = None if train.labels is None else train.labels[order]
-        yield from _split(Codes(codes[order], labels), BATCH_SIZE)
+        for rows in torch.randperm(len(train.codes), generator=generator).split(BATCH_SIZE):
+            yield train.at(rows) if redraw is None else train.at(rows)._replace(codes=redraw(rows))
 
 
 def _count(prior: IndependentPrior, train: Codes) -> None:

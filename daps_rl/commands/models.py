@@ -37,7 +37,7 @@ from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
 from daps_rl.files import to_json, write_atomically
 from daps_rl.runs.folder import RunFolder
 from daps_rl.runs.pictures import draw_run, draw_samples
-from daps_rl.runs.session import load_run, same_data
+from daps_rl.runs.session import code_score_of, load_run, same_data
 from daps_rl.training import load_data
 from daps_rl.verdicts import make_verdicts
 
@@ -64,15 +64,8 @@ def evaluate_command(
     perceptual = perceptual_metrics(dataclasses.replace(config, **given), splits)
     same_data(splits.fingerprint(), folder.read_json(folder.summary).get("fingerprint", ""))
     verdicts = make_verdicts(config.reward, splits, folder.verdicts)
-    metrics = evaluate_splits(
-        model,
-        splits,
-        config.beta_end,
-        perceptual,
-        verdicts,
-        how,
-        model.code_score(config.rate_weight, config.token_price),
-    )
+    score = code_score_of(folder, config, model)
+    metrics = evaluate_splits(model, splits, config.beta_end, perceptual, verdicts, how, score)
     print(to_json(metrics, indent=2))
     return 0
 
@@ -93,8 +86,9 @@ def encode_command(
     if search is not None and sampled:
         raise ValueError("--sampled takes the code that is drawn, --search the best that is found; leave out one.")
     how = None if search is None else Search.parse(search)
-    _, config, model = load_run(run, device, trust=trust)
-    codes = _encode(model, config, model.observations(model.kind.read(Path(input)), input), how, sampled=sampled)
+    folder, config, model = load_run(run, device, trust=trust)
+    data = model.observations(model.kind.read(Path(input)), input)
+    codes = _encode(folder, config, model, data, how, sampled=sampled)
     print(f"wrote {write_array(Path(output), codes.numpy())}")
     return 0
 
@@ -145,9 +139,8 @@ def fit_prior_command(
             fitted, rates = fit_prior_of(
                 model, splits, prior, labels=labels, minutes=minutes, steps=steps, seed=seed, show=show
             )
-        quality = quality_of_draws(fitted, splits)
         fitted.save_pretrained(folder.model)
-        found = {"prior": prior, "labels": labels, "bits": config.bits, **rates, **quality}
+        found = {"prior": prior, "labels": labels, "bits": config.bits, **rates, **quality_of_draws(fitted, splits)}
         folder.write_json(folder.path / "prior.json", found)
         pictures = draw_samples(folder.path, fitted, splits)
     print(to_json(found, indent=2))
@@ -171,7 +164,7 @@ def compress_command(
     how = None if search is None else Search.parse(search)
     folder, config, model = load_run(run, device, trust=trust)
     data = model.observations(model.kind.read(Path(input)), input)
-    codes = _encode(model, config, data, how)
+    codes = _encode(folder, config, model, data, how)
     counts = _counts(folder, config, model, trust) if coder == "independent" else None
     content = compress(model, codes, data=data if lossless else None, counts=counts)
     write_atomically(output, content)
@@ -191,10 +184,16 @@ def decompress_command(*, run: str, trust: bool, device: str, input: str, output
 
 
 def _encode(
-    model: DiscreteAutoencoder, config: TrainConfig, data: Tensor, search: Search | None, *, sampled: bool = False
+    folder: RunFolder,
+    config: TrainConfig,
+    model: DiscreteAutoencoder,
+    data: Tensor,
+    search: Search | None,
+    *,
+    sampled: bool = False,
 ) -> Tensor:
     """Codes of data, greedy, drawn or searched for, on the CPU. [N, *x] → [N, T]."""
-    score = model.code_score(config.rate_weight, config.token_price)
+    score = None if search is None else code_score_of(folder, config, model)
     parts = data.split(AT_ONCE)
     return torch.cat([model.encode(x, deterministic=not sampled, search=search, score=score).cpu() for x in parts])
 

@@ -38,18 +38,18 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class AutoSwitch(argparse.BooleanOptionalAction):
-    """`--name`, `--no-name`, and `--name auto`, as if neither were given."""
+    """`--name`, `--no-name`, and `--name auto`, which is as if neither were given."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
         super().__init__(option_strings, dest, **options)
         self.nargs, self.choices, self.metavar = "?", ("auto",), "auto"
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Holds "auto", or what the flag says."""
+        """Holds what the flag says; of "auto" None."""
         if values is None:
             super().__call__(parser, namespace, values, option_string)
         elif option_string == self.option_strings[0]:
-            setattr(namespace, self.dest, values)
+            setattr(namespace, self.dest, None)
         else:
             parser.error(f"argument {option_string} takes no value; leave out {values}")
 

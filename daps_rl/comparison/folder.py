@@ -57,7 +57,9 @@ class ComparisonFolder(RunFolder):
         """
         run = self.run(planned)
         if run.config.exists():
-            if config_from_dict(run.read_json(run.config)) != planned.config:
+            held = config_from_dict(run.read_json(run.config))
+            # Kernels, if nobody says it, are as the machine was that the run began on.
+            if dataclasses.replace(held, cpu_kernels=planned.config.cpu_kernels) != planned.config:
                 raise ValueError(f"{run.path} holds a run of other settings; restore it, or choose another --out.")
         else:
             run.path.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ class ComparisonFolder(RunFolder):
             "seed": planned.seed,
             "status": "finished" if reason is None else "failed",
             "reason": reason,
-            "config": dataclasses.asdict(planned.config),
+            "config": run.read_json(run.config),
             "command": shlex.join(plan.command(planned)),
             "bits": planned.config.bits,
             **where,

@@ -8,7 +8,7 @@ from daps_rl.comparison.folder import ComparisonFolder
 from daps_rl.comparison.plan import Plan, PlannedRun
 from daps_rl.data import Splits
 from daps_rl.evaluation import evaluate
-from daps_rl.runs.session import load_run
+from daps_rl.runs.session import code_score_of, load_run
 from daps_rl.search import Search
 from daps_rl.verdicts import make_verdicts
 
@@ -44,7 +44,7 @@ def _measured(folder: ComparisonFolder, planned: PlannedRun, splits: Splits, sea
         verdicts=make_verdicts(config.reward, splits, run.verdicts),
         labels=splits.test_labels,
         search=search,
-        score=model.code_score(config.rate_weight, config.token_price),
+        score=code_score_of(run, config, model),
     )
     return {
         name: value for name, value in found.metrics.items() if name.endswith(("_greedy", "_search", "_evaluations"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _kernels_pay(config: TrainConfig, spec: AgentSpec) -> bool:
     """Whether a policy has compiled passes, here, in a run that is long enough to earn what compiling them takes."""
     has_passes = config.policy == "autoregressive" and not config.end_token and config.problem is None
     has_passes = has_passes and config.precision == "float32" and not spec.cls.needs_decoder_gradient
-    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    on_cpu = sys.platform == "linux" and (config.device == "cpu" or not torch.cuda.is_available())
     if config.minutes is not None:
         is_long = config.minutes >= 1.0
     else:

@@ -112,9 +112,10 @@ def as_codes(codes: Array, num_tokens: int, vocab_size: int, where: str = "codes
     needed = f"{where} must be integers [..., {num_tokens}] in 0 … {vocab_size - 1}"
     if tensor.is_floating_point() or tensor.dtype == torch.bool or last != (num_tokens,):
         raise DataError(f"{needed}, got {codes.dtype} of shape {list(codes.shape)}; pass what encode gives")
+    tensor = tensor.long()  # V may be no number of a smaller type
     if tensor.numel() and not 0 <= tensor.min() <= tensor.max() < vocab_size:
         raise DataError(f"{needed}, got values {tensor.min()} … {tensor.max()}; pass what encode gives")
-    return tensor.long()
+    return tensor
 
 
 def as_tensor(array: Array, where: str) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from daps_rl.data.errors import DataError, one_line
 from daps_rl.data.kind import Array, Kind, Measure
 from daps_rl.data.plain import as_utf8, open_plain
 from daps_rl.files import write_atomically
+from daps_rl.functional.bounds import in_bits
 from daps_rl.report.texts import mark_texts, plot_texts
 
 FORMS = ("characters", "bytes", "tokens")
@@ -99,7 +99,7 @@ class Text(Kind):
         bits, log_likelihood = metrics.get("rate", metrics.get("bits")), metrics.get("log_likelihood")
         if bits is None or log_likelihood is None:
             return found
-        return {"bits_per_symbol": (bits - log_likelihood / math.log(2)) * len(data) / count, **found}
+        return {"bits_per_symbol": (bits - in_bits(log_likelihood)) * len(data) / count, **found}
 
     def draw(self, path: Path, rows: Mapping[str, Tensor], title: str | None) -> list[Path]:
         pieces = {label: self.pieces(data[:, :PICTURED]) for label, data in rows.items()}

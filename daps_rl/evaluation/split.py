@@ -28,6 +28,7 @@ from daps_rl.evaluation.codes import (
 )
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound, reconstruction
+from daps_rl.functional.bounds import in_bits
 from daps_rl.policies import end_token
 from daps_rl.priors import UniformCodes
 from daps_rl.search import CodeScore, Search
@@ -186,7 +187,7 @@ class _Pass:
             counts = count_codes(z, self.vocab_size)
             self.counts = counts if self.counts is None else self.counts + counts
             if not isinstance(self.prior, UniformCodes):
-                self._keep(**{f"rate{end}": -self.prior.log_prob(code) / math.log(2) for end, code in codes.items()})
+                self._keep(**{f"rate{end}": in_bits(-self.prior.log_prob(code)) for end, code in codes.items()})
             probs = marginals(posterior, z, self.vocab_size)
             if probs is not None:
                 self.information.add(probs)

@@ -7,12 +7,15 @@ the result has that shape where nothing else is said.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from daps_rl.functional.checks import check_matrix, check_same_shape
 from daps_rl.functional.verdicts import VerdictTerms
+
+Number = TypeVar("Number", float, Tensor)
 
 
 def kl_estimate(action_log_prob: Tensor, prior_log_prob: Tensor) -> Tensor:
@@ -24,7 +27,12 @@ def kl_estimate(action_log_prob: Tensor, prior_log_prob: Tensor) -> Tensor:
 def beta_elbo(log_likelihood: Tensor, kl: Tensor, beta: Tensor | float) -> Tensor:
     """log p(x|z) − β·KL(q(·|x) ‖ p), exact or estimated: one sample of the β-ELBO, whose mean is the objective."""
     check_same_shape(log_likelihood=log_likelihood, kl=kl)
-    return log_likelihood - beta * kl
+    return log_likelihood - _weighed(beta, kl)
+
+
+def _weighed(weight: Tensor | float, nats: Tensor) -> Tensor:
+    """Nats times a weight; one of 0 leaves out what is infinite too, as of a code that the prior holds impossible."""
+    return torch.where(nats.isinf() & (weight == 0), 0.0, weight * nats)
 
 
 def encoding_reward(
@@ -61,9 +69,9 @@ def encoding_reward(
         log_likelihood = log_likelihood + (weights.view(-1, *[1] * log_likelihood.ndim) * scores).sum(0)
     check_same_shape(log_likelihood=log_likelihood, prior_log_prob=prior_log_prob)
     if isinstance(rate_weight, Tensor) or rate_weight:
-        log_likelihood = log_likelihood + rate_weight * prior_log_prob
+        log_likelihood = log_likelihood + _weighed(rate_weight, prior_log_prob)
     if action_log_prob is None:
-        return log_likelihood + beta * prior_log_prob
+        return log_likelihood + _weighed(beta, prior_log_prob)
     return beta_elbo(log_likelihood, kl_estimate(action_log_prob, prior_log_prob), beta)
 
 
@@ -86,6 +94,11 @@ def importance_weighted_bound(log_likelihood: Tensor, action_log_prob: Tensor, p
     check_matrix("log_likelihood", log_likelihood)
     log_weights = encoding_reward(log_likelihood, action_log_prob, prior_log_prob, 1.0)
     return log_weights.logsumexp(-1) - math.log(log_weights.shape[-1])
+
+
+def in_bits(nats: Number) -> Number:
+    """Nats in bits: −log p(z) so is what a coder needs for z in a file."""
+    return nats / math.log(2.0)
 
 
 def optimality_gap(reward: Tensor, best: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from daps_rl.functional import (
 from daps_rl.functional.checks import can_read, check_pooling, read_flags
 from daps_rl.objectives.group_actor import GroupActor
 from daps_rl.objectives.weights import WARNINGS, DAPSWeights, TargetKeys
+from daps_rl.policies import EndToken, end_token
 
 _CRITIC = (
     "there is no critic, as the K actions of a context are each other's baseline; without groups (sample_dim=None) let "
@@ -241,6 +242,8 @@ class DecoderLoss(LossModule):
         decoder_samples: how many of a context's K codes to learn from; 0 for all. They are much alike, and one is
             nearly as good as all, for a fraction of the time.
         prior: a module that learns p(z) from the same codes, the environment's own; None for one that learns nothing.
+        mask: where codes end, the environment's `EndToken`: they are read as there, up to their first end. The prior's
+            own if None.
     Returns:
         a tensordict: `loss_decoder`, −log p(x|z) in nats, averaged over the batch; with a prior `loss_prior`, −log p(z)
         likewise.
@@ -255,11 +258,19 @@ class DecoderLoss(LossModule):
     default_keys = _AcceptedKeys
     out_keys = ["loss_decoder"]  # noqa: RUF012 (TorchRL's own form)
 
-    def __init__(self, decoder: nn.Module, *, decoder_samples: int = 0, prior: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        decoder: nn.Module,
+        *,
+        decoder_samples: int = 0,
+        prior: nn.Module | None = None,
+        mask: EndToken | None = None,
+    ) -> None:
         super().__init__()
         if decoder_samples < 0:
             raise ValueError(f"decoder_samples must be >= 0, got {decoder_samples}; 0 learns from all codes.")
         self.decoder, self.decoder_samples, self.prior = decoder, decoder_samples, prior
+        self.ends = end_token(prior) if mask is None else mask
         if prior is not None:
             self.out_keys = ["loss_decoder", "loss_prior"]
         self._forward_value_estimator_keys()
@@ -272,6 +283,7 @@ class DecoderLoss(LossModule):
         """The loss of a batch; see the class."""
         first = slice(self.decoder_samples or None)
         action = tensordict.get(self.tensor_keys.action)[:, first]
+        action = action if self.ends is None else self.ends.close(action)
         observation = tensordict.get(self.tensor_keys.observation)[:, first]
         log_likelihood = self.decoder(action).log_prob(observation)
         losses = {"loss_decoder": decoder_loss(log_likelihood.reshape(1, -1)).mean()}

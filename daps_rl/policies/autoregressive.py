@@ -66,6 +66,11 @@ class AutoregressiveCategorical(SequentialCodes):
         batch = context.keys_values[0][0].shape[0]
         super().__init__(torch.Size([batch]), transformer.num_tokens, transformer.vocab_size)
 
+    @property
+    def mask(self) -> CodeMask | None:
+        """Which tokens may come next."""
+        return self.transformer.mask
+
     def relaxed_sample(self, relax: RelaxTokens, num_samples: int = 1) -> RelaxedCodes:
         """Draws K codes per context with a gradient through every drawn token. One-hot [B, K, T, V].
 

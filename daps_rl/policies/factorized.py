@@ -150,7 +150,8 @@ class FactorizedUntilEnd(DiscreteCodes):
     def marginals(self) -> Tensor:
         """q(z_t|x) of each position. [B, T, V + 1]."""
         tokens = self.log_survival.exp().unsqueeze(-1) * self.going_on.log_probs[..., :-1].exp()
-        return torch.cat((tokens, 1.0 - tokens.sum(-1, keepdim=True)), dim=-1)
+        rest = (1.0 - tokens.sum(-1, keepdim=True)).clamp_min(0.0)  # which rounding may make less
+        return torch.cat((tokens, rest), dim=-1)
 
 
 def independent_codes(logits: Tensor, mask: EndToken | None) -> FactorizedCategorical | FactorizedUntilEnd:

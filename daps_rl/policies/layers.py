@@ -101,7 +101,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         n, length, dim = x.shape
-        q, k, v = self.qkv(x).view(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each [N, H, L, D/H]
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each [N, H, L, D/H]
         if cache is not None:
             k, v = cache.append(k, v)
         mixed = attention(q, k, v, causal=self.causal and cache is None)
@@ -120,13 +120,12 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of an encoded context. [B, P, D] → two of [B, H, P, D/H]."""
-        b, p, _ = context.shape
-        k, v = self.key_value(context).view(b, p, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+        k, v = self.key_value(context).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
         return k, v  # laid out once, and not for every token that is drawn
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         b, length, dim = x.shape
-        q = self.query(x).view(b, length, self.num_heads, -1).transpose(1, 2)  # [B, H, L, D/H]
+        q = self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, L, D/H]
         return self.out(attention(q, *keys_values).transpose(1, 2).reshape(b, length, dim))
 
 

@@ -106,6 +106,10 @@ class EndToken(CodeMask):
         """The code that is read where another than the end token stands behind one. int64 [..., T]."""
         return torch.where(self.before(codes), self.end, codes)
 
+    def of_any_length(self) -> EndToken:
+        """The same rule without a fewest: every code that has ended is one."""
+        return EndToken(self.end, min_tokens=0)
+
     def pad(self, codes: Tensor, num_tokens: int) -> Tensor:
         """The code of T tokens that a prefix is. int64 [..., L] → [..., T]."""
         missing = num_tokens - codes.shape[-1]
@@ -136,7 +140,7 @@ def check_price(price: float, ends: EndToken | None) -> None:
 
 
 def end_token(policy: object) -> EndToken | None:
-    """The rule by which a policy's codes end, its `mask`; None where they are all of one length."""
+    """The rule by which the codes of a policy, or of its distribution, end: its `mask`; None where none does."""
     mask = getattr(policy, "mask", None)
     return mask if isinstance(mask, EndToken) else None
 

@@ -43,17 +43,18 @@ class MixtureSteps:
 
     def __init__(self, steps: TokenSteps, log_weights: Tensor) -> None:
         self._steps = steps
-        self._weights = log_weights.unsqueeze(1).expand(steps.logits.shape[:2])  # log p(c, z_<t), [C, K]
+        self._weights = log_weights.unsqueeze(1).expand(steps.logits.shape[:2])  # log p(c|z_<t), [C, K]
         self._mix()
 
     def _mix(self) -> None:
-        """The next token's log-probabilities, and each class's joint ones with it. [1, K, V]; [C, K, V]."""
+        """The next token's log-probabilities, and those of each class with it. [1, K, V]; [C, K, V]."""
         self._joint = self._weights.unsqueeze(-1) + torch.log_softmax(self._steps.logits, dim=-1)
         self.logits = self._joint.logsumexp(0, keepdim=True)
 
     def advance(self, token: Tensor) -> None:
         token = token.expand(len(self._weights), -1)
-        self._weights = self._joint.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+        joint = self._joint.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+        self._weights = joint - joint.logsumexp(0)  # so that long codes lose no digits
         self._steps.advance(token)
         self._mix()
 

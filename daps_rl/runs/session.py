@@ -25,6 +25,7 @@ from daps_rl.evaluation.summary import evaluate_splits, perceptual_metrics
 from daps_rl.files import write_atomically
 from daps_rl.runs.folder import RunFolder
 from daps_rl.runs.pictures import draw_run
+from daps_rl.search import CodeScore
 from daps_rl.tensor_file import load_tensors, save_tensors
 from daps_rl.training import Trainer
 from daps_rl.verdicts import Verdicts, make_verdicts
@@ -231,3 +232,14 @@ def load_run(
     config = config_from_dict(run.read_json(run.config))
     model = DiscreteAutoencoder.from_pretrained(run.model, device=choose_device(device), trust=trust)
     return run, config, model
+
+
+def code_score_of(run: RunFolder, config: TrainConfig, model: DiscreteAutoencoder) -> CodeScore:
+    """Returns what a search goes by with a finished run: log p(x|z) + λ·log p(z), less the price of tokens, in nats.
+
+    λ is the run's rate_weight, or, where it had a target, the last that followed from that.
+    """
+    rate_weight = config.rate_weight
+    if config.target is not None:
+        rate_weight = (run.read_json(run.summary).get("target") or {}).get("rate_weight") or 0.0
+    return model.code_score(rate_weight, config.token_price)

@@ -14,6 +14,7 @@ from daps_rl.data import Splits
 from daps_rl.data.kind import Kind
 from daps_rl.distributed import World
 from daps_rl.functional import dual_step
+from daps_rl.functional.bounds import in_bits
 
 EVERY = 5  # steps between two looks at validation data
 DATA = 256  # of them, at most, at a look
@@ -97,7 +98,7 @@ class RateTarget(nn.Module):
         codes = model.policy(self.x[part]).sample()
         rate = -model.prior().log_prob(codes).mean()
         if self.setting == "target_bits":
-            reached = rate / math.log(2.0)
+            reached = in_bits(rate)
         elif self.setting == "target_psnr":
             reached = self.kind.metrics(model.decoder(codes).mean, self.y[part])["psnr"].mean()
         else:
@@ -134,7 +135,8 @@ class RateTarget(nn.Module):
         met = missed_by <= WITHIN
         found = f"{reached:.4g} {unit} on validation, {missed_by:.1%} from the target of {self.value:g}"
         words = found if met else f"{found}: {self._why(reached > self.value, unit, metrics['rate'])}"
-        return {"name": self.setting, "target": self.value, "reached": reached, "met": met, "in_words": words}
+        asked = {"name": self.setting, "target": self.value, "rate_weight": self.weight.item()}
+        return {**asked, "reached": reached, "met": met, "in_words": words}
 
     def _why(self, above: bool, unit: str, rate: float) -> str:
         """What keeps a run from its target."""
