@@ -93,7 +93,7 @@ def table() -> str:
             reached = [row[goal] for row in rows if row[goal] is not None]
             median = statistics.median_high([*reached, *[float("inf")] * (len(rows) - len(reached))])
             cells += [f"{len(reached)} of {len(rows)}", f"{median:,}" if median < float("inf") else ""]
-        lines.append([*cells, f"{statistics.median(row['gap'] for row in rows):.2%}"])
+        lines.append([*cells, f"{max(0.0, statistics.median(row['gap'] for row in rows)):.2%}"])
     header = [text for goal in GOALS.values() for text in (goal, "evaluations")]
     return markdown(["problem", "agent", *header, "gap at the end"], lines)
 
