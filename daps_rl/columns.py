@@ -73,9 +73,13 @@ class Columns(nn.Module):
             raise ValueError(f"{where} must have {self.width} entries in its last axis, got shape {list(x.shape)}.")
         for column in self.columns:
             part, top = column.of(x), max(column.categories - 1, 1)
-            if column.kind != "number" and not bool(((part >= 0) & (part <= top) & (part == part.round())).all()):
+            if column.kind == "number":
+                fits, needed = part.isfinite(), "finite numbers"
+            else:
+                fits, needed = (part >= 0) & (part <= top) & (part == part.round()), f"whole numbers in 0 … {top}"
+            if not bool(fits.all()):
                 raise ValueError(
-                    f"{where} must hold whole numbers in 0 … {top} in column {column.start} ({column.kind}), got "
+                    f"{where} must hold {needed} in column {column.start} ({column.kind}), got "
                     f"{part.min().item():g} … {part.max().item():g}; make the column fit its kind."
                 )
 

@@ -43,6 +43,13 @@ class DiesOnce:
         return decoded[:, 0]
 
 
+class Unmakable:
+    """Cannot be made here."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("no licence")
+
+
 class Odd(GaussianNB):
     """A classifier that is not scikit-learn's own."""
 

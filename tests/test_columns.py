@@ -117,6 +117,8 @@ def test_a_model_of_mixed_columns(policy: str, tmp_path):
         torch.testing.assert_close(model.policy(changed).log_probs, model.policy(X).log_probs)
     with pytest.raises(ValueError, match=r"x must hold whole numbers in 0 … 3 in column 2 \(category\), got 2 … 4"):
         model.encode(torch.tensor([[0.0, 0.0, 4.0, 1.0, 0.0], [0.0, 0.0, 2.0, 1.0, 0.0]]))
+    with pytest.raises(ValueError, match=r"x must hold finite numbers in column 0 \(number\), got nan"):
+        model.encode(X.index_fill(1, torch.tensor([1]), math.nan))
     with pytest.raises(DataError, match=r"x must have shape \[N, 5\], got \[2, 4\]"):
         model.encode(X[:, :4])
 

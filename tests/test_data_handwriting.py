@@ -193,8 +193,9 @@ def test_without_the_package(monkeypatch):
 def test_too_few_points_for_the_strokes(characters):
     with pytest.raises(DataError, match=r"it must have 1 … 20 strokes for 40 points \(window\)"):
         load("handwriting", window=40)
-    with pytest.raises(DataError, match=r"window of handwriting must lie in 2 … 1,024 points, got 2000"):
-        load("handwriting", window=2000)
+    for window in (2000, 64.5):
+        with pytest.raises(DataError, match=f"window of handwriting must lie in 2 … 1,024 points, got {window}"):
+            load("handwriting", window=window)
 
 
 def test_the_command(characters, tmp_path, capsys):

@@ -90,3 +90,13 @@ def test_options_that_a_data_set_cannot_use(tmp_path, monkeypatch, name, options
     with pytest.raises(ValueError, match=message) as error:
         load(name, **options)
     assert_one_line(error)
+
+
+@pytest.mark.parametrize(("name", "made"), [("array", "ndarray"), ("NAMES", "tuple")])
+def test_a_function_of_ones_own_returns_splits(tmp_path, monkeypatch, name, made):
+    text = "import numpy as np\nNAMES = ('a',)\ndef array():\n    return np.zeros((9, 2))\n"
+    (tmp_path / "made_here.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=f"'made_here:{name}' must be a function that .* got a {made}; see") as error:
+        load(f"made_here:{name}")
+    assert_one_line(error)

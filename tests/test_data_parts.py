@@ -44,6 +44,7 @@ def test_rows_and_back():
     back = KIND.unpack(rows)
     for name, value in data.items():
         torch.testing.assert_close(back[name], value.float())
+    assert KIND.pack({"sound": torch.zeros(2, 3, 2, device="meta")}).device.type == "meta"  # where the data are
     alone = KIND.only(rows, ["picture"])
     torch.testing.assert_close(alone, KIND.pack({"picture": data["picture"]}))
     there = KIND.there(torch.cat((rows[:1], alone[:1])))
@@ -67,12 +68,36 @@ def test_measures_of_the_parts():
     assert found["picture_psnr"].tolist() == [100.0] * 4
 
 
+def test_what_a_row_lacks_is_not_there_when_it_is_asked_for_and_is_not_measured():
+    rows = torch.cat((KIND.pack({"sound": some(2)["sound"]}), KIND.pack(some(2))))
+    pictures = KIND.only(rows, ["picture"])
+    assert KIND.there(pictures)["picture"].tolist() == [False, False, True, True]
+    assert not pictures[:2].any()
+    assert not KIND.there(pictures)["sound"].any()
+    found = KIND.metrics(KIND.pack(some(4)), rows)
+    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(KIND.measures, 2)
+    assert KIND.metrics(rows, KIND.pack({"sound": some(4)["sound"]})) == {}
+    for names in (["smell"], ["sound", "smell"], []):
+        with pytest.raises(DataError, match=f"parts must be some of .*, got {', '.join(names) or 'none'}; rename"):
+            KIND.only(rows, names)
+
+
+def test_a_measure_of_what_no_datum_has_is_none():
+    data = {"train": some(16), "validation": {"sound": some(8)["sound"]}, "test": some(8)}
+    splits = part_splits("pairs", KIND, data, (("sound",),))
+    trainer = Trainer(make_config(data="digits", agent="daps-na", steps=1, batch_size=8, likelihood="auto"), splits)
+    found = trainer.validate()
+    assert found["picture_psnr"] is None
+    assert found["log_likelihood"] is not None
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         ({"smell": torch.zeros(1)}, "parts must be some of sound, picture, label, got smell"),
         ({}, "got none"),
         ({"sound": torch.zeros(2, 3)}, r"sound must have shape \[2, 3, 2\], got \[2, 3\]"),
+        ({"label": torch.tensor(3)}, r"label must have shape \[1, 1\], got \[\]"),
     ],
 )
 def test_parts_that_are_not_its_own(data: dict[str, torch.Tensor], message: str):
@@ -90,6 +115,14 @@ def test_a_part_that_is_not_there_is_drawn_black(tmp_path, monkeypatch):
     black = torch.zeros(1, 1, 8, 8)
     torch.testing.assert_close(drawn[0]["original"], torch.cat((black, some(2)["picture"][1:])))
     torch.testing.assert_close(drawn[0]["code"], some(2)["picture"])
+
+
+@pytest.mark.parametrize(("title", "heading"), [("two", "two: picture"), (None, "picture")])
+def test_the_title_of_a_part_s_picture(tmp_path, monkeypatch, title, heading):
+    titles: list[str | None] = []
+    monkeypatch.setattr(Arrays, "draw", lambda self, path, rows, title: titles.append(title) or [path])
+    KIND.draw(tmp_path / "a.png", {"original": KIND.pack(some(2))}, title)
+    assert titles == [heading]
 
 
 def test_a_part_s_kind_is_made_once():

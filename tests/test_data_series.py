@@ -15,7 +15,7 @@ from daps_rl.cli import main
 from daps_rl.config import make_config
 from daps_rl.data import DataError, MissingDataError, load
 from daps_rl.data.recordings import Form, read_recording
-from daps_rl.data.series import Series, split_recordings, window_starts
+from daps_rl.data.series import Series, load_series_folder, split_recordings, window_starts
 
 BVH = """HIERARCHY
 ROOT Hips
@@ -161,6 +161,10 @@ def test_a_file_of_floats_is_series_and_one_of_greys_is_images(tmp_path):
     assert load(tmp_path / "b.npy").observation_shape == (1, 7, 3)
     with pytest.raises(DataError, match=r"b\.npy must hold series to take a window, got \[20, 7, 3\]"):
         load(tmp_path / "b.npy", window=4)
+    greys = np.clip(series, 0, 1)
+    greys[3, 5:] = np.nan  # which no grey image has
+    np.save(tmp_path / "b.npy", greys)
+    assert load(tmp_path / "b.npy").kind.columns == ("number*3@3", "yes-no")
     np.save(tmp_path / "c.npy", series[:, None])
     assert load(tmp_path / "c.npy").observation_shape == (1, 7, 3)
 
@@ -238,6 +242,7 @@ def test_bvh_read_and_written(tmp_path):
         ("x,y,angle\n1,1e300,3\n", "line 2 must hold numbers of at most 1e.30, got '1e300'"),
         ("x,y,angle\n1,2," + "3" * 200_000, "line 2: field larger than field limit"),
         (b"x,y,angle\n1,2,\xe9\n", "byte 0xe9 in line 2, which is no UTF-8"),
+        ("1,nan,3\n1,2,3\n", "line 1 must hold numbers of at most 1e.30, got 'nan'"),
         ("x,y,angle\n1,2,3\n\n1,nan,3\n", "line 4 must hold numbers of at most 1e.30, got 'nan'"),
         ("x,y\n1,2\n", "it must have the 3 columns of the recordings before, got 2"),
         ("x,z,angle\n1,2,3\n", "it must have the 3 columns of the recordings before, got z where y should be"),
@@ -295,8 +300,21 @@ def test_what_does_not_fit_a_model(tmp_path, monkeypatch):
         kind.read(tmp_path)
     monkeypatch.setattr("daps_rl.data.series.LARGEST", 100)
     np.save(tmp_path / "a.npy", np.full((5, 7, 3), 2.0))
-    with pytest.raises(DataError, match=r"a\.npy must hold at most 100 numbers, got 105; leave recordings"):
+    with pytest.raises(DataError, match=r"a\.npy must hold at most 100 numbers in windows of 7, got 105; leave record"):
         load(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.full((5, 3, 3), 2.0))
+    assert load(tmp_path / "a.npy", window=6).observation_shape == (6, 4)
+    with pytest.raises(DataError, match=r"numbers in windows of 9, got 135; .* or take a smaller window"):
+        load(tmp_path / "a.npy", window=9)
+    for window in (0, -3, 2.5):
+        with pytest.raises(DataError, match=f"window must be a whole number of steps >= 1, got {window}; leave"):
+            load(tmp_path / "a.npy", window=window)
+
+
+def test_a_folder_without_recordings(tmp_path):
+    with pytest.raises(MissingDataError, match=r"must hold recordings \(\.csv\) of train, got none there") as error:
+        load_series_folder(tmp_path)
+    assert_one_line(error)
 
 
 def test_gaussian_likelihoods_are_those_of_columns(pendulums):

@@ -1,6 +1,7 @@
 """Sounds: log-mel frames and waves of them, folders of WAV and FLAC, metrics, pictures, files, the command."""
 
 import dataclasses
+import importlib
 import json
 import math
 import sys
@@ -250,6 +251,20 @@ def test_a_folder_beyond_memory(tmp_path, monkeypatch):
     assert load(tmp_path, seconds=0.3).train.shape == (7, 12, 24)
 
 
+def test_sounds_need_the_library_that_soundfile_stands_on(tmp_path, monkeypatch):
+    whole = importlib.import_module
+
+    def broken(name, *rest):
+        if name == "soundfile":
+            raise OSError("cannot load library 'libsndfile.so'")
+        return whole(name, *rest)
+
+    write_tones(tmp_path, 9)
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(ImportError, match=r"pip install 'daps-rl\[audio\]' \(cannot load library 'libsndfile.so'\)"):
+        load(tmp_path)
+
+
 def test_sounds_need_soundfile(tmp_path, monkeypatch):
     write_tones(tmp_path, 9)
     monkeypatch.setitem(sys.modules, "soundfile", None)
@@ -299,7 +314,7 @@ def test_files_that_cannot_be_read(tmp_path):
             "nan.wav must be a readable WAV or FLAC file, got: no samples, or some that are no numb",
         ),
         ("none.wav", MissingDataError, "no such file: .*none.wav"),
-        ("empty", MissingDataError, r"empty must hold sounds \(.wav, .flac\), got none there"),
+        ("empty", MissingDataError, r"empty must hold sounds \(.wav, .flac\), got a folder without"),
     ):
         with pytest.raises(kind, match=message) as error:
             KIND.read(tmp_path / name)

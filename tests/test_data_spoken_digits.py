@@ -1,5 +1,6 @@
 """Spoken digits: what is spoken, kept and mixed; the recordings of a real voice."""
 
+import io
 import shutil
 import sys
 
@@ -94,8 +95,14 @@ def test_clips_are_kept(hummed, tmp_path, monkeypatch):
     assert load("spoken-digits", tmp_path, seconds=0.5).train.shape == (60, 20, 24)
 
 
+def as_npy(raw):
+    content = io.BytesIO()
+    np.save(content, np.zeros(3))
+    return content.getvalue()
+
+
 @pytest.mark.parametrize(
-    "damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: raw[:300] + b"?" + raw[301:]]
+    "damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: raw[:300] + b"?" + raw[301:], as_npy]
 )
 def test_a_damaged_file_is_made_anew(hummed, tmp_path, damage):
     fingerprint = load("spoken-digits", tmp_path).fingerprint()

@@ -195,6 +195,23 @@ class TestRows:
         assert splits.kind.prepare(x) is x
         assert pandas.DataFrame(splits.kind.decode(torch.from_numpy(x)))["c"].tolist() == frame["c"].tolist()
 
+    def test_one_row_may_be_given_without_lists(self):
+        x = PEOPLE_KIND.prepare({"age": 60, "height": None, "sex": "M", "city": "Oslo"})
+        assert x.tolist() == [[1.0, 0.0, 0.0, 1.0, 2.0]]
+
+    def test_names_are_without_the_blanks_around_them_and_differ(self):
+        x = PEOPLE_KIND.prepare({" age": [60], "height ": [""], "sex": ["M"], "city": ["Oslo"]})
+        assert x.tolist() == [[1.0, 0.0, 0.0, 1.0, 2.0]]
+        with pytest.raises(DataError, match="a table: names of columns must differ, got '1' twice") as error:
+            table_splits({1: [1, 2], "1": [3, 4]})
+        assert_one_line(error)
+
+    def test_a_data_frame_with_a_name_twice_is_refused(self):
+        pandas = pytest.importorskip("pandas")
+        frame = pandas.DataFrame([[1, 2]] * 30, columns=["a", "a"])
+        with pytest.raises(DataError, match="names of columns must differ, got 'a' twice"):
+            table_splits(frame)
+
     def test_of_columns_of_several_lengths_are_refused(self):
         with pytest.raises(DataError, match="a table must have columns of one length"):
             table_splits({"a": [1, 2], "b": [1]})
@@ -261,6 +278,10 @@ class TestFiles:
         table = {"age": [60, 35], "height": [1.85, None], "sex": ["M", "F"], "city": ["Oslo", None]}
         parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
         assert np.array_equal(PEOPLE_KIND.read(tmp_path / "a.parquet"), PEOPLE_KIND.encode(TWO, "x"))
+        twice = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
+        parquet.write_table(twice, tmp_path / "c.parquet")
+        with pytest.raises(DataError, match=r"c\.parquet: names of columns must differ, got 'a' twice"):
+            load(tmp_path / "c.parquet")
         (tmp_path / "b.parquet").write_bytes(b"PAR1 no table")
         with pytest.raises(DataError, match=r"b\.parquet must be a readable table \(\.parquet\), got: ") as error:
             load(tmp_path / "b.parquet")

@@ -166,6 +166,17 @@ def test_tokens_of_a_file(tmp_path, tokenizer):
     assert (tmp_path / "b.txt").read_text() == text
 
 
+def test_a_tokenizer_may_leave_numbers_out(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 5}, unk_token="a"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    kind = Text(window=2, symbols="tokens", vocabulary=made.to_str())
+    x = torch.from_numpy(kind.prepare("b a b"))
+    assert numbers(x) == [[5, 0], [5, 6]]
+    Columns(kind.columns).check(x, "x")
+    assert kind.pieces(x) == [["b", "a"], ["b", ""]]
+
+
 def test_tokens_need_the_library(tmp_path, monkeypatch):
     path = write(tmp_path / "a.json", "{}")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
@@ -382,6 +393,7 @@ def test_long_windows_are_wrapped_and_cut(tmp_path):
     [
         ("abxca", "must hold characters that training had, got 'x' in line 1, column 3; replace it"),
         ("abcabc\u00e9", "got 'é' in line 1, column 7"),
+        ("ab\nca", r"got '\\n' in line 1, column 3"),
         ("", "must hold text, got none"),
         (b"ab\xfe", "must be text, got byte 0xfe in line 1, which is no UTF-8; convert it, or pass --symbols bytes"),
     ],

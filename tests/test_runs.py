@@ -13,11 +13,16 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.distributions import Independent, Normal
 
+from daps_rl import DiscreteAutoencoder
 from daps_rl.cli import main
-from daps_rl.config import TrainConfig, make_config
+from daps_rl.config import ModelConfig, TrainConfig, make_config
 from daps_rl.data import Splits, from_arrays
+from daps_rl.data.pixels import Arrays
+from daps_rl.data.text import Text
 from daps_rl.files import finite, to_json
+from daps_rl.policies import end_token
 from daps_rl.runs.folder import RunFolder
+from daps_rl.runs.pictures import decoded_prefixes
 from daps_rl.runs.session import _Session, train_run
 from daps_rl.tensor_file import load_tensors
 from daps_rl.training import Trainer, TrainingDiverged
@@ -193,3 +198,24 @@ def test_an_error_of_use_leaves_nothing_behind(options, says, tmp_path, capsys, 
         assert says in capsys.readouterr().err
         assert out.exists() is made
         assert not made or list(out.iterdir()) == []
+
+
+def test_where_a_code_of_symbols_has_ended_its_datum_stands_again(tmp_path, monkeypatch):
+    """Only plain arrays know NaN, which a line is broken by."""
+    kind = Text(window=4, vocabulary="abc")
+    model = DiscreteAutoencoder.from_config(
+        ModelConfig(
+            observation_shape=(4, 1), column_kinds=kind.columns, likelihood="columns", decoder="mlp", num_tokens=3,
+            vocab_size=4, end_token=True, embed_dim=8, num_heads=2, decoder_hidden=(8,), decoder_embed_dim=4,
+        ),
+        kind=kind,
+    )  # fmt: skip
+    codes = torch.tensor([[4, 4, 4], [0, 4, 4], [0, 1, 2]])  # of no, one and three tokens
+    monkeypatch.setattr(model, "encode", lambda x, deterministic: codes)
+    x, ends = torch.zeros(3, 4, 1), end_token(model.policy)
+    assert ends is not None
+    rows = decoded_prefixes(model, ends, x, (0.0, 1.0))
+    torch.testing.assert_close(rows["3 tokens"], model.decode(codes))
+    assert kind.draw(tmp_path / "a.png", rows, None) == [tmp_path / "a.png", tmp_path / "a.txt"]
+    model.kind = Arrays()
+    assert decoded_prefixes(model, ends, x, (0.0, 1.0))["3 tokens"].isnan().flatten(1).all(1).tolist() == [1, 1, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -49,6 +50,9 @@ def parity(labels: Tensor, decoded: Tensor) -> Tensor:
 
 
 parity.truth = "labels"  # type: ignore[attr-defined]
+
+misspelt = functools.partial(nearness)
+misspelt.truth = "label"  # type: ignore[attr-defined]
 
 DATA = torch.tensor([[0.0, 0.0], [1.0, 4.0], [1.0, 1.0]])
 LABELS = torch.tensor([0, 1, 0])
@@ -248,6 +252,7 @@ def test_a_verdict_that_fails_is_named(given, said):
         (({"a": 3},), "must be a function"),
         (({"a": nearness}, {"b": 1.0}), "weights must be of the verdicts given"),
         (({"a": nearness}, {"a": -1.0}), "turn the verdict's sign round"),
+        (({"a": misspelt},), "truth of verdict 'a' must be 'data' or 'labels', got 'label'"),
     ],
 )
 def test_terms_that_make_no_sense(arguments, said):
@@ -259,6 +264,31 @@ def test_the_rule_needs_groups():
     with pytest.raises(ValueError, match="each datum has one code"):
         Verdicts({"near": nearness})(torch.zeros(3, 1), DATA, DATA)
     assert Verdicts({"near": nearness}, {"near": 1.0})(torch.zeros(3, 1), DATA, DATA).weights.tolist() == [1.0]
+
+
+def test_a_weight_that_is_kept_as_it_is_needs_no_groups():
+    terms = Verdicts({"v": lambda truth, decoded: decoded[:, 0]})
+    likelihood = torch.tensor([[0.0, 6.0]])
+    terms(likelihood, torch.tensor([[0.0], [2.0]]), torch.zeros(1, 1))  # deviations of 3 and 1
+    judged = terms.eval()(torch.tensor([[4.0]]), torch.tensor([[5.0]]), torch.zeros(1, 1))
+    assert judged.weights.tolist() == [6.0]
+    assert judged.scores.tolist() == [[[5.0]]]
+
+
+def test_labels_come_to_where_the_decoded_data_are():
+    """No other device is needed: a tensor on "meta" has a place and no values."""
+    places = []
+
+    class OnDevice:
+        truth, on_device = "labels", True
+
+        def __call__(self, labels: Tensor, decoded: Tensor) -> Tensor:
+            places.append((labels.device.type, decoded.device.type))
+            return torch.zeros(len(labels))
+
+    terms = Verdicts({"there": OnDevice()})
+    terms._judge("there", torch.empty(2, 3, device="meta"), torch.empty(2, 3, device="meta"), torch.tensor([0, 1]))
+    assert places == [("meta", "meta")]
 
 
 def test_environments_refuse_what_cannot_be_judged():
@@ -317,6 +347,8 @@ def test_a_classifier_gives_the_probability_of_the_right_label_or_the_answer():
     assert right.tolist() == [1.0, 0.0, 1.0, 0.0]
     with pytest.raises(ValueError, match="must be fitted"):
         Classifier(GaussianNB())
+    with pytest.raises(ValueError, match=r"labels that are whole numbers, got .*'seven'"):
+        Classifier(GaussianNB().fit(x, ["three", "three", "seven", "three"]))
 
 
 def test_a_decoder_that_has_diverged_is_not_judged():

@@ -44,6 +44,7 @@ def test_a_program_gives_numbers_in_a_file_or_line_by_line(tmp_path, body):
         ("sys.exit('no licence')", "exit code 1: no licence"),
         ("print(1.0)", r"must give 5 numbers, got an array of shape \[1\]"),
         ("print('five')", "something else than numbers"),
+        ("open(sys.argv[2], 'w')", "something else than numbers"),
         ("", r"must give 5 numbers, got an array of shape \[0\]"),
     ],
 )
@@ -80,6 +81,9 @@ def test_chunks_come_back_in_order():
     assert spread(TRUTH, DECODED).tolist() == DECODED[:, 0].tolist()
     assert spread.retried == 0
     spread.close()
+    made = Spread(first_entry, ThreadPoolExecutor, chunks=2)  # a class makes executors too
+    assert made(TRUTH, DECODED).tolist() == DECODED[:, 0].tolist()
+    made.close()
 
 
 def test_a_dead_worker_is_an_error():
@@ -152,3 +156,12 @@ def test_stoi_by_name_listens_to_sounds_alone():
     assert scores[2] < 0.6
     with pytest.raises(ValueError, match="reward 'stoi' listens to sounds, and digits has none; take sounds"):
         make_verdicts(("stoi",), load("digits"))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [("ssim:0", "iris", "ssim needs pictures"), ("edit-distance:0", "digits", "whole numbers")],
+)
+def test_what_a_verdict_cannot_read_is_said_before_a_run(name, data, said):
+    with pytest.raises(ValueError, match=said):
+        make_verdicts((name,), load(data))

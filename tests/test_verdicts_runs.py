@@ -185,7 +185,8 @@ def test_command_line_train_resume_and_evaluate(tmp_path, capsys, monkeypatch):
         (["--reward", "no_such_module:f"], "cannot be imported"),
         (["--reward", "own_verdicts:TRUTH"], "cannot be imported"),
         (["--reward", "classifier", "--agent", "fsq"], "learns through the decoder's gradient"),
-        (["--reward", "ssim", "--problem", "nk20"], "decodes nothing"),
+        (["--reward", "own_verdicts:brightness", "--problem", "nk20"], "decodes nothing"),
+        (["--reward", "own_verdicts:Unmakable"], "cannot be made without arguments (RuntimeError: no licence)"),
         (["--reward", "edit-distance"], "needs sequences of whole numbers"),
         (["--reward", "ssim", "--agent", "ppo", "--samples", "1"], "follows from how the codes of a datum differ"),
     ],
@@ -240,3 +241,24 @@ def test_a_classifier_does_not_read_the_label_that_is_a_part_of_the_data():
     splits = part_splits("pairs", kind, dict.fromkeys(("train", "validation", "test"), data), [["a"]])
     with pytest.raises(ValueError, match="reward 'classifier' would read the label that is a part of pairs itself"):
         make_verdicts(["classifier"], splits)
+
+
+def test_a_verdict_of_ones_own_compares_a_part_with_the_label():
+    kind = Parts(parts=(Part(name="a", shape=(2,)), Part(name="label", shape=(1,), entries="category:2")))
+    label = torch.arange(8) % 2
+    data = {"a": label[:, None] + torch.tensor([0.0, 0.5]), "label": label[:, None]}
+    splits = part_splits("pairs", kind, dict.fromkeys(("train", "validation", "test"), data), [["a"]])
+    seen = []
+
+    class NearTheLabel:
+        truth = "labels"
+
+        def __call__(self, labels: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
+            seen.append(labels)
+            return -(kind.unpack(decoded)["a"][:, 0] - labels).abs()
+
+    trainer = Trainer(settings(likelihood="auto"), splits, verdicts=Verdicts({"near": NearTheLabel()}))
+    metrics = trainer.train_step()
+    assert metrics["reward/near"] < 0.0
+    rows = trainer.feed.indices(0).cpu()
+    assert torch.equal(seen[0], splits.train_labels[rows].repeat_interleave(5))

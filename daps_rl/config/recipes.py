@@ -16,7 +16,7 @@ from daps_rl.config.presets import FEW_ROWS, KIND_RECIPES, OTHER_DATA, PUBLISHED
 from daps_rl.config.run import TrainConfig
 from daps_rl.config.settings import declared_in
 from daps_rl.data.load import kind_of
-from daps_rl.data.table import has_few_rows
+from daps_rl.data.table_cells import has_few_rows
 from daps_rl.envs.problem import find_problem
 from daps_rl.kernels.build import find_compiler
 

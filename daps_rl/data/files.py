@@ -22,7 +22,7 @@ SUFFIXES = (".npy", ".npz", ".safetensors")
 def load_file(path: Path, *, binarize: bool | None = None, window: int | None = None) -> Splits:
     """Splits from a file of arrays; `daps_rl.data.from_arrays` says what becomes of shapes and values.
 
-    Floats [N, steps, features] some of which are below 0 or above 1 are series instead: see `Series`.
+    Floats [N, steps, features] that do not all lie in [0, 1] are series instead: see `Series`.
 
     Args:
         path: `.npy` (one array: the training data, cut 80 / 10 / 10), or `.npz` or `.safetensors` with `train` and,

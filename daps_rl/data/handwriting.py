@@ -49,7 +49,7 @@ def load_handwriting(*, window: int = STEPS) -> Splits:
         MissingDataError: the package is not there.
         DataError: there are too few points, or over 1,024.
     """
-    if not 2 <= window <= MOST_STEPS:
+    if type(window) is not int or not 2 <= window <= MOST_STEPS:
         raise DataError(
             f"window of handwriting must lie in 2 … {MOST_STEPS:,} points, got {window}; leave it out for 64"
         )

@@ -29,8 +29,8 @@ from daps_rl.data.sound import load_sound_folder
 from daps_rl.data.splits import Splits
 from daps_rl.data.spoken_and_written import load_spoken_and_written
 from daps_rl.data.spoken_digits import load_babble, load_spoken_digits
-from daps_rl.data.table import SUFFIXES as TABLE_SUFFIXES
 from daps_rl.data.table import load_named, load_penguins, load_table
+from daps_rl.data.table_cells import SUFFIXES as TABLE_SUFFIXES
 from daps_rl.data.waves import SUFFIXES as SOUND_SUFFIXES
 from daps_rl.names import did_you_mean, import_named
 
@@ -115,8 +115,8 @@ def load(
       in each split; kept in the user's cache folder, or in `data_dir`.
     - any other folder with WAV or FLAC files: sounds of one length, as log-mel frames.
     - any other folder with `.bvh` or `.csv` files: series, a recording each, cut into windows.
-    - a `.npy`, `.npz` or `.safetensors` file: see `from_arrays`; but floats [N, steps, features], some of them below 0
-      or above 1, are series.
+    - a `.npy`, `.npz` or `.safetensors` file: see `from_arrays`; but floats [N, steps, features] that do not all lie
+      in [0, 1] are series.
     - "wine", "breast-cancer", "iris", "diabetes": tables of 150 to 569 rows, shipped inside scikit-learn; "penguins" of
       344 rows, some with missing values, inside the package palmerpenguins.
     - a `.csv` or `.parquet` file: rows of a table.
@@ -166,7 +166,7 @@ def load(
     if isinstance(name_or_path, str) and name_or_path in NAMED:
         return _call(NAMED[name_or_path], name_or_path, given)
     if own := own_data(name_or_path):
-        return _call(import_named("data", own, "package.module:function"), own, given)
+        return _call_own(own, given)
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
         raise _unknown(name_or_path)
     path = Path(name_or_path).expanduser()
@@ -229,6 +229,18 @@ def _find_reader(path: Path) -> tuple[str, str, Callable[..., Splits]] | None:
 def own_data(name: object) -> str | None:
     """Returns the name of data where it is package.module:function, which loading them imports, else None."""
     return name if isinstance(name, str) and OWN.fullmatch(name) else None
+
+
+def _call_own(name: str, given: Mapping[str, Any]) -> Splits:
+    """What a function of one's own gives; DataError where that, or what is named, is another thing."""
+    made = import_named("data", name, "package.module:function")
+    made = _call(made, name, given) if callable(made) else made
+    if not isinstance(made, Splits):
+        raise DataError(
+            f"data {name!r} must be a function that returns daps_rl.data.Splits, got a {type(made).__name__}; see "
+            "daps_rl.data.from_arrays"
+        )
+    return made
 
 
 def _call(loader: Callable[..., Splits], name: str, given: Mapping[str, Any], reason: str | None = None) -> Splits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,20 +115,18 @@ class Parts(Kind):
         Raises:
             DataError: there is no such part, none is given, or one has another shape.
         """
-        known = {part.name: part for part in self.parts}
         given = {str(name): torch.as_tensor(value).float() for name, value in data.items()}
-        if not given or set(given) - set(known):
-            raise DataError(f"parts must be some of {', '.join(known)}, got {', '.join(given) or 'none'}; rename them")
-        count = len(next(iter(given.values())))
-        for name, value in given.items():
-            if value.shape != (count, *known[name].shape):
-                shape = ", ".join(map(str, known[name].shape))
-                raise DataError(f"{name} must have shape [{count}, {shape}], got {list(value.shape)}; reshape it")
-        rows = []
+        self._check_names(given)
+        first = torch.atleast_1d(next(iter(given.values())))
+        count, rows = len(first), []
         for part in self.parts:
-            known_part = part.standardised(given[part.name]) if part.name in given else torch.zeros(count, part.size)
+            value = given.get(part.name)
+            if value is not None and value.shape != (count, *part.shape):
+                shape = ", ".join(map(str, part.shape))
+                raise DataError(f"{part.name} must have shape [{count}, {shape}], got {list(value.shape)}; reshape it")
+            known_part = first.new_zeros(count, part.size) if value is None else part.standardised(value)
             rows.append(known_part.reshape(count, -1))
-        flags = torch.tensor([float(part.name in given) for part in self.parts]).expand(count, -1)
+        flags = first.new_tensor([part.name in given for part in self.parts]).expand(count, -1)
         return torch.cat((*rows, flags), dim=1)
 
     def unpack(self, rows: Tensor) -> TensorDict:
@@ -145,14 +143,29 @@ class Parts(Kind):
         """Returns which rows have which part, by the part's name. [N, C] → bool [N] each."""
         return {part.name: rows[:, flag] > 0.5 for flag, part in enumerate(self.parts, self.width)}
 
-    def only(self, rows: Tensor, names: Sequence[str]) -> Tensor:
-        """Returns the same rows with these parts alone. [N, C] → [N, C]."""
-        return self.pack({name: value for name, value in self.unpack(rows).items() if name in names})
+    def only(self, rows: Tensor, names: Collection[str]) -> Tensor:
+        """Returns the same rows with no parts but these, of those that they have. [N, C] → [N, C].
+
+        Raises:
+            DataError: there is no such part, or none is named.
+        """
+        self._check_names(names)
+        kept = torch.tensor([part.name in names for part in self.parts]).repeat(2)  # parts, and their flags
+        sizes = torch.tensor([part.size for part in self.parts] + [1] * len(self.parts))
+        return torch.where(kept.repeat_interleave(sizes).to(rows.device), rows, 0.0)
+
+    def _check_names(self, names: Collection[str]) -> None:
+        known = [part.name for part in self.parts]
+        if not names or set(names) - set(known):
+            raise DataError(f"parts must be some of {', '.join(known)}, got {', '.join(names) or 'none'}; rename them")
 
     def metrics(self, decoded: Tensor, x: Tensor) -> dict[str, Tensor]:
-        found, pair = {}, (self.unpack(decoded), self.unpack(x))
+        """Returns the measures of each part, of the data that have it. [N] or fewer each."""
+        found, pair, there = {}, (self.unpack(decoded), self.unpack(x)), self.there(x)
         for part in self.parts:
-            ours, theirs = (data[part.name] for data in pair)
+            ours, theirs = (data[part.name][there[part.name]] for data in pair)
+            if not len(theirs):
+                continue
             if part.entries.startswith("category"):
                 found[f"{part.name}_accuracy"] = (ours == theirs).flatten(1).float().mean(1)
             elif (kind := part.made) is not None:
@@ -171,7 +184,8 @@ class Parts(Kind):
                     label: parts[part.name].where(there[label][part.name].reshape(shape), lowest)
                     for label, parts in data.items()
                 }
-                paths += kind.draw(path.with_stem(f"{path.stem}-{part.name}"), own, f"{title}: {part.name}")
+                heading = f"{title}: {part.name}" if title else part.name
+                paths += kind.draw(path.with_stem(f"{path.stem}-{part.name}"), own, heading)
         return paths
 
     def read(self, path: Path) -> Array:

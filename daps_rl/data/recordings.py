@@ -73,7 +73,7 @@ def _read_csv(text: str, form: Form | None) -> tuple[np.ndarray, Form]:
     if not lines:
         raise ValueError("it is empty")
     cells = lines[0][1]
-    if all(map(_is_number, cells)):
+    if None not in map(_as_float, cells):  # NaN too: a first step with a gap is no header
         names = [f"feature {i}" for i in range(len(cells))]
         if form is not None and len(form.names) == len(names):
             names = list(form.names)
@@ -121,7 +121,12 @@ def _numbers(lines: Iterable[tuple[int, Sequence[str]]], width: int) -> np.ndarr
 
 
 def _is_number(text: str) -> bool:
+    value = _as_float(text)
+    return value is not None and abs(value) <= LARGEST_NUMBER  # False of NaN
+
+
+def _as_float(text: str) -> float | None:
     try:
-        return abs(float(text)) <= LARGEST_NUMBER  # False of NaN
+        return float(text)
     except ValueError:
-        return False
+        return None

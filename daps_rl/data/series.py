@@ -160,7 +160,8 @@ def load_series_folder(folder: Path, *, window: int | None = None, max_corrupt: 
     Raises:
         MissingDataError, DataError: there are too few recordings, too many broken ones, or too large ones.
     """
-    suffix = next(suffix for suffix in SUFFIXES if any(True for _ in walk_files(folder, (suffix,))))
+    there = (suffix for suffix in SUFFIXES if any(True for _ in walk_files(folder, (suffix,))))
+    suffix = next(there, SUFFIXES[-1])
     files, classes = find_files(folder, (suffix,), "recordings")
     corrupt, form = CorruptFiles(str(folder), max_corrupt), None
     data: dict[str, list[np.ndarray]] = {}
@@ -182,7 +183,11 @@ def load_series_folder(folder: Path, *, window: int | None = None, max_corrupt: 
 
 
 def load_series_arrays(arrays: Mapping[str, Any], name: str, window: int | None = None) -> Splits:
-    """Splits from arrays [N, steps, features] by split, and labels [N] by "train_labels" and so on, of a file."""
+    """Splits from arrays [N, steps, features] by split, and labels [N] by "train_labels" and so on, of a file.
+
+    Raises:
+        DataError: labels are no integers or of another count, or as `split_recordings` and `series_splits`.
+    """
     data = {split: split_recordings(arrays[split], f"{name}: {split}") for split in SPLITS if split in arrays}
     labels: dict[str, Tensor | None] = {}
     for key in set(LABELS) & set(arrays):
@@ -194,9 +199,9 @@ def load_series_arrays(arrays: Mapping[str, Any], name: str, window: int | None 
 
 
 def is_series(array: Any, where: str) -> bool:
-    """Whether an array of a file is series, [N, steps, features], and no grey images: floats that leave [0, 1]."""
+    """Whether an array of a file is series, [N, steps, features], and no grey images: floats, not all in [0, 1]."""
     values = as_tensor(array, where)
-    return values.ndim == 3 and values.is_floating_point() and bool(((values < 0) | (values > 1)).any())
+    return values.ndim == 3 and values.is_floating_point() and not bool(((values >= 0) & (values <= 1)).all())
 
 
 def split_recordings(array: Any, where: str) -> list[np.ndarray]:
@@ -230,16 +235,21 @@ def series_splits(
     """Splits from recordings [steps, features] by split; windows have the label of their recording.
 
     Raises:
-        DataError: there are too few recordings, or too large ones.
+        DataError: there are too few recordings, or too large ones, or the window makes no sense.
     """
-    size = sum(series.size for parts in data.values() for series in parts)
-    if size > LARGEST:
-        raise DataError(f"{name} must hold at most {LARGEST:,} numbers, got {size:,}; leave recordings or features out")
+    if window is not None and (type(window) is not int or window < 1):
+        raise DataError(f"window must be a whole number of steps >= 1, got {window!r}; leave it out for the default")
     rows: dict[str, Any] = {split: torch.arange(len(series)) for split, series in data.items()}
     cut_missing(rows, labels, name)
     parts = {split: [data.get(split, data["train"])[row] for row in rows[split]] for split in SPLITS}
     lengths = [len(series) for split in parts.values() for series in split]
     steps = window or (max(lengths) if max(lengths) <= SHORT else WINDOW)
+    size = sum(len(window_starts(length, steps)) for length in lengths) * steps * parts["train"][0].shape[1]
+    if size > LARGEST:
+        raise DataError(
+            f"{name} must hold at most {LARGEST:,} numbers in windows of {steps}, got {size:,}; leave recordings or "
+            "features out, or take a smaller window"
+        )
     train = np.concatenate(parts["train"]).astype(np.float64)
     mean, deviation = train.mean(0), train.std(0)
     deviation[deviation <= CONSTANT * np.abs(mean)] = 0.0

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daps_rl.data.errors import MAX_CORRUPT, CorruptFiles, DataError, MissingDataError, one_line
+from daps_rl.data.errors import MAX_CORRUPT, CorruptFiles, DataError, one_line
 from daps_rl.data.folder import find_files
 from daps_rl.data.kind import Array, Kind, Measure, write_array
-from daps_rl.data.plain import new_folder, read_array, walk_files
+from daps_rl.data.plain import list_files, new_folder, read_array
 from daps_rl.data.splits import Splits, cut_missing
 from daps_rl.data.waves import (
     SUFFIXES,
@@ -150,9 +150,7 @@ class Sound(Kind):
         """Returns the sound of a file, those of a folder by their names, or data of a `.npy` file. [N, *x]."""
         if path.suffix == ".npy":
             return read_array(path)
-        files = sorted(walk_files(path, SUFFIXES)) if path.is_dir() else [str(path)]
-        if not files:
-            raise MissingDataError(f"{path} must hold sounds ({', '.join(SUFFIXES)}), got none there; put them there")
+        files = list_files(path, SUFFIXES, "sounds")
         return self.from_waveform(torch.from_numpy(np.stack([self.read_file(file) for file in files])))
 
     def read_file(self, path: str | os.PathLike[str]) -> np.ndarray:

@@ -164,7 +164,7 @@ class Splits:
         """SHA-256 of shape, dtype and bytes of the three splits: a resumed run notices data that changed.
 
         Of a stream: names and sizes of its files and what is done to them, as reading every file would take too long.
-        Labels are left out: no model is trained on them.
+        Labels are left out: verdicts alone ask for them.
         """
         digest = hashlib.sha256()
         for split in SPLITS:

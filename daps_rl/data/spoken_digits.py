@@ -73,7 +73,10 @@ def load_spoken_digits(data_dir: Path | None = None, seconds: float | None = Non
 
 
 def load_babble(data_dir: Path | None = None, seconds: float | None = None) -> Splits:
-    """The same clips, each with another of its split mixed in, reversed and shifted, 0 to 12 dB quieter."""
+    """The same clips, each with another of its split mixed in, reversed and shifted, 0 to 12 dB quieter.
+
+    Arguments and errors are those of `load_spoken_digits`.
+    """
     waves = _waves(data_dir, seconds)
     mixed = {split: _mix(clips, seed) for seed, (split, clips) in enumerate(waves.items())}
     return _splits("spoken-digits-babble", mixed)

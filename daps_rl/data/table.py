@@ -18,21 +18,15 @@ from torch import Tensor
 
 from daps_rl.data.errors import DataError
 from daps_rl.data.kind import Array, Kind, Measure
-from daps_rl.data.plain import as_utf8, open_plain
 from daps_rl.data.splits import SPLITS, Splits, cut_missing
+from daps_rl.data.table_cells import Cells, cells_of, read_cells
 from daps_rl.data.table_columns import LABEL, NUMBER, SHADED, YES_NO, Field, find_column, in_order, parse_kinds
 from daps_rl.files import write_atomically
 from daps_rl.report.tables import plot_table
 
-SUFFIXES = (".csv", ".parquet")
-SEPARATORS = ",;\t"  # of a .csv, whichever its first line has most of
-MISSING = ("", "?", "na", "n/a", "nan", "nat", "none", "null", "<na>")  # what stands for a missing value, in any case
 LIMIT = 2**27  # numbers of a table in memory: half a gibibyte
 SHOWN_ROWS, SHOWN_COLUMNS = 8, 12  # of a picture
 NOTE = f"filled: a wrong value, or a number that is off, darkest at {SHADED:g} standard deviations"
-
-Cells = dict[str, list[str]]
-"""A table: by the name of a column its cells, as text; "" for what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +153,10 @@ class Table(Kind):
 
 
 def load_table(path: Path, *, columns: str | None = None) -> Splits:
-    """Returns the rows of a `.csv` or `.parquet` file; a .csv has names first, and commas, semicolons or tabs."""
+    """Returns the rows of a `.csv` or `.parquet` file; a .csv has names first, and commas, semicolons or tabs.
+
+    Errors are those of `read_cells` and `table_splits`, `columns` is that of `table_splits`.
+    """
     return table_splits(read_cells(path), str(path), columns=columns)
 
 
@@ -229,77 +226,6 @@ def load_penguins(*, columns: str | None = None) -> Splits:
         raise ImportError("penguins need the package palmerpenguins: pip install 'daps-rl[tables]'")
     path = Path(spec.submodule_search_locations[0]) / "data" / "penguins.csv"
     return table_splits(read_cells(path), "penguins", columns=columns, quiet=True)
-
-
-def read_cells(path: Path) -> Cells:
-    """Returns the table of a file.
-
-    Raises:
-        MissingDataError: there is no such file.
-        DataError: it cannot be read; a row has more or fewer cells than there are names.
-        ImportError: it is a .parquet, and pyarrow is not there.
-    """
-    if path.suffix.lower() == ".parquet":
-        return _read_parquet(path)
-    with open_plain(path, "a table in UTF-8 with a line of names (.csv)") as file:
-        text = as_utf8(file.read())
-        first = text.partition("\n")[0]
-        separator = max(SEPARATORS, key=first.count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        try:
-            names, *rows = list(reader) or [[]]
-        except csv.Error as error:
-            raise ValueError(f"line {reader.line_num}: {error}") from error
-    names, rows = [name.strip() for name in names], [row for row in rows if row]
-    if not names or not rows:
-        raise DataError(f"{path} must hold a line of names and rows, got {'names alone' if names else 'nothing'}")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: names of columns must differ, got {twice!r} twice; rename one")
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(names):
-            raise DataError(f"{path}: row {number} must have {len(names)} cells, as the names, got {len(row)}; mend it")
-    return cells_of(dict(zip(names, zip(*rows, strict=True), strict=True)))
-
-
-def has_few_rows(path: Path, most: int) -> bool:
-    """Whether a file has at most so many rows; False where it cannot be read, which is told when it is loaded."""
-    try:
-        with open_plain(path, "a table") as file:
-            if path.suffix.lower() == ".parquet":
-                from pyarrow import parquet
-
-                return int(parquet.read_metadata(file).num_rows) <= most
-            return sum(1 for _ in itertools.islice(file, most + 2)) <= most + 1  # the names stand in a line too
-    except DataError:
-        return False
-
-
-def _read_parquet(path: Path) -> Cells:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ImportError(f"{path} needs pyarrow to be read: pip install 'daps-rl[tables]'") from error
-    with open_plain(path, "a readable table (.parquet)") as file:
-        table = parquet.read_table(file)
-    if not table.num_rows or not table.num_columns:
-        raise DataError(f"{path} must hold rows and columns, got {table.num_rows} and {table.num_columns}")
-    return cells_of(table.to_pydict())
-
-
-def cells_of(table: Any) -> Cells:
-    """Returns a DataFrame, or a dict of columns, as text: whole numbers without a point, "" for what is missing."""
-    cells = {str(name): [_text(value) for value in np.asarray(table[name], dtype=object).tolist()] for name in table}
-    if len({len(column) for column in cells.values()}) > 1:
-        raise DataError("a table must have columns of one length, got several; cut or fill them")
-    return cells
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float | np.floating) and value.is_integer():
-        return str(int(value))
-    text = str(value).strip()
-    return "" if text.lower() in MISSING else text
 
 
 def _labels(cells: Sequence[str], where: str) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,7 +72,7 @@ class Text(Kind):
         if self.symbols == "bytes":
             return (*map(chr, range(256)), "")
         pieces = []
-        for number in range(self._tokenizer.get_vocab_size()):
+        for number in range(1 + max(self._tokenizer.get_vocab().values(), default=-1)):  # there may be gaps
             space = " " if str(self._tokenizer.id_to_token(number)).startswith("▁") else ""
             pieces.append(space + self._tokenizer.decode([number], skip_special_tokens=False))
         return (*pieces, "")
@@ -147,10 +148,10 @@ class Text(Kind):
             raise DataError(f"{where} must hold text, got none; write something into it")
         numbers = self.numbers(units)
         if self.symbols == "characters" and len(unknown := np.flatnonzero(numbers == len(self.vocabulary))):
-            before = as_text(content, where)[: unknown[0] + 1]
-            line, column = before.count("\n") + 1, len(before) - before.rfind("\n") - 1
+            text, place = as_text(content, where), int(unknown[0])
+            line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
             raise DataError(
-                f"{where} must hold characters that training had, got {before[-1]!r} in line {line}, column {column}; "
+                f"{where} must hold characters that training had, got {text[place]!r} in line {line}, column {column}; "
                 "replace it, or train on such texts, or on --symbols bytes"
             )
         return self.numbers(cut(units, self.window)).astype(np.float32)[..., None]
@@ -167,13 +168,16 @@ class Text(Kind):
     def numbers(self, units: np.ndarray) -> np.ndarray:
         """Returns the symbols of code points, bytes or tokens, of any shape."""
         if self.symbols == "characters":
-            points = np.array([ord(character) for character in self.vocabulary], np.int32)
-            order = points.argsort()
-            places = np.searchsorted(points, units, sorter=order).clip(max=len(points) - 1)
-            numbers = np.where(points[order][places] == units, order[places], len(points))
-        else:
-            numbers = units
-        return np.where(units == END, len(self.table) - 1, numbers)
+            return self._numbers[units]
+        return np.where(units == END, len(self.table) - 1, units)
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        """The symbols of all code points, and at last that of END, which is -1. int32."""
+        numbers = np.full(sys.maxunicode + 2, len(self.vocabulary), np.int32)
+        numbers[list(map(ord, self.vocabulary))] = np.arange(len(self.vocabulary))
+        numbers[END] = len(self.table) - 1
+        return numbers
 
     def pieces(self, data: Tensor) -> list[list[str]]:
         """Returns the symbols of each window as they look. [N, L, 1]."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from daps_rl.data.errors import one_line
 from daps_rl.data.plain import open_plain
 from daps_rl.files import write_atomically
 
@@ -67,8 +68,10 @@ def _opened(path: Path) -> Iterator[Any]:
 def _soundfile() -> Any:
     try:
         return importlib.import_module("soundfile")
-    except ImportError as error:
-        raise ImportError("WAV and FLAC files need the soundfile package: pip install 'daps-rl[audio]'") from error
+    except (ImportError, OSError) as error:  # OSError: without the library that it stands on
+        raise ImportError(
+            f"WAV and FLAC files need the soundfile package: pip install 'daps-rl[audio]' ({one_line(error)})"
+        ) from error
 
 
 def write_wave(path: Path, wave: Tensor, sample_rate: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import latents_text
 from daps_rl.data import Splits
+from daps_rl.data.pixels import Arrays
 from daps_rl.decoders import StrokeDecoder
 from daps_rl.evaluation import evaluate
 from daps_rl.policies import EndToken, end_token
@@ -93,7 +94,8 @@ def decoded_prefixes(
 ) -> dict[str, Tensor]:
     """Data in the order of their greedy codes' lengths, and what the first tokens of these decode to, row by row.
 
-    Where a code has ended, pictures are white and other data NaN. [N, *x] → [16, *x] each, evenly spaced over N.
+    Where a code has ended, pictures are white and other arrays NaN; kinds that may know no NaN have the whole code's
+    datum again. [N, *x] → [16, *x] each, evenly spaced over N.
     """
     codes = autoencoder.encode(x, deterministic=True)
     lengths, order = ends.lengths(codes).sort(stable=True)
@@ -103,7 +105,7 @@ def decoded_prefixes(
     counts = torch.linspace(1, max(1, int(lengths.max())), PREFIXES).round().long().unique().tolist()
     for count in counts:
         made = autoencoder.decode(codes[order, :count])
-        ended = (lengths <= before).view(-1, *[1] * (x.ndim - 1))
+        ended = (lengths <= before).view(-1, *[1] * (x.ndim - 1)) & isinstance(autoencoder.kind, Arrays)
         blank = value_range[1] if x.ndim == 4 else torch.nan
         rows[f"{count} token" + "s" * (count > 1)] = torch.where(ended, blank, made).cpu()
         before = count

@@ -231,7 +231,7 @@ class Trainer:
         nearness = next(iter(splits.kind.measures), None) if config.problem is None else "reward_greedy"
         names = ["beta_elbo", "log_likelihood", *([] if nearness is None else [nearness])]
         names += [name for name in evaluation.metrics if name.startswith("verdict_")]
-        return {name: evaluation.metrics[name] for name in names}
+        return {name: evaluation.metrics.get(name) for name in names}  # none of what no datum has
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that decides the next step, as tensors and JSON. All processes that train together call it at once."""

@@ -51,7 +51,8 @@ class Verdicts(nn.Module):
         verdicts: by the name that they are logged under.
         weights: of some of them, >= 0. A verdict of weight 0 is measured in evaluation alone.
     Raises:
-        ValueError: there is no verdict, a name cannot be a file's, a weight is out of range or nobody's.
+        ValueError: there is no verdict, a name cannot be a file's, a weight is out of range or nobody's, or a verdict
+            asks for another truth than data or labels.
     """
 
     def __init__(self, verdicts: Mapping[str, Verdict], weights: Mapping[str, float] | None = None) -> None:
@@ -68,6 +69,8 @@ class Verdicts(nn.Module):
                     f"verdict {name!r} must be a function under a name of letters, digits, '_', '-' and '.', got a "
                     f"{type(verdict).__name__}; pass {{'name': function}}."
                 )
+            if (truth := getattr(verdict, "truth", "data")) not in ("data", "labels"):
+                raise ValueError(f"truth of verdict {name!r} must be 'data' or 'labels', got {truth!r}; mend it.")
         for name, weight in weights.items():
             if not 0.0 <= weight < math.inf:
                 raise ValueError(
@@ -101,15 +104,16 @@ class Verdicts(nn.Module):
         Returns:
             scores [J, B, K] and weights [J], for `functional.encoding_reward`.
         Raises:
-            ValueError: a verdict fails, or gives no M numbers, NaN or +inf; or there are no groups to weigh it by.
+            ValueError: a verdict fails, or gives no M numbers, NaN or +inf; or in training there are no groups to weigh
+                it by.
         """
         likelihood = log_likelihood.detach().float().reshape(len(truth), -1)
         samples = likelihood.shape[1]
-        if samples < 2 and self.given.isnan().any():
+        if self.training and samples < 2 and self.given.isnan().any():
             name = self.learned[int(self.given.isnan().int().argmax())]
             raise ValueError(
                 f"the weight of verdict {name!r} follows from how the codes of a datum differ, and each datum has one "
-                f"code; draw several (samples), or give the weight, {name}:1."
+                f"code; draw several (samples), give the weight, {name}:1, or keep it as it is (eval())."
             )
         truth = truth.repeat_interleave(samples, 0)
         labels = None if labels is None else labels.repeat_interleave(samples, 0)
@@ -148,8 +152,8 @@ class Verdicts(nn.Module):
         asked = labels if name in self.need_labels else truth
         if asked is None:
             raise ValueError(f"verdict {name!r} compares with labels, and there are none; give the data's labels.")
-        if not getattr(verdict, "on_device", False):
-            asked, decoded = asked.cpu(), decoded.cpu()
+        device: torch.device | str = decoded.device if getattr(verdict, "on_device", False) else "cpu"
+        asked, decoded = asked.to(device), decoded.to(device)
         try:
             score = torch.as_tensor(verdict(asked, decoded)).detach().float()
         except Exception as error:

@@ -25,7 +25,7 @@ class Classifier:
         estimator: a fitted classifier of scikit-learn, a pipeline among them.
         probability: whether the verdict is its probability or its answer.
     Raises:
-        ValueError: the estimator is not fitted, or has no probabilities.
+        ValueError: the estimator is not fitted, on other labels than whole numbers, or has no probabilities.
     """
 
     truth = "labels"
@@ -36,6 +36,11 @@ class Classifier:
             raise ValueError(
                 f"the classifier must be fitted and have {need}, got {type(estimator).__name__}; call fit, or pass "
                 "probability=False for answers alone."
+            )
+        if np.asarray(estimator.classes_).dtype.kind not in "biuf":  # no label would be one of them
+            raise ValueError(
+                f"the classifier must be fitted on labels that are whole numbers, got {estimator.classes_[0]!r} as one "
+                "of them; fit it on the labels of the data."
             )
         self.estimator, self.probability = estimator, probability
 

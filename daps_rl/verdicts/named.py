@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from daps_rl.data import SPLITS, Splits
+from daps_rl.data.errors import one_line
 from daps_rl.data.parts import Parts
 from daps_rl.data.sound import Sound
 from daps_rl.names import did_you_mean, import_named, weighted_name
@@ -17,10 +18,10 @@ from daps_rl.verdicts.classifier import Classifier
 from daps_rl.verdicts.signals import SSIM, Stoi, edit_distance
 
 READY: dict[str, Callable[[Splits], Verdict]] = {
-    "classifier": lambda splits: Classifier.fitted(*labelled(splits, "classifier")),
-    "classifier-right": lambda splits: Classifier.fitted(*labelled(splits, "classifier-right"), probability=False),
-    "ssim": lambda splits: SSIM(splits.value_range),
-    "edit-distance": lambda splits: edit_distance,
+    "classifier": lambda splits: _trees(splits, "classifier"),
+    "classifier-right": lambda splits: _trees(splits, "classifier-right", probability=False),
+    "ssim": lambda splits: _tried(SSIM(splits.value_range), splits),
+    "edit-distance": lambda splits: _tried(edit_distance, splits),
     "stoi": lambda splits: _stoi(splits),
 }
 """Verdicts by name, each as a function of the data."""
@@ -64,12 +65,24 @@ def labelled(splits: Splits, name: str) -> tuple[Tensor, Tensor]:
             f"reward {name!r} compares with labels, which must be there for all data, in memory, and {splits.name} "
             "has not; take labelled data, or another reward."
         )
+    return splits.train if splits.train_targets is None else splits.train_targets, splits.train_labels
+
+
+def _trees(splits: Splits, name: str, *, probability: bool = True) -> Classifier:
     if isinstance(splits.kind, Parts):
         raise ValueError(
             f"reward {name!r} would read the label that is a part of {splits.name} itself; take a function of your own "
             "that looks at the other parts (kind.unpack)."
         )
-    return splits.train if splits.train_targets is None else splits.train_targets, splits.train_labels
+    return Classifier.fitted(*labelled(splits, name), probability=probability)
+
+
+def _tried(verdict: Verdict, splits: Splits) -> Verdict:
+    """A verdict that has judged a datum: what it cannot read is said before a run begins."""
+    targets = splits.targets("test")
+    x = (splits.test if targets is None else targets)[:1]
+    verdict(x, x)
+    return verdict
 
 
 def _stoi(splits: Splits) -> Stoi:
@@ -90,10 +103,9 @@ def _own(name: str) -> Verdict:
     made: Any = import_named("reward", name, "package.module:function")
     try:
         made = made() if isinstance(made, type) else made
-    except TypeError as error:
-        raise ValueError(
-            f"reward {name!r} cannot be made without arguments ({error}); name an object of it."
-        ) from error
+    except Exception as error:
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"reward {name!r} cannot be made without arguments ({why}); name an object of it.") from error
     if not callable(made):
         raise ValueError(f"reward {name!r} must be a function of two arguments, got a {type(made).__name__}.")
     return made

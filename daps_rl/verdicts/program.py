@@ -42,8 +42,8 @@ class Program:
             written = folder / "scores.npy"
             try:
                 scores = np.load(written) if written.exists() else np.loadtxt(folder / "stdout", ndmin=1)
-            except (ValueError, OSError) as error:
-                raise RuntimeError(f"{self.command[0]} printed something else than numbers ({error})") from error
+            except (ValueError, OSError, EOFError) as error:
+                raise RuntimeError(f"{self.command[0]} gave something else than numbers ({error})") from error
             if scores.shape != (len(decoded),):
                 raise RuntimeError(
                     f"{self.command[0]} must give {len(decoded)} numbers, got an array of shape {list(scores.shape)}"

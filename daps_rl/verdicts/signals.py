@@ -26,6 +26,7 @@ class SSIM:
         self.value_range = value_range
 
     def __call__(self, truth: Tensor, decoded: Tensor) -> Tensor:
+        """[M], of pictures [M, C, H, W] and what is decoded; ValueError for other data."""
         if not has_ssim(truth):
             raise ValueError(f"ssim needs pictures of 8 pixels and more, got data of shape {list(truth.shape[1:])}.")
         return ssim(decoded, truth, self.value_range)
@@ -73,6 +74,7 @@ class Stoi:
         self.measure, self.to_waveform, self.sample_rate, self.extended = stoi, to_waveform, sample_rate, extended
 
     def __call__(self, truth: Tensor, decoded: Tensor) -> list[float]:
+        """[M], of data [M, *x] and what is decoded."""
         once, place = truth.unique_consecutive(dim=0, return_inverse=True)  # a datum stands there for each of its codes
         pairs = zip(
             np.asarray(self.to_waveform(once))[place.numpy()], np.asarray(self.to_waveform(decoded)), strict=True

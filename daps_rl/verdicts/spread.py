@@ -44,8 +44,9 @@ class Spread:
                 f"Spread needs chunks >= 1, retries >= 0 and timeout > 0, got {chunks}, {retries} and {timeout}."
             )
         self.verdict, self.chunks, self.retries, self.timeout = verdict, chunks, retries, timeout
-        self.make: Callable[[], Executor] | None = executor if not hasattr(executor, "submit") else None
-        self.executor: Any = None if self.make else executor
+        made = hasattr(executor, "submit") and not isinstance(executor, type)  # a class makes executors
+        self.make: Any = None if made else executor
+        self.executor: Any = executor if made else None
         self.truth = getattr(verdict, "truth", "data")
         self.retried, self._tries = 0, 0
 
