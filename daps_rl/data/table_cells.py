@@ -70,7 +70,7 @@ def _read_parquet(path: Path) -> Cells:
     except ImportError as error:
         raise ImportError(f"{path} needs pyarrow to be read: pip install 'daps-rl[tables]'") from error
     with open_plain(path, "a readable table (.parquet)") as file:
-        table = parquet.read_table(file)
+        table = parquet.ParquetFile(file).read()
     if not table.num_rows or not table.num_columns:
         raise DataError(f"{path} must hold rows and columns, got {table.num_rows} and {table.num_columns}")
     _check_names(table.column_names, str(path))
