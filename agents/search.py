@@ -8,7 +8,6 @@ what it forbids.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -237,7 +236,7 @@ def find_nevergrad(name: str) -> AgentSpec:
             f"nevergrad has no optimiser {optimizer!r}{near}; try nevergrad:DiscreteOnePlusOne, "
             "nevergrad:DiscreteLenglerOnePlusOne or nevergrad:PortfolioDiscreteOnePlusOne."
         )
-    cls = type(f"Nevergrad{zlib.crc32(optimizer.encode())}", (Nevergrad,), {"optimizer_name": optimizer})
+    cls = type(optimizer, (Nevergrad,), {"optimizer_name": optimizer})
     return AgentSpec(name, cls, f"search by {optimizer} of Nevergrad", SETTINGS, several_processes=False)
 
 
