@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Score
-from daps_rl.functional import SAMPLES
+from daps_rl.functional import SAMPLES, acceptance_probability
 from daps_rl.names import did_you_mean
 from daps_rl.policies import PointPolicy
 
@@ -160,8 +160,8 @@ class Annealing(SearchAgent):
             known = reward[reward.isfinite()]
             self.deviation.copy_(known.std() if len(known) > 1 else known.new_tensor(1.0))
         temperature = self.deviation / self.cooling**self.progress
-        likely = torch.exp((reward - self.values) / temperature.clamp_min(torch.finfo(reward.dtype).tiny))
-        taken = (self.values == NONE) | (torch.rand_like(reward) < likely)
+        probability = acceptance_probability(reward - self.values, temperature)
+        taken = (self.values == NONE) | (torch.rand_like(reward) < probability)
         self.chains.copy_(torch.where(taken.unsqueeze(-1), codes, self.chains))
         self.values.copy_(torch.where(taken, reward, self.values))
 

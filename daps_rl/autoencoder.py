@@ -15,6 +15,7 @@ from daps_rl.data.arrays import Array, as_codes, as_observations
 from daps_rl.data.errors import DataError, one_line
 from daps_rl.data.kind import Kind, kind_from_json, kind_to_json
 from daps_rl.data.pixels import Arrays
+from daps_rl.data.splits import check_values
 from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder
 from daps_rl.device import memory_size
 from daps_rl.envs.problem import find_problem
@@ -160,7 +161,9 @@ class DiscreteAutoencoder(nn.Module):
             Columns(self.config.column_kinds).check(x, where)
             return x
         if isinstance(x, Tensor) and x.dtype == torch.float32 and x.shape[1:] == shape:
-            return x
+            if len(x):
+                check_values(where, x)
+            return x.to(self._device)  # with its gradient
         return as_observations(x, shape, where, pixels=self.config.likelihood != "gaussian").to(self._device)
 
     def _codes(self, z: Array) -> Tensor:

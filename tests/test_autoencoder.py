@@ -44,6 +44,19 @@ def test_data_of_any_type_are_encoded_and_scored_as_float32(model, given):
     assert torch.allclose(model.log_likelihood(given, codes.numpy()), model.log_likelihood(x, codes))
 
 
+@pytest.mark.parametrize("of", [lambda data: data, lambda data: data.numpy(), lambda data: data.double()])
+def test_what_is_not_finite_is_refused_whatever_its_type(model, of):
+    bad = x.clone()
+    bad[1, 0, 2, 3] = torch.nan
+    for call in (model.encode, lambda data: model.log_likelihood(data, torch.zeros(2, 3, dtype=torch.int64))):
+        with pytest.raises(ValueError, match="x must be finite in float32, got NaN or infinity"):
+            call(of(bad))
+
+
+def test_data_go_to_the_device_of_the_model(model):
+    assert model.to("meta").observations(x).device.type == "meta"
+
+
 def test_pixels_are_scaled_as_in_training(model):
     pixels = (x * 255).to(torch.uint8)
     assert torch.equal(model.encode(pixels, deterministic=True), model.encode(pixels / 255, deterministic=True))

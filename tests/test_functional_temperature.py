@@ -11,7 +11,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from daps_rl.functional import solve_temperature, solve_temperature_kl
+from daps_rl.functional import acceptance_probability, solve_temperature, solve_temperature_kl
 
 F64 = torch.float64
 PROPERTY = settings(max_examples=60, deadline=None)
@@ -224,3 +224,10 @@ def test_kl_targets_that_no_weights_have_are_refused(samples, epsilon):
 def test_rewards_must_be_a_matrix(solve, shape):
     with pytest.raises(ValueError, match=r"reward must be a non-empty \[B, K\]"):
         solve(torch.zeros(shape), 0.5)
+
+
+def test_an_annealing_takes_what_is_worse_by_boltzmanns_factor():
+    gain = torch.tensor([2.0, 0.0, -0.5, -math.inf])
+    taken = acceptance_probability(gain, 0.25)
+    torch.testing.assert_close(taken, torch.tensor([1.0, 1.0, math.exp(-2.0), 0.0]))
+    assert acceptance_probability(gain, torch.tensor(0.0)).tolist() == [1.0, 1.0, 0.0, 0.0]

@@ -25,6 +25,7 @@ from daps_rl.functional.relaxations import gumbel_softmax as gumbel_softmax
 from daps_rl.functional.relaxations import reinmax as reinmax
 from daps_rl.functional.relaxations import straight_through as straight_through
 from daps_rl.functional.relaxations import tokenwise_kl as tokenwise_kl
+from daps_rl.functional.temperature import acceptance_probability as acceptance_probability
 from daps_rl.functional.temperature import mean_effective_sample_size as mean_effective_sample_size
 from daps_rl.functional.temperature import solve_temperature as solve_temperature
 from daps_rl.functional.temperature import solve_temperature_kl as solve_temperature_kl

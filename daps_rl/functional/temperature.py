@@ -72,6 +72,21 @@ def mean_effective_sample_size(reward: Tensor, temperature: Tensor) -> Tensor:
     return effective_sample_size(torch.softmax(shifted_reward(reward) / temperature, dim=-1)).mean()
 
 
+def acceptance_probability(gain: Tensor, temperature: Tensor | float) -> Tensor:
+    """Probability with which an annealing goes to a state that gains so much: min(1, exp(gain / temperature)).
+
+    Args:
+        gain: of reward, in nats or any other unit; -inf is never taken. Any shape.
+        temperature: in the same unit; of 0 only what loses nothing is taken. 0-dim, or of the gain's shape.
+    Returns:
+        the probability, 0 … 1, of the gain's shape; NaN where the gain is.
+    References:
+        Metropolis et al. (1953); Kirkpatrick, Gelatt, Vecchi (1983), Optimization by simulated annealing.
+    """
+    temperature = torch.as_tensor(temperature, dtype=gain.dtype, device=gain.device)
+    return torch.exp(gain.clamp_max(0.0) / temperature.clamp_min(torch.finfo(gain.dtype).tiny))
+
+
 def check_ess_fraction(ess_fraction: float, num_samples: int | None = None) -> None:
     """Raises ValueError unless ess_fraction lies in (1/K, 1]; one sample meets any target trivially."""
     if not 0.0 < ess_fraction <= 1.0:
