@@ -43,6 +43,7 @@ class SearchAgent(Agent):
             raise ValueError(f"{type(self).__name__} keeps one code; its policy is a PointPolicy (--policy point).")
         self.num_tokens, self.vocab_size = policy.num_tokens, policy.vocab_size
         self.best = nn.Buffer(torch.tensor(NONE))  # reward of the policy's code
+        self.context: Tensor | None = None  # the one that all observations are
 
     @property
     def code(self) -> Tensor:
@@ -61,7 +62,9 @@ class SearchAgent(Agent):
     @torch.no_grad()
     def losses(self, observation: Tensor, score: Score, beta: Tensor) -> Iterator[AgentLoss]:
         """Tries a batch of codes; there is nothing to descend."""
-        if (observation != observation[:1]).any():
+        if self.context is None:
+            self.context = observation[:1].clone()
+        if (observation != self.context).any():
             raise ValueError(
                 f"{type(self).__name__} looks for one code, and these contexts want one each; take an agent that "
                 "learns a policy (daps), and --search for what it proposes."

@@ -13,6 +13,7 @@ from daps_rl.agents import SEARCHES, LocalSearch, SearchAgent, find_agent
 from daps_rl.cli import main
 from daps_rl.config import make_config
 from daps_rl.data import load
+from daps_rl.evaluation import evaluate
 from daps_rl.envs import find_problem
 from daps_rl.policies import PointPolicy
 from daps_rl.training import Trainer
@@ -102,9 +103,22 @@ def test_of_a_mask_it_knows_nothing_but_the_reward():
     assert search.agent.best == -1.0  # of a formula that is none
 
 
+def test_a_policy_without_floating_point_weights_is_evaluated_on_the_data_as_they_are():
+    model = trainer("local-search", 1, problem="tsp20").autoencoder
+    x = load("digits").test[:4].flatten(1)[:, :40].view(4, 20, 2) / 16 + 0.25
+    found = evaluate(model, x, beta=0.0, importance_data=0, enumerable=0)
+    trip = x.roll(-1, 1) - x
+    assert found.metrics["reward_greedy"] == pytest.approx(-40.0)  # zeros are no trip
+    model.policy.code.copy_(torch.arange(20))
+    found = evaluate(model, x, beta=0.0, importance_data=0, enumerable=0)
+    assert found.metrics["reward_greedy"] == pytest.approx(-trip.norm(dim=-1).sum(-1).mean().item(), rel=1e-5)
+
+
 def test_what_it_cannot_search_is_said():
     with pytest.raises(ValueError, match="looks for one code, and these contexts want one each"):
         list(Trainer(make_config(agent="local-search", steps=1, batch_size=8), load("digits")).run())
+    with pytest.raises(ValueError, match="looks for one code, and these contexts want one each"):
+        list(trainer("annealing", 2, problem="tsp20").run())  # one context at a step, and another at the next
     with pytest.raises(ValueError, match="its policy is a PointPolicy"):
         LocalSearch(torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match=r"cooling must be >= 1, got 0\.5"):

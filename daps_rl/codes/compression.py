@@ -63,11 +63,7 @@ def compress(
         ValueError: these are no codes of the model, its prior cannot be coded by, or such data cannot be written.
         ImportError: constriction is not installed.
     """
-    if data is not None and counts is not None:
-        raise ValueError(
-            "lossless files cannot be coded by counts: their second stream needs the decoder's floating-point numbers; "
-            "leave one of the two out."
-        )
+    check_streams(by_counts=counts is not None, lossless=data is not None)
     codes, data = _checked(model, codes, data)
     first, second = Writer(), Writer()
     with same_numbers():
@@ -92,6 +88,15 @@ def compress(
     except WrongNumbers as error:
         raise ValueError("what was compressed does not decompress to the same; use another machine.") from error
     return content
+
+
+def check_streams(*, by_counts: bool, lossless: bool) -> None:
+    """Raises ValueError where no file can be coded so."""
+    if by_counts and lossless:
+        raise ValueError(
+            "lossless files cannot be coded by counts: their second stream needs the decoder's floating-point numbers; "
+            "leave one of the two out."
+        )
 
 
 def _checked(model: DiscreteAutoencoder, codes: Array, data: Array | None) -> tuple[Tensor, Tensor | None]:

@@ -23,6 +23,7 @@ from daps_rl.codes import (
     quality_of_draws,
     save_counts,
 )
+from daps_rl.codes.compression import check_streams
 from daps_rl.codes.prior import codes_of
 from daps_rl.commands.options import given_settings
 from daps_rl.commands.terminal import shares
@@ -161,6 +162,7 @@ def compress_command(
     lossless: bool,
 ) -> int:
     """`daps-rl compress`."""
+    check_streams(by_counts=coder == "independent", lossless=lossless)
     how = None if search is None else Search.parse(search)
     folder, config, model = load_run(run, device, trust=trust)
     data = model.observations(model.kind.read(Path(input)), input)

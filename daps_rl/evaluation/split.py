@@ -108,8 +108,8 @@ def evaluate(
             "evaluate needs data, batch_size and importance_samples >= 1 and importance_data >= 0, got "
             f"{len(data)}, {batch_size}, {importance_samples} and {importance_data}."
         )
-    parameter = next(autoencoder.parameters())
-    device, data = parameter.device, torch.from_numpy(data) if isinstance(data, np.ndarray) else data
+    device, data = next(autoencoder.parameters()).device, torch.from_numpy(data) if isinstance(data, np.ndarray) else data
+    of_weights = next((p.dtype for p in autoencoder.parameters() if p.is_floating_point()), torch.float32)
     kind = kind or autoencoder.kind
     collected = _Pass(autoencoder, kind, importance_samples, enumerable, perceptual, verdicts, search, score)
     every = math.ceil(len(data) / importance_data) if importance_data else 0
@@ -120,7 +120,7 @@ def evaluate(
             torch.manual_seed(seed)
             seen = 0
             for batch in data.split(batch_size):
-                x = batch.to(device, parameter.dtype if batch.is_floating_point() else batch.dtype)
+                x = batch.to(device, of_weights if batch.is_floating_point() else batch.dtype)
                 y = x if targets is None else targets[seen : seen + len(x)].to(device)
                 collected.add(x, y, None if labels is None else labels[seen : seen + len(x)])
                 spaced = slice(-seen % every, None, every) if every else slice(0)
