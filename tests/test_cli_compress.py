@@ -98,7 +98,8 @@ def test_counts_are_made_once_and_belong_to_the_model(run, data, tmp_path, capsy
     assert error_of(capsys) == (
         f"daps-rl: error: {file} was coded by counts, and there are none with the model; copy counts.safetensors too."
     )
-    assert do("compress", tmp_path / "no-run", data, file, "--coder", "independent", "--lossless") == 2  # before it looks
+    nowhere = tmp_path / "no-run"  # it is refused before anything is read
+    assert do("compress", nowhere, data, file, "--coder", "independent", "--lossless") == 2
     assert "leave one of the two out" in error_of(capsys)
 
 

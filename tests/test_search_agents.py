@@ -13,8 +13,8 @@ from daps_rl.agents import SEARCHES, LocalSearch, SearchAgent, find_agent
 from daps_rl.cli import main
 from daps_rl.config import make_config
 from daps_rl.data import load
-from daps_rl.evaluation import evaluate
 from daps_rl.envs import find_problem
+from daps_rl.evaluation import evaluate
 from daps_rl.policies import PointPolicy
 from daps_rl.training import Trainer
 

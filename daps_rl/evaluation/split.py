@@ -108,7 +108,8 @@ def evaluate(
             "evaluate needs data, batch_size and importance_samples >= 1 and importance_data >= 0, got "
             f"{len(data)}, {batch_size}, {importance_samples} and {importance_data}."
         )
-    device, data = next(autoencoder.parameters()).device, torch.from_numpy(data) if isinstance(data, np.ndarray) else data
+    device = next(autoencoder.parameters()).device
+    data = torch.from_numpy(data) if isinstance(data, np.ndarray) else data
     of_weights = next((p.dtype for p in autoencoder.parameters() if p.is_floating_point()), torch.float32)
     kind = kind or autoencoder.kind
     collected = _Pass(autoencoder, kind, importance_samples, enumerable, perceptual, verdicts, search, score)
