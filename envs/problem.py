@@ -109,6 +109,14 @@ class DiscreteProblem:
         rewards = {gap: columns[name] for gap, name in names.items() if len(columns.get(name, ())) == len(best)}
         return {gap: optimality_gap(reward, best).mean().item() for gap, reward in rewards.items()}
 
+    def views(self, contexts: Tensor, count: int) -> Sequence[Tensor]:
+        """Contexts [B, *x] in so many of the problem's symmetries, themselves first.
+
+        In each of them every decision is worth what it is worth in the contexts themselves, and they look different to
+        a policy. Raises ValueError where there are not as many.
+        """
+        raise ValueError(f"{self.name} has no symmetries that augment:{count} could use; leave it out.")
+
     def make_encoder(self, config: ModelConfig) -> nn.Module | None:
         """Context [B, *x] → [B, P, embed_dim]; None for the transformer over patches of it."""
         return ItemEncoder(self.item_features, **transformer_sizes(config)) if self.item_features else None
@@ -165,6 +173,15 @@ class DiscreteProblem:
         }
 
 
+def views_of(problem: str | None, contexts: Tensor, count: int) -> Sequence[Tensor]:
+    """Returns contexts [B, *x] in so many views, see `DiscreteProblem.views`, of the problem of that name."""
+    if count == 1:
+        return [contexts]
+    if problem is None:
+        raise ValueError(f"augment:{count} is for problems with symmetries, and this model solves none; leave it out.")
+    return find_problem(problem).views(contexts, count)
+
+
 def transformer_sizes(config: ModelConfig) -> dict[str, Any]:
     """The settings of an encoder, by name."""
     return {name: getattr(config, name) for name in ("embed_dim", "num_heads", "num_layers", "mlp_ratio")}
@@ -172,6 +189,8 @@ def transformer_sizes(config: ModelConfig) -> dict[str, Any]:
 
 _MODULES = {  # a name is one of these, followed by its size where it has one
     "tsp": "tsp:TSP",
+    "cvrp": "cvrp:CVRP",
+    "op": "orienteering:Orienteering",
     "knapsack": "knapsack:Knapsack",
     "maxcut": "maxcut:MaxCut",
     "cut": "maxcut:OneCut",
@@ -185,8 +204,8 @@ _MODULES = {  # a name is one of these, followed by its size where it has one
     "nguyen": "regression:Nguyen",
 }
 PROBLEMS = (
-    "tsp20", "tsp50", "knapsack50", "maxcut20", "cut30", "bandit-digits", "nk20", "labs20", "reverse8", "sort8", "add4",
-    "brackets8", "nguyen1",
+    "tsp20", "tsp50", "cvrp20", "cvrp50", "op20", "knapsack50", "maxcut20", "cut30", "bandit-digits", "nk20", "labs20",
+    "reverse8", "sort8", "add4", "brackets8", "nguyen1",
 )  # fmt: skip
 """Those that the documentation reports on; other sizes have names alike (tsp10)."""
 

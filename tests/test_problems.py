@@ -23,6 +23,8 @@ from daps_rl.training import Trainer
 
 SMALL = (
     "tsp5",
+    "cvrp3",
+    "op4",
     "knapsack6",
     "maxcut6",
     "cut6",
