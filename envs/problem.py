@@ -91,13 +91,18 @@ class DiscreteProblem:
         raise NotImplementedError
 
     def optimum(self, split: str) -> Tensor | None:
-        """The best reward of every context of a split, [N], or the best that is known; None where nobody knows."""
+        """The best reward of every context of a split, [N], or the best that is known; None where nobody knows.
+
+        NaN where nobody knows of some of them.
+        """
         path = OPTIMA / f"{self.name}.json"
         values = json.loads(path.read_text()).get(split) if path.exists() else None
-        return None if values is None else torch.tensor(values, dtype=torch.float64)
+        if values is None:
+            return None
+        return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64)
 
     def gaps(self, columns: Mapping[str, Tensor], split: str) -> dict[str, float]:
-        """How far the decisions of a split are from the best: means of (best - reward) / |best|, 0 at the best.
+        """How far decisions of a split are from the best that is known: means of (best - reward) / |best|, 0 at it.
 
         `gap` of the sampled, `gap_greedy` of the greedy, `gap_best` of the best of several sampled decisions and
         `gap_search` of those searched for, from the columns of `evaluate`; nothing where nobody knows the best.
@@ -107,7 +112,7 @@ class DiscreteProblem:
             return {}
         names = {"gap": "log_likelihood", **{f"gap_{end}": f"reward_{end}" for end in ("greedy", "best", "search")}}
         rewards = {gap: columns[name] for gap, name in names.items() if len(columns.get(name, ())) == len(best)}
-        return {gap: optimality_gap(reward, best).mean().item() for gap, reward in rewards.items()}
+        return {gap: optimality_gap(reward, best).nanmean().item() for gap, reward in rewards.items()}
 
     def views(self, contexts: Tensor, count: int) -> Sequence[Tensor]:
         """Contexts [B, *x] in so many of the problem's symmetries, themselves first.
