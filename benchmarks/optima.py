@@ -164,7 +164,7 @@ def most_of_halves(problem: OneCut) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = ["tsp20", "tsp50", "cvrp20", "cvrp50", "op20", "knapsack50", "maxcut20", "cut30", "nk20", "nk50", "nk100"]
+    known = ["tsp20", "tsp50", "cvrp20", "op20", "knapsack50", "maxcut20", "cut30", "nk20", "nk50", "nk100"]
     parser.add_argument("problems", nargs="*", default=known)
     for name in parser.parse_args().problems:
         problem = find_problem(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,8 @@ class GlimpseDecoder(CodeTransformer):
     """
 
     def __init__(self, num_tokens: int, vocab_size: int, *, embed_dim: int, num_heads: int, **options: Any) -> None:
-        sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "num_layers": 0, "mlp_ratio": 1.0}
-        super().__init__(num_tokens, vocab_size, **sizes, pointer=True, **options)
+        options |= {"embed_dim": embed_dim, "num_heads": num_heads, "num_layers": 0, "mlp_ratio": 1.0, "pointer": True}
+        super().__init__(num_tokens, vocab_size, **options)
         self.blocks = nn.ModuleList([GlimpseBlock(embed_dim, num_heads)])
         self.embed_first = nn.Linear(embed_dim, embed_dim, bias=False)
         self.embed_mean = nn.Linear(embed_dim, embed_dim, bias=False)
@@ -73,7 +73,7 @@ class GlimpseDecoder(CodeTransformer):
 
     def look(self, x: Tensor, context: Context, features: Tensor | None, allowed: Tensor | None) -> Tensor:
         """The glimpse, of embedded tokens [B, K, L, D] and what the mask says, [B, K, L, F] and [B, K, L, V]."""
-        x = x + context.aligned
+        x = x + cast(Tensor, context.aligned)
         if self.embed_features is not None and features is not None:
             x = x + self.embed_features(features.to(x.dtype))
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
