@@ -18,7 +18,7 @@ class Routing(DiscreteProblem):
     """A tour through places, whose coordinates are the first two columns of a context [places, F]."""
 
     recipe: ClassVar[dict[str, Any]] = {
-        "embed_dim": 64, "num_layers": 3, "batch_size": 64, "samples": 20, "policy_samples": 7,
+        "embed_dim": 64, "num_layers": 3, "batch_size": 64, "samples": 20, "policy_samples": None,
         "beta_start": 0.01, "beta_end": 1e-4, "learning_rate": 2e-3, "minutes": 10.0,
     }  # fmt: skip
 

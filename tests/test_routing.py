@@ -155,6 +155,13 @@ def test_what_masks_tell():
     torch.testing.assert_close(told, torch.tensor([2.0, 2.0 - first, 2.0 - first - second]) / 2.0)
 
 
+@pytest.mark.parametrize(
+    ("options", "scored"), [({}, 7), ({"samples": 4}, 2), ({"agent": "rloo"}, 0), ({"problem": "knapsack50"}, 0)]
+)
+def test_how_many_routes_of_a_group_are_scored_follows_from_the_agent(options, scored):
+    assert make_config(**{"problem": "tsp20", "steps": 1, **options}).policy_samples == scored
+
+
 # Problems
 
 
