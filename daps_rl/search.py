@@ -38,7 +38,7 @@ class Search:
     Attributes:
         method: "best-of": draws from the policy. "sweep": passes over the positions, each of whose tokens is replaced
             by the best of all. "beam": the prefixes that the policy holds likeliest, extended token by token.
-            "multistart": the greedy codes after each first token there is. "greedy": no others.
+            "multistart": the greedy codes after each first token (POMO, arXiv 2010.16011). "greedy": no others.
         count: draws, passes, or prefixes kept; 0 where there are none.
         top: of a sweep, how many tokens are tried at a position, the policy's likeliest given those before, of a
             quantiser's those nearest to its own; 0 for all.
@@ -46,8 +46,6 @@ class Search:
             (`DiscreteProblem.views`); the first is the context itself.
     Raises:
         ValueError: there is no such search.
-    References:
-        multistart, augment: Kwon et al. (2020), POMO, arXiv 2010.16011.
     """
 
     method: str
