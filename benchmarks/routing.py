@@ -65,6 +65,7 @@ def train_and_measure(problem: str, agent: str, seed: int, steps: int, folder: P
 
 def routes_a_second(draw: Callable[[], object]) -> float:
     """Returns drawn routes per second of processor time, the best of five."""
+    torch.set_num_threads(1)  # RL4CO's import sets another number
     draw()
     times = []
     for _ in range(5):
@@ -91,8 +92,11 @@ def measure_speed(name: str) -> None:
         print(f"RL4CO's part is left out: {error}")
         return
     env = get_env(name[:-2], generator_params={"num_loc": int(name[-2:])}, check_solution=False)
-    other = AttentionModelPolicy(env.name, embed_dim=64, num_heads=4, num_encoder_layers=3, feedforward_hidden=256)
+    other = AttentionModelPolicy(
+        env_name=env.name, embed_dim=64, num_heads=4, num_encoder_layers=3, feedforward_hidden=256
+    )
     instances = env.reset(batch_size=[BATCH])
+    other.eval()
 
     def draw() -> None:
         other(instances.clone(), env, decode_type="multistart_sampling", num_starts=SAMPLES, calc_reward=False)
