@@ -115,7 +115,7 @@ def table() -> str:
     for key, found in groups.items():
         cells = [percent([row["gap"] for row in found.get(how, ())]) for how in SEARCHES]
         first = next(iter(found.values()))
-        lines.append([*key, f"{statistics.fmean(row['minutes'] for row in first):.0f}", *cells, f"{len(first)}"])
+        lines.append([*key, f"{statistics.fmean(row['minutes'] for row in first):.1f}", *cells, f"{len(first)}"])
     return markdown(
         ["problem", "agent", "routes in training", "minutes", *(f"`{how}`" for how in SEARCHES), "seeds"], lines
     )
@@ -128,7 +128,9 @@ def speed_table() -> str:
 
 
 def percent(gaps: list[float | None]) -> str:
-    """Returns the mean of gaps that are known."""
+    """Returns the mean of gaps that are known; without any, why."""
+    if not gaps:
+        return "not measured"
     known = [gap for gap in gaps if gap is not None]
     return f"{statistics.fmean(known):.2%}" if known else "not known"
 
