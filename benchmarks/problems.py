@@ -17,6 +17,7 @@ from typing import Any
 
 import blackbox
 import numpy as np
+import routing
 import tune
 from common import DOCS, REPORTS, Row, Tables, area, evaluations_to, markdown, read_rows, read_runs
 from parts import Part, Report
@@ -173,10 +174,11 @@ def more() -> Tables:
     """Returns the tables that need more than one part's rows."""
     learned = [learning(name) for name in ENOUGH if REPORT.rows_of(name).exists()]
     return {
-        DOCS / "other-problems.md": {"summary": summary(), "blackbox": blackbox.table()},
+        DOCS / "other-problems.md": {"summary": summary(), "blackbox": blackbox.table(), "routing": routing.table()},
         REPORTS / "other-problems.md": {
             "learning": "\n\n".join([*learned, supervised()]),
             "earlier": earlier(),
+            "routing": routing.speed_table(),
             "tuning": tune.table(problems=True),
         },
     }

@@ -18,12 +18,12 @@ from daps_rl.data.pixels import Arrays
 from daps_rl.data.splits import check_values
 from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder
 from daps_rl.device import memory_size
-from daps_rl.envs.problem import find_problem
+from daps_rl.envs.problem import find_problem, views_of
 from daps_rl.files import to_json, write_atomically
 from daps_rl.kinds import POLICIES
 from daps_rl.policies import end_token
 from daps_rl.priors import UniformPrior
-from daps_rl.search import CodeScore, Found, Search, find_codes, likelihood_score
+from daps_rl.search import CodeScore, Found, Search, best_of_views, find_codes, likelihood_score
 from daps_rl.tensor_file import load_tensors, save_tensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -90,7 +90,7 @@ class DiscreteAutoencoder(nn.Module):
         """Codes of data: [B, *observation_shape] → int64 [B, T], or [B, K, T] with num_samples = K codes per datum.
 
         They are drawn, or greedy where `deterministic`. Data may be of any type and form that `from_arrays` takes.
-        With a `search`, "best-of:16", "sweep:2", "sweep:2/64" or "beam:4", they are what `search` finds.
+        With a `search`, such as "best-of:16" or "sweep:2/64" (`daps_rl.codes.Search`), they are what `search` finds.
         Raises ValueError where they have another shape than those that the model was made for.
         """
         if search is not None:
@@ -121,7 +121,14 @@ class DiscreteAutoencoder(nn.Module):
         score, vocab_size = score or likelihood_score(self.decoder), codebook_size(self.policy)
         size = search.data_at_once(code_sizes(self.policy)[0], vocab_size)
         parts = zip(x.split(size), (x if targets is None else targets).split(size), strict=True)
-        found = [find_codes(search, y, self.policy(part), score, vocab_size=vocab_size) for part, y in parts]
+        of_view = dataclasses.replace(search, augment=1)
+
+        problem = None if self.config is None else self.config.problem
+        found = list[Found]()
+        for part, y in parts:
+            posteriors = map(self.policy, views_of(problem, part, search.augment))
+            of_views = [find_codes(of_view, y, posterior, score, vocab_size=vocab_size) for posterior in posteriors]
+            found.append(best_of_views(of_views))
         return Found(*map(torch.cat, zip(*found, strict=True)))
 
     def code_score(self, rate_weight: float = 0.0, token_price: float = 0.0) -> CodeScore:

@@ -7,7 +7,7 @@ K codes for each, T positions, V tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,12 +18,14 @@ from torch.distributions import Distribution
 from daps_rl.functional import encoding_reward
 from daps_rl.functional.checks import as_float
 from daps_rl.policies import AutoregressiveCategorical, EndToken, FactorizedCategorical, PointCodes, end_token
-from daps_rl.policies.distribution import TokenSteps
+from daps_rl.policies.distribution import TokenSteps, write_codes
 
 CodeScore = Callable[[Tensor, Tensor], Tensor]
 """(data [B, *x], codes [B, K, T]) → what the codes are worth, larger is better, [B, K]."""
 
-FORMS = re.compile(r"(best-of|beam|sweep):([1-9]\d{0,5})|(sweep):([1-9]\d{0,5})/([1-9]\d{0,5})")
+NUMBER = r"([1-9]\d{0,5})"
+PROPOSALS = rf"(?:(best-of|beam|sweep):{NUMBER}|(sweep):{NUMBER}/{NUMBER}|(greedy|multistart))"
+FORMS = re.compile(rf"{PROPOSALS}(?:\+augment:{NUMBER})?|augment:{NUMBER}")
 ENTRIES = 2**21  # of data that are decoded at once
 PREFIXES, TOKENS = 2**13, 2**24  # of beams that are extended at once, and their next tokens
 KEPT, TABLE = 32, 16  # a position counts as so many next tokens, an entry of a table of them all as a part of one
@@ -31,21 +33,25 @@ KEPT, TABLE = 32, 16  # a position counts as so many next tokens, an entry of a 
 
 @dataclass(frozen=True)
 class Search:
-    """How to look for a better code than the greedy one; written "best-of:16", "sweep:2", "sweep:2/64" or "beam:4".
+    """How to look for a better code than the greedy one: "best-of:16", "sweep:2/64", "beam:4", "multistart+augment:8".
 
     Attributes:
         method: "best-of": draws from the policy. "sweep": passes over the positions, each of whose tokens is replaced
             by the best of all. "beam": the prefixes that the policy holds likeliest, extended token by token.
-        count: draws, passes, or prefixes kept.
+            "multistart": the greedy codes after each first token (POMO, arXiv 2010.16011). "greedy": no others.
+        count: draws, passes, or prefixes kept; 0 where there are none.
         top: of a sweep, how many tokens are tried at a position, the policy's likeliest given those before, of a
             quantiser's those nearest to its own; 0 for all.
+        augment: search in so many views of a problem's context, in which all decisions are worth the same
+            (`DiscreteProblem.views`); the first is the context itself.
     Raises:
         ValueError: there is no such search.
     """
 
     method: str
-    count: int
+    count: int = 0
     top: int = 0
+    augment: int = 1
 
     def __post_init__(self) -> None:
         _matched(str(self))
@@ -53,26 +59,29 @@ class Search:
     @classmethod
     def parse(cls, text: str) -> Search:
         """Returns the search that is written so."""
-        method, count, sweep, passes, top = _matched(text).groups()
-        return cls(method, int(count)) if method else cls(sweep, int(passes), int(top))
+        method, count, sweep, passes, top, word, with_views, views = _matched(text).groups(default="0")
+        name = next((part for part in (method, sweep, word) if part != "0"), "greedy")
+        return cls(name, int(count) or int(passes), int(top), int(with_views) or int(views) or 1)
 
     def data_at_once(self, num_tokens: int, vocab_size: int) -> int:
         """How many data a policy may be asked of at once, so that what it holds of them and their beams stays small."""
-        width = self.count if self.method == "beam" else 1
+        width = {"beam": self.count, "multistart": vocab_size}.get(self.method, 1)
         # By the next tokens' logits, what a transformer keeps of those before, and a table of all tokens.
         each = max(vocab_size, KEPT * num_tokens, num_tokens * vocab_size // TABLE)
         return max(1, min(PREFIXES, TOKENS // each) // width)
 
     def __str__(self) -> str:
-        return f"{self.method}:{self.count}" + (f"/{self.top}" if self.top else "")
+        parts = [self.method + (f":{self.count}" if self.count else "") + (f"/{self.top}" if self.top else "")]
+        parts += [f"augment:{self.augment}"] if self.augment != 1 else []
+        return "+".join(parts[1:] if self.method == "greedy" and parts[1:] else parts)
 
 
 def _matched(text: str) -> re.Match[str]:
     match = FORMS.fullmatch(text)
     if match is None:
         raise ValueError(
-            "search must be best-of:K, sweep:N, sweep:N/M or beam:W, with whole numbers of 1 … 999999, got "
-            f"{text!r}; try sweep:2, two passes over the tokens."
+            "search must be best-of:K, sweep:N, sweep:N/M, beam:W or multistart, any of them with +augment:N, or "
+            f"augment:N, with whole numbers of 1 … 999999, got {text!r}; try sweep:2, two passes over the tokens."
         )
     return match
 
@@ -127,9 +136,12 @@ def find_codes(search: Search | str, x: Tensor, posterior: Distribution, score: 
     Returns:
         codes that score no lower than the greedy ones, with their scores.
     Raises:
-        ValueError: latents are continuous, a quantiser is asked for draws, or scores are no numbers [B, K].
+        ValueError: latents are continuous, a quantiser is asked for draws, scores are no numbers [B, K], or the search
+            is in several views, which have a posterior each (`best_of_views`).
     """
     search = Search.parse(search) if isinstance(search, str) else search
+    if search.augment != 1:
+        raise ValueError(f"search {search} is in several views, and this is a posterior of one; use model.search.")
     greedy = posterior.mode
     if greedy.is_floating_point():
         raise ValueError("search needs codes, and these latents are continuous; leave search out.")
@@ -140,9 +152,18 @@ def find_codes(search: Search | str, x: Tensor, posterior: Distribution, score: 
         _draw(best, posterior, search.count)
     elif search.method == "beam":
         best.propose(likeliest_codes(posterior, search.count))
-    else:
+    elif search.method == "multistart":
+        best.propose(codes_from_all_starts(posterior, vocab_size))
+    elif search.method == "sweep":
         _sweep(best, posterior, search, vocab_size)
     return Found(best.codes, best.value, torch.full_like(best.codes[:, 0], best.evaluations))
+
+
+def best_of_views(found: Sequence[Found]) -> Found:
+    """Returns the best of what was found for the same data in several views, and the evaluations of all of them."""
+    codes, score, evaluations = (torch.stack(parts) for parts in zip(*found, strict=True))  # [A, B, …]
+    value, index = score.max(0)
+    return Found(codes[index, torch.arange(len(index), device=index.device)], value, evaluations.sum(0))
 
 
 class _Best:
@@ -231,15 +252,28 @@ def _may_forbid(posterior: Distribution, codes: Tensor) -> bool:
     return True
 
 
-def _begun(posterior: Distribution) -> TokenSteps:
-    """A code for each datum, before its first token; ValueError where the policy does not write token by token."""
+def _begun(posterior: Distribution, samples: int = 1) -> TokenSteps:
+    """K codes of each datum, before their first token; ValueError where the policy does not write token by token."""
     steps: Callable[[int], TokenSteps] | None = getattr(posterior, "steps", None)
     if steps is None:
         raise ValueError(
-            "beam:W and sweep:N/M need a policy that tells a token's probabilities given those before it, by `steps`, "
-            f"and {type(posterior).__name__} has none; use sweep:2 or best-of:16."
+            "beam:W, multistart and sweep:N/M need a policy that tells a token's probabilities given those before it, "
+            f"by `steps`, and {type(posterior).__name__} has none; use sweep:2 or best-of:16."
         )
-    return steps(1)
+    return steps(samples)
+
+
+def codes_from_all_starts(posterior: Distribution, vocab_size: int) -> Tensor:
+    """Returns the greedy codes after each first token; the likeliest stands for those that may not be. [B, V, T]."""
+    steps, num_tokens = _begun(posterior, vocab_size), posterior.event_shape[0]
+    first = torch.arange(vocab_size, device=steps.logits.device).expand(steps.logits.shape[:2])
+    possible = steps.logits.gather(-1, first.unsqueeze(-1))[..., 0] > -torch.inf
+    first = torch.where(possible, first, steps.logits.argmax(-1)).unsqueeze(-1)
+    if num_tokens == 1:
+        return first
+    steps.advance(first[..., 0])
+    rest = write_codes(steps, num_tokens - 1, greedy=True).codes.transpose(0, 1)
+    return torch.cat((first, rest), dim=-1)
 
 
 def likeliest_codes(posterior: Distribution, width: int) -> Tensor:

@@ -91,13 +91,18 @@ class DiscreteProblem:
         raise NotImplementedError
 
     def optimum(self, split: str) -> Tensor | None:
-        """The best reward of every context of a split, [N], or the best that is known; None where nobody knows."""
+        """The best reward of every context of a split, [N], or the best that is known; None where nobody knows.
+
+        NaN where nobody knows of some of them.
+        """
         path = OPTIMA / f"{self.name}.json"
         values = json.loads(path.read_text()).get(split) if path.exists() else None
-        return None if values is None else torch.tensor(values, dtype=torch.float64)
+        if values is None:
+            return None
+        return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64)
 
     def gaps(self, columns: Mapping[str, Tensor], split: str) -> dict[str, float]:
-        """How far the decisions of a split are from the best: means of (best - reward) / |best|, 0 at the best.
+        """How far decisions of a split are from the best that is known: means of (best - reward) / |best|, 0 at it.
 
         `gap` of the sampled, `gap_greedy` of the greedy, `gap_best` of the best of several sampled decisions and
         `gap_search` of those searched for, from the columns of `evaluate`; nothing where nobody knows the best.
@@ -107,7 +112,15 @@ class DiscreteProblem:
             return {}
         names = {"gap": "log_likelihood", **{f"gap_{end}": f"reward_{end}" for end in ("greedy", "best", "search")}}
         rewards = {gap: columns[name] for gap, name in names.items() if len(columns.get(name, ())) == len(best)}
-        return {gap: optimality_gap(reward, best).mean().item() for gap, reward in rewards.items()}
+        return {gap: optimality_gap(reward, best).nanmean().item() for gap, reward in rewards.items()}
+
+    def views(self, contexts: Tensor, count: int) -> Sequence[Tensor]:
+        """Contexts [B, *x] in so many of the problem's symmetries, themselves first.
+
+        In each of them every decision is worth what it is worth in the contexts themselves, and they look different to
+        a policy. Raises ValueError where there are not as many.
+        """
+        raise ValueError(f"{self.name} has no symmetries that augment:{count} could use; leave it out.")
 
     def make_encoder(self, config: ModelConfig) -> nn.Module | None:
         """Context [B, *x] → [B, P, embed_dim]; None for the transformer over patches of it."""
@@ -165,6 +178,15 @@ class DiscreteProblem:
         }
 
 
+def views_of(problem: str | None, contexts: Tensor, count: int) -> Sequence[Tensor]:
+    """Returns contexts [B, *x] in so many views, see `DiscreteProblem.views`, of the problem of that name."""
+    if count == 1:
+        return [contexts]
+    if problem is None:
+        raise ValueError(f"augment:{count} is for problems with symmetries, and this model solves none; leave it out.")
+    return find_problem(problem).views(contexts, count)
+
+
 def transformer_sizes(config: ModelConfig) -> dict[str, Any]:
     """The settings of an encoder, by name."""
     return {name: getattr(config, name) for name in ("embed_dim", "num_heads", "num_layers", "mlp_ratio")}
@@ -172,6 +194,8 @@ def transformer_sizes(config: ModelConfig) -> dict[str, Any]:
 
 _MODULES = {  # a name is one of these, followed by its size where it has one
     "tsp": "tsp:TSP",
+    "cvrp": "cvrp:CVRP",
+    "op": "orienteering:Orienteering",
     "knapsack": "knapsack:Knapsack",
     "maxcut": "maxcut:MaxCut",
     "cut": "maxcut:OneCut",
@@ -185,8 +209,8 @@ _MODULES = {  # a name is one of these, followed by its size where it has one
     "nguyen": "regression:Nguyen",
 }
 PROBLEMS = (
-    "tsp20", "tsp50", "knapsack50", "maxcut20", "cut30", "bandit-digits", "nk20", "labs20", "reverse8", "sort8", "add4",
-    "brackets8", "nguyen1",
+    "tsp20", "tsp50", "cvrp20", "op20", "knapsack50", "maxcut20", "cut30", "bandit-digits", "nk20", "labs20",
+    "reverse8", "sort8", "add4", "brackets8", "nguyen1",
 )  # fmt: skip
 """Those that the documentation reports on; other sizes have names alike (tsp10)."""
 

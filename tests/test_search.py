@@ -80,6 +80,10 @@ def found(how, posterior, score):
         ("sweep:2", ("sweep", 2, 0)),
         ("sweep:2/64", ("sweep", 2, 64)),
         ("beam:4", ("beam", 4, 0)),
+        ("multistart", ("multistart", 0, 0, 1)),
+        ("augment:8", ("greedy", 0, 0, 8)),
+        ("sweep:2/64+augment:4", ("sweep", 2, 64, 4)),
+        ("multistart+augment:8", ("multistart", 0, 0, 8)),
     ],
 )
 def test_a_search_is_read_as_it_is_written(text, parts):
@@ -89,10 +93,13 @@ def test_a_search_is_read_as_it_is_written(text, parts):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "sweep", "sweep:0", "sweep:-1", "sweep:2/0", "sweep:1.5", "swep:2", "best-of:2/3", "beam:1000000", "sweep:²"],
-)
+    [
+        "", "sweep", "sweep:0", "sweep:-1", "sweep:2/0", "sweep:1.5", "swep:2", "best-of:2/3", "beam:1000000",
+        "sweep:²", "multistart:4", "+augment:8", "augment:0", "augment:8+beam:4", "beam:4augment:8", "beam:4+augment",
+    ],
+)  # fmt: skip
 def test_what_is_no_search_is_refused_in_one_line(text):
-    with pytest.raises(ValueError, match=r"search must be best-of:K, sweep:N, sweep:N/M or beam:W.*try sweep:2"):
+    with pytest.raises(ValueError, match=r"search must be best-of:K, sweep:N, sweep:N/M, beam:W or multi.*try sweep:2"):
         Search.parse(text)
     with pytest.raises(ValueError, match="search must be"):
         Search("beam", 4, top=2)

@@ -82,7 +82,8 @@ SAMPLED = {"--sampled": {"action": "store_true", "help": "draw codes instead of 
 SEARCH = {
     "--search": {
         "metavar": "HOW",
-        "help": "take the best codes that best-of:K, sweep:N, sweep:N/M or beam:W finds (docs/codes.md)",
+        "help": "take the best codes that best-of:K, sweep:N, sweep:N/M, beam:W or multistart finds, of problems with "
+        "symmetries also with +augment:N (docs/codes.md)",
     }
 }
 PRIOR = {

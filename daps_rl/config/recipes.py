@@ -92,7 +92,7 @@ def _data_recipe(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problem_recipe(preset: str | None, options: dict[str, Any], spec: AgentSpec) -> dict[str, Any]:
-    """What a problem says of a run, beside the agent's own settings."""
+    """What a problem says of a run, beside the agent's own settings; None in its recipe leaves one to the agent."""
     if preset is not None or options.get("data") not in (None, options["problem"]):
         raise ValueError("--problem brings its own data and settings; leave out --data and --config.")
     problem = find_problem(options["problem"])
@@ -102,4 +102,5 @@ def _problem_recipe(preset: str | None, options: dict[str, Any], spec: AgentSpec
             raise ValueError(f"{name} of {problem.name} is {value}, got {options[name]}; leave it out.")
     recipe = {**spec.recipe, **problem.recipe}
     length = {} if "steps" in recipe else {"minutes": 5.0}
-    return {**length, "policy_samples": 0, **recipe, **own, "data": options["problem"]}
+    settings = {**length, "policy_samples": 0, **recipe, **own, "data": options["problem"]}
+    return {name: value for name, value in settings.items() if value is not None}

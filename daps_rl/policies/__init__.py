@@ -20,6 +20,7 @@ from daps_rl.policies.factorized import FactorizedPolicy as FactorizedPolicy
 from daps_rl.policies.factorized import FactorizedUntilEnd as FactorizedUntilEnd
 from daps_rl.policies.factorized import UniformCodes as UniformCodes
 from daps_rl.policies.factorized import UniformPrior as UniformPrior
+from daps_rl.policies.glimpse import GlimpseDecoder as GlimpseDecoder
 from daps_rl.policies.latents import Codebook as Codebook
 from daps_rl.policies.latents import GaussianPolicy as GaussianPolicy
 from daps_rl.policies.latents import PointCodes as PointCodes
@@ -38,3 +39,5 @@ from daps_rl.policies.observation import ItemEncoder as ItemEncoder
 from daps_rl.policies.observation import ObservationEncoder as ObservationEncoder
 from daps_rl.policies.observation import Patches as Patches
 from daps_rl.policies.observation import TokenEncoder as TokenEncoder
+from daps_rl.policies.route_masks import DeliverOnce as DeliverOnce
+from daps_rl.policies.route_masks import VisitWithin as VisitWithin

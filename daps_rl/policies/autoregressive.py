@@ -9,48 +9,13 @@ from torch import Tensor, nn
 
 from daps_rl.functional import tokenwise_kl
 from daps_rl.functional.checks import as_float, casting_once, check_code_sizes, check_codes, check_transformer_sizes
-from daps_rl.policies.code_transformer import CodeTransformer, Context, MaskedSteps
-from daps_rl.policies.distribution import Drawn, RelaxedCodes, RelaxTokens, SequentialCodes
-from daps_rl.policies.layers import GrowingCache, KeyValueCache
+from daps_rl.policies.code_transformer import CodeTransformer, Context
+from daps_rl.policies.distribution import Drawn, RelaxedCodes, RelaxTokens, SequentialCodes, TokenSteps
+from daps_rl.policies.glimpse import GlimpseDecoder
+from daps_rl.policies.layers import GrowingCache
 from daps_rl.policies.masks import CodeMask
 from daps_rl.policies.observation import ObservationEncoder, make_readout
-
-
-class CachedSteps:
-    """The steps of a transformer that keeps the keys and values of what it has written; see `TokenSteps`."""
-
-    def __init__(self, net: CodeTransformer, context: Context, samples: int) -> None:
-        self._net, self._context, self._mask = net, context, MaskedSteps(net, context, samples)
-        like = context.keys_values[0][0]
-        batch, (heads, _, head_dim) = len(like), like.shape[1:]
-        shape = (batch * samples, heads, net.num_tokens, head_dim)
-        self._caches = [KeyValueCache(shape, like) for _ in net.blocks]
-        self.logits = self._mask.masked(self._first(batch, samples, (batch, heads, 1, head_dim)))
-
-    def _first(self, batch: int, samples: int, shape: tuple[int, int, int, int]) -> Tensor:
-        """Logits of the first token, [B, K, V], computed once for the K codes of a context, which begin alike."""
-        firsts = [KeyValueCache(shape, self._context.keys_values[0][0]) for _ in self._caches]
-        features = MaskedSteps(self._net, self._context, 1).features()
-        start = self._net.start.expand(batch, 1, 1, -1)
-        logits = self._net.step(start, self._context, firsts, features)  # [B, 1, V]
-        for cache, first in zip(self._caches, firsts, strict=True):
-            cache.fill(first, samples)
-        return logits.expand(-1, samples, -1)
-
-    @torch.no_grad()
-    def advance(self, token: Tensor) -> None:
-        self._mask.advance(token)
-        last = self._net.embed_tokens(token.unsqueeze(-1), self._context)
-        logits = self._net.step(last, self._context, self._caches, self._mask.features())
-        self.logits = self._mask.masked(logits)
-
-    def select(self, index: Tensor) -> None:
-        batch, samples = self.logits.shape[:2]
-        rows = (index + samples * torch.arange(batch, device=index.device)[:, None]).flatten()
-        for cache in self._caches:
-            cache.select(rows)
-        self._mask.select(rows, batch)
-        self.logits = self.logits.flatten(0, 1)[rows].unflatten(0, index.shape)
+from daps_rl.policies.steps import MaskedSteps
 
 
 class AutoregressiveCategorical(SequentialCodes):
@@ -65,6 +30,7 @@ class AutoregressiveCategorical(SequentialCodes):
         self.transformer, self.context = transformer, context
         batch = context.keys_values[0][0].shape[0]
         super().__init__(torch.Size([batch]), transformer.num_tokens, transformer.vocab_size)
+        self.any_start = transformer.mask is not None and transformer.mask.any_start
 
     @property
     def mask(self) -> CodeMask | None:
@@ -102,9 +68,9 @@ class AutoregressiveCategorical(SequentialCodes):
             return super().unroll(samples, generator, greedy=greedy)
 
     @torch.no_grad()
-    def steps(self, samples: int) -> CachedSteps:
-        """Begins K codes for each context, without a gradient; see `TokenSteps`."""
-        return CachedSteps(self.transformer, self.context, samples)
+    def steps(self, samples: int) -> TokenSteps:
+        """Begins K codes for each context, without a gradient."""
+        return self.transformer.begin(self.context, samples)
 
     def token_logits(self, value: Tensor) -> Tensor:
         """Logits of every token given those before it. [*S, B, T] → [*S, B, T, V], with gradient."""
@@ -152,6 +118,8 @@ class AutoregressivePolicy(nn.Module):
         aligned_patches: also add the encoded patches to the code's positions (through learned queries where there are
             not as many patches as tokens). Not published; learns faster.
         encoder: see `TokenEncoder`.
+        glimpse: write codes by a `GlimpseDecoder`, which points at items, instead of a transformer. Of the sizes it
+            has embed_dim and num_heads; patches are not aligned.
         options: of the code's side, see `CodeTransformer`: token_sizes, head, pointer and mask.
     Raises:
         ValueError: a size is not positive, num_heads does not divide embed_dim, or options do not fit.
@@ -174,6 +142,7 @@ class AutoregressivePolicy(nn.Module):
         num_patches: int | None = None,
         aligned_patches: bool = True,
         encoder: nn.Module | None = None,
+        glimpse: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -189,14 +158,13 @@ class AutoregressivePolicy(nn.Module):
         self.encoder = encoder or ObservationEncoder(
             observation_shape, num_patches=num_patches, num_layers=num_layers, **sizes
         )
-        self.transformer = CodeTransformer(
-            num_tokens,
-            vocab_size,
-            **sizes,
-            num_layers=num_code_layers,
-            readout=readout if aligned_patches else None,
-            **options,
-        )
+        self.transformer: CodeTransformer
+        if glimpse:
+            heads = {"embed_dim": embed_dim, "num_heads": num_heads}
+            self.transformer = GlimpseDecoder(num_tokens, vocab_size, **heads, **options)
+        else:
+            sizes |= {"num_layers": num_code_layers, "readout": readout if aligned_patches else None}
+            self.transformer = CodeTransformer(num_tokens, vocab_size, **sizes, **options)
 
     @property
     def mask(self) -> CodeMask | None:

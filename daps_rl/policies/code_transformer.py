@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_rl.functional.checks import as_float, in_full_precision
+from daps_rl.policies.distribution import TokenSteps
 from daps_rl.policies.layers import Cache, DecoderBlock, PointerHead, sinusoidal_positions
 from daps_rl.policies.masks import CodeMask, EndToken, check_ends
+from daps_rl.policies.steps import CachedSteps
 from daps_rl.recompute import in_microbatches
 
 LARGEST_LOGITS = 2**26  # entries of [B, K, T, V] in memory at once, in scoring
@@ -144,6 +146,10 @@ class CodeTransformer(nn.Module):
             items, keys = self.embed(encoded), in_full_precision(self.head.keys, encoded)
         return Context(keys_values, aligned, items, keys, None if self.mask is None else observation)
 
+    def begin(self, context: Context, samples: int) -> TokenSteps:
+        """Begins K codes for each context, without a gradient."""
+        return CachedSteps(self, context, samples)
+
     def embed_tokens(self, tokens: Tensor, context: Context) -> Tensor:
         """int64 [B, K, L], or one-hot with a gradient [B, K, L, V], → [B, K, L, D]."""
         if torch.is_floating_point(tokens):
@@ -219,7 +225,10 @@ class CodeTransformer(nn.Module):
         return torch.where(self.mask.along(self.mask.allowed, context.observation, codes), logits, -math.inf)
 
     def masked(self, logits: Tensor, position: slice | int) -> Tensor:
-        """-inf where a position may not take a token. [..., V] at one position, or [..., T, V] at all."""
+        """-inf where a position may not take a token, 0 where any start is as good. [..., V] at one, or [..., T, V]."""
+        if self.mask is not None and self.mask.any_start:
+            is_first = torch.arange(self.num_tokens, device=logits.device)[position] == 0
+            logits = torch.where(is_first.unsqueeze(-1), 0.0, logits)
         return logits if self.allowed is None else torch.where(self.allowed[position], logits, -math.inf)
 
     def step(
@@ -233,47 +242,3 @@ class CodeTransformer(nn.Module):
         for block, keys_values, cache in zip(self.blocks, context.keys_values, caches, strict=True):
             x = block(x, keys_values, cache)
         return self.masked(self.logits(x[:, :, 0], context), position)
-
-
-class MaskedSteps:
-    """The state of a transformer's mask along codes that are being written; no mask allows everything."""
-
-    def __init__(self, net: CodeTransformer, context: Context, samples: int) -> None:
-        self.mask, self.position, self.samples = net.mask, 0, samples
-        if self.mask is not None:
-            self.state = self.mask.start(context.observation, samples)
-
-    def features(self) -> Tensor | None:
-        """The mask's features before the next token, [B, K, F]; None where it has none."""
-        if self.mask is None or not self.mask.num_features:
-            return None
-        return self.mask.features(self.state, self.position)
-
-    def masked(self, logits: Tensor) -> Tensor:
-        """[B, K, V], of the next token."""
-        if self.mask is None:
-            return logits
-        allowed = self.mask.allowed(self.state, self.position)
-        if allowed.device.type == "cpu" and not allowed.any(-1).all():  # a GPU is not waited for
-            raise ValueError(
-                f"{type(self.mask).__name__} allows no token at position {self.position} of some code; a mask must "
-                "leave at least one at every position."
-            )
-        return torch.where(allowed, logits, -math.inf)
-
-    def advance(self, token: Tensor) -> None:
-        """Takes in the token that was chosen. [B, K]."""
-        if self.mask is not None:
-            self.state = self.mask.advance(self.state, self.position, token)
-        self.position += 1
-
-    def select(self, rows: Tensor, batch: int) -> None:
-        """Goes on with these of the B·K codes, as many for each of the B contexts. int64 [B·K']."""
-
-        def chosen(state: Tensor) -> Tensor:
-            of_context = state.shape[1] != self.samples  # what is the same for all codes of a context: [B, 1, ...]
-            return state if of_context else state.flatten(0, 1)[rows].unflatten(0, (batch, -1))
-
-        if self.mask is not None:
-            self.state = tuple(map(chosen, self.state)) if isinstance(self.state, tuple) else chosen(self.state)
-        self.samples = len(rows) // batch

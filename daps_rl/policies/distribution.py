@@ -103,13 +103,17 @@ def until_end(log_probs: Tensor, ended: Tensor) -> Tensor:
 class SequentialCodes(DiscreteCodes):
     """Base of the distributions that write codes token by token: `steps` is all that drawing takes."""
 
+    any_start: bool = False
+    """Whether the K codes of a context, drawn at once, begin with different tokens, see `CodeMask.any_start`."""
+
     def steps(self, samples: int) -> TokenSteps:
         """Begins K codes for each context, without a gradient."""
         raise NotImplementedError
 
     def unroll(self, samples: int, generator: torch.Generator | None, *, greedy: bool) -> Drawn:
         """Writes codes [K, B, T] with log-probabilities [K, B]: drawn, or the likeliest tokens one after another."""
-        return write_codes(self.steps(samples), self.event_shape[0], generator, greedy=greedy)
+        steps, num_tokens = self.steps(samples), self.event_shape[0]
+        return write_codes(steps, num_tokens, generator, greedy=greedy, spread=self.any_start)
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), generator: torch.Generator | None = None) -> Tensor:
@@ -140,6 +144,7 @@ def write_codes(
     *,
     greedy: bool = False,
     temperature: float = 1.0,
+    spread: bool = False,
 ) -> Drawn:
     """Writes codes to their end: drawn, or the likeliest tokens one after another.
 
@@ -149,6 +154,7 @@ def write_codes(
         generator: of the draws.
         greedy: take the likeliest tokens.
         temperature: that each token's logits are divided by.
+        spread: draw the first tokens of the K codes so that they differ as much as their distribution lets them.
     Returns:
         codes [K, B, T]; the log-probabilities with which they were written, in nats, [K, B].
     """
@@ -157,20 +163,29 @@ def write_codes(
         if position:
             steps.advance(tokens[-1])
         logits = steps.logits if temperature == 1.0 else steps.logits / temperature
-        token, of_token = choose_token(logits, generator, greedy=greedy)  # [B, K] each
+        token, of_token = choose_token(logits, generator, greedy=greedy, spread=spread and not position)  # [B, K] each
         tokens.append(token)
         log_prob = log_prob.to(of_token) + of_token
     return Drawn(torch.stack(tokens, dim=-1).transpose(0, 1), log_prob.transpose(0, 1))
 
 
-def choose_token(logits: Tensor, generator: torch.Generator | None, *, greedy: bool) -> tuple[Tensor, Tensor]:
-    """Draws a token, or takes the likeliest, by logits [..., V]; with its log-probability, in nats. [...] each."""
+def choose_token(
+    logits: Tensor, generator: torch.Generator | None, *, greedy: bool, spread: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Draws a token, or takes the likeliest, by logits [..., V]; with its log-probability, in nats. [...] each.
+
+    Those of the dimension before V, spread, are a systematic sample: each is drawn by its own K-th of the distribution,
+    and one of them at random as without.
+    """
     probs = torch.softmax(as_float(logits), dim=-1)
     if greedy:
         token = logits.argmax(-1, keepdim=True)
     else:
         shape = (*probs.shape[:-1], 1)
         uniform = torch.rand(shape, generator=generator, device=probs.device, dtype=probs.dtype)
+        if spread:
+            count = shape[-2]
+            uniform = (uniform[..., :1, :] + torch.arange(count, device=probs.device).unsqueeze(-1)) / count
         token = draw_categorical(probs, uniform)
     return token[..., 0], probs.gather(-1, token)[..., 0].log()
 

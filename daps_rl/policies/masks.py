@@ -26,6 +26,9 @@ class CodeMask:
 
     num_features: int = 0
     """F, of `features`."""
+    any_start: bool = False
+    """Whether a code is worth the same whatever token it begins with, as a round trip is. The first token is then drawn
+    uniformly among those allowed, and the K codes of a context begin with different ones, as far as there are any."""
 
     def start(self, observation: Tensor, samples: int) -> Any:
         """The state before the first token, of K codes per context. observation [B, *x] → state of [B, K, ...]."""
@@ -148,11 +151,14 @@ def end_token(policy: object) -> EndToken | None:
 class VisitOnce(CodeMask):
     """Codes that are permutations: every token once. The state is what was visited, bool [B, K, V].
 
-    `first` comes first, where the order has no beginning of its own (a round trip); None for any.
+    Where the order has no beginning of its own, as in a round trip, say so: any token then is as good a start
+    (`any_start`), or let `first` come first; else the policy chooses.
     """
 
-    def __init__(self, vocab_size: int, first: int | None = None) -> None:
-        self.vocab_size, self.first = vocab_size, first
+    def __init__(self, vocab_size: int, first: int | None = None, *, any_start: bool = False) -> None:
+        if any_start and first is not None:
+            raise ValueError(f"any_start lets every code begin elsewhere, and first={first} none; leave out one.")
+        self.vocab_size, self.first, self.any_start = vocab_size, first, any_start
 
     def start(self, observation: Tensor, samples: int) -> Tensor:
         return observation.new_zeros((len(observation), samples, self.vocab_size), dtype=torch.bool)
@@ -164,6 +170,15 @@ class VisitOnce(CodeMask):
 
     def advance(self, state: Tensor, position: int, token: Tensor) -> Tensor:
         return state.scatter(-1, token.unsqueeze(-1), True)
+
+    def along(self, ask: Callable[[Any, int], Tensor], observation: Tensor, codes: Tensor) -> Tensor:
+        """See `CodeMask`; all positions at once, by when each token was visited first."""
+        if self.first is not None or type(self) is not VisitOnce:  # a class of the user's may forbid more
+            return super().along(ask, observation, codes)
+        positions = torch.arange(codes.shape[-1], device=codes.device)
+        visited = codes.new_full((*codes.shape[:2], self.vocab_size), codes.shape[-1])
+        visited = visited.scatter_reduce(-1, codes, positions.expand_as(codes), "amin")
+        return visited.unsqueeze(2) >= positions.unsqueeze(-1)
 
 
 class WithinCapacity(CodeMask):
