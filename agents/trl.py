@@ -9,7 +9,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class DAPSConfig(GRPOConfig):
     )
 
 
-class DAPSTrainer(GRPOTrainer):  # type: ignore[misc]  # Any where trl is not installed
+class DAPSTrainer(GRPOTrainer):
     """GRPOTrainer with the loss of `DAPSLoss`: weighted maximum likelihood of whole completions.
 
     A generation batch has one temperature, at which the weights w = softmax(reward / temperature) of a prompt's K
@@ -98,6 +98,7 @@ class DAPSTrainer(GRPOTrainer):  # type: ignore[misc]  # Any where trl is not in
             replaced, by `daps_rl.objectives.KLTrustRegion(0.5)`, say.
     """
 
+    args: Any  # of its many types in TRL's classes, the one that is given here
     _tag_names = ["trl", "daps"]  # noqa: RUF012 (TRL's own form)
     _name = "DAPS"
     _paper = {"title": "Discrete Variational Autoencoding via Policy Search", "id": "2509.24716"}  # noqa: RUF012
@@ -141,7 +142,7 @@ class DAPSTrainer(GRPOTrainer):  # type: ignore[misc]  # Any where trl is not in
     def _calculate_rewards(self, inputs: list[Any], *rest: Any) -> Tensor:
         """TRL's rewards [N, F] of all processes; keeps the ratios of this process's completions."""
         rewards = super()._calculate_rewards(inputs, *rest)
-        samples = self.num_generations if self.model.training else self.num_generations_eval
+        samples: Any = self.num_generations if self._mode == "train" else self.num_generations_eval
         total = (rewards * self.reward_weights.to(rewards.device)).nansum(-1)
         total = torch.where(rewards.isnan().all(-1), math.nan, total)
         ratio = self.target_ratio(total.view(-1, samples)).flatten()
@@ -184,9 +185,14 @@ class DAPSTrainer(GRPOTrainer):  # type: ignore[misc]  # Any where trl is not in
     def _tokens_of_a_step(self, inputs: dict[str, Any]) -> Tensor:
         """How many tokens an optimiser step of this process learns from, as TRL counts them for "dapo". 0-dim."""
         tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
-        if not self.model.training:
+        if self._mode == "eval":
             return tokens
         return tokens * (self.current_gradient_accumulation_steps / self.args.steps_per_generation)
 
+    @property
+    def _mode(self) -> str:
+        """What TRL keeps its metrics under: "train" or "eval"."""
+        return "train" if cast(nn.Module, self.model).training else "eval"
+
     def _log(self, name: str, value: Tensor) -> None:
-        self._metrics["train" if self.model.training else "eval"][name].append(value.item())
+        self._metrics[self._mode][name].append(value.item())
