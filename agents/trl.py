@@ -86,7 +86,8 @@ class DAPSTrainer(GRPOTrainer):
     vllm_importance_sampling_correction.
 
     Logs `daps/ESS` (fraction of K), `daps/temperature` and `daps/kl_approx` (mean of log q_b(z) − log q(z), nats)
-    beside TRL's metrics, and a column `target_ratio` (K·w) in its table of completions. TRL's `clip_ratio/*` are zero.
+    beside TRL's metrics, and a column `target_ratio` (K·w) in its table of completions. TRL's `clip_ratio/*` and
+    `policy_loss` are of its own terms.
 
     Args:
         args, kwargs: those of GRPOTrainer; its `args` a GRPOConfig or `DAPSConfig`.
@@ -164,6 +165,7 @@ class DAPSTrainer(GRPOTrainer):
         """TRL's own terms and ours, of a micro-batch of N completions. 0-dim."""
         theirs = super()._compute_loss(model, {**inputs, "advantages": torch.zeros_like(inputs["advantages"])})
         tokens = self._token_log_prob  # [N, T]
+        del self._token_log_prob  # and with it the graph, once the step is done
         drawn = self._behaviour(inputs, tokens.detach())
         ratio = inputs["target_ratio"]  # [N]
         scored = ~ratio.isnan()

@@ -37,6 +37,7 @@ KEY = ("task", "agent", "seed", "uses", "learning_rate", "completions")
 
 def run(task: str, agent: str, seed: int, uses: int, learning_rate: float, completions: int) -> None:
     """Trains, and writes a row: rewards of the completions drawn, as means of tenths of the run."""
+    from transformers import PrinterCallback
     from trl_daps import COMPLETIONS, PROMPTS, make_trainer  # brings TRL
 
     trainer, options = AGENTS[agent]
@@ -46,6 +47,7 @@ def run(task: str, agent: str, seed: int, uses: int, learning_rate: float, compl
             trainer, task, steps=batches * uses, seed=seed, out=folder, learning_rate=learning_rate,
             num_iterations=uses, logging_steps=uses, **options,
         )  # fmt: skip
+        trained.remove_callback(PrinterCallback)
         start = time.perf_counter()
         trained.train()
         seconds = time.perf_counter() - start
