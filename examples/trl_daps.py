@@ -98,8 +98,8 @@ def make_trainer(trainer: str, task: str, *, steps: int, seed: int, out: str, **
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trainer", choices=list(TRAINERS), default="daps")
-    parser.add_argument("--task", default="reverse6", help="reverseN or addN")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--task", default="reverse5", help="reverseN or addN")
+    parser.add_argument("--steps", type=int, default=120, help="about a second each")
     parser.add_argument("--out", default="runs/trl", help="TRL's folder")
     parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs")
     options = parser.parse_args()
