@@ -1,10 +1,12 @@
 """Every Python block of the README and the docs runs as it stands; blocks of a page share their names.
 
-The README has one block, the training loop, and a test of its own.
+A block after a line `<!-- needs: PACKAGE -->` runs where that package is. The README has one block, the training loop,
+and a test of its own.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -16,7 +18,8 @@ PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if "```python" in
 
 
 def blocks(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    found = re.findall(r"^(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    return [block for needs, block in found if not needs or importlib.util.find_spec(needs)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
