@@ -4,7 +4,7 @@
     python benchmarks/optima.py                   # all that the documentation reports on
     python benchmarks/optima.py tsp20 tsp100
 
-Round trips by Lin-Kernighan-Helsgaun (elkai), knapsacks by CP-SAT (OR-tools), deliveries and orienteering by PyVRP's
+Round trips by Lin-Kernighan-Helsgaun (elkai), knapsacks by CP-SAT (OR-tools), deliveries by PyVRP's
 hybrid genetic search, cuts by looking at all, NK landscapes by dynamic programming.
 """
 
@@ -21,14 +21,12 @@ from daps_rl.envs import DiscreteProblem, find_problem
 from daps_rl.envs.cvrp import CVRP
 from daps_rl.envs.knapsack import STEPS, Knapsack
 from daps_rl.envs.maxcut import MaxCut, OneCut
-from daps_rl.envs.orienteering import Orienteering
 from daps_rl.envs.problem import OPTIMA
-from daps_rl.envs.routing import DepotRouting
 from daps_rl.envs.search import NKLandscape
 from daps_rl.envs.tsp import TSP
 
 DISTANCE_UNITS = 1_000_000  # of a unit length: LKH's distances are whole numbers
-FIRST = {"op20": {"test": 1000}, "cvrp20": {"test": 200}, "cvrp50": {"test": 200}}
+FIRST = {"cvrp20": {"test": 200}, "cvrp50": {"test": 200}}
 """Of problems whose solver takes long, the first contexts of a split alone."""
 DELIVERY_UNITS = 10_000  # PyVRP's too, and what its penalties are made for
 CODES_AT_ONCE = 2**17
@@ -54,34 +52,25 @@ def best_decision(problem: DiscreteProblem, x: Tensor) -> Tensor:
         if solver.solve(model) != cp_model.OPTIMAL:
             raise RuntimeError(f"{problem.name}: CP-SAT did not prove an optimum.")
         return torch.tensor([int(solver.value(t)) for t in taken])
-    if isinstance(problem, DepotRouting):
-        return best_tours(problem, x)
+    if isinstance(problem, CVRP):
+        return best_deliveries(problem, x)
     raise ValueError(f"{problem.name} has no solver here.")
 
 
-def best_tours(problem: DepotRouting, x: Tensor) -> Tensor:
-    """The best deliveries, or the best tour, that PyVRP finds until many iterations find no better. x [*x] → [T]."""
+def best_deliveries(problem: CVRP, x: Tensor) -> Tensor:
+    """The best deliveries that PyVRP finds until many iterations find no better. x [*x] → [T]."""
     import pyvrp
     import pyvrp.stop
 
-    model, delivers = pyvrp.Model(), isinstance(problem, CVRP)
-    units = DELIVERY_UNITS if delivers else DISTANCE_UNITS
+    model = pyvrp.Model()
     places = [model.add_location(0, 0) for _ in x]  # distances say where
     depot = model.add_depot(places[0])
-    if isinstance(problem, CVRP):
-        model.add_vehicle_type(problem.size, capacity=problem.capacity, start_depot=depot, end_depot=depot)
-        for place, demand in zip(places[1:], x[1:, 2].tolist(), strict=True):
-            model.add_client(place, delivery=round(demand * problem.capacity))
-    elif isinstance(problem, Orienteering):
-        within = {"max_distance": round(problem.length * units), "unit_distance_cost": 0}
-        model.add_vehicle_type(1, start_depot=depot, end_depot=depot, **within)
-        for place, prize in zip(places[1:], x[1:, 2].tolist(), strict=True):
-            model.add_client(place, prize=round(prize * 100.0), required=False)
-    distances = torch.cdist(x[:, :2].double(), x[:, :2].double()) * units
+    model.add_vehicle_type(problem.size, capacity=problem.capacity, start_depot=depot, end_depot=depot)
+    for place, demand in zip(places[1:], x[1:, 2].tolist(), strict=True):
+        model.add_client(place, delivery=round(demand * problem.capacity))
+    distances = (torch.cdist(x[:, :2].double(), x[:, :2].double()) * DELIVERY_UNITS).round().long().tolist()
     for (i, one), (j, other) in itertools.product(enumerate(places), repeat=2):
-        # Rounded up where a tour must not be too long.
-        distance = distances[i, j].round() if delivers else distances[i, j].ceil()
-        model.add_edge(one, other, int(distance))
+        model.add_edge(one, other, distances[i][j])
     patience = pyvrp.stop.NoImprovement(max(400, 10 * len(places)))
     found = model.solve(patience, seed=0, display=False, collect_stats=False)
     if not found.is_feasible():
@@ -164,7 +153,7 @@ def most_of_halves(problem: OneCut) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = ["tsp20", "tsp50", "cvrp20", "op20", "knapsack50", "maxcut20", "cut30", "nk20", "nk50", "nk100"]
+    known = ["tsp20", "tsp50", "cvrp20", "knapsack50", "maxcut20", "cut30", "nk20", "nk50", "nk100"]
     parser.add_argument("problems", nargs="*", default=known)
     for name in parser.parse_args().problems:
         problem = find_problem(name)

@@ -22,7 +22,7 @@ class Orienteering(DepotRouting):
     Reward:
         the sum of the prizes; -1 of a tour that is too long or visits a place twice.
     Optimum:
-        OR-tools' CP-SAT (`python benchmarks/optima.py`).
+        not known: no gaps are measured.
 
     Args:
         size: n.

@@ -209,7 +209,7 @@ _MODULES = {  # a name is one of these, followed by its size where it has one
     "nguyen": "regression:Nguyen",
 }
 PROBLEMS = (
-    "tsp20", "tsp50", "cvrp20", "op20", "knapsack50", "maxcut20", "cut30", "bandit-digits", "nk20", "labs20",
+    "tsp20", "tsp50", "cvrp20", "knapsack50", "maxcut20", "cut30", "bandit-digits", "nk20", "labs20",
     "reverse8", "sort8", "add4", "brackets8", "nguyen1",
 )  # fmt: skip
 """Those that the documentation reports on; other sizes have names alike (tsp10)."""
