@@ -21,6 +21,8 @@ import torch
 from common import IMAGES, Row, markdown, read_rows, write_row
 from torch import Tensor
 
+from daps_rl.agents import Memetic
+from daps_rl.agents.search import NONE
 from daps_rl.config import make_config
 from daps_rl.decoders import RewardDecoder
 from daps_rl.envs import find_problem
@@ -30,15 +32,36 @@ from daps_rl.training import Trainer
 NAME, NEAR = "blackbox", 0.01  # of the best, what counts as near it
 BUDGETS = dict.fromkeys(("nk20", "nk50", "nk100", "labs20", "labs30", "cut30"), 60_000)  # evaluations
 ONE = {"samples": 1}
-AGENTS: dict[str, dict[str, Any]] = {
+AGENTS: dict[
+    str, dict[str, Any]
+] = {  # settings of a run, by a name in the tables: the agent's, unless they say another
+    "memetic": {},
+    "memetic, tokens independent": {"agent": "memetic", "agent_options": {"edges": False}},
+    "memetic, crossover": {"agent": "__main__:Crossover"},
     "daps": {},
     "local-search": {},
+    "iterated-local-search": {},
+    "genetic": {},
     "annealing": {},
     "nevergrad:DiscreteOnePlusOne": ONE,
     "nevergrad:DiscreteLenglerOnePlusOne": ONE,
     "nevergrad:PortfolioDiscreteOnePlusOne": ONE,
 }
 GOALS = {"near": "within 1 % of the best", "found": "the best"}
+
+
+class Crossover(Memetic):
+    """`Memetic` that learns no policy: a search begins at a mixture of two archived codes, and tries every change."""
+
+    def begin(self, count: int) -> Tensor:
+        known = self.archive[self.archived > NONE]
+        if 2 * len(known) < len(self.archive):
+            return self.random_codes(count)
+        mother, father = known[torch.randint(len(known), (2, count))]
+        return torch.where(torch.rand(mother.shape) < 0.5, mother, father)
+
+    def imitate(self) -> None:
+        pass
 
 
 class Seen:
