@@ -21,11 +21,12 @@ import torch
 from common import IMAGES, Row, markdown, read_rows, write_row
 from torch import Tensor
 
-from daps_rl.agents import Memetic
+from daps_rl.agents import Agent, Conditions, Memetic, make_agent
 from daps_rl.agents.search import NONE
 from daps_rl.config import make_config
 from daps_rl.decoders import RewardDecoder
 from daps_rl.envs import find_problem
+from daps_rl.policies import PointPolicy
 from daps_rl.report.figures import FAINT, SERIES, WIDTH, dress, new_figure, save
 from daps_rl.training import Trainer
 
@@ -89,18 +90,33 @@ def run(name: str, agent: str, seed: int) -> None:
     seen, splits = Seen(problem), problem.splits()
     options = {"problem": name, "agent": agent, "seed": seed, "validate_every": 0, "device": "cpu", **AGENTS[agent]}
     sizes = make_config(**options, steps=1)
-    config = make_config(**options, steps=BUDGETS[name] // (sizes.batch_size * sizes.samples))
+    steps = BUDGETS[name] // (sizes.batch_size * sizes.samples)
+    config = make_config(**options, steps=steps)
     shape = problem.target_shape(splits.observation_shape)
-    trainer = Trainer(config, splits, decoder=RewardDecoder(seen, problem.num_tokens, problem.vocab_size, shape))
     start = time.perf_counter()
-    for _ in trainer.run(stop=lambda: "found" in seen.at):
-        pass
+    if config.policy == "point":
+        torch.manual_seed(seed)
+        search(make_agent(config, PointPolicy(problem.num_tokens, problem.vocab_size)), seen, steps)
+    else:
+        decoder = RewardDecoder(seen, problem.num_tokens, problem.vocab_size, shape)
+        for _ in Trainer(config, splits, decoder=decoder).run(stop=lambda: "found" in seen.at):
+            pass
     write_row(
         NAME,
         {"problem": name, "agent": agent, "seed": seed, "budget": BUDGETS[name],
          **{goal: seen.at.get(goal) for goal in GOALS}, "evaluations": seen.count,
          "gap": 1 - seen.best / seen.optimum, "seconds": time.perf_counter() - start},
     )  # fmt: skip
+
+
+def search(agent: Agent, seen: Seen, steps: int) -> None:
+    """What the training loop does with a search, without all that it does for agents that learn a network."""
+    context, beta = torch.ones(1, 1), torch.zeros(())
+    for step in range(steps):
+        agent.prepare(Conditions(progress=step / steps))
+        list(agent.losses(context, lambda codes, log_prob: seen(context[None], codes), beta))
+        if "found" in seen.at:
+            return
 
 
 def table() -> str:
