@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 TINY = 1e-30  # a probability that no smoothing leaves
+LARGEST = 8192  # T·V: 256 MiB
 
 
 class CodeTree(nn.Module):
@@ -22,12 +23,19 @@ class CodeTree(nn.Module):
         smoothing: share of the uniform distribution that is mixed into what is fitted, in (0, 1]; what is drawn stays
             varied by it.
         edges: whether there are any; without, tokens are independent.
+    Raises:
+        ValueError: smoothing is out of range, or T·V too large.
     References:
         Chow, Liu (1968), Approximating discrete probability distributions with dependence trees.
     """
 
     def __init__(self, num_tokens: int, vocab_size: int, *, smoothing: float = 0.05, edges: bool = True) -> None:
         super().__init__()
+        if num_tokens * vocab_size > LARGEST:
+            raise ValueError(
+                f"a CodeTree needs num_tokens · vocab_size <= {LARGEST:,}, as it has a number for all pairs of tokens' "
+                f"values, got {num_tokens} · {vocab_size}; take --agent local-search."
+            )
         if not 0.0 < smoothing <= 1.0:
             raise ValueError(f"smoothing must lie in (0, 1], got {smoothing}; it is a share of the uniform policy.")
         self.num_tokens, self.vocab_size, self.smoothing, self.edges = num_tokens, vocab_size, smoothing, edges
