@@ -12,9 +12,11 @@ Agents have the settings of the problem's recipe; searches try 8 decisions at a 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,20 +35,22 @@ from daps_rl.training import Trainer
 NAME, NEAR = "blackbox", 0.01  # of the best, what counts as near it
 BUDGETS = dict.fromkeys(("nk20", "nk50", "nk100", "labs20", "labs30", "cut30"), 60_000)  # evaluations
 ONE = {"samples": 1}
-AGENTS: dict[
-    str, dict[str, Any]
-] = {  # settings of a run, by a name in the tables: the agent's, unless they say another
+AGENTS: dict[str, dict[str, Any]] = {
     "memetic": {},
-    "memetic, tokens independent": {"agent": "memetic", "agent_options": {"edges": False}},
-    "memetic, crossover": {"agent": "__main__:Crossover"},
-    "daps": {},
     "local-search": {},
     "iterated-local-search": {},
-    "genetic": {},
     "annealing": {},
+    "genetic": {},
+    "daps": {},
     "nevergrad:DiscreteOnePlusOne": ONE,
     "nevergrad:DiscreteLenglerOnePlusOne": ONE,
     "nevergrad:PortfolioDiscreteOnePlusOne": ONE,
+}
+"""Settings of a run by a name in the tables: the agent's, unless they say another."""
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "memetic, tokens independent": {"agent": "memetic", "agent_options": {"edges": False}},
+    "memetic, every change tried": {"agent": "memetic", "agent_options": {"patience": 1e9}},
+    "memetic, crossover": {"agent": "__main__:Crossover"},
 }
 GOALS = {"near": "within 1 % of the best", "found": "the best"}
 
@@ -88,7 +92,14 @@ def run(name: str, agent: str, seed: int) -> None:
     """Searches, and writes a row."""
     problem = find_problem(name)
     seen, splits = Seen(problem), problem.splits()
-    options = {"problem": name, "agent": agent, "seed": seed, "validate_every": 0, "device": "cpu", **AGENTS[agent]}
+    options = {
+        "problem": name,
+        "agent": agent,
+        "seed": seed,
+        "validate_every": 0,
+        "device": "cpu",
+        **{**AGENTS, **ABLATIONS}[agent],
+    }
     sizes = make_config(**options, steps=1)
     steps = BUDGETS[name] // (sizes.batch_size * sizes.samples)
     config = make_config(**options, steps=steps)
@@ -119,36 +130,71 @@ def search(agent: Agent, seen: Seen, steps: int) -> None:
             return
 
 
-def table() -> str:
-    """Returns a line a problem and agent: how many seeds come near the best and to it, and the median evaluations."""
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+def near(rows: Sequence[Row]) -> list[float]:
+    """Evaluations until within 1 % of the best, the fewest first; infinite where that was not reached."""
+    return sorted(math.inf if row["near"] is None else row["near"] for row in rows)
+
+
+def median(rows: Sequence[Row]) -> str:
+    """The median of those, or of the gaps at the end where half of the seeds have none; and how many seeds have."""
+    found = near(rows)
+    middle = statistics.median_high(found)
+    text = f"{middle:,.0f}" if middle < math.inf else f"{statistics.median(row['gap'] for row in rows):.2%}"
+    return f"{text} ({sum(value < math.inf for value in found)}/{len(found)})"
+
+
+def median_interval(rows: Sequence[Row]) -> str:
+    """The interval that holds the median with 95 % confidence, from order statistics; without assumptions."""
+    found, cut, below = near(rows), 0, 0.5 ** len(rows)
+    while 2 * below <= 0.05:
+        cut += 1
+        below += math.comb(len(found), cut) * 0.5 ** len(found)
+    ends = (found[cut - 1], found[-cut]) if cut else (0.0, math.inf)
+    return " … ".join(f"{end:,.0f}" if end < math.inf else f"over {BUDGETS[rows[0]['problem']]:,}" for end in ends)
+
+
+def groups() -> dict[tuple[str, str], list[Row]]:
+    """Rows by problem and agent."""
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in read_rows(NAME):
-        groups[row["problem"], row["agent"]].append(row)
-    lines = []
-    for key in ((problem, agent) for problem in BUDGETS for agent in AGENTS if (problem, agent) in groups):
-        rows = groups[key]
-        cells = [f"`{name}`" for name in key]
-        for goal in GOALS:
-            reached = [row[goal] for row in rows if row[goal] is not None]
-            median = statistics.median_high([*reached, *[float("inf")] * (len(rows) - len(reached))])
-            cells += [f"{len(reached)} of {len(rows)}", f"{median:,}" if median < float("inf") else ""]
-        lines.append([*cells, f"{max(0.0, statistics.median(row['gap'] for row in rows)):.2%}"])
-    header = [text for goal in GOALS.values() for text in (goal, "evaluations")]
-    return markdown(["problem", "agent", *header, "gap at the end"], lines)
+        found[row["problem"], row["agent"]].append(row)
+    return found
+
+
+def table() -> str:
+    """Returns a line a problem and a column an agent: the median evaluations, see `median`."""
+    rows = groups()
+    agents = [agent for agent in AGENTS if any((problem, agent) in rows for problem in BUDGETS)]
+    lines = [
+        [f"`{problem}`", *(median(rows[problem, agent]) if (problem, agent) in rows else "" for agent in agents)]
+        for problem in BUDGETS
+    ]
+    return markdown(["problem", *(f"`{agent}`" for agent in agents)], lines)
+
+
+def ablation() -> str:
+    """Returns a line an agent and a column a problem, with intervals of the median."""
+    rows, problems = groups(), ("nk50", "nk100")
+    agents = [agent for agent in ("memetic", *ABLATIONS, *AGENTS) if all(len(rows[p, agent]) > 5 for p in problems)]
+    lines = [
+        [f"`{agent}`", *(text(rows[p, agent]) for p in problems for text in (median, median_interval))]
+        for agent in dict.fromkeys(agents)
+    ]
+    return markdown(["agent", *(head for p in problems for head in (f"`{p}`", "95 % interval"))], lines)
 
 
 def draw() -> None:
     """Draws performance profiles: the share of problems and seeds whose best was found, against evaluations."""
     rows = read_rows(NAME)
+    drawn = [agent for agent in AGENTS if {row["problem"] for row in rows if row["agent"] == agent} == {*BUDGETS}]
     figure = new_figure(WIDTH, 520, "Share of problems and seeds that are solved, against evaluations")
     for (goal, title), axes in zip(GOALS.items(), figure.subplots(1, 2, sharey=True), strict=True):
-        for agent, colour in zip(AGENTS, SERIES, strict=False):
+        for agent, colour in zip(drawn, SERIES, strict=False):
             own = [row for row in rows if row["agent"] == agent]
             at = sorted(row[goal] for row in own if row[goal] is not None)
             shares = [(index + 1) / len(own) for index in range(len(at))]
-            if own:
-                at, shares = [1, *at, max(BUDGETS.values())], [0, *shares, max(shares, default=0)]
-                axes.step(at, shares, where="post", color=colour, label=agent)
+            at, shares = [1, *at, max(BUDGETS.values())], [0, *shares, max(shares, default=0)]
+            axes.step(at, shares, where="post", color=colour, label=agent)
         axes.set_xscale("log")
         axes.set_xlim(10, max(BUDGETS.values()))
         axes.grid(color=FAINT, linewidth=0.6)
@@ -161,7 +207,7 @@ def draw() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", default=list(BUDGETS), choices=list(BUDGETS))
-    parser.add_argument("--agents", nargs="+", default=list(AGENTS), choices=list(AGENTS))
+    parser.add_argument("--agents", nargs="+", default=list(AGENTS), choices=[*AGENTS, *ABLATIONS])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--draw", action="store_true", help="draw the picture of the page, and measure nothing")
     options = parser.parse_args()

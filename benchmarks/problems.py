@@ -173,7 +173,11 @@ def more() -> Tables:
     """Returns the tables that need more than one part's rows."""
     learned = [learning(name) for name in ENOUGH if REPORT.rows_of(name).exists()]
     return {
-        DOCS / "other-problems.md": {"summary": summary(), "blackbox": blackbox.table()},
+        DOCS / "other-problems.md": {
+            "summary": summary(),
+            "blackbox": blackbox.table(),
+            "blackbox-ablation": blackbox.ablation(),
+        },
         REPORTS / "other-problems.md": {
             "learning": "\n\n".join([*learned, supervised()]),
             "earlier": earlier(),
