@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from common import IMAGES, Row, markdown, read_rows, write_row
+from optima import best_of_circle
 from torch import Tensor
 
 from daps_rl.agents import Agent, Conditions, Memetic, make_agent
@@ -28,12 +29,14 @@ from daps_rl.agents.search import NONE
 from daps_rl.config import make_config
 from daps_rl.decoders import RewardDecoder
 from daps_rl.envs import find_problem
+from daps_rl.envs.search import NKLandscape
 from daps_rl.policies import PointPolicy
 from daps_rl.report.figures import FAINT, SERIES, WIDTH, dress, new_figure, save
 from daps_rl.training import Trainer
 
 NAME, NEAR = "blackbox", 0.01  # of the best, what counts as near it
-BUDGETS = dict.fromkeys(("nk20", "nk50", "nk100", "labs20", "labs30", "cut30"), 60_000)  # evaluations
+PROBLEMS, BUDGET = ("nk20", "nk50", "nk100", "labs20", "labs30", "cut30"), 60_000  # evaluations
+OTHERS = tuple(f"nk50-k4-seed{seed}" for seed in range(21, 31))  # landscapes like nk50's; nothing was tuned on them
 ONE = {"samples": 1}
 AGENTS: dict[str, dict[str, Any]] = {
     "memetic": {},
@@ -49,7 +52,6 @@ AGENTS: dict[str, dict[str, Any]] = {
 """Settings of a run by a name in the tables: the agent's, unless they say another."""
 ABLATIONS: dict[str, dict[str, Any]] = {
     "memetic, tokens independent": {"agent": "memetic", "agent_options": {"edges": False}},
-    "memetic, every change tried": {"agent": "memetic", "agent_options": {"patience": 1e9}},
     "memetic, crossover": {"agent": "__main__:Crossover"},
 }
 GOALS = {"near": "within 1 % of the best", "found": "the best"}
@@ -73,7 +75,8 @@ class Seen:
     """A problem's reward that counts decisions, and remembers when one was near the best, and the best."""
 
     def __init__(self, problem: Any) -> None:
-        self.problem, (self.optimum,) = problem, problem.optimum("test").tolist()
+        best = problem.optimum("test")
+        self.problem, self.optimum = problem, (best_of_circle(problem) if best is None else best).item()
         self.bounds = {"near": self.optimum * (1 - NEAR), "found": self.optimum * (1 - 1e-6)}
         self.at: dict[str, int] = {}
         self.count, self.best = 0, float("-inf")
@@ -90,10 +93,10 @@ class Seen:
 
 def run(name: str, agent: str, seed: int) -> None:
     """Searches, and writes a row."""
-    problem = find_problem(name)
+    problem = NKLandscape(50, seed=int(name.partition("-seed")[2])) if name in OTHERS else find_problem(name)
     seen, splits = Seen(problem), problem.splits()
     options = {
-        "problem": name,
+        "problem": name.partition("-")[0],
         "agent": agent,
         "seed": seed,
         "validate_every": 0,
@@ -101,7 +104,7 @@ def run(name: str, agent: str, seed: int) -> None:
         **{**AGENTS, **ABLATIONS}[agent],
     }
     sizes = make_config(**options, steps=1)
-    steps = BUDGETS[name] // (sizes.batch_size * sizes.samples)
+    steps = BUDGET // (sizes.batch_size * sizes.samples)
     config = make_config(**options, steps=steps)
     shape = problem.target_shape(splits.observation_shape)
     start = time.perf_counter()
@@ -114,7 +117,7 @@ def run(name: str, agent: str, seed: int) -> None:
             pass
     write_row(
         NAME,
-        {"problem": name, "agent": agent, "seed": seed, "budget": BUDGETS[name],
+        {"problem": name, "agent": agent, "seed": seed, "budget": BUDGET,
          **{goal: seen.at.get(goal) for goal in GOALS}, "evaluations": seen.count,
          "gap": 1 - seen.best / seen.optimum, "seconds": time.perf_counter() - start},
     )  # fmt: skip
@@ -150,53 +153,53 @@ def median_interval(rows: Sequence[Row]) -> str:
         cut += 1
         below += math.comb(len(found), cut) * 0.5 ** len(found)
     ends = (found[cut - 1], found[-cut]) if cut else (0.0, math.inf)
-    return " … ".join(f"{end:,.0f}" if end < math.inf else f"over {BUDGETS[rows[0]['problem']]:,}" for end in ends)
+    return " … ".join(f"{end:,.0f}" if end < math.inf else f"over {BUDGET:,}" for end in ends)
 
 
 def groups() -> dict[tuple[str, str], list[Row]]:
-    """Rows by problem and agent."""
+    """Rows by problem and agent; those of `OTHERS` as one problem, "others"."""
     found: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in read_rows(NAME):
-        found[row["problem"], row["agent"]].append(row)
+        found["others" if row["problem"] in OTHERS else row["problem"], row["agent"]].append(row)
     return found
 
 
 def table() -> str:
     """Returns a line a problem and a column an agent: the median evaluations, see `median`."""
     rows = groups()
-    agents = [agent for agent in AGENTS if any((problem, agent) in rows for problem in BUDGETS)]
+    agents = [agent for agent in AGENTS if any((problem, agent) in rows for problem in PROBLEMS)]
     lines = [
         [f"`{problem}`", *(median(rows[problem, agent]) if (problem, agent) in rows else "" for agent in agents)]
-        for problem in BUDGETS
+        for problem in PROBLEMS
     ]
     return markdown(["problem", *(f"`{agent}`" for agent in agents)], lines)
 
 
 def ablation() -> str:
     """Returns a line an agent and a column a problem, with intervals of the median."""
-    rows, problems = groups(), ("nk50", "nk100")
+    rows, problems = groups(), {"nk50": "`nk50`", "others": "10 others like it", "nk100": "`nk100`"}
     agents = [agent for agent in ("memetic", *ABLATIONS, *AGENTS) if all(len(rows[p, agent]) > 5 for p in problems)]
     lines = [
         [f"`{agent}`", *(text(rows[p, agent]) for p in problems for text in (median, median_interval))]
         for agent in dict.fromkeys(agents)
     ]
-    return markdown(["agent", *(head for p in problems for head in (f"`{p}`", "95 % interval"))], lines)
+    return markdown(["agent", *(head for title in problems.values() for head in (title, "95 % interval"))], lines)
 
 
 def draw() -> None:
     """Draws performance profiles: the share of problems and seeds whose best was found, against evaluations."""
     rows = read_rows(NAME)
-    drawn = [agent for agent in AGENTS if {row["problem"] for row in rows if row["agent"] == agent} == {*BUDGETS}]
+    drawn = [agent for agent in AGENTS if {row["problem"] for row in rows if row["agent"] == agent} == {*PROBLEMS}]
     figure = new_figure(WIDTH, 520, "Share of problems and seeds that are solved, against evaluations")
     for (goal, title), axes in zip(GOALS.items(), figure.subplots(1, 2, sharey=True), strict=True):
         for agent, colour in zip(drawn, SERIES, strict=False):
             own = [row for row in rows if row["agent"] == agent]
             at = sorted(row[goal] for row in own if row[goal] is not None)
             shares = [(index + 1) / len(own) for index in range(len(at))]
-            at, shares = [1, *at, max(BUDGETS.values())], [0, *shares, max(shares, default=0)]
+            at, shares = [1, *at, BUDGET], [0, *shares, max(shares, default=0)]
             axes.step(at, shares, where="post", color=colour, label=agent)
         axes.set_xscale("log")
-        axes.set_xlim(10, max(BUDGETS.values()))
+        axes.set_xlim(10, BUDGET)
         axes.grid(color=FAINT, linewidth=0.6)
         dress(axes, title, "evaluations", "share solved" if goal == "near" else "")
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -206,7 +209,7 @@ def draw() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", nargs="+", default=list(BUDGETS), choices=list(BUDGETS))
+    parser.add_argument("--problems", nargs="+", default=[*PROBLEMS], choices=[*PROBLEMS, *OTHERS])
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), choices=[*AGENTS, *ABLATIONS])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--draw", action="store_true", help="draw the picture of the page, and measure nothing")
