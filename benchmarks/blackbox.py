@@ -12,6 +12,7 @@ Agents have the settings of the problem's recipe; searches try 8 decisions at a 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
 import time
@@ -37,6 +38,10 @@ from daps_rl.training import Trainer
 NAME, NEAR = "blackbox", 0.01  # of the best, what counts as near it
 PROBLEMS, BUDGET = ("nk20", "nk50", "nk100", "labs20", "labs30", "cut30"), 60_000  # evaluations
 OTHERS = tuple(f"nk50-k4-seed{seed}" for seed in range(21, 31))  # landscapes like nk50's; nothing was tuned on them
+TITLES = {
+    "nk20": "`nk20`", "nk50": "`nk50`", "others": "10 more like `nk50`", "nk100": "`nk100`", "labs20": "`labs20`",
+    "labs30": "`labs30`", "cut30": "`cut30`",
+}  # fmt: skip
 ONE = {"samples": 1}
 AGENTS: dict[str, dict[str, Any]] = {
     "memetic": {},
@@ -167,37 +172,37 @@ def groups() -> dict[tuple[str, str], list[Row]]:
 def table() -> str:
     """Returns a line a problem and a column an agent: the median evaluations, see `median`."""
     rows = groups()
-    agents = [agent for agent in AGENTS if any((problem, agent) in rows for problem in PROBLEMS)]
+    agents = [agent for agent in AGENTS if any((problem, agent) in rows for problem in TITLES)]
     lines = [
-        [f"`{problem}`", *(median(rows[problem, agent]) if (problem, agent) in rows else "" for agent in agents)]
-        for problem in PROBLEMS
+        [title, *(median(rows[problem, agent]) if (problem, agent) in rows else "" for agent in agents)]
+        for problem, title in TITLES.items()
     ]
     return markdown(["problem", *(f"`{agent}`" for agent in agents)], lines)
 
 
 def ablation() -> str:
     """Returns a line an agent and a column a problem, with intervals of the median."""
-    rows, problems = groups(), {"nk50": "`nk50`", "others": "10 others like it", "nk100": "`nk100`"}
+    rows, problems = groups(), ("nk50", "others")
     agents = [agent for agent in ("memetic", *ABLATIONS, *AGENTS) if all(len(rows[p, agent]) > 5 for p in problems)]
     lines = [
         [f"`{agent}`", *(text(rows[p, agent]) for p in problems for text in (median, median_interval))]
         for agent in dict.fromkeys(agents)
     ]
-    return markdown(["agent", *(head for title in problems.values() for head in (title, "95 % interval"))], lines)
+    return markdown(["agent", *(head for p in problems for head in (TITLES[p], "95 % interval"))], lines)
 
 
 def draw() -> None:
-    """Draws performance profiles: the share of problems and seeds whose best was found, against evaluations."""
-    rows = read_rows(NAME)
-    drawn = [agent for agent in AGENTS if {row["problem"] for row in rows if row["agent"] == agent} == {*PROBLEMS}]
-    figure = new_figure(WIDTH, 520, "Share of problems and seeds that are solved, against evaluations")
+    """Draws performance profiles: the share of seeds that are solved, a mean over problems, against evaluations."""
+    rows = groups()
+    drawn = [agent for agent in AGENTS if all((problem, agent) in rows for problem in PROBLEMS)]
+    figure = new_figure(WIDTH, 520, "Share of seeds that are solved, against evaluations: mean of six problems")
     for (goal, title), axes in zip(GOALS.items(), figure.subplots(1, 2, sharey=True), strict=True):
         for agent, colour in zip(drawn, SERIES, strict=False):
-            own = [row for row in rows if row["agent"] == agent]
-            at = sorted(row[goal] for row in own if row[goal] is not None)
-            shares = [(index + 1) / len(own) for index in range(len(at))]
-            at, shares = [1, *at, BUDGET], [0, *shares, max(shares, default=0)]
-            axes.step(at, shares, where="post", color=colour, label=agent)
+            own = [(row[goal], 1 / len(rows[p, agent])) for p in PROBLEMS for row in rows[p, agent]]
+            at = sorted((evaluations, share) for evaluations, share in own if evaluations is not None)
+            shares = [total / len(PROBLEMS) for total in itertools.accumulate(share for _, share in at)]
+            ends = [1, *(evaluations for evaluations, _ in at), BUDGET]
+            axes.step(ends, [0, *shares, max(shares, default=0)], where="post", color=colour, label=agent)
         axes.set_xscale("log")
         axes.set_xlim(10, BUDGET)
         axes.grid(color=FAINT, linewidth=0.6)
