@@ -46,7 +46,10 @@ class Memetic(SearchAgent):
     ) -> None:
         super().__init__(policy, samples=samples)
         check_positive_integers(archive=archive)
-        check_ess_fraction(ess_fraction, max(2, archive // 2))
+        check_ess_fraction(ess_fraction)
+        if archive * ess_fraction <= 2.0:
+            need = f"archive must be > 2 / ess_fraction = {2.0 / ess_fraction:.3g}"
+            raise ValueError(f"{need}, got {archive}; raise it: the policy is first fitted to half of it.")
         if not patience >= 0.0:
             raise ValueError(f"patience must be >= 0 nats, got {patience}; 3.0 tries changes down to 5 % as likely.")
         self.ess_fraction, self.patience = ess_fraction, patience

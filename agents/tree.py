@@ -91,9 +91,9 @@ class CodeTree(nn.Module):
 
         Every round doubles how far up the tree the value is known by which a token's is chosen. int64 [M, T].
         """
-        root = self.parent < 0
-        ancestor = torch.where(root, torch.arange(self.num_tokens, device=root.device), self.parent)
-        given = self.bias.unsqueeze(1) + self.pairs[torch.arange(self.num_tokens), :, ancestor].transpose(1, 2)
+        token, root = torch.arange(self.num_tokens, device=self.parent.device), self.parent < 0
+        ancestor = torch.where(root, token, self.parent)
+        given = self.bias.unsqueeze(1) + self.pairs[token, :, ancestor].transpose(1, 2)  # [T, V of the parent, V]
         draws = torch.multinomial(given.exp().flatten(0, 1), count, replacement=True)  # [T·V, M]
         value = draws.T.unflatten(1, given.shape[:2])  # [M, T, V], by the value of the ancestor
         value = torch.where(root[:, None], value[..., :1], value)

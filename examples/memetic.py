@@ -35,7 +35,7 @@ class Machine(Search):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--agents", nargs="+", default=["memetic", "iterated-local-search", "local-search"])
-    parser.add_argument("--steps", type=int, default=2500, help="of 8 evaluations each")
+    parser.add_argument("--steps", type=int, default=7500, help="of 8 evaluations each")
     parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs")
     options = parser.parse_args()
     problem = find_problem("__main__:Machine")
@@ -44,7 +44,7 @@ def main() -> None:
         config = make_config(problem="__main__:Machine", agent=agent, steps=steps, validate_every=0)
         trainer = Trainer(config, problem.splits())
         for row in trainer.run():
-            if row["step"] % 500 == 0 or row["step"] == steps:
+            if row["step"] % 1500 == 0 or row["step"] == steps:
                 print(f"{agent}: {row['best']:.4f} after {8 * row['step']} evaluations")
         code = trainer.autoencoder.cpu().encode(torch.ones(1, 1), deterministic=True)
         print(f"{agent}: {''.join(map(str, code[0].tolist()))}")

@@ -237,7 +237,8 @@ def test_what_is_out_of_range_is_said():
     point = PointPolicy(8, 2)
     for options, match in (
         ({"archive": 0}, "archive must be an integer >= 1, got 0"),
-        ({"archive": 4}, r"ess_fraction must lie in \(1/K, 1\] and K is 2, got 0.3"),
+        ({"archive": 6}, "archive must be > 2 / ess_fraction = 6.67, got 6; raise it"),
+        ({"ess_fraction": 1.5}, r"ess_fraction must lie in \(1/K, 1\], got 1.5"),
         ({"patience": -1.0}, "patience must be >= 0 nats, got -1.0"),
         ({"patience": float("nan")}, "patience must be >= 0 nats, got nan"),
         ({"smoothing": 0.0}, r"smoothing must lie in \(0, 1\], got 0.0"),
