@@ -31,6 +31,7 @@ from daps_rl.config import make_config
 from daps_rl.decoders import RewardDecoder
 from daps_rl.envs import find_problem
 from daps_rl.envs.search import NKLandscape
+from daps_rl.functional import solve_temperature, target_weights
 from daps_rl.policies import PointPolicy
 from daps_rl.report.figures import FAINT, SERIES, WIDTH, dress, new_figure, save
 from daps_rl.training import Trainer
@@ -63,13 +64,15 @@ GOALS = {"near": "within 1 % of the best", "found": "the best"}
 
 
 class Crossover(Memetic):
-    """`Memetic` that learns no policy: a search begins at a mixture of two archived codes, and tries every change."""
+    """`Memetic` that learns no policy: two archived codes, drawn by the same weights, are mixed; every change is tried."""
 
     def begin(self, count: int) -> Tensor:
-        known = self.archive[self.archived > NONE]
-        if 2 * len(known) < len(self.archive):
+        known = self.archived > NONE
+        if 2 * known.sum() < len(known):
             return self.random_codes(count)
-        mother, father = known[torch.randint(len(known), (2, count))]
+        reward = self.archived[known].unsqueeze(0)
+        weights = target_weights(reward, solve_temperature(reward, self.ess_fraction))
+        mother, father = self.archive[known][torch.multinomial(weights[0], 2 * count, replacement=True)].chunk(2)
         return torch.where(torch.rand(mother.shape) < 0.5, mother, father)
 
     def imitate(self) -> None:
