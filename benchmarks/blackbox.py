@@ -64,7 +64,7 @@ GOALS = {"near": "within 1 % of the best", "found": "the best"}
 
 
 class Crossover(Memetic):
-    """`Memetic` that learns no policy: two archived codes, drawn by the same weights, are mixed; every change is tried."""
+    """`Memetic` without a policy: it mixes two archived codes, drawn by the same weights, and tries every change."""
 
     def begin(self, count: int) -> Tensor:
         known = self.archived > NONE
