@@ -6,13 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from daps_rl.agents import daps, pathwise, policy_gradient, search  # an agent is registered by its file
+from daps_rl.agents import (
+    daps,
+    genetic,
+    memetic,
+    pathwise,
+    policy_gradient,
+    search,
+)  # an agent is registered by its file
 from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Conditions, Draw, Score, spec_of
 from daps_rl.agents.daps import DAPS, TPO
+from daps_rl.agents.genetic import Genetic
+from daps_rl.agents.memetic import Memetic
 from daps_rl.agents.pathwise import GaussianVAE, GumbelRao, GumbelSoftmax, PathwiseAgent, Quantizer, ReinMax, Relaxation
 from daps_rl.agents.policy_gradient import A2C, GRPO, PPO, RLOO, Reinforce, ReinforceNoCritic
 from daps_rl.agents.scorer import Scorer
-from daps_rl.agents.search import Annealing, LocalSearch, Nevergrad, SearchAgent
+from daps_rl.agents.search import Annealing, IteratedLocalSearch, LocalSearch, Nevergrad, SearchAgent
 from daps_rl.names import did_you_mean, import_class
 
 __all__ = [
@@ -32,9 +41,12 @@ __all__ = [
     "DAPSTrainer",
     "Draw",
     "GaussianVAE",
+    "Genetic",
     "GumbelRao",
     "GumbelSoftmax",
+    "IteratedLocalSearch",
     "LocalSearch",
+    "Memetic",
     "Nevergrad",
     "PathwiseAgent",
     "Quantizer",
@@ -54,7 +66,7 @@ if TYPE_CHECKING:
 
 AGENTS = {spec.name: spec for file in (daps, policy_gradient, pathwise) for spec in file.SPECS}
 """Agents by name, each as its own file describes it."""
-SEARCHES = {spec.name: spec for spec in search.SPECS}
+SEARCHES = {spec.name: spec for file in (search, genetic, memetic) for spec in file.SPECS}
 """Searches for one code, by name: for problems whose contexts are all the same."""
 
 

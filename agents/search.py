@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Score
 from daps_rl.functional import SAMPLES, acceptance_probability
+from daps_rl.functional.checks import check_positive_integers
 from daps_rl.names import did_you_mean
 from daps_rl.policies import PointPolicy
 
@@ -82,6 +83,12 @@ class SearchAgent(Agent):
         self.tell(proposed, reward)
         yield AgentLoss(None, codes, {"best": self.best.clone()})
 
+    def check_count(self, count: int) -> None:
+        """Raises ValueError unless a code is asked for from each of the K chains that go on side by side."""
+        if count != self.samples:
+            name = type(self).__name__
+            raise ValueError(f"{name} has samples = {self.samples} chains, got {count} codes; --batch-size 1.")
+
     def random_codes(self, count: int) -> Tensor:
         """Uniform codes. int64 [M, T]."""
         return torch.randint(self.vocab_size, (count, self.num_tokens), device=self.code.device)
@@ -108,7 +115,7 @@ class LocalSearch(SearchAgent):
 
     def propose(self, count: int) -> Tensor:
         if self.value == NONE:
-            return self.random_codes(count)
+            return self.begin(count)
         at = int(self.tried)
         move = self.order[at : at + count]
         codes = self.random_codes(count)  # where fewer than these are left to try
@@ -116,6 +123,10 @@ class LocalSearch(SearchAgent):
             self.current.repeat(len(move), 1), move % self.num_tokens, 1 + move // self.num_tokens, self.vocab_size
         )
         return codes
+
+    def begin(self, count: int) -> Tensor:
+        """Returns codes of which the best is where a search begins. int64 [M, T]."""
+        return self.random_codes(count)
 
     def tell(self, codes: Tensor, reward: Tensor) -> None:
         value, index = reward.max(0)
@@ -128,6 +139,26 @@ class LocalSearch(SearchAgent):
         self.tried.add_(len(codes))
         if self.tried >= len(self.order):
             self.value.fill_(NONE)
+
+
+class IteratedLocalSearch(LocalSearch):
+    """Local search that starts anew not far away: at the best code so far, with a few tokens drawn evenly.
+
+    Args:
+        policy, samples: see `SearchAgent`.
+        kick: how many tokens are drawn; some come out as they were.
+    """
+
+    def __init__(self, policy: nn.Module, *, samples: int = SAMPLES, kick: int = 8) -> None:
+        super().__init__(policy, samples=samples)
+        check_positive_integers(kick=kick)
+        self.kick = kick
+
+    def begin(self, count: int) -> Tensor:
+        if self.best == NONE:
+            return self.random_codes(count)
+        places = torch.rand(count, self.num_tokens, device=self.code.device).argsort(1)[:, : self.kick]
+        return self.code.repeat(count, 1).scatter(1, places, self.random_codes(count))
 
 
 class Annealing(SearchAgent):
@@ -150,8 +181,7 @@ class Annealing(SearchAgent):
         self.values, self.deviation = nn.Buffer(torch.full((samples,), NONE)), nn.Buffer(torch.zeros(()))
 
     def propose(self, count: int) -> Tensor:
-        if count != len(self.values):
-            raise ValueError(f"annealing has samples = {len(self.values)} chains, got {count} codes; --batch-size 1.")
+        self.check_count(count)
         if (self.values == NONE).all():
             return self.random_codes(count)
         position = torch.randint(self.num_tokens, (count,), device=self.code.device)
@@ -245,6 +275,8 @@ def find_nevergrad(name: str) -> AgentSpec:
 
 SPECS = (
     AgentSpec("local-search", LocalSearch, "change a token for the better, and start anew", SETTINGS,
+              several_processes=False),
+    AgentSpec("iterated-local-search", IteratedLocalSearch, "do so, and start anew near the best", SETTINGS,
               several_processes=False),
     AgentSpec("annealing", Annealing, "change a token, for the worse too while it is hot", SETTINGS,
               several_processes=False),

@@ -174,7 +174,12 @@ def more() -> Tables:
     """Returns the tables that need more than one part's rows."""
     learned = [learning(name) for name in ENOUGH if REPORT.rows_of(name).exists()]
     return {
-        DOCS / "other-problems.md": {"summary": summary(), "blackbox": blackbox.table(), "routing": routing.table()},
+        DOCS / "other-problems.md": {
+            "summary": summary(),
+            "blackbox": blackbox.table(),
+            "blackbox-ablation": blackbox.ablation(),
+            "routing": routing.table(),
+        },
         REPORTS / "other-problems.md": {
             "learning": "\n\n".join([*learned, supervised()]),
             "earlier": earlier(),

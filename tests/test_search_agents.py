@@ -123,7 +123,7 @@ def test_what_it_cannot_search_is_said():
         LocalSearch(torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match=r"cooling must be >= 1, got 0\.5"):
         trainer("annealing", 1, agent_options={"cooling": 0.5})
-    with pytest.raises(ValueError, match="annealing has samples = 8 chains, got 16 codes; --batch-size 1"):
+    with pytest.raises(ValueError, match="Annealing has samples = 8 chains, got 16 codes; --batch-size 1"):
         list(trainer("annealing", 1, batch_size=2).run())
 
 
