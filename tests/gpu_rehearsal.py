@@ -82,12 +82,12 @@ def of_agent(name: str) -> Callable[[torch.device], Numbers]:
     return lambda device: train(device, agent=name)
 
 
-def of_problem(name: str) -> Callable[[torch.device], Numbers]:
+def of_problem(name: str, agent: str = "daps") -> Callable[[torch.device], Numbers]:
     def run(device: torch.device) -> Numbers:
         from daps_rl.envs import find_problem
 
         small = {"embed_dim": 8, "num_heads": 2, "num_layers": 1, "samples": 4, "ess_fraction": 0.5, "steps": 2}
-        small |= {"likelihood": None, "num_tokens": None, "vocab_size": None, "batch_size": 1}
+        small |= {"likelihood": None, "num_tokens": None, "vocab_size": None, "batch_size": 1, "agent": agent}
         return train(device, find_problem(name).splits(), problem=name, **small)
 
     return run
@@ -263,7 +263,7 @@ def parts() -> Any:
 
 def cases() -> dict[str, Callable[[torch.device], Numbers]]:
     """All cases by name."""
-    from daps_rl.agents import AGENTS
+    from daps_rl.agents import AGENTS, SEARCHES
     from daps_rl.data import load
     from daps_rl.envs import PROBLEMS
 
@@ -272,6 +272,8 @@ def cases() -> dict[str, Callable[[torch.device], Numbers]]:
         found[f"agent {agent}"] = of_agent(agent)
     for problem in sorted({*PROBLEMS, "maxcut8", "knapsack8"} - {"tsp50", "maxcut20", "knapsack50"}):
         found[f"problem {problem}"] = of_problem(problem)
+    for search in SEARCHES:
+        found[f"search {search}"] = of_problem("nk20", search)
     for policy in ("AutoregressivePolicy", "FactorizedPolicy", "MlpPolicy"):
         found[f"SB3 {policy}"] = of_sb3(policy)
     for make in (series, text, table, parts):
