@@ -118,6 +118,6 @@ class Memetic(SearchAgent):
 
 
 SPECS = (
-    AgentSpec("memetic", Memetic, "imitate the best that local search makes of its proposals (DAPS)", SETTINGS,
+    AgentSpec("memetic", Memetic, "imitate what local search makes of its proposals (DAPS)", SETTINGS,
               several_processes=False),
 )  # fmt: skip

@@ -275,7 +275,7 @@ def verdicts() -> None:
     rows = read_rows("verdicts")
     sizes = [size for size in SIZES if any(row["size"] == size for row in rows)]
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
-    figure = new_figure(WIDTH, 620, "Spoken digits: what a recogniser that no training saw reads in decoded test clips")
+    figure = new_figure(WIDTH, 620, "What a recogniser that no training saw reads right in decoded test data")
     panels = figure.subplots(1, len(sizes), sharex=True, sharey=True, squeeze=False)[0]
     places = np.arange(len(methods))[::-1]
     colours = {"": GREY, "probability": VERMILION, "right": "#E69F00", "surrogate": BLUE}
@@ -290,7 +290,9 @@ def verdicts() -> None:
         axes.axvline(100.0 * of_size[0]["original"]["judge"], color=INK, linewidth=0.9, linestyle="--")
         axes.set_yticks(places, [method.replace(" ", ", ") for method in methods])
         axes.set_xlim(0, 100)
-        dress(axes, f"{size.rstrip('0123456789')}, {of_size[0]['bits']:g} bits", "% read right (dashed: originals)")
+        axes.set_xticks([0, 50, 100])
+        dress(axes, f"{size.rstrip('0123456789')}, {of_size[0]['bits']:g} bits", "")
+    figure.supxlabel("% (dashed: of the originals)", fontsize=9, color=INK)
     save(figure, IMAGES / "verdicts.png")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import comparison
 import kinds
+import limits
 import problems
 import sweeps
 import targets
@@ -453,6 +454,7 @@ def tables() -> Tables:
         "identity": identity(),
         "trials": trials(),
         "api_price": api_price(),
+        "limits": limits.table(),
     }
     return {
         **comparison.REPORT.tables(),

@@ -120,9 +120,9 @@ def agents_text() -> str:
         True: ["agents to compare with, which need the decoder's gradient:"],
     }
     for spec in (*AGENTS.values(), *SB3_AGENTS.values()):
-        lines[spec.cls.needs_decoder_gradient].append(f"  {spec.name:<21}  {spec.help}")
-    searches = [f"  {spec.name:<21}  {spec.help}" for spec in SEARCHES.values()]
-    searches.append(f"  {'nevergrad:NAME':<21}  search by an optimiser of Nevergrad")
+        lines[spec.cls.needs_decoder_gradient].append(f"  {spec.name:<20}  {spec.help}")
+    searches = [f"  {spec.name:<20}  {spec.help}" for spec in SEARCHES.values()]
+    searches.append(f"  {'nevergrad:NAME':<20}  search by an optimiser of Nevergrad")
     lines[False] += ["", "searches for one decision, of problems whose contexts are all the same:", *searches]
     return "\n".join([*lines[False], "", *lines[True]])
 
