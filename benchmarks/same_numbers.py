@@ -35,6 +35,14 @@ from same_numbers_paths import PATHS, Trained, Unavailable
 from torch import Tensor, nn
 
 EXPECTED: dict[str, tuple[str, ...]] = {
+    "relaxations draw their noise by the logarithm of uniform numbers": (
+        "train/gumbel",
+        "train/gumbel-na",
+        "train/gr-mck",
+        "train/gr-mck-na",
+        "train/reinmax",
+        "train/reinmax-na",
+    ),
     "round trips are written by glimpses, in groups over all starts": ("train/problem tsp20",),
     "SB3's AutoregressivePolicy begins uniform, reads a vector whole, and takes steps of its own under PPO": (
         "sb3/daps, 2 epochs, not centered",

@@ -83,8 +83,10 @@ def reinmax(logits: Tensor, temperature: Tensor | float = 1.0, generator: torch.
 
 
 def _exponential(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Exp(1) variables, never 0."""
-    return like.new_empty(shape).exponential_(generator=generator).clamp_min(_SMALLEST)
+    """Exp(1) variables, never 0: −log(1 − u) of uniform ones, which torch draws six times as fast on a CPU."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    uniform = torch.rand(shape, generator=generator, dtype=dtype, device=like.device)  # multiples of half its epsilon
+    return uniform.clamp_min_(torch.finfo(dtype).eps / 4).neg_().log1p_().neg_().to(like.dtype)
 
 
 def _draw(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
