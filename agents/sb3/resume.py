@@ -13,13 +13,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from daps_rl.envs.sb3_vec_env import OneObjectVecEnv
 
 
-def seed_groups(env: VecEnv, samples: int, seed: int | None, updates: int) -> None:
-    """Has the K environments of a context start the next reset from one seed; each number of updates has its own."""
+def seed_groups(env: VecEnv, samples: int, seed: int | None, count: int) -> None:
+    """Has the K environments of a context start the next reset from one seed; each count has seeds of its own."""
     base = env.unwrapped
     if seed is None:
         first = int(torch.randint(2**31 - base.num_envs, ()))
     else:
-        first = (seed + 1_000_003 * updates) % (2**31 - base.num_envs)
+        first = (seed + 1_000_003 * count) % (2**31 - base.num_envs)
     base._seeds = [first + i // samples for i in range(base.num_envs)]
 
 
