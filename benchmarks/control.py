@@ -75,7 +75,7 @@ ZOO: dict[str, dict[str, Any]] = {
 """PPO's settings in hyperparams/ppo.yml of DLR-RM/rl-baselines3-zoo, commit 22e3ff2; the zoo gives Acrobot-v1 and
 LunarLander-v3 a million steps."""
 EPISODES: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {"n_envs": 8, "samples_per_context": 8, "learning_rate": 3e-3, "n_epochs": 30},
+    "CartPole-v1": {"n_envs": 16, "samples_per_context": 16, "learning_rate": 1e-2},
     "Acrobot-v1": {"n_envs": 16, "samples_per_context": 8, "learning_rate": 1e-2},
 }
 OF_A_PROBLEM = {"daps episodes": EPISODES, "ppo zoo": ZOO}
