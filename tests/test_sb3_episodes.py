@@ -2,6 +2,7 @@
 
 import itertools
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -192,6 +193,27 @@ def test_the_episodes_of_a_group_start_alike_and_each_time_anew(noise, wrap):
     seen = np.concatenate(seen)
     assert (seen == seen[:, :1]).all()
     assert len(np.unique(seen[:, 0, -1])) == len(seen) == 24
+
+
+def test_environments_that_all_end_at_once_may_have_drawn_differently():
+    class Draws(gym.Env):
+        """Ends with action 1 or 2, and draws so many numbers."""
+
+        observation_space, action_space = spaces.Box(0.0, 1.0, (1,), np.float32), spaces.Discrete(3)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.np_random.random(1).astype(np.float32), {}
+
+        def step(self, action):
+            self.np_random.random(int(action))
+            return np.zeros(1, np.float32), float(action), action > 0, False, {}
+
+    model = collected(make(env=DummyVecEnv([Draws] * 2), samples=2, ess_fraction=0.8, n_steps=20))
+    first = np.stack([model.rollout_buffer.observations[steps[0]] for steps in played(model)]).reshape(20, 2)
+    lengths = np.array([len(steps) for steps in played(model)]).reshape(20, 2)
+    assert (lengths.max(1) == 1).any()
+    assert (first[:, 0] == first[:, 1]).all()
 
 
 def test_environments_that_ignore_their_seed_are_refused():

@@ -121,8 +121,12 @@ class Groups:
         running = np.ones(env.num_envs, dtype=bool)
         for step in range(LONGEST):
             last_obs, starts = cast(np.ndarray, algorithm._last_obs), algorithm._last_episode_starts
-            if step == 0:
-                self._check_shared(last_obs)
+            if step == 0 and not self._shared(last_obs):
+                raise ValueError(
+                    "environments b·K … b·K + K - 1 must share an observation, with K = samples_per_context = "
+                    f"{samples}; the K start from one seed, and must draw alike; or use a VecEnv that repeats its "
+                    "contexts, as EncodingVecEnv does."
+                )
             with torch.no_grad():
                 obs_tensor = obs_as_tensor(last_obs, algorithm.device)
                 if step == 0 and isinstance(policy, CodePolicy):
@@ -142,7 +146,7 @@ class Groups:
             algorithm._last_obs, algorithm._last_episode_starts = new_obs, dones  # type: ignore[assignment]  # as SB3 does
             running &= ~dones
             if not running.any():
-                if step > 0:
+                if step > 0 or not self._shared(new_obs):
                     algorithm._reset_groups()
                 return True
         raise ValueError(
@@ -150,15 +154,10 @@ class Groups:
             "environment in gymnasium.wrappers.TimeLimit."
         )
 
-    def _check_shared(self, observations: Any) -> None:
-        """Raises ValueError unless the K observations of a context are the same. Looks at the first and last of K."""
-        for value in observations.values() if isinstance(observations, dict) else [observations]:
-            if not np.array_equal(value[:: self.samples], value[self.samples - 1 :: self.samples]):
-                raise ValueError(
-                    "environments b·K … b·K + K - 1 must share an observation, with K = samples_per_context = "
-                    f"{self.samples}; the K start from one seed, and must draw alike; or use a VecEnv that "
-                    "repeats its contexts, as EncodingVecEnv does."
-                )
+    def _shared(self, observations: Any) -> bool:
+        """Whether the K observations of each context are the same. Looks at the first and last of K."""
+        values = observations.values() if isinstance(observations, dict) else [observations]
+        return all(np.array_equal(value[:: self.samples], value[self.samples - 1 :: self.samples]) for value in values)
 
     def batch(self, algorithm: DAPS) -> Batch:
         """The rollout; one observation per context is all that a policy reads that encodes it once."""
