@@ -6,7 +6,8 @@
 
 LunarLander needs Gymnasium's extra, `pip install 'gymnasium[box2d]'`. "ppo" is SB3's, at its defaults, and "ppo zoo"
 the same with the settings that RL Zoo has tuned for the problem. "daps episodes" compares whole episodes that start
-alike; its settings were chosen on seeds from 100 on.
+alike; its settings were chosen on seeds from 100 on. "daps replay" and "daps episodes replay" learn from their last
+four rollouts together (replay.py), the former in about as many gradient steps as "daps".
 
 Beside it a random agent, and two ablated ones: "uniform weights" clones its own actions, whatever they brought (the
 temperature is infinite), "fixed temperature" weighs by exp(advantage) without a trust region. Evaluated on other
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import write_row
+from replay import Replay
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -47,6 +49,7 @@ AGENTS: dict[str, dict[str, Any]] = {
     "uniform weights": {"trust_region": FixedTemperature(1e9)},
     "fixed temperature": {"trust_region": FixedTemperature(1.0)},
     "ppo": {},
+    "daps replay": {"n_epochs": 3},
 }
 
 
@@ -78,7 +81,7 @@ EPISODES: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"n_envs": 16, "samples_per_context": 16, "learning_rate": 1e-2},
     "Acrobot-v1": {"n_envs": 16, "samples_per_context": 8, "learning_rate": 1e-2},
 }
-OF_A_PROBLEM = {"daps episodes": EPISODES, "ppo zoo": ZOO}
+OF_A_PROBLEM = {"daps episodes": EPISODES, "daps episodes replay": EPISODES, "ppo zoo": ZOO}
 """Agents whose settings were chosen for each problem."""
 
 
@@ -151,7 +154,7 @@ def run(env_id: str, problem: dict[str, Any], agent: str, seed: int) -> dict[str
     if normalize:
         env = VecNormalize(env, gamma=own["gamma"])
         held_out = VecNormalize(held_out, training=False, norm_reward=False)
-    algorithm = PPO if agent.startswith("ppo") else DAPS
+    algorithm = PPO if agent.startswith("ppo") else Replay if agent.endswith("replay") else DAPS
     model = algorithm("MlpPolicy", env, seed=seed, device="cpu", **own)
     progress = Progress(problem["steps"] // 10, held_out)
     start = time.process_time()
