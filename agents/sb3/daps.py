@@ -144,7 +144,7 @@ class DAPS(OnPolicyAlgorithm):
         self.ess_fraction, self.trust_region, self.beta = ess_fraction, trust_region, beta
         self.temperature = math.nan
         self.skipped_updates = 0
-        self._seedings = 0  # of groups, each by seeds of its own
+        self.seedings = 0  # of groups, each by seeds of its own
         self._beta_saved: float | None = None
         self._state: tuple[Any, Any, dict[str, Any]] | None = None  # see `save`
         if _init_setup_model:
@@ -247,24 +247,12 @@ class DAPS(OnPolicyAlgorithm):
         if state is not None:
             self._last_obs, self._last_episode_starts, saved = state
         if reset_num_timesteps or self._last_obs is None:
-            self._seed_groups()
+            seed_groups(self)
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **options)
         self._beta.claim((id(self), self.start_time))
         if state is not None:
             write_state(saved, cast(VecEnv, self.env))
         return total_and_callback
-
-    def _seed_groups(self) -> None:
-        """Has the K environments of a context start alike at the next reset, where they do not see to it themselves."""
-        if self.samples_per_context and env_attribute(self.env, "samples_per_context") is None:
-            seed_groups(cast(VecEnv, self.env), self.samples_per_context, self.seed, self._seedings)
-            self._seedings += 1
-
-    def _reset_groups(self) -> None:
-        """Begins new episodes in all environments."""
-        self._seed_groups()
-        env = cast(VecEnv, self.env)
-        self._last_obs, self._last_episode_starts = env.reset(), np.ones(env.num_envs, dtype=bool)  # type: ignore[assignment]  # as SB3 does
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from daps_rl.agents.sb3.episodes import find_episodes
 from daps_rl.agents.sb3.policies import CodePolicy
+from daps_rl.agents.sb3.resume import seed_groups
 from daps_rl.functional import KeptSamples
 from daps_rl.functional.checks import check_kept
 
@@ -147,7 +148,8 @@ class Groups:
             running &= ~dones
             if not running.any():
                 if step > 0 or not self._shared(new_obs):
-                    algorithm._reset_groups()
+                    seed_groups(algorithm)
+                    algorithm._last_obs, algorithm._last_episode_starts = env.reset(), np.ones_like(dones)  # type: ignore[assignment]
                 return True
         raise ValueError(
             f"with samples_per_context every episode must end, and one has not within {LONGEST:,} steps; wrap the "
