@@ -11,7 +11,6 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from daps_rl.agents.sb3 import DAPS, AutoregressivePolicy
@@ -271,21 +270,10 @@ def test_environments_that_do_not_fit():
         DAPS("MlpPolicy", "Pendulum-v1", device="cpu")
     with pytest.raises(ValueError, match="must share an observation"):
         DAPS("MlpPolicy", GroupBandit(shared=False), samples_per_context=6, device="cpu").learn(24)
-    env = DummyVecEnv([lambda: Constant(quick_env(n_envs=1).envs[0])] * 4)
-    with pytest.raises(ValueError, match="episodes of one step"):
-        DAPS("MlpPolicy", env, samples_per_context=4, device="cpu").learn(4)
     with pytest.raises(ValueError, match="norm_reward=False"):
         DAPS("MlpPolicy", VecNormalize(quick_env()), beta=0.1, device="cpu")
     with pytest.raises(ValueError, match="the environment has groups of 6"):
         DAPS("MlpPolicy", encoding_env(), samples_per_context=3, device="cpu")
-
-
-class Constant(Monitor):
-    """Always the same observation."""
-
-    def reset(self, **kwargs):
-        observation, info = super().reset(**kwargs)
-        return np.zeros_like(observation), info
 
 
 # Learning

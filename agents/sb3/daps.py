@@ -41,10 +41,10 @@ from daps_rl.optim import descend
 class DAPS(OnPolicyAlgorithm):
     """Weighted maximum likelihood on sampled actions, inside an exact trust region.
 
-    Two forms of one method. Groups: K consecutive environments of the VecEnv share a context, an episode is one step,
-    and the weights softmax(reward / temperature) compare the K actions of a context; there is no critic. Whole batch:
-    any discrete MDP; one group of all the rollout's actions, compared by their GAE advantages, several epochs over
-    fixed weights, and a critic.
+    Two forms of one method, for any discrete MDP. Groups: K consecutive environments of the VecEnv start alike, and the
+    weights softmax(return / temperature) compare their K episodes, which may be of one step (a context and K actions)
+    or of many; there is no critic. Whole batch: one group of all the rollout's actions, compared by their GAE
+    advantages, several epochs over fixed weights, and a critic.
 
     With β > 0 the reward that is stored is the environment's minus β·log π (with `daps_rl.envs.EncodingVecEnv`, which
     gives log p(x|z) + β·log p(z), the one-sample β-ELBO), and β is the floor of the temperature.
@@ -59,14 +59,16 @@ class DAPS(OnPolicyAlgorithm):
         env: Discrete, MultiDiscrete or MultiBinary actions.
         learning_rate: a number or a schedule. For this and all that is None see `defaults` of the two forms,
             `daps_rl.agents.sb3.rollouts.Groups` and `WholeBatch`.
-        n_steps: steps per environment and rollout.
-        batch_size: actions per gradient step, whole groups of K; 0 for all of the rollout.
+        n_steps: steps per environment and rollout; with groups, episodes.
+        batch_size: actions (with groups, episodes) per gradient step, whole groups of K; 0 for all of the rollout.
         n_epochs: passes over a rollout.
-        gamma, gae_lambda: of the advantages (whole batch).
+        gamma: discount of the advantages, or of an episode's return.
+        gae_lambda: of the advantages (whole batch).
         ess_fraction, trust_region, centered, pooling, policy_samples: see `daps_rl.agents.DAPS`; the last two: groups.
         beta: a number, a 0-dim tensor, or a schedule of the progress remaining; None for the environment's own `beta`
             (0 without one). With an environment that has one, it fills the environment's.
-        samples_per_context: K; None for the environment's own attribute (the whole-batch form without one).
+        samples_per_context: K; None for the environment's own attribute (the whole-batch form without one). Episodes
+            have to end then.
         vf_coef: weight of the critic's squared error (whole batch).
         max_grad_norm: gradients are clipped to this norm.
         stats_window_size, tensorboard_log, policy_kwargs, verbose, seed, device, _init_setup_model: as in SB3.
@@ -86,7 +88,7 @@ class DAPS(OnPolicyAlgorithm):
         n_steps: int | None = None,
         batch_size: int | None = None,
         n_epochs: int | None = None,
-        gamma: float = 0.99,
+        gamma: float | None = None,
         gae_lambda: float = 0.95,
         ess_fraction: float = ESS_FRACTION,
         trust_region: str | nn.Module = "ess",
@@ -113,7 +115,7 @@ class DAPS(OnPolicyAlgorithm):
             cast(GymEnv, env),  # None while loading
             learning_rate=0.0 if learning_rate is None else learning_rate,
             n_steps=n_steps or 0,
-            gamma=gamma,
+            gamma=0.0 if gamma is None else gamma,
             gae_lambda=gae_lambda,
             ent_coef=0.0,
             vf_coef=vf_coef,
@@ -136,11 +138,13 @@ class DAPS(OnPolicyAlgorithm):
         self.n_steps = defaults["n_steps"] if n_steps is None else n_steps
         self.batch_size: int = defaults["batch_size"] if batch_size is None else batch_size
         self.n_epochs: int = defaults["n_epochs"] if n_epochs is None else n_epochs
+        self.gamma = defaults["gamma"] if gamma is None else gamma
         self.centered: bool = defaults["centered"] if centered is None else centered
         self.pooling, self.policy_samples = pooling, policy_samples
         self.ess_fraction, self.trust_region, self.beta = ess_fraction, trust_region, beta
         self.temperature = math.nan
         self.skipped_updates = 0
+        self.seedings = 0  # of groups, each by seeds of its own
         self._beta_saved: float | None = None
         self._state: tuple[Any, Any, dict[str, Any]] | None = None  # see `save`
         if _init_setup_model:
@@ -242,9 +246,8 @@ class DAPS(OnPolicyAlgorithm):
         state, self._state = None if reset_num_timesteps else self._state, None
         if state is not None:
             self._last_obs, self._last_episode_starts, saved = state
-        resets = reset_num_timesteps or self._last_obs is None
-        if resets and self.samples_per_context and env_attribute(self.env, "samples_per_context") is None:
-            seed_groups(cast(VecEnv, self.env), self.samples_per_context, self.seed, self._n_updates)
+        if reset_num_timesteps or self._last_obs is None:
+            seed_groups(self)
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **options)
         self._beta.claim((id(self), self.start_time))
         if state is not None:

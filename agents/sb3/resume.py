@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from daps_rl.agents.sb3.beta import env_attribute
 from daps_rl.envs.sb3_vec_env import OneObjectVecEnv
 
+if TYPE_CHECKING:
+    from daps_rl.agents.sb3.daps import DAPS
 
-def seed_groups(env: VecEnv, samples: int, seed: int | None, updates: int) -> None:
-    """Has the K environments of a context start the next reset from one seed; each number of updates has its own."""
-    base = env.unwrapped
+
+def seed_groups(model: DAPS) -> None:
+    """Has the K environments of a context start the next reset from one seed, where they do not share it by themselves.
+
+    Every call gives seeds of its own.
+    """
+    samples, seed = model.samples_per_context, model.seed
+    if model.env is None or samples is None or env_attribute(model.env, "samples_per_context") is not None:
+        return
+    base = model.env.unwrapped
     if seed is None:
         first = int(torch.randint(2**31 - base.num_envs, ()))
     else:
-        first = (seed + 1_000_003 * updates) % (2**31 - base.num_envs)
+        first = (seed + 1_000_003 * model.seedings) % (2**31 - base.num_envs)
     base._seeds = [first + i // samples for i in range(base.num_envs)]
+    model.seedings += 1
 
 
 def read_state(env: VecEnv) -> dict[str, Any]:

@@ -71,8 +71,8 @@ class DAPSLoss(LossModule):
         functional: take the parameters out of the actor, as TorchRL's losses do. False leaves the actor as it is (for
             DistributedDataParallel).
         reduction: "mean", "sum" or "none", over groups.
-        options: ess_fraction, temperature_floor, entropy_coeff, sample_dim, trust_region, pooling (with centred
-            weights) and gather, see `DAPSWeights`.
+        options: ess_fraction, temperature_floor, entropy_coeff, sample_dim, time_dim (whole episodes), trust_region,
+            pooling (with centred weights) and gather, see `DAPSWeights`.
     Returns:
         a tensordict: `loss_actor`; detached `ESS` (fraction of K), `temperature` (nats), `kl_approx` (mean of old minus
         new log-probability, nats) and `entropy` (mean of −log q, nats), both estimated from the actions that were
@@ -127,6 +127,11 @@ class DAPSLoss(LossModule):
                 f"policy_samples must be >= 0, and 0 without groups (sample_dim=None), got {policy_samples}; it is how "
                 "many of a group's K actions are scored."
             )
+        if target.time_dim is not None and (policy_samples or isinstance(actor_network, GroupActor)):
+            raise ValueError(
+                "with time_dim the actor must read every step of all K episodes, got "
+                f"{type(actor_network).__name__} and policy_samples={policy_samples}; take a ProbabilisticActor, and 0."
+            )
         self.functional = functional
         super().__init__()
         if functional:
@@ -154,7 +159,7 @@ class DAPSLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch; see the class."""
-        old_log_prob = self.target.group(self.target.behaviour_log_prob(tensordict))
+        old_log_prob = self.target.group(self.target.total(tensordict, self.target.behaviour_log_prob(tensordict)))
         equal = self._equal(tensordict.get(self.tensor_keys.action), old_log_prob)
         weights, temperature = self._target(tensordict, equal)  # [B, K], 0-dim
         if equal is not None and not self.centered:
@@ -187,7 +192,8 @@ class DAPSLoss(LossModule):
                 self.looks = 0
                 warnings.warn(WARNINGS[1], stacklevel=2)
         temperature = DAPSWeights.read(tensordict, self.tensor_keys.temperature, "call DAPSWeights, which writes both")
-        return self.target.group(weights), temperature.flatten()[0]
+        time_dim = self.target.time_dim
+        return self.target.group(weights if time_dim is None else weights.select(time_dim, 0)), temperature.flatten()[0]
 
     def _equal(self, action: Any, old_log_prob: Tensor) -> Tensor | None:
         """Whether the actions are the actor's mode K times, a 0-dim flag; None where there are no groups.
@@ -201,7 +207,11 @@ class DAPSLoss(LossModule):
         return torch.stack(same).all() & (old_log_prob[:, 1:].sum() < UNLIKELY)
 
     def _log_prob(self, tensordict: TensorDictBase) -> Tensor:
-        """Of the actions, under the actor as it is now, in nats. [B, K, ...] → [B·..., K]."""
+        """Of the actions, or of whole episodes, under the actor as it is now, in nats. [B, K, ...] → [B·..., K]."""
+        time_dim, played = self.target.time_dim, None
+        if time_dim is not None:
+            played = self.target.played(tensordict)
+            tensordict = tensordict.select(*self.actor_network.in_keys, self.tensor_keys.action)[played]
         own = self.actor_network_params.to_module(self.actor_network) if self.functional else contextlib.nullcontext()
         with own:  # a distribution may call its network as late as log_prob: that too must see the parameters
             distribution, action = self.actor_network.get_dist(tensordict), tensordict.get(self.tensor_keys.action)
@@ -210,6 +220,8 @@ class DAPSLoss(LossModule):
                     log_prob = distribution.log_prob(tensordict)
             else:
                 log_prob = distribution.log_prob(action)
+        if played is not None:
+            log_prob = log_prob.new_zeros(played.shape).masked_scatter(played, log_prob).sum(time_dim)
         return self.target.group(log_prob)
 
     def _members(self, tensordict: TensorDictBase, indices: Tensor) -> TensorDictBase:

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDictBase
@@ -15,7 +15,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
 from daps_rl.functional import ESS_FRACTION, complete_reward, one_sample_groups, target_weights
-from daps_rl.functional.checks import check_pooling, check_reward, check_same_shape
+from daps_rl.functional.checks import check_pooling, check_reward, check_same_shape, read_flags
 from daps_rl.objectives.trust_regions import make_trust_region
 
 WARNINGS = (  # each shown once by Python
@@ -27,10 +27,11 @@ WARNINGS = (  # each shown once by Python
 
 @dataclass
 class TargetKeys:
-    """Keys that `DAPSWeights.set_keys` takes; reward is read from "next", advantage from the root."""
+    """Keys that `DAPSWeights.set_keys` takes; reward and done are read from "next", advantage from the root."""
 
     sample_log_prob: NestedKey | list[NestedKey] = "action_log_prob"  # several, of the parts of an action, are added
     reward: NestedKey = "reward"
+    done: NestedKey = "done"
     advantage: NestedKey = "advantage"
     weights: NestedKey = "weights"
     temperature: NestedKey = "temperature"
@@ -45,6 +46,9 @@ class DAPSWeights(TensorDictModuleBase):
     gave, then split as you like, groups together: `DAPSLoss` on minibatches, over several epochs, then has the target
     of the batch.
 
+    With `time_dim` the K of a group are whole episodes [B, K, T] from one start: an episode's rewards are added up, and
+    its actions' log-probabilities, to its first `("next", "done")`; what lies behind it is never read.
+
     Args:
         ess_fraction: effective sample size to aim at, as a fraction of K, in (1/K, 1].
         temperature_floor: the temperature never falls below it; β, when the reward holds a KL term of weight β. A
@@ -53,13 +57,16 @@ class DAPSWeights(TensorDictModuleBase):
         sample_dim: the dimension of the K actions of a context, counted from the front; None weighs the whole batch
             as one group, scored by the `advantage` where the tensordict has one (ordinary MDPs). The weights are then
             the ratios N·w, 1 on average, so that a minibatch stands for its share.
+        time_dim: the dimension of the steps of an episode, behind `sample_dim`; None where every action is weighed by
+            itself.
         trust_region: "ess", "kl", "fixed", "adaptive", or a module called with rewards [B, K] and the floor.
         pooling: samples of an average context that count beside a group's own K where its weights are normalised, see
             `functional.target_weights`; for a loss with centred weights.
         gather: for several processes: gives the scores [N, K] of all for those of this one [B, K]; `World().gather` of
             `daps_rl.distributed`, say. Temperature and pooling are then those of all.
     Raises:
-        ValueError: an option is out of range, the batch has no dimension `sample_dim`, or a reward is NaN or +inf.
+        ValueError: an option is out of range, the batch has no dimension `sample_dim`, a reward is NaN or +inf, or an
+            episode has not ended.
         KeyError: the batch lacks what is read.
     References:
         Drolet et al. (2026), arXiv 2509.24716. The pooling is ours.
@@ -74,6 +81,7 @@ class DAPSWeights(TensorDictModuleBase):
         temperature_floor: Tensor | float = 0.0,
         entropy_coeff: float = 0.0,
         sample_dim: int | None = 1,
+        time_dim: int | None = None,
         trust_region: str | nn.Module = "ess",
         pooling: float = 0.0,
         gather: Callable[[Tensor], Tensor] | None = None,
@@ -81,30 +89,39 @@ class DAPSWeights(TensorDictModuleBase):
         super().__init__()
         if sample_dim is not None and sample_dim < 0:
             raise ValueError(f"sample_dim counts from the front and must be >= 0, got {sample_dim}; 1 for [B, K, ...].")
+        if time_dim is not None and (sample_dim is None or time_dim <= sample_dim):
+            raise ValueError(
+                f"time_dim must lie behind sample_dim, {sample_dim}, got {time_dim}; 2 for episodes [B, K, T]."
+            )
         check_pooling(pooling, allowed=sample_dim is not None)
         self.trust_region = make_trust_region(trust_region, ess_fraction)
         # By reference and no buffer: `.to(device)` would make a copy that no schedule reaches.
         self.temperature_floor = temperature_floor
-        self.entropy_coeff, self.sample_dim, self.pooling, self.gather = entropy_coeff, sample_dim, pooling, gather
+        self.entropy_coeff, self.pooling, self.gather = entropy_coeff, pooling, gather
+        self.sample_dim, self.time_dim = sample_dim, time_dim
         self.set_keys()
 
     def set_keys(self, **keys: Any) -> None:
         """Sets the keys that are read and written; those not given stay. See `TargetKeys`."""
         self.tensor_keys = TargetKeys(**{**vars(getattr(self, "tensor_keys", TargetKeys())), **keys})
-        reward = unravel_key(("next", self.tensor_keys.reward))
+        reward, done = (unravel_key(("next", key)) for key in (self.tensor_keys.reward, self.tensor_keys.done))
         self.reward_key = reward[1:] if reward[:2] == ("next", "next") else reward  # one with "next" is taken as it is
+        self.done_key = done[1:] if done[:2] == ("next", "next") else done
         # What is weighed is the reward of groups; of a whole batch its advantage.
         score = self.reward_key if self.sample_dim is not None else self.tensor_keys.advantage
         drawn = self.tensor_keys.sample_log_prob
         self.log_prob_keys = drawn if isinstance(drawn, list) else [drawn]
-        self.in_keys = [*self.log_prob_keys, score]
+        self.in_keys = [*self.log_prob_keys, score, *([] if self.time_dim is None else [self.done_key])]
         self.out_keys = [self.tensor_keys.weights, self.tensor_keys.temperature]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes weights and temperature into the batch; see the class."""
         weights, temperature = self.target(tensordict)
-        dim, like = -1 if self.sample_dim is None else self.sample_dim, self.behaviour_log_prob(tensordict)
+        dim, whole = -1 if self.sample_dim is None else self.sample_dim, self.behaviour_log_prob(tensordict)
+        like = whole if self.time_dim is None else whole.select(self.time_dim, 0)
         weights = weights.reshape(like.movedim(dim, -1).shape).movedim(-1, dim)  # as the batch is
+        if self.time_dim is not None:
+            weights = weights.unsqueeze(self.time_dim).expand(whole.shape)
         tensordict.set(self.tensor_keys.temperature, temperature.detach().expand(weights.shape))
         return tensordict.set(self.tensor_keys.weights, weights)
 
@@ -121,6 +138,7 @@ class DAPSWeights(TensorDictModuleBase):
         if score.shape == (*log_prob.shape, 1):
             score = score.squeeze(-1)
         check_same_shape(log_prob=log_prob, reward=score)
+        log_prob, score = self.total(tensordict, log_prob), self.total(tensordict, score)
         flags = [(score == -math.inf).all(), *([] if equal is None else [equal])]
         for flag, text in zip(check_reward(score, *flags), WARNINGS, strict=False):
             if flag:
@@ -137,6 +155,26 @@ class DAPSWeights(TensorDictModuleBase):
         """With which the actions were drawn, in nats; detached. Of the batch's size."""
         remedy = "use an actor that writes it (return_log_prob=True)"
         return torch.stack([self.read(tensordict, key, remedy).detach() for key in self.log_prob_keys]).sum(0)
+
+    def played(self, tensordict: TensorDictBase) -> Tensor:
+        """Which steps belong to an episode: those up to its first end. bool [B, K, ..., T, ...]."""
+        dim = cast(int, self.time_dim)
+        done = self.read(tensordict, self.done_key, "roll out an environment, or name the key with set_keys(done=...)")
+        done = done.reshape(self.behaviour_log_prob(tensordict).shape)
+        ends = done.cumsum(dim)
+        (open_ended,) = read_flags((ends.select(dim, -1) == 0).any())
+        if open_ended:
+            raise ValueError(
+                f"with time_dim={dim} every episode must have ended, and one has not within {done.shape[dim]} steps; "
+                "roll out longer, or give the environment a StepCounter(max_steps)."
+            )
+        return ends - done.to(ends.dtype) == 0
+
+    def total(self, tensordict: TensorDictBase, value: Tensor) -> Tensor:
+        """Adds up a quantity of the steps over each episode; without `time_dim` it is given back as it is."""
+        if self.time_dim is None:
+            return value
+        return torch.where(self.played(tensordict), value, 0.0).sum(self.time_dim)
 
     @staticmethod
     def read(tensordict: TensorDictBase, key: NestedKey, remedy: str) -> Tensor:
