@@ -275,11 +275,13 @@ def verdicts() -> None:
     rows = read_rows("verdicts")
     sizes = [size for size in SIZES if any(row["size"] == size for row in rows)]
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
-    figure = new_figure(WIDTH, 620, "What a recogniser that no training saw reads right in decoded test data")
-    panels = figure.subplots(1, len(sizes), sharex=True, sharey=True, squeeze=False)[0]
+    figure = new_figure(WIDTH, 1000, "What a recogniser that no training saw reads right in decoded test data")
+    panels = figure.subplots(2, -(-len(sizes) // 2), sharex=True, sharey=True, squeeze=False).flatten()
+    for axes in panels[len(sizes) :]:
+        axes.remove()
     places = np.arange(len(methods))[::-1]
     colours = {"": GREY, "probability": VERMILION, "right": "#E69F00", "surrogate": BLUE}
-    for size, axes in zip(sizes, panels, strict=True):
+    for size, axes in zip(sizes, panels, strict=False):
         of_size = [row for row in rows if row["size"] == size]
         for method, place in zip(methods, places, strict=True):
             shares = [100.0 * row["test"]["judge"] for row in of_size if row["method"] == method]
