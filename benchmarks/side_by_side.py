@@ -2,7 +2,7 @@
 
     git clone -b daps-iclr2026 https://github.com/mdrolet01/jadex /tmp/jadex
     python -m venv /tmp/jax
-    /tmp/jax/bin/pip install jax flax optax hydra-core einops h5py pillow matplotlib wandb tqdm submitit
+    /tmp/jax/bin/pip install jax flax optax chex hydra-core einops h5py tables six pillow matplotlib wandb tqdm submitit
     python benchmarks/side_by_side.py --checkout /tmp/jadex --python /tmp/jax/bin/python --rounds 30
 
 A process for each method and each code is started, compiles and warms up; then they take turns, a few steps each, and
@@ -81,6 +81,7 @@ def theirs(method: str, checkout: str, steps: int) -> Callable[[int], None]:
     merge_nn_cfg(config)
     with open_dict(config):
         config.wandb = {"mode": "disabled", "project": "bits"}
+        config.dataset.num_train = len(Bits.data)  # what their reader of files writes down
     register_all()
     model = create_vae(config)
     trainer = VaeVisionTrainer(cfg=config, model=model, train_dataset=Bits(), test_dataset=None)
