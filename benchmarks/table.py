@@ -9,14 +9,13 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
+import aggregates
 import comparison
 import kinds
 import limits
-import numpy as np
 import problems
 import sweeps
 import targets
-from aggregates import interquartile_mean, stratified_interval
 from common import DOCS, REPORTS, Tables, interval, markdown, put
 from common import read_rows as read
 from strokes import STEPS, TUNING_SEED
@@ -130,34 +129,6 @@ def control() -> str:
         )  # fmt: skip
     header = ["problem", "agent", "mean return, per seed", "reach the threshold", "all seeds had reached it by step"]
     return markdown(header, lines)
-
-
-def control_aggregates() -> str:
-    """Agents with ten seeds on both problems; the last lines are of both, random being 0 and the threshold 1."""
-    rows = {(row["problem"], row["agent"], row["seed"]): row for row in read("control")}
-    problems_, agents_, seeds = ("CartPole-v1", "Acrobot-v1"), ("daps", "daps episodes", "ppo zoo"), range(10)
-    lines, scaled = [], {agent: ([], []) for agent in agents_}
-    for problem in problems_:
-        random = statistics.fmean(row["return"] for key, row in rows.items() if key[:2] == (problem, "random"))
-        for agent in agents_:
-            own = [rows[problem, agent, seed] for seed in seeds]
-            values = [row["return"] for row in own], [statistics.fmean(row["returns"]) for row in own]
-            for kind, runs in zip(scaled[agent], values, strict=True):
-                kind.append([(value - random) / (own[0]["threshold"] - random) for value in runs])
-            cells = [f"{statistics.fmean(values[0]):.1f}", f"{statistics.median(values[0]):.1f}"]
-            reached, seconds = sum(row["reached"] for row in own), statistics.fmean(row["cpu_seconds"] for row in own)
-            cells += [f"{reached} of {len(own)}", *(_aggregate([kind], 1) for kind in values), f"{seconds:.0f}"]
-            lines.append([problem, agent, *cells])
-    for agent in agents_:
-        lines.append(["both, 0 to 1", agent, "", "", "", *(_aggregate(kind, 3) for kind in scaled[agent]), ""])
-    header = ["problem", "agent", "mean at the end", "median", "reach the threshold", "IQM at the end"]
-    return markdown([*header, "IQM over the run", "CPU seconds"], lines)
-
-
-def _aggregate(scores: list[list[float]], digits: int) -> str:
-    low, high = stratified_interval(scores)
-    middle = interquartile_mean(np.concatenate(scores))
-    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def identity() -> str:
@@ -475,7 +446,7 @@ def tables() -> Tables:
         "gpu": gpu(),
         "roofline": roofline(),
         "control": control(),
-        "control_aggregates": control_aggregates(),
+        "control_aggregates": aggregates.table(),
         "agents_tune": tuning("tune"),
         "agents_minutes": agents("minutes"),
         "agents_evaluations": at_equal_evaluations(),
