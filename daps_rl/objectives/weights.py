@@ -138,7 +138,9 @@ class DAPSWeights(TensorDictModuleBase):
         if score.shape == (*log_prob.shape, 1):
             score = score.squeeze(-1)
         check_same_shape(log_prob=log_prob, reward=score)
-        log_prob, score = self.total(tensordict, log_prob), self.total(tensordict, score)
+        if self.time_dim is not None:
+            self.check_ended(tensordict)
+            log_prob, score = self.total(tensordict, log_prob), self.total(tensordict, score)
         flags = [(score == -math.inf).all(), *([] if equal is None else [equal])]
         for flag, text in zip(check_reward(score, *flags), WARNINGS, strict=False):
             if flag:
@@ -156,19 +158,25 @@ class DAPSWeights(TensorDictModuleBase):
         remedy = "use an actor that writes it (return_log_prob=True)"
         return torch.stack([self.read(tensordict, key, remedy).detach() for key in self.log_prob_keys]).sum(0)
 
+    def done(self, tensordict: TensorDictBase) -> Tensor:
+        """Whether an episode ends with a step. bool, of the batch's size."""
+        done = self.read(tensordict, self.done_key, "roll out an environment, or name the key with set_keys(done=...)")
+        return done.reshape(self.behaviour_log_prob(tensordict).shape)
+
     def played(self, tensordict: TensorDictBase) -> Tensor:
         """Which steps belong to an episode: those up to its first end. bool [B, K, ..., T, ...]."""
-        dim = cast(int, self.time_dim)
-        done = self.read(tensordict, self.done_key, "roll out an environment, or name the key with set_keys(done=...)")
-        done = done.reshape(self.behaviour_log_prob(tensordict).shape)
-        ends = done.cumsum(dim)
-        (open_ended,) = read_flags((ends.select(dim, -1) == 0).any())
+        done = self.done(tensordict)
+        return done.cumsum(cast(int, self.time_dim)) - done.long() == 0
+
+    def check_ended(self, tensordict: TensorDictBase) -> None:
+        """Raises ValueError where an episode [B, K, ..., T, ...] has no end."""
+        dim, done = cast(int, self.time_dim), self.done(tensordict)
+        (open_ended,) = read_flags(~done.any(dim).all())
         if open_ended:
             raise ValueError(
                 f"with time_dim={dim} every episode must have ended, and one has not within {done.shape[dim]} steps; "
                 "roll out longer, or give the environment a StepCounter(max_steps)."
             )
-        return ends - done.to(ends.dtype) == 0
 
     def total(self, tensordict: TensorDictBase, value: Tensor) -> Tensor:
         """Adds up a quantity of the steps over each episode; without `time_dim` it is given back as it is."""
