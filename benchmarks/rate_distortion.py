@@ -1,14 +1,18 @@
 """Bits in real files against distortion: codes of several sizes and rate weights, the same prior fitted to all.
 
     python benchmarks/rate_distortion.py --only fashion-mnist --seeds 0     # half an hour on two cores
+    python benchmarks/rate_distortion.py --only spoken-digits --minutes 1 --fit-minutes 0.25
     python benchmarks/rate_distortion.py --minutes 3 --fit-minutes 1       # everything; skips what has a row
     python benchmarks/rate_distortion.py --codecs                          # codecs of files; minutes
     python benchmarks/rate_distortion.py --draw                            # docs/images/rate_distortion.png
 
-Every model is trained for the same minutes on one core; then an autoregressive prior is fitted to its codes, and the
-test split is compressed with it, by greedy codes and by ones that are searched for log p(x|z) + λ·log p(z), with the
-same λ for all. DAPS with a rate weight learns its prior in training, and the same one is fitted afterwards. Codecs of
-files get the same data, one file a datum for pictures and sounds; their headers count.
+Every model is trained for the same minutes of its own processor time; then an autoregressive prior is fitted to its
+codes, and the test split is compressed with it, by greedy codes and by ones that are searched for
+log p(x|z) + λ·log p(z), with the same λ for all. DAPS with a rate weight learns its prior in training, and the same one
+is fitted afterwards. Spoken digits are also encoded for the verdict of benchmarks/verdicts.py, which is another
+recogniser than the one that counts here; FSQ and Gumbel-Softmax have the network that imitates it, at the weight that
+was best there on validation data. Codecs of files get the same data, one file a datum for pictures and sounds; their
+headers count.
 """
 
 from __future__ import annotations
@@ -17,12 +21,15 @@ import argparse
 import dataclasses
 import itertools
 import re
+import time
 from collections import defaultdict
 from statistics import fmean
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+import verdicts
 from common import IMAGES, Row, add_pool_options, interval, markdown, read_rows, run_tasks, write_row
 from file_codecs import coded
 from torch import Tensor
@@ -33,7 +40,7 @@ from daps_rl.config import make_config
 from daps_rl.data import Splits, load
 from daps_rl.evaluation.recogniser import make_recogniser
 from daps_rl.report.figures import FAINT, GREY, SERIES, WIDTH, dress, new_figure, save
-from daps_rl.training import Trainer
+from daps_rl.verdicts import Classifier
 
 Point = tuple[float, float]
 """Bits, and quality, of which more is better."""
@@ -55,7 +62,23 @@ METHODS: dict[str, dict[str, Any]] = {
     "gumbel-na": {"agent": "gumbel-na"},
     "gumbel-na half": {"agent": "gumbel-na", "size": 0.5},
 }
-TEST = 2000  # data
+OF_VERDICT: dict[str, dict[str, Any]] = {
+    "daps-na verdict": {"agent": "daps-na", "size": 0.5, "reward": ("classifier",)},
+    "daps-na verdict quarter": {"agent": "daps-na", "size": 0.25, "reward": ("classifier",)},
+    **{
+        f"daps-na verdict λ={weight:g}": {
+            "agent": "daps-na", "size": 0.5, "reward": ("classifier",), "prior": "autoregressive", "rate_weight": weight
+        }
+        for weight in (10.0, 30.0)
+    },
+    **{
+        f"{agent} surrogate{name}": {"agent": agent, "size": size, "surrogate": 200.0}
+        for agent in ("fsq", "gumbel-na")
+        for name, size in (("", 0.5), (" quarter", 0.25))
+    },
+}  # fmt: skip
+MORE = {"spoken-digits": OF_VERDICT}
+TEST = 1000  # data
 SEARCH, WEIGHTS = "sweep:1/16", (0.0, 0.3, 1.0, 3.0)  # λ in the search's score, of every model
 SHOWN: dict[
     str, dict[str, tuple[str, int]]
@@ -67,16 +90,22 @@ SHOWN: dict[
 FAMILIES = {"DAPS, λ": r"daps-na( λ.*)?", "DAPS": "daps-na( half)?", "FSQ": "fsq.*", "VQ": "vq.*", "Gumbel": "gumbel.*"}
 
 
+def methods(data: str) -> dict[str, dict[str, Any]]:
+    """The methods of a kind of data."""
+    return {**METHODS, **MORE.get(data, {})}
+
+
 def train(splits: Splits, data: str, method: dict[str, Any], seed: int, minutes: float) -> DiscreteAutoencoder:
-    """Trains a model of a method; `size` is of T, over the recipe's."""
+    """Trains a model of a method; `size` is of T, over the recipe's, and `surrogate` the weight of the imitation."""
     options = dict(method)
-    size = options.pop("size", 1.0)
+    size, weight = options.pop("size", 1.0), options.pop("surrogate", None)
     config = make_config(data=data, minutes=minutes, seed=seed, validate_every=0, **options)
     config = dataclasses.replace(config, num_tokens=round(size * config.num_tokens))
-    trainer = Trainer(config, splits)
-    for _ in trainer.run():
-        pass
-    return trainer.autoencoder.eval()
+    verdict = None if weight is None else Classifier.fitted(splits.train, splits.train_labels)
+    model = verdicts.train(splits, config, weight, verdict).autoencoder.eval()
+    decoder = model.decoder if weight is None else model.decoder.decoder  # without what imitates
+    settings = config.model_config(splits.observation_shape, splits.likelihood, splits.kind.columns)
+    return DiscreteAutoencoder(model.policy, decoder, model.prior, settings, splits.kind)
 
 
 @torch.no_grad()
@@ -106,8 +135,9 @@ def run_codecs(data: str) -> None:
 def run(data: str, name: str, seed: int, minutes: float, fit_minutes: float) -> None:
     """Trains, fits, compresses and writes a row for each way to encode."""
     splits = load(data)
-    trained = train(splits, data, METHODS[name], seed, minutes)
-    model, rates = fit_prior_of(trained, splits, minutes=fit_minutes, seed=seed)
+    trained = train(splits, data, methods(data)[name], seed, minutes)
+    with mock.patch("time.perf_counter", time.process_time):
+        model, rates = fit_prior_of(trained, splits, minutes=fit_minutes, seed=seed)
     x = splits.test[:TEST]
     assert model.config is not None
     for weight in (None, *WEIGHTS):  # None for greedy codes
@@ -130,7 +160,7 @@ def grouped(data: str) -> dict[tuple[str, float | None], list[Row]]:
     for row in read_rows(NAME):
         if row["data"] == data:
             found[row["method"], row.get("search_weight")].append(row)
-    order = [*METHODS, *(method for method, _ in found)]
+    order = [*methods(data), *(method for method, _ in found)]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
 
 
@@ -138,7 +168,7 @@ def table(data: str) -> str:
     """Returns a line for each method and way to encode: bits in files, and what they lose."""
     lines = []
     for (method, weight), rows in grouped(data).items():
-        learned = method in METHODS
+        learned = method in methods(data)
         how = "" if not learned else "greedy" if weight is None else f"search, λ = {weight:g}"
         cells = [f"`{method}`" if learned else method, how, str(len(rows)) if learned else ""]
         cells += [f"{rows[0]['bits']:.0f}" if learned else "", interval([row["file_bits"] for row in rows])]
@@ -212,7 +242,7 @@ def draw() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=list(DATA), choices=DATA)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *OF_VERDICT], metavar="METHOD")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=3.0, help="of training, each")
     parser.add_argument("--fit-minutes", type=float, default=1.0, help="of fitting the prior")
@@ -231,7 +261,12 @@ def main() -> None:
         run(*options.one, options.minutes, options.fit_minutes)
         return
     done = {(row["data"], row["method"], row["seed"]) for row in read_rows(NAME)}
-    every = [(data, name, seed) for seed in options.seeds for data in options.only for name in options.methods]
+    every = [
+        (data, name, seed)
+        for seed in options.seeds
+        for data in options.only
+        for name in options.methods or methods(data)
+    ]
     tasks = [task for task in every if task not in done]
     run_tasks(tasks, options.workers, "--minutes", str(options.minutes), "--fit-minutes", str(options.fit_minutes))
 

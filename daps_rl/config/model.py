@@ -111,7 +111,7 @@ class ModelConfig(Settings):
         least=0,
         most=2**16,
     )
-    prior_layers: int = _code(2, "give an autoregressive prior this many blocks", above=0, most=2**10)
+    prior_layers: int = _code(1, "give an autoregressive prior this many blocks", above=0, most=2**10)
     likelihood: str = _decoder(
         "auto",
         "score reconstructions by this likelihood; auto for what suits the data",

@@ -93,7 +93,7 @@ class AutoregressivePrior(LearnedPrior):
         mask: EndToken | None = None,
         embed_dim: int = 64,
         num_heads: int = 4,
-        num_layers: int = 2,
+        num_layers: int = 1,
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__(num_tokens, vocab_size, num_classes, mask=mask)
