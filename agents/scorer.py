@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -31,8 +32,8 @@ class Scorer:
         microbatch: data at a time; 0 for all at once.
         decoder_samples: how many of the K codes the decoder learns from, 0 for all. The codes of a datum are much
             alike, and a gradient through one costs twice as much as its score.
-        low_precision: where some codes are scored alone, all are scored with matrix products in bfloat16: the codes of
-            a datum differ by much more than its rounding.
+        low_precision: where some codes are scored alone, all are scored with matrix products in bfloat16, by decoder
+            and prior: the codes of a datum differ by much more than its rounding.
         verdicts: what else a code is worth; nothing if None.
         labels: of the batch, for verdicts that ask for them. int64 [B].
         rate_weight: of log p(z) in the reward, beside its part of the KL.
@@ -73,12 +74,14 @@ class Scorer:
             ValueError: the batch has been scored already, or a verdict fails.
         """
         self._once()
-        with torch.no_grad():
-            prior_log_prob = self.prior.log_prob(codes)
         count = self.decoder_samples or codes.shape[1]
+        rounded = self.low_precision and count < codes.shape[1]
+        low = torch.autocast(codes.device.type, torch.bfloat16) if rounded else contextlib.nullcontext()
+        with torch.no_grad(), low:
+            prior_log_prob = self.prior.log_prob(codes)
         scored = learned = self._decode(codes[:, :count])
-        if count < codes.shape[1] and self.low_precision:  # all, so that no code has the advantage of another rounding
-            with torch.no_grad(), torch.autocast(codes.device.type, torch.bfloat16):
+        if rounded:  # all, so that no code has the advantage of another rounding
+            with torch.no_grad(), low:
                 scored = self._decode(codes)
         elif count < codes.shape[1]:
             with torch.no_grad():

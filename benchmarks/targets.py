@@ -1,9 +1,10 @@
 """A rate that holds itself, and β without a schedule: how near runs end to their targets, and what it costs.
 
     python benchmarks/targets.py rate --data digits --targets 15 20 25
-    python benchmarks/targets.py rate --data fashion-mnist --targets 20 30 40 --data-dir DIR
+    python benchmarks/targets.py rate --data digits --targets 15 20 25 --prior autoregressive
+    python benchmarks/targets.py rate --data fashion-mnist --targets 20 30 40 --steps 600
     python benchmarks/targets.py fixed --data digits --weights 0 1 2 4
-    python benchmarks/targets.py beta --data digits spoken-digits text fashion-mnist --data-dir DIR
+    python benchmarks/targets.py beta --data digits spoken-digits text fashion-mnist
 
 Runs of --steps, one after another, on one thread: the steps are what decides, so that another machine gives the same.
 What has a row already is skipped. 600 steps on digits take about fifteen seconds of a core.
@@ -68,8 +69,10 @@ def held() -> str:
     lines = []
     for part, data in itertools.product(("rate", "fixed"), STEPS):
         rows = [row for row in read_rows(NAME) if (row["part"], row["data"]) == (part, data)]
-        for value, steps in sorted({(row["value"], row["steps"]) for row in rows}):
-            runs = [row for row in rows if (row["value"], row["steps"]) == (value, steps)]
+        for prior, value, steps in sorted(
+            {(row["prior"], row["value"], row["steps"]) for row in rows}, key=lambda key: (key[0] != "independent", key)
+        ):
+            runs = [row for row in rows if (row["prior"], row["value"], row["steps"]) == (prior, value, steps)]
             off = [f"{max(row['off'][split] for row in runs):.1%}" if part == "rate" else "" for split in SPLITS]
             means = [f"{statistics.fmean(row[split]['rate'] for row in runs):.2f}" for split in SPLITS]
             weights = [row["rate_weight"] or 0.0 for row in runs]
@@ -77,8 +80,8 @@ def held() -> str:
             asked = f"{value:g} bits" if part == "rate" else f"λ = {value:g}"
             quality = [interval([row["test"][name] for row in runs], digits) for name, digits in QUALITY]
             found = [*itertools.chain(*zip(means, off, strict=True)), f"{statistics.fmean(weights):.2f}"]
-            lines.append([words, asked, str(steps), str(len(runs)), *found, *quality])
-    header = ["data, capacity", "asked", "steps", "seeds", "validation (bits)", "worst off", "test (bits)"]
+            lines.append([words, prior, asked, str(steps), str(len(runs)), *found, *quality])
+    header = ["data, capacity", "prior", "asked", "steps", "seeds", "validation (bits)", "worst off", "test (bits)"]
     return markdown([*header, "worst off", "last λ", "test log-likelihood (nats)", "PSNR (dB)"], lines)
 
 

@@ -129,9 +129,9 @@ def test_scores_are_in_low_precision_where_the_cpu_has_units_for_it(monkeypatch)
             Trainer(make_config(steps=1, device="cpu", **options), load("digits")).learner.score_precision == "bfloat16"
         )
 
-    for units in (True, False):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: {"amx_bf16": units})
-        assert precision() is units
+    for name, units in (("amx_bf16", True), ("avx512_bf16", True), ("amx_bf16", False), ("avx512_f", True)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name, units=units: {name: units})
+        assert precision() is (units and name.endswith("_bf16"))
         assert precision(score_precision="bfloat16") is True
         assert precision(score_precision="float32") is False
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})

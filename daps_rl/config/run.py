@@ -135,7 +135,7 @@ class RunConfig(Settings):
     precision: str = _machine("float32", "multiply matrices in this precision", choices=PRECISIONS)
     score_precision: str = _machine(
         "auto",
-        "score codes without a gradient in this precision; auto for bfloat16 on a CPU that has matrix units for it",
+        "score codes without a gradient in this precision; auto for bfloat16 on a CPU that has instructions for it",
         choices=("auto", *PRECISIONS),
     )
     cpu_kernels: bool = _machine(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from daps_rl.functional.checks import as_float, in_full_precision
 
 FEW_KEYS = 16  # for attention on a CPU
 
@@ -75,10 +78,16 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False
     Queries [N, H, L, d], keys and values [N, H, P, d] → [N, H, L, d]; causal: query i sees keys 0 … i.
     PyTorch's kernel for a CPU is made for many keys; with few of them products of small matrices are faster.
     """
-    length, keys = query.shape[2], key.shape[2]
-    exact = query.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-    if query.device.type != "cpu" or keys > FEW_KEYS or not exact:  # the kernel keeps the softmax in float32
+    if query.device.type != "cpu" or key.shape[2] > FEW_KEYS:
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    mixed = in_full_precision(functools.partial(_small_attention, causal=causal), query, key, value)
+    return mixed.to(query.dtype)
+
+
+def _small_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """The same by products of small matrices, in float32 at least."""
+    query, key, value = map(as_float, (query, key, value))
+    length, keys = query.shape[2], key.shape[2]
     flat_query, flat_key, flat_value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # [N·H, ...]
     scores = torch.bmm(flat_key, flat_query.transpose(1, 2)) * query.shape[-1] ** -0.5  # [N·H, P, L]
     if causal:

@@ -26,6 +26,7 @@ from daps_rl.verdicts import Verdicts
 
 RAMP = 0.5  # share of a run over which λ rises to its value: from the start, an autoregressive prior makes codes alike
 PRICE_RAMP = 0.15  # the same of the token price: no token is worth one before the decoder can read it
+BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")  # of a CPU, that multiply matrices in it faster than in float32
 SEED_STRIDE = 1_000_003  # between the processes of a run
 
 
@@ -99,7 +100,7 @@ class Learner:
         self.score_precision = config.score_precision
         if self.score_precision == "auto":
             tell = getattr(torch.cpu, "get_capabilities", None)  # older PyTorch does not
-            units = tell is not None and tell().get("amx_bf16") and self.device.type == "cpu"
+            units = tell is not None and any(map(tell().get, BFLOAT16_UNITS)) and self.device.type == "cpu"
             made_for_it = isinstance(autoencoder.decoder, CodeDecoder)  # a decoder of the user's may not be
             self.score_precision = "bfloat16" if units and made_for_it else "float32"
         self.update = GraphedUpdate(self.learn) if self.graphed else self.learn
