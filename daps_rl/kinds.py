@@ -17,6 +17,7 @@ from torch import nn
 
 from daps_rl.columns import Columns
 from daps_rl.data.errors import one_line
+from daps_rl.linear import Linear
 from daps_rl.policies.autoregressive import AutoregressivePolicy
 from daps_rl.policies.ends import EndEmbedding, EndHead
 from daps_rl.policies.factorized import FactorizedPolicy
@@ -57,7 +58,7 @@ def _head(settings: Any, decoder: nn.Module) -> nn.Module | None:
     if settings.token_vectors == "lattice" and isinstance(lattice, LatticeEmbedding):
         head = LatticeHead(settings.embed_dim, lattice)
     if settings.end_token:
-        tokens = head or nn.Linear(settings.embed_dim, settings.vocab_size)
+        tokens = head or Linear(settings.embed_dim, settings.vocab_size)
         return EndHead(tokens, settings.embed_dim, settings.num_tokens)
     return head
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from daps_rl.config import ModelConfig
 from daps_rl.envs.problem import DiscreteProblem, transformer_sizes
+from daps_rl.linear import Linear
 from daps_rl.policies import ItemEncoder
 
 
@@ -50,7 +51,7 @@ class DepotEmbedding(nn.Module):
 
     def __init__(self, features: int, embed_dim: int) -> None:
         super().__init__()
-        self.depot, self.others = nn.Linear(2, embed_dim), nn.Linear(features, embed_dim)
+        self.depot, self.others = Linear(2, embed_dim), Linear(features, embed_dim)
 
     def forward(self, items: Tensor) -> Tensor:
         return torch.cat((self.depot(items[:, :1, :2]), self.others(items[:, 1:])), dim=1)

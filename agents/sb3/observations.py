@@ -5,6 +5,7 @@ from __future__ import annotations
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from daps_rl.linear import Linear
 from daps_rl.policies import Patches
 
 
@@ -16,7 +17,7 @@ class VectorEncoder(nn.Sequential):
     """
 
     def __init__(self, size: int, num_tokens: int, embed_dim: int, hidden: int = 64) -> None:
-        layers = nn.Linear(size, hidden), nn.Linear(hidden, num_tokens * embed_dim)
+        layers = Linear(size, hidden), Linear(hidden, num_tokens * embed_dim)
         for layer in layers:
             BasePolicy.init_weights(layer, gain=2**0.5)
         by_token = nn.Unflatten(1, (num_tokens, embed_dim)), nn.LayerNorm(embed_dim)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder
+from daps_rl.linear import Linear
 
 
 class MLPDecoder(CodeDecoder):
@@ -38,7 +39,7 @@ class MLPDecoder(CodeDecoder):
         widths = (num_tokens * self.embed_dim, *hidden, math.prod(self.output_shape))
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+            layers += [Linear(fan_in, fan_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
         *others, last = (layer for layer in layers if isinstance(layer, nn.Linear))
         for layer in others:

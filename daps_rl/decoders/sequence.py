@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from daps_rl.decoders.base import LAST_LAYER_SCALE, CodeDecoder
 from daps_rl.decoders.resampling import initialize, make_norm, plan_resampling, spread
 from daps_rl.functional.checks import check_positive_integers, check_transformer_sizes
+from daps_rl.linear import Linear
 from daps_rl.policies.layers import EncoderBlock, sinusoidal_positions
 
 
@@ -65,7 +66,7 @@ class SequenceDecoder(CodeDecoder):
         self.norm = nn.LayerNorm(embed_dim)
         doublings, self.start = plan_resampling((num_tokens,), self.observation_shape[:1])
         self.resample = make_time_resampling(embed_dim, channels, doublings, norm)
-        self.head = nn.Linear(embed_dim, math.prod(self.likelihood.output_shape(self.observation_shape)[::2]))
+        self.head = Linear(embed_dim, math.prod(self.likelihood.output_shape(self.observation_shape)[::2]))
         initialize(self.head, LAST_LAYER_SCALE * self.likelihood.output_scale)
         self.start_at(data_mean)
 

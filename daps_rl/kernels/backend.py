@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from daps_rl.kernels.build import KernelsUnavailable, load
+from daps_rl.linear import Linear
 from daps_rl.policies.code_transformer import CodeTransformer, Context
 from daps_rl.policies.lattice import LatticeHead
 from daps_rl.policies.layers import CrossAttention, DecoderBlock, FeedForward, PointerHead, SelfAttention
 
-HEADS = (nn.Linear, LatticeHead)
+LINEAR = (nn.Linear, Linear)
+HEADS = (*LINEAR, LatticeHead)
 EPSILON = 1e-5  # of a norm
 
 
@@ -77,7 +79,7 @@ def obstacle(net: CodeTransformer) -> str | None:
     if not all(_is_plain(block) for block in net.blocks):
         return "its blocks are not all as they were built"
     layers = _layers(net)
-    if any(type(layer) not in (nn.Linear, nn.LayerNorm) or layer.bias is None for layer in layers):
+    if any(type(layer) not in (*LINEAR, nn.LayerNorm) or layer.bias is None for layer in layers):
         return "not all of its layers are plain ones with a bias"
     if any(isinstance(layer, nn.LayerNorm) and layer.eps != EPSILON for layer in layers):
         return f"not all of its norms have an epsilon of {EPSILON}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_rl.functional.checks import as_float, in_full_precision
+from daps_rl.linear import Linear
 from daps_rl.policies.distribution import TokenSteps
 from daps_rl.policies.layers import Cache, DecoderBlock, PointerHead, sinusoidal_positions
 from daps_rl.policies.masks import CodeMask, EndToken, check_ends
@@ -117,16 +118,16 @@ class CodeTransformer(nn.Module):
         self.start = nn.Parameter(torch.randn(embed_dim) * 0.02)
         self.embed: nn.Module  # of a token, or of the item that it is
         if pointer:
-            self.embed = nn.Linear(embed_dim, embed_dim)
+            self.embed = Linear(embed_dim, embed_dim)
         else:
             self.embed = nn.Embedding(vocab_size, embed_dim)
             nn.init.normal_(self.embed.weight, std=0.02)
         self.positions = nn.Buffer(sinusoidal_positions(num_tokens, embed_dim), persistent=False)
         self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
-        self.head = PointerHead(embed_dim) if pointer else head or nn.Linear(embed_dim, vocab_size)
+        self.head = PointerHead(embed_dim) if pointer else head or Linear(embed_dim, vocab_size)
         features = 0 if mask is None else mask.num_features
-        self.embed_features = nn.Linear(features, embed_dim) if features else None
+        self.embed_features = Linear(features, embed_dim) if features else None
 
     def backend_for(self, context: Context) -> Backend | None:
         """The backend, where there is one and it supports passes over this context."""

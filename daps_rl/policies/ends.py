@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_rl.functional.checks import as_float
+from daps_rl.linear import Linear
 
 
 class EndEmbedding(nn.Module):
@@ -57,7 +58,7 @@ class EndHead(nn.Module):
 
     def __init__(self, tokens: nn.Module, dim: int, num_tokens: int, early: float = 1 / 3) -> None:
         super().__init__()
-        self.tokens, self.end = tokens, nn.Linear(dim, 1)
+        self.tokens, self.end = tokens, Linear(dim, 1)
         self.bound = -math.log((1.0 - early) ** (-1.0 / num_tokens) - 1.0)  # of the log-odds, either way
         nn.init.zeros_(self.end.weight)
         nn.init.zeros_(self.end.bias)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from daps_rl.functional.checks import check_transformer_sizes
+from daps_rl.linear import Linear
 from daps_rl.policies.autoregressive import AutoregressiveCategorical
 from daps_rl.policies.code_transformer import CodeTransformer
 from daps_rl.policies.ends import EndHead
@@ -16,7 +17,7 @@ from daps_rl.policies.masks import EndToken
 
 def end_head(dim: int, num_tokens: int | None, mask: EndToken | None) -> nn.Module | None:
     """Logits of all symbols where codes end, [..., dim] → [..., V + 1]; None where they do not."""
-    return None if mask is None or num_tokens is None else EndHead(nn.Linear(dim, mask.end), dim, num_tokens)
+    return None if mask is None or num_tokens is None else EndHead(Linear(dim, mask.end), dim, num_tokens)
 
 
 class FactorizedHead(nn.Module):
@@ -28,7 +29,7 @@ class FactorizedHead(nn.Module):
     def __init__(self, dim: int, vocab_size: int, num_tokens: int | None = None, mask: EndToken | None = None) -> None:
         super().__init__()
         self.norm, self.mask = nn.LayerNorm(dim), mask
-        self.head = end_head(dim, num_tokens, mask) or nn.Linear(dim, vocab_size)
+        self.head = end_head(dim, num_tokens, mask) or Linear(dim, vocab_size)
 
     def forward(self, features: Tensor) -> FactorizedCategorical | FactorizedUntilEnd:
         return independent_codes(self.head(self.norm(features)), self.mask)

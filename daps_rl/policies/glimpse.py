@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from daps_rl.linear import Linear
 from daps_rl.policies.code_transformer import CodeTransformer, Context
 from daps_rl.policies.layers import CrossAttention
 from daps_rl.policies.steps import MaskedSteps
@@ -51,8 +52,8 @@ class GlimpseDecoder(CodeTransformer):
         options |= {"embed_dim": embed_dim, "num_heads": num_heads, "num_layers": 0, "mlp_ratio": 1.0, "pointer": True}
         super().__init__(num_tokens, vocab_size, **options)
         self.blocks = nn.ModuleList([GlimpseBlock(embed_dim, num_heads)])
-        self.embed_first = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.embed_mean = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.embed_first = Linear(embed_dim, embed_dim, bias=False)
+        self.embed_mean = Linear(embed_dim, embed_dim, bias=False)
 
     def prepare(self, encoded: Tensor, observation: Tensor | None = None) -> Context:
         """See `CodeTransformer`; what is aligned is the items' mean, [B, 1, 1, D]."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_rl.functional.checks import as_float, in_full_precision
+from daps_rl.linear import Linear
 
 FEW_KEYS = 16  # for attention on a CPU
 
@@ -105,8 +106,8 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, causal: bool) -> None:
         super().__init__()
         self.num_heads, self.causal = num_heads, causal
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         n, length, dim = x.shape
@@ -123,9 +124,9 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key_value = Linear(dim, 2 * dim)
+        self.out = Linear(dim, dim)
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of an encoded context. [B, P, D] → two of [B, H, P, D/H]."""
@@ -143,7 +144,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, dim: int, mlp_ratio: float) -> None:
         hidden = int(dim * mlp_ratio)
-        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        super().__init__(Linear(dim, hidden), nn.GELU(), Linear(hidden, dim))
 
 
 class EncoderBlock(nn.Module):
@@ -196,7 +197,7 @@ class PointerHead(nn.Module):
 
     def __init__(self, dim: int, clip: float = 10.0) -> None:
         super().__init__()
-        self.query, self.key = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.query, self.key = Linear(dim, dim, bias=False), Linear(dim, dim, bias=False)
         self.clip = clip
 
     def keys(self, encoded: Tensor) -> Tensor:

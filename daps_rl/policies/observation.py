@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_rl.functional.checks import check_transformer_sizes, in_full_precision
+from daps_rl.linear import Linear
 from daps_rl.policies.layers import CrossAttention, EncoderBlock, sinusoidal_positions
 
 
@@ -78,7 +79,7 @@ class ItemEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_transformer_sizes(embed_dim, num_heads, num_layers)
-        self.embed = features if isinstance(features, nn.Module) else nn.Linear(features, embed_dim)
+        self.embed = features if isinstance(features, nn.Module) else Linear(features, embed_dim)
         self.blocks = nn.ModuleList(EncoderBlock(embed_dim, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
 
@@ -176,7 +177,7 @@ class TokenEncoder(nn.Module):
             observation_shape, num_patches=num_patches, mlp_ratio=mlp_ratio, **sizes
         )
         self.readout = make_readout(num_tokens, num_patches, embed_dim, num_heads, own_encoder=unknown)
-        self.head = head or nn.Linear(embed_dim, outputs)
+        self.head = head or Linear(embed_dim, outputs)
 
     def forward(self, observation: Tensor) -> Any:
         return in_full_precision(self.head, self.readout(self.encoder(observation)))
