@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from daps_rl.linear import onednn_pays
+
 SOURCE = Path(__file__).with_name("code_transformer.cpp")  # and the headers beside it
 # Sums may be reordered; what is not a number stays what it is.
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"]
@@ -68,7 +70,8 @@ def load() -> Path:
 def _options() -> list[str]:
     include = Path(torch.__file__).parent / "include"
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"  # PyTorch's
-    return [*FLAGS, abi, f"-I{include}", f"-I{include}/torch/csrc/api/include"]
+    own_products = ["-DDAPS_AVX512"] if onednn_pays() else []
+    return [*FLAGS, *own_products, abi, f"-I{include}", f"-I{include}/torch/csrc/api/include"]
 
 
 def _key(compiler: list[str]) -> str:

@@ -1,6 +1,8 @@
-// Vectors and matrices in float32: what the layers are made of.
+// Vectors in float32: what the layers are made of, beside products of matrices.
 
 #pragma once
+
+#include "gemm.h"
 
 #if defined(__AVX512F__)
 #define CPU_CAPABILITY AVX512
@@ -19,23 +21,10 @@
 #include <cstring>
 #include <vector>
 
-// Of the BLAS that PyTorch brings along.
-extern "C" void sgemm_(
-    const char*, const char*, const int*, const int*, const int*, const float*, const float*, const int*, const float*,
-    const int*, const float*, float*, const int*);
-
 namespace daps {
 
 using Floats = std::vector<float>;
 using Vec = at::vec::Vectorized<float>;
-
-// c = a b + beta c; matrices by columns, 'T' for transposed.
-inline void gemm(
-    char of_a, char of_b, int m, int n, int k, const float* a, int lda, const float* b, int ldb, float beta, float* c,
-    int ldc) {
-  const float one = 1.0f;
-  sgemm_(&of_a, &of_b, &m, &n, &k, &one, a, &lda, b, &ldb, &beta, c, &ldc);
-}
 
 // y += scale x
 inline void add(float* __restrict y, const float* __restrict x, int64_t n, float scale = 1.0f) {
