@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.data.rows import AT_ONCE, Array, ArrayFile, Rows, parts_of
+from daps_rl.data.rows import Array, ArrayFile, Rows, parts_of
 from daps_rl.search import CodeScore, Search
 
 
@@ -54,7 +54,7 @@ def encode_all(
 
 def decode_parts(model: DiscreteAutoencoder, codes: Tensor) -> Iterator[Tensor]:
     """Yields what codes decode to, some at a time, on the CPU. [N, T] → [n, *x]."""
-    for part in codes.split(AT_ONCE):
+    for part in parts_of(codes):
         yield model.decode(part).cpu()
 
 

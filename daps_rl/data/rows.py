@@ -81,6 +81,6 @@ def open_array(path: Path) -> Rows:
 
 
 def parts_of(rows: Rows) -> Iterator[Array]:
-    """Yields all data, some at a time. [n, *x]."""
-    for start in range(0, len(rows), AT_ONCE):
+    """Yields all data, some at a time; of none an empty part. [n, *x]."""
+    for start in range(0, max(1, len(rows)), AT_ONCE):
         yield rows[start : start + AT_ONCE]
