@@ -97,6 +97,8 @@ class Agent(nn.Module):
     """Options of the class it derives from that it decides itself."""
     needs_decoder_gradient: ClassVar[bool] = False
     """Whether it learns through the decoder, which must then be differentiable."""
+    learns_rate: ClassVar[bool] = True
+    """Whether it learns from log p(z), what its codes cost; a quantiser does not."""
     on_device: bool = False
     """Whether `losses` works on tensors of the device alone: it reads no number that changes from step to step from
     the host (`progress`, `learning_rate`, one of its own) and copies none to it. A GPU then records it in a CUDA graph;

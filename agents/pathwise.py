@@ -162,6 +162,7 @@ class Quantizer(PathwiseAgent):
     """
 
     has_kl = False
+    learns_rate = False
     bounded_memory = False  # the codebook learns as it quantises: a pass may not be made twice
 
     def __init__(self, policy: nn.Module, *, samples: int = 1, commitment: float = 10.0) -> None:
@@ -185,6 +186,7 @@ class GaussianVAE(PathwiseAgent):
     """
 
     on_device = True
+    learns_rate = False
 
     def path(self, x: Tensor, target: Tensor, scorer: Scorer) -> Path:
         posterior: Distribution = self.policy(x)

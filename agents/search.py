@@ -36,6 +36,7 @@ class SearchAgent(Agent):
         ValueError: the policy is no `PointPolicy`.
     """
 
+    learns_rate = False
     settings: ClassVar[dict[str, Any]] = SETTINGS
 
     def __init__(self, policy: nn.Module, *, samples: int = SAMPLES) -> None:

@@ -30,6 +30,7 @@ from daps_rl.cli import main as command
 from daps_rl.codes import HEADER, compress, decompress, load_counts
 from daps_rl.config import make_config
 from daps_rl.data import Splits, from_arrays, load
+from daps_rl.data.rows import AT_ONCE
 from daps_rl.runs.session import load_run
 from daps_rl.training import Trainer
 
@@ -85,7 +86,7 @@ def size(seed: int, minutes: float, data_dir: str | None) -> None:
                 "same_data": bool(np.array_equal(np.load(back), decoded(model, codes))),
                 "compress_seconds": seconds, "decompress_seconds": seconds_back,
                 "compress_peak_mib": peak, "decompress_peak_mib": peak_back,
-                "data_mib": test[:count].numel() * 4 / 2**20, "minutes": minutes,
+                "data_mib": test[:count].numel() * 4 / 2**20, "at_once": AT_ONCE, "minutes": minutes,
             }  # fmt: skip
             write_row(NAME, row)
 

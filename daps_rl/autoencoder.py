@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from daps_rl.columns import Columns
 from daps_rl.config import ModelConfig, check_trusted, config_from_dict
-from daps_rl.data.arrays import Array, as_codes, as_observations
+from daps_rl.data.arrays import Array, as_codes, as_observations, shape_of
 from daps_rl.data.errors import DataError, one_line
 from daps_rl.data.kind import Kind, kind_from_json, kind_to_json
 from daps_rl.data.pixels import Arrays
+from daps_rl.data.rows import ArrayFile
 from daps_rl.data.splits import check_values
 from daps_rl.decoders import DECODERS, LIKELIHOODS, CodeDecoder
 from daps_rl.device import memory_size
@@ -151,11 +152,12 @@ class DiscreteAutoencoder(nn.Module):
         groups = z.ndim - (3 if torch.is_floating_point(z) else 2)
         return self.decoder(z).log_prob(x[(slice(None), *[None] * groups)])
 
-    def observations(self, x: Array, where: str = "x") -> Tensor:
+    def observations(self, x: Array, where: str = "x", whole: ArrayFile | None = None) -> Tensor:
         """Data as the policy takes them, see `as_observations`; in a model of parts of the user's own as they are.
 
         Pixels are refused where the likelihood is "gaussian": such data are standardised in training, by what a model
-        does not hold. `where` is what messages call the data. [B, ...] → [B, *observation_shape].
+        does not hold. `where` is what messages call the data, `whole` the file that they are a part of.
+        [B, ...] → [B, *observation_shape].
         """
         x = self.kind.prepare(x)
         if self.config is None:
@@ -164,14 +166,16 @@ class DiscreteAutoencoder(nn.Module):
         if self.config.column_kinds:
             x = torch.as_tensor(x, dtype=torch.float32, device=self._device)
             if x.shape[1:] != shape:
-                raise DataError(f"{where} must have shape [N, {', '.join(map(str, shape))}], got {list(x.shape)}")
+                needed = ", ".join(map(str, shape))
+                raise DataError(f"{where} must have shape [N, {needed}], got {shape_of(x, whole)}")
             Columns(self.config.column_kinds).check(x, where)
             return x
         if isinstance(x, Tensor) and x.dtype == torch.float32 and x.shape[1:] == shape:
             if len(x):
                 check_values(where, x)
             return x.to(self._device)  # with its gradient
-        return as_observations(x, shape, where, pixels=self.config.likelihood != "gaussian").to(self._device)
+        pixels = self.config.likelihood != "gaussian"
+        return as_observations(x, shape, where, pixels=pixels, whole=whole).to(self._device)
 
     def _codes(self, z: Array) -> Tensor:
         """Codes as the decoder takes them; vectors, of continuous latents or of embedded codes, as they are.

@@ -7,14 +7,22 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a file so that a kill or a full disk at any moment leaves the previous one whole; its folder exists.
+    """Writes a file whole or not at all, see `new_file`."""
+    with new_file(path) as file:
+        file.write(content)
 
-    A kill may leave `.NAME.*.tmp` beside it, which `RunFolder.locked` removes.
+
+@contextlib.contextmanager
+def new_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """Gives a file to fill, so that a kill or a full disk at any moment leaves the previous one whole at the path.
+
+    Its folder exists. A kill may leave `.NAME.*.tmp` beside it, which `RunFolder.locked` removes.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written; it names the file, and no temporary one is left.
@@ -23,7 +31,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

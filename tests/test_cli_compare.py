@@ -75,6 +75,19 @@ def test_a_comparison_leaves_everything_behind_and_reports_anew(data, tmp_path, 
     assert "leave out --steps" in error_of(capsys)
 
 
+def test_a_target_for_some_agents_runs_beside_others_without(data, tmp_path, capsys):
+    """Each keeps what it was given, and the table says whose settings are its own."""
+    own = ["--set", "daps-na:target_bits=5,prior=independent"]
+    options = ["--agents", "daps-na,fsq", "--seeds", "1", "--steps", "4", "--data", str(data), *TINY, *own]
+    out = tmp_path / "cmp"
+    assert main(["compare", *options, "--out", str(out)]) == 0
+    assert "daps-na is daps-na with settings of its own: target_bits 5.0, prior independent." in capsys.readouterr().out
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert [row["config"]["target_bits"] for row in rows] == [5.0, None]
+    assert main(["compare", "--out", str(out), "--agents", "vq", "--set", "vq:target_bits=5"]) == 2
+    assert "target_bits needs agents that learn from log p(z), got vq;" in error_of(capsys)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signals_stop_and_save_all_runs(data, tmp_path, number):
     out = tmp_path / "cmp"
@@ -141,6 +154,13 @@ def test_a_comparison_that_another_began_meanwhile_is_left_alone(data, tmp_path,
         (["--agents", "daps", "--against", "ppo"], "--against must be one of daps, got 'ppo'"),
         (["--agents", "daps", "--data", "nowhere.npy"], "nowhere.npy"),
         (["--agents", "daps", "--no-such-option"], "unrecognized arguments"),
+        (
+            ["--agents", "daps-na,fsq,own=vq,gaussian,local-search", "--target-bits", "20", "--prior", "independent"],
+            "target_bits needs agents that learn from log p(z), got fsq, own, gaussian, local-search; leave these out",
+        ),
+        (["--agents", "vq", "--rate-weight", "1"], "rate_weight needs agents that learn from log p(z), got vq; leave"),
+        (["--agents", "daps-na", "--target-psnr", "20"], "target_psnr needs a prior that learns which codes are short"),
+        (["--agents", "daps-na,fsq", "--set", "fsq:target_bits=9"], "target_bits needs agents that learn from log p"),
     ],
 )
 def test_errors_are_one_line_and_code_2(arguments, says, tmp_path, capsys, monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +15,11 @@ from conftest import TINY, error_of
 from PIL import Image
 
 from daps_rl.cli import main
+from daps_rl.codes import Container
 from daps_rl.codes import coder as coder_file
+from daps_rl.data import rows as rows_file
+from daps_rl.data.plain import read_array
+from daps_rl.runs.session import load_run
 
 BOOK = "In the beginning God created the heaven and the earth.\nAnd the earth was without form, and void.\n" * 40
 
@@ -205,3 +211,84 @@ def test_without_constriction_the_extra_is_named(run, data, tmp_path, capsys, mo
     capsys.readouterr()
     assert do("compress", run, data, tmp_path / "x.daps") == 2
     assert error_of(capsys) == ("daps-rl: error: compressed files need constriction: pip install 'daps-rl[compress]'")
+
+
+# Some data at a time.
+
+PEAKS = """
+import json, sys, torch
+from daps_rl.cli import main
+from daps_rl.device import peak_memory
+
+run, *inputs = sys.argv[1:]
+peaks = []
+for path in inputs:
+    commands = ["compress", path, "x.daps"], ["decompress", "x.daps", "back.npy"]
+    for command, source, target in commands:
+        assert main([command, run, "--input", source, "--output", target]) == 0
+        peaks.append(peak_memory(torch.device("cpu")))
+print(json.dumps(peaks))
+"""
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path):
+    """7,500 images more of 12 KiB are 88 MiB, and their codes 0.2; a peak is the most that the process ever held."""
+    data = np.random.default_rng(0).random((8000, 3, 32, 32), dtype=np.float32)
+    for count in (500, 8000):
+        np.save(tmp_path / f"{count}.npy", data[:count])
+    run = train(tmp_path / "run", tmp_path / "500.npy", "--decoder", "mlp")
+    child = subprocess.run(
+        [sys.executable, "-c", PEAKS, str(run), "500.npy", "8000.npy"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr
+    _, few, compressed, decompressed = json.loads(child.stdout.splitlines()[-1])
+    assert compressed - few < 50 * 2**20
+    assert decompressed - few < 50 * 2**20
+    assert np.load(tmp_path / "back.npy", mmap_mode="r").shape == data.shape
+
+
+def test_parts_are_judged_as_the_whole_that_they_are_of(tmp_path, monkeypatch):
+    """Pixels of which the second part has none but 0 and 1 are divided by 255 there too."""
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
+    pixels[10:20] = pixels[10:20] > 200
+    np.save(tmp_path / "pixels.npy", pixels)
+    run = train(tmp_path / "run", tmp_path / "pixels.npy", "--steps", "30")
+    _, _, model = load_run(str(run), "cpu")
+    expected = model.encode(model.observations(read_array(tmp_path / "pixels.npy")), deterministic=True)
+    monkeypatch.setattr(rows_file, "AT_ONCE", 10)
+    assert do("encode", run, tmp_path / "pixels.npy", tmp_path / "codes.npy") == 0
+    assert np.array_equal(np.load(tmp_path / "codes.npy"), expected)
+    assert not np.array_equal(model.encode(pixels[10:20], deterministic=True), expected[10:20])
+
+
+@pytest.mark.parametrize("command", ["compress", "encode"])
+def test_what_is_wrong_with_the_last_part_is_said_of_the_whole(run, data, tmp_path, capsys, monkeypatch, command):
+    monkeypatch.setattr(rows_file, "AT_ONCE", 10)
+    wrong, target = np.load(data), tmp_path / "there"
+    wrong[-1, 0, 0, 0] = np.nan
+    np.save(tmp_path / "nan.npy", wrong)
+    np.save(tmp_path / "wide.npy", np.zeros((60, 1, 8, 9), np.float32))
+    target.write_bytes(b"before")
+    for name, message in (
+        ("nan.npy", "must be finite in float32, got NaN or infinity; remove or replace such values"),
+        ("wide.npy", "must have shape [N, 1, 8, 8] as the model's data, got [60, 1, 8, 9]; give data of one kind"),
+    ):
+        assert do(command, run, tmp_path / name, target) == 2
+        assert error_of(capsys) == f"daps-rl: error: {tmp_path / name} {message}"
+    assert target.read_bytes() == b"before"
+    assert not list(tmp_path.glob(".*")) + list(tmp_path.glob("there.npy"))
+
+
+def test_data_that_turn_out_wrong_at_their_end_leave_the_file_before(tmp_path, capsys):
+    bits, file, back = tmp_path / "bits.npy", tmp_path / "x.daps", tmp_path / "back.npy"
+    np.save(bits, (np.random.default_rng(0).random((1100, 4, 4)) < 0.2).astype(np.float32))
+    run = train(tmp_path / "run", bits, "--likelihood", "bernoulli")
+    assert do("compress", run, bits, file, "--lossless") == do("decompress", run, file, back) == 0
+    assert back.read_bytes() == bits.read_bytes()
+    file.write_bytes(Container.from_bytes(file.read_bytes())._replace(content=b"another!").to_bytes())
+    capsys.readouterr()
+    assert do("decompress", run, file, back) == 2
+    assert "was compressed where numbers come out differently from here" in error_of(capsys)
+    assert back.read_bytes() == bits.read_bytes()
+    assert not list(tmp_path.glob(".*"))

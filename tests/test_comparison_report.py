@@ -132,6 +132,20 @@ class TestTable:
         assert "## Runs still to do\n\n- fsq, seed 2\n" in text
         assert "With 2 pairs" in text
 
+    @pytest.mark.parametrize("reference", ["daps", "fsq"])
+    def test_an_agent_that_fails_leaves_the_table_of_the_others(self, rows: Any, curves: Any, reference: str) -> None:
+        """Of which it may be the reference: then tests are against the first of those that have finished."""
+        for seed in PLAN.seeds:
+            rows["fsq", seed] = {"label": "fsq", "seed": seed, "status": "failed", "reason": "no good", "config": {}}
+            del curves["fsq", seed]
+        text = comparison_text(PLAN, rows, curves, reference)
+        assert text.count("- fsq, seed ") == 3
+        others = dataclasses.replace(PLAN, agents={"daps": "daps", "wide": "daps"})
+        kept = {key: row for key, row in rows.items() if key[0] != "fsq"}
+        expected = comparison_text(others, kept, curves, "daps").partition("\n\n")[2].splitlines()
+        ours = text.partition("\n\n")[2].partition("## Runs that failed")[0].rstrip().splitlines()
+        assert [line for line in ours if "fsq" not in line] == expected
+
     def test_values_that_are_not_finite_are_left_out_and_counted(self, rows: Any, curves: Any) -> None:
         rows["daps", 2]["test"]["psnr"] = math.nan
         table = cells(comparison_text(PLAN, rows, curves, "daps"), "Reconstructions")

@@ -18,6 +18,7 @@ from conftest import TINY
 from daps_rl import report
 from daps_rl.cli import main
 from daps_rl.comparison.folder import ComparisonFolder
+from daps_rl.data.kind import write_array
 from daps_rl.files import write_atomically
 
 COUNTS = torch.ones(2, 3, dtype=torch.int64)
@@ -26,6 +27,7 @@ ROWS = [{"step": 1, "beta_elbo": 1.0}]
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "a file": lambda folder: write_atomically(folder / "a file", b"new"),
+    "parts.npy": lambda folder: write_array(folder / "parts.npy", [COUNTS, COUNTS], 4),
     "rows.jsonl": lambda folder: ComparisonFolder(folder).write_rows([{"label": "new"}]),
     "comparison.json": lambda folder: ComparisonFolder(folder).write_json(folder / "comparison.json", {"new": 1}),
     "usage.png": lambda folder: report.plot_code_usage(folder / "usage.png", COUNTS),

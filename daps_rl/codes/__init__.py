@@ -2,7 +2,6 @@
 
 from daps_rl.codes.compression import Decompressed as Decompressed
 from daps_rl.codes.compression import compress as compress
-from daps_rl.codes.compression import decode_all as decode_all
 from daps_rl.codes.compression import decompress as decompress
 from daps_rl.codes.compression import load_counts as load_counts
 from daps_rl.codes.compression import save_counts as save_counts
@@ -10,6 +9,7 @@ from daps_rl.codes.container import HEADER as HEADER
 from daps_rl.codes.container import Container as Container
 from daps_rl.codes.draws import draw_codes as draw_codes
 from daps_rl.codes.draws import quality_of_draws as quality_of_draws
+from daps_rl.codes.observations import decode_all as decode_all
 from daps_rl.codes.prior import Codes as Codes
 from daps_rl.codes.prior import fit_prior as fit_prior
 from daps_rl.codes.prior import fit_prior_of as fit_prior_of

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,10 +26,12 @@ from daps_rl.codes.coder import (
     in_float64,
     same_numbers,
 )
-from daps_rl.codes.container import Container, short_digest
+from daps_rl.codes.container import DIGEST, Container
 from daps_rl.codes.lossless import code_data
+from daps_rl.codes.observations import Observations, decode_parts
 from daps_rl.data.arrays import Array, as_codes
 from daps_rl.data.kind import kind_to_json
+from daps_rl.data.rows import Rows
 from daps_rl.device import memory_size
 from daps_rl.files import to_json
 from daps_rl.policies import end_token
@@ -36,7 +39,6 @@ from daps_rl.tensor_file import load_tensors, save_tensors, tensors_digest
 
 COUNTS = "counts.safetensors"
 MOST_COUNTED = 2**38  # with it whole numbers stay within 64 bits
-AT_ONCE = 500  # codes that are decoded
 
 
 class Decompressed(NamedTuple):
@@ -47,7 +49,7 @@ class Decompressed(NamedTuple):
 
 
 def compress(
-    model: DiscreteAutoencoder, codes: Array, *, data: Array | None = None, counts: Tensor | None = None
+    model: DiscreteAutoencoder, codes: Array, *, data: Rows | None = None, counts: Tensor | None = None
 ) -> bytes:
     """Returns codes as the content of a file, in −log2 p(z) bits each behind a header of 46 bytes.
 
@@ -56,7 +58,8 @@ def compress(
     Args:
         codes: from `model.encode`. int64 [N, T].
         data: what they are codes of, to write too, in −log2 p(x|z) bits each: zeros and ones, categories, or symbols,
-            in any form that `model.encode` takes. [N, *x]. None to write the codes alone.
+            in any form that `model.encode` takes, or as `Observations` of a file, which are read some at a time.
+            [N, *x]. None to write the codes alone.
         counts: code by this table instead of the prior, in whole numbers throughout, for files that are to be read on
             another machine. From `daps_rl.evaluation.count_codes`, int64 [T, V].
     Raises:
@@ -64,12 +67,14 @@ def compress(
         ImportError: constriction is not installed.
     """
     check_streams(by_counts=counts is not None, lossless=data is not None)
-    codes, data = _checked(model, codes, data)
+    codes, observed = _checked(model, codes, data)
     first, second = Writer(), Writer()
     with same_numbers():
         _code_tokens(model, first, codes, len(codes), counts)
-        if data is not None:
-            code_data(second, in_float64(model.decoder), codes, data)
+    written = () if observed is None else code_data(second, in_float64(model.decoder), codes, observed)
+    digest = hashlib.sha256()
+    for _ in _digested(digest, codes, written):
+        pass
     num_tokens, vocab_size = code_sizes(model.policy)
     container = Container(
         counted=counts is not None,
@@ -78,15 +83,14 @@ def compress(
         vocab_size=vocab_size,
         num_codes=len(codes),
         model=_model_digest(model, counts),
-        content=_content_digest(codes, data),
+        content=digest.digest()[:DIGEST],
         codes=first.to_bytes(),
         data=second.to_bytes(),
     )
     content = container.to_bytes()
-    try:
-        _read_streams(model, Container.from_bytes(content), counts)
-    except WrongNumbers as error:
-        raise ValueError("what was compressed does not decompress to the same; use another machine.") from error
+    wrong = "what was compressed does not decompress to the same; use another machine."
+    for _ in _read_streams(model, Container.from_bytes(content), counts, wrong):
+        pass
     return content
 
 
@@ -99,8 +103,8 @@ def check_streams(*, by_counts: bool, lossless: bool) -> None:
         )
 
 
-def _checked(model: DiscreteAutoencoder, codes: Array, data: Array | None) -> tuple[Tensor, Tensor | None]:
-    """Codes [N, T], N > 0, and data [N, *x], on the CPU; a ValueError where they are not of this model."""
+def _checked(model: DiscreteAutoencoder, codes: Array, data: Rows | None) -> tuple[Tensor, Observations | None]:
+    """Codes [N, T], N > 0, on the CPU, and data [N, *x]; a ValueError where they are not of this model."""
     num_tokens, vocab_size = code_sizes(model.policy)
     if torch.as_tensor(codes).is_floating_point():
         raise ValueError("compressing needs codes, and this model has continuous latents; train one with codes.")
@@ -109,11 +113,12 @@ def _checked(model: DiscreteAutoencoder, codes: Array, data: Array | None) -> tu
         raise ValueError(f"codes must have shape [N, {num_tokens}], one or more, got {list(codes.shape)}.")
     if (ends := end_token(model.policy)) is not None:  # what stands behind an end is not read
         codes = ends.close(codes)
-    if data is not None:
-        data = model.observations(data).float().cpu()
-        if len(data) != len(codes):
-            raise ValueError(f"codes must be one for each datum, got {len(codes)} of {len(data)} data; pass as many.")
-    return codes, data
+    if data is None:
+        return codes, None
+    observed = data if isinstance(data, Observations) else Observations(model, data)
+    if len(observed) != len(codes):
+        raise ValueError(f"codes must be one for each datum, got {len(codes)} of {len(observed)} data; pass as many.")
+    return codes, observed
 
 
 def decompress(
@@ -128,6 +133,26 @@ def decompress(
         ValueError: the content is damaged, belongs to another model, or was made where numbers come out differently.
         ImportError: constriction is not installed.
     """
+    entries = math.prod(model.config.observation_shape) if model.config else 0
+    codes, parts = decompress_parts(model, content, counts=counts, where=where, bytes_each=4 * entries)
+    return Decompressed(codes, torch.cat([*parts]))
+
+
+def decompress_parts(
+    model: DiscreteAutoencoder,
+    content: bytes,
+    *,
+    counts: Tensor | None = None,
+    where: str = "the file",
+    bytes_each: int = 0,
+) -> tuple[Tensor, Iterator[Tensor]]:
+    """Returns what `decompress` does, but the data in parts [n, *x], each of which is made when it is asked for.
+
+    Data that the file itself holds are known to be the very same at the end alone: the last part may raise ValueError.
+
+    Args:
+        bytes_each: that the caller keeps of each datum.
+    """
     container = Container.from_bytes(content, where)
     counts = counts if container.counted else None
     if container.counted and counts is None:
@@ -135,38 +160,37 @@ def decompress(
     sizes = container.num_tokens, container.vocab_size
     if container.model != _model_digest(model, counts) or sizes != code_sizes(model.policy):
         raise ValueError(f"{where} was compressed with another model; pass the run that it was compressed with.")
-    entries = math.prod(model.config.observation_shape) if model.config else 0
-    if container.num_codes * (8 * container.num_tokens + 4 * entries) > memory_size():
+    if container.num_codes * (8 * container.num_tokens + bytes_each) > memory_size():
         raise ValueError(
             f"{where} holds {container.num_codes:,} data, more than this machine's memory can; use another."
         )
-    try:
-        codes, data = _read_streams(model, container, counts)
-    except WrongNumbers as error:
-        raise ValueError(
-            f"{where} was compressed where numbers come out differently from here, on another machine or by another "
-            "version of PyTorch; decompress it there, or compress it anew with --coder independent."
-        ) from error
-    return Decompressed(codes, decode_all(model, codes) if data is None else data)
+    wrong = (
+        f"{where} was compressed where numbers come out differently from here, on another machine or by another "
+        "version of PyTorch; decompress it there, or compress it anew with --coder independent."
+    )
+    found = _read_streams(model, container, counts, wrong)
+    codes = next(found)
+    if container.lossless:
+        return codes, found
+    for _ in found:  # to its end, where codes are compared
+        pass
+    return codes, decode_parts(model, codes)
 
 
 def _read_streams(
-    model: DiscreteAutoencoder, container: Container, counts: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Codes [N, T], and the data [N, *x] where there are; WrongNumbers unless they are those that were written."""
-    data = None
-    with same_numbers():
-        codes = _code_tokens(model, Reader(container.codes), None, container.num_codes, counts)
-        if container.lossless:
-            data = code_data(Reader(container.data), in_float64(model.decoder), codes, None)
-    if _content_digest(codes, data) != container.content:
-        raise WrongNumbers("what was read is not what was written.")
-    return codes, data
-
-
-def decode_all(model: DiscreteAutoencoder, codes: Tensor) -> Tensor:
-    """What any number of codes decode to, on the CPU. [N, T] → [N, *x]."""
-    return torch.cat([model.decode(part).cpu() for part in codes.split(AT_ONCE)])
+    model: DiscreteAutoencoder, container: Container, counts: Tensor | None, wrong: str
+) -> Iterator[Tensor]:
+    """Yields codes [N, T], then parts of the data where there are; in the end, a ValueError unless all are the same."""
+    try:
+        with same_numbers():
+            codes = _code_tokens(model, Reader(container.codes), None, container.num_codes, counts)
+        data = code_data(Reader(container.data), in_float64(model.decoder), codes, None) if container.lossless else ()
+        digest = hashlib.sha256()
+        yield from _digested(digest, codes, data)
+        if digest.digest()[:DIGEST] != container.content:
+            raise WrongNumbers("what was read is not what was written.")
+    except WrongNumbers as error:
+        raise ValueError(wrong) from error
 
 
 def save_counts(folder: Path, counts: Tensor) -> Path:
@@ -219,6 +243,10 @@ def _model_digest(model: DiscreteAutoencoder, counts: Tensor | None) -> bytes:
     return bytes.fromhex(tensors_digest({name: each.cpu() for name, each in tensors.items()}, text))[:8]
 
 
-def _content_digest(codes: Tensor, data: Tensor | None) -> bytes:
-    parts = [codes.numpy().astype("<i4").tobytes()]
-    return short_digest(*parts, *([] if data is None else [data.numpy().astype("<f4").tobytes()]))
+def _digested(digest: Any, codes: Tensor, data: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yields codes and then parts of data, as they are added to a digest of hashlib's."""
+    digest.update(codes.numpy().astype("<i4").tobytes())
+    yield codes
+    for part in data:
+        digest.update(part.numpy().astype("<f4").tobytes())
+        yield part

@@ -6,7 +6,7 @@ import hashlib
 import struct
 from typing import NamedTuple
 
-MAGIC, VERSION = b"DAPS", 1
+MAGIC, VERSION, DIGEST = b"DAPS", 1, 8  # the last in bytes
 HEADER = struct.Struct("<4sBB4I8s8s8s")
 """Magic, version, how it was coded, T, V, N, bytes of the first stream; digests of model, content, and whole file."""
 COUNTED, LOSSLESS = 1, 2  # bits of how it was coded
@@ -57,8 +57,8 @@ class Container(NamedTuple):
 
 
 def short_digest(*parts: bytes) -> bytes:
-    """Returns the first eight bytes of a SHA-256 digest of all parts, one after another."""
+    """Returns the first bytes of a SHA-256 digest of all parts, one after another."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
-    return digest.digest()[:8]
+    return digest.digest()[:DIGEST]

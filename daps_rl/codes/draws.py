@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from daps_rl.autoencoder import DiscreteAutoencoder
-from daps_rl.codes.compression import decode_all
+from daps_rl.codes.observations import decode_all
 from daps_rl.data import Splits
 from daps_rl.evaluation.recogniser import Recogniser
 from daps_rl.policies.distribution import TokenSteps, write_codes

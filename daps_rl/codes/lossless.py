@@ -10,34 +10,39 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent
 
-from daps_rl.codes.coder import Stream, parts, whole_numbers
+from daps_rl.codes.coder import Stream, parts, same_numbers, whole_numbers
+from daps_rl.data.rows import Rows
 from daps_rl.decoders.columns import ColumnsDistribution
 
 Entries = EllipsisType | tuple[EllipsisType, slice]
 
 
-def code_data(stream: Stream, decoder: nn.Module, codes: Tensor, x: Tensor | None) -> Tensor:
+def code_data(stream: Stream, decoder: nn.Module, codes: Tensor, x: Rows | None) -> Iterator[Tensor]:
     """Writes data to a stream by what a decoder says of their codes, or reads them from one, in parts of the same size.
+
+    A part is coded when it is asked for.
 
     Args:
         stream: a `Writer` or a `Reader`.
         decoder: in float64, on the CPU.
         codes: int64 [N, T].
         x: whole numbers to write, or None to read. [N, *x].
-    Returns:
-        the data. float32 [N, *x].
+    Yields:
+        parts of the data, on the CPU. float32 [n, *x].
     Raises:
         ValueError: the decoder's likelihood is not of whole numbers, or x holds others.
     """
-    first = decoder(codes[:1])
-    size = sum(logits.numel() for _, logits in _logits(first, torch.zeros(1, *first.event_shape)))
-    found = torch.zeros(len(codes), *first.event_shape, dtype=torch.float32)
+    with same_numbers():
+        first = decoder(codes[:1])
+        size = sum(logits.numel() for _, logits in _logits(first, torch.zeros(1, *first.event_shape)))
     for rows in parts(len(codes), size):
-        written = found[rows]
-        for entries, logits in _logits(decoder(codes[rows]), written):
-            symbols = None if x is None else _symbols(x[rows][entries], logits.shape[-1])
-            written[entries] = stream.code(whole_numbers(logits), symbols).view(logits.shape[:-1]).float()
-    return found
+        given = None if x is None else torch.as_tensor(x[rows]).float().cpu()
+        with same_numbers():
+            written = torch.zeros(len(codes[rows]), *first.event_shape, dtype=torch.float32)
+            for entries, logits in _logits(decoder(codes[rows]), written):
+                symbols = None if given is None else _symbols(given[entries], logits.shape[-1])
+                written[entries] = stream.code(whole_numbers(logits), symbols).view(logits.shape[:-1]).float()
+        yield written
 
 
 def _symbols(x: Tensor, values: int) -> Tensor:

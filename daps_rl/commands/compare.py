@@ -61,6 +61,8 @@ def compare_command(
         seeds = seeds or (0, 1, 2)
         plan = Plan(agents=agents, seeds=seeds, preset=config, options=given, own=own)
     reference = reference_of(plan, against)
+    if not report:
+        plan.check_rate(label for label in plan.agents if recorded is None or label not in recorded.agents)
     plan.check()
     folder_is_writable(folder.path)
     splits = load_data(plan.config(reference, plan.seeds[0]))

@@ -15,15 +15,14 @@ from daps_rl.codes import (
     HEADER,
     Search,
     compress,
-    decode_all,
-    decompress,
     draw_codes,
     fit_prior_of,
     load_counts,
     quality_of_draws,
     save_counts,
 )
-from daps_rl.codes.compression import check_streams
+from daps_rl.codes.compression import check_streams, decompress_parts
+from daps_rl.codes.observations import Observations, decode_parts, encode_all
 from daps_rl.codes.prior import codes_of
 from daps_rl.commands.options import given_settings
 from daps_rl.commands.terminal import shares
@@ -41,8 +40,6 @@ from daps_rl.runs.pictures import draw_run, draw_samples
 from daps_rl.runs.session import code_score_of, load_run, same_data
 from daps_rl.training import load_data
 from daps_rl.verdicts import make_verdicts
-
-AT_ONCE = 500  # data
 
 
 def evaluate_command(
@@ -88,9 +85,8 @@ def encode_command(
         raise ValueError("--sampled takes the code that is drawn, --search the best that is found; leave out one.")
     how = None if search is None else Search.parse(search)
     folder, config, model = load_run(run, device, trust=trust)
-    data = model.observations(model.kind.read(Path(input)), input)
-    codes = _encode(folder, config, model, data, how, sampled=sampled)
-    print(f"wrote {write_array(Path(output), codes.numpy())}")
+    codes, _ = _encode(folder, config, model, input, how, sampled=sampled)
+    print(f"wrote {write_array(Path(output), [codes], len(codes))}")
     return 0
 
 
@@ -165,8 +161,7 @@ def compress_command(
     check_streams(by_counts=coder == "independent", lossless=lossless)
     how = None if search is None else Search.parse(search)
     folder, config, model = load_run(run, device, trust=trust)
-    data = model.observations(model.kind.read(Path(input)), input)
-    codes = _encode(folder, config, model, data, how)
+    codes, data = _encode(folder, config, model, input, how)
     counts = _counts(folder, config, model, trust) if coder == "independent" else None
     content = compress(model, codes, data=data if lossless else None, counts=counts)
     write_atomically(output, content)
@@ -181,7 +176,8 @@ def decompress_command(*, run: str, trust: bool, device: str, input: str, output
         content = file.read()
     folder, config, model = load_run(run, device, trust=trust)
     counts = load_counts(folder.model, config.num_tokens, config.num_symbols)
-    print(f"wrote {model.kind.write(Path(output), decompress(model, content, counts=counts, where=input).data)}")
+    codes, parts = decompress_parts(model, content, counts=counts, where=input)
+    print(f"wrote {model.kind.write_parts(Path(output), parts, len(codes))}")
     return 0
 
 
@@ -189,15 +185,15 @@ def _encode(
     folder: RunFolder,
     config: TrainConfig,
     model: DiscreteAutoencoder,
-    data: Tensor,
+    path: str,
     search: Search | None,
     *,
     sampled: bool = False,
-) -> Tensor:
-    """Codes of data, greedy, drawn or searched for, on the CPU. [N, *x] → [N, T]."""
+) -> tuple[Tensor, Observations]:
+    """Codes [N, T] of the data [N, *x] at a path, greedy, drawn or searched for, on the CPU; and these data."""
     score = None if search is None else code_score_of(folder, config, model)
-    parts = data.split(AT_ONCE)
-    return torch.cat([model.encode(x, deterministic=not sampled, search=search, score=score).cpu() for x in parts])
+    data = Observations(model, model.kind.rows(Path(path)), path)
+    return encode_all(model, data, sampled=sampled, search=search, score=score), data
 
 
 def _counts(folder: RunFolder, config: TrainConfig, model: DiscreteAutoencoder, trust: bool) -> Tensor:
@@ -222,7 +218,7 @@ def _check_seed(seed: int) -> None:
 
 def _write_data(path: str, model: DiscreteAutoencoder, codes: Tensor) -> int:
     """Writes what codes decode to in the form that its kind has, whole or not at all, and says so."""
-    print(f"wrote {model.kind.write(Path(path), decode_all(model, codes))}")
+    print(f"wrote {model.kind.write_parts(Path(path), decode_parts(model, codes), len(codes))}")
     return 0
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from daps_rl.agents import find_agent
 from daps_rl.config import TrainConfig, make_config
+from daps_rl.config.run import rate_settings
 from daps_rl.names import weighted_name
+from daps_rl.training.checks import NEEDS_PRIOR
 
 SHARED = ("data", "data_dir", "problem", "agent", "seed")
 """Settings that no entry has for itself."""
@@ -106,6 +108,21 @@ class Plan:
         """Raises ValueError where an agent is not known or settings make no sense, before the first run is trained."""
         for run in self.runs():
             find_agent(run.config.agent)
+
+    def check_rate(self, labels: Iterable[str]) -> None:
+        """Raises ValueError where the rate has a weight, and one of these entries could learn nothing from it."""
+        weighed = {label: names[0] for label in labels if (names := rate_settings(self._options(label)))}
+        deaf = [label for label in weighed if not find_agent(self.agents[label]).cls.learns_rate]
+        if deaf:
+            name = weighed[deaf[0]]
+            raise ValueError(
+                f"{name} needs agents that learn from log p(z), got {', '.join(deaf)}; leave these out, or compare at "
+                f"fixed sizes of code, without {name}: `daps-rl fit-prior` then says what the codes of a run take."
+            )
+        for label, name in weighed.items():
+            config = self.config(label, self.seeds[0])
+            if config.prior == "uniform" and not config.end_token:
+                raise ValueError(f"{name} {NEEDS_PRIOR}")
 
     def command(self, run: PlannedRun) -> list[str]:
         """The `daps-rl train` that does the same as one run of the comparison."""

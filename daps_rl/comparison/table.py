@@ -136,8 +136,12 @@ def _found(how: str, name: str) -> Callable[[Row], Any]:
 def comparison_text(
     plan: Plan, rows: Mapping[tuple[str, int], Row], curves: Mapping[tuple[str, int], Curve], reference: str
 ) -> str:
-    """The whole of comparison.md but its pictures: rows of runs that have ended, curves of finished ones."""
+    """The whole of comparison.md but its pictures: rows of runs that have ended, curves of finished ones.
+
+    Tests are against the reference, or where no run of that has finished, against the first agent of which one has.
+    """
     finished = of_labels({key: row for key, row in rows.items() if row["status"] == "finished"}, plan.agents)
+    reference = next((label for label in (reference, *finished) if finished[label]), reference)
     lines = [f"# {', '.join(plan.agents)} on {plan.config(next(iter(plan.agents)), plan.seeds[0]).data}", ""]
     lines += [*_settings(plan), "", "## Test split, at the end of each run", ""]
     cost = [column._replace(heading=of_rewards(column.heading)) for column in TABLES["Cost"]]
@@ -212,7 +216,7 @@ def markdown(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _reading_notes(finished: Mapping[str, Sequence[Row]]) -> list[str]:
-    fewest = min(len(rows) for rows in finished.values())
+    fewest = min((len(rows) for rows in finished.values() if rows), default=0)
     notes = ["Means over seeds; in brackets a bootstrapped 95 % interval of the mean (BCa); bold: the best mean."]
     if fewest < MIN_FOR_INTERVAL:
         notes.append(f"Fewer than {MIN_FOR_INTERVAL} seeds have no interval.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,9 +104,7 @@ class AgentConfig(Settings):
             raise ValueError(
                 f"beta_start must be >= beta_end, got {self.beta_start} and {self.beta_end}; beta decays over the run."
             )
-        weighing = [name for name in TARGETS if getattr(self, name) is not None]
-        weighing += ["rate_weight"] if self.rate_weight else []
-        if len(weighing) > 1:
+        if len(weighing := rate_settings(vars(self))) > 1:
             raise ValueError(f"rate has one weight, and {' and '.join(weighing)} would each set it; give one of them.")
         labels = [name.rpartition(":")[2] for name in self.reward_names]
         if len(set(labels)) < len(labels):
@@ -217,6 +215,12 @@ def config_from_dict(values: dict[str, Any], cls: type[Settings] = TrainConfig) 
             "train anew."
         )
     return cls(**values)
+
+
+def rate_settings(values: Mapping[str, Any]) -> list[str]:
+    """Returns the names of those settings that give log p(z) a weight in the reward."""
+    names = [name for name in TARGETS if values.get(name) is not None]
+    return [*names, "rate_weight"] if values.get("rate_weight") else names
 
 
 def own_code(names: Iterable[str | None]) -> list[str]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError
+from daps_rl.data.rows import Array as Array
+from daps_rl.data.rows import ArrayFile
 from daps_rl.data.splits import SPLITS, Splits, check_values, cut_missing
-
-Array = np.ndarray | Tensor
 
 CHANNELS = (1, 3, 4)  # grey, colour, colour with opacity
 WHITE = 255
@@ -75,7 +75,9 @@ def from_arrays(
     return Splits(name=name, **data, **labels, likelihood=likelihood, value_range=value_range, given_shape=given_shape)
 
 
-def as_observations(x: Array, shape: Sequence[int], where: str = "x", *, pixels: bool = True) -> Tensor:
+def as_observations(
+    x: Array, shape: Sequence[int], where: str = "x", *, pixels: bool = True, whole: ArrayFile | None = None
+) -> Tensor:
     """Data as a model takes them, float32 [N, *shape], by the rules by which `from_arrays` made what it learned from.
 
     So uint8 that is not all 0 and 1 is divided by 255, and an axis of channels is added, or moved to the front.
@@ -85,21 +87,25 @@ def as_observations(x: Array, shape: Sequence[int], where: str = "x", *, pixels:
         shape: of an observation of the model.
         where: what messages call the data.
         pixels: whether uint8 that is not all 0 and 1 is taken.
+        whole: the file that x is a part of, whose values are judged together.
     Raises:
         DataError: x has the wrong type, shape or values.
     """
     data = _as_data(x, where)
-    whole = data.dtype == torch.uint8 and not _is_binary(data)
-    if whole and not pixels:
+    scaled = data.dtype == torch.uint8 and not (_is_binary(data) if whole is None else whole.binary)
+    if scaled and not pixels:
         raise DataError(f"{where} must be floats, standardised as in training, got pixels (uint8); convert them so")
     if data.shape[1:] != torch.Size(shape):
         data = _channels_first(data)
     if data.shape[1:] != torch.Size(shape):
-        needed = ", ".join(map(str, shape))
-        raise DataError(
-            f"{where} must have shape [N, {needed}] as the model's data, got {list(x.shape)}; give data of one kind"
-        )
-    return data.float() / (WHITE if whole else 1)
+        needed, got = ", ".join(map(str, shape)), shape_of(x, whole)
+        raise DataError(f"{where} must have shape [N, {needed}] as the model's data, got {got}; give data of one kind")
+    return data.float() / (WHITE if scaled else 1)
+
+
+def shape_of(x: Array, whole: ArrayFile | None) -> list[int]:
+    """Returns the shape of an array, or of the file that it is a part of."""
+    return list(x.shape) if whole is None else [len(whole), *x.shape[1:]]
 
 
 def as_codes(codes: Array, num_tokens: int, vocab_size: int, where: str = "codes") -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from daps_rl.data.cache import cached_arrays
 from daps_rl.data.errors import DataError, MissingDataError
-from daps_rl.data.kind import Array, Kind, Measure, write_array
-from daps_rl.data.plain import list_files, read_array
+from daps_rl.data.kind import Kind, Measure, write_array
+from daps_rl.data.plain import list_files
+from daps_rl.data.rows import Files, Rows, open_array
 from daps_rl.data.splits import SPLITS, Splits
 from daps_rl.data.text_files import read_text, write_folder
 from daps_rl.report.handwriting import animate_handwriting, plot_handwriting
@@ -116,17 +117,19 @@ class Handwriting(Kind):
         animate_handwriting(moving, {label: drawings[:8] for label, drawings in list(strokes.items())[:2]})
         return [path, moving]
 
-    def read(self, path: Path) -> Array:
+    def rows(self, path: Path) -> Rows:
         if path.suffix.lower() == ".npy":
-            return read_array(path)
-        return np.stack([read_drawing(file, self.steps) for file in list_files(path, (".svg",), "drawings")])
+            return open_array(path)
+        return Files(list_files(path, (".svg",), "drawings"), self._read_files)
 
-    def write(self, path: Path, data: Tensor) -> str:
-        drawings = data.numpy().copy()
-        drawings[..., 2] = drawings[..., 2] > 0.5
+    def _read_files(self, files: Sequence[Path]) -> np.ndarray:
+        return np.stack([read_drawing(file, self.steps) for file in files])
+
+    def write_parts(self, path: Path, parts: Iterable[Tensor], count: int) -> str:
+        drawings = (torch.cat((part[..., :2], (part[..., 2:] > 0.5).to(part.dtype)), dim=-1) for part in parts)
         if path.suffix.lower() == ".npy":
-            return write_array(path, drawings)
-        return write_folder(path, {f"{i:05}.svg": _as_svg(drawing) for i, drawing in enumerate(drawings)})
+            return write_array(path, drawings, count)
+        return write_folder(path, ".svg", (_as_svg(drawing.numpy()) for part in drawings for drawing in part))
 
 
 def _as_svg(drawing: np.ndarray) -> str:

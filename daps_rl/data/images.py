@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from daps_rl.data.kind import Array
 from daps_rl.data.picture import SUFFIXES, WHITE, Picture, Standard, is_grey
 from daps_rl.data.pixels import Arrays
 from daps_rl.data.plain import list_files, new_folder
+from daps_rl.data.rows import Files, Rows
 from daps_rl.data.splits import Splits
 from daps_rl.data.stream import ImageStream, Source, sample_rows
 
@@ -40,26 +42,31 @@ class Images(Arrays):
         mean, deviation, value_range = standard.mean, standard.deviation, standard.value_range
         return cls(size=size, channels=channels, mean=mean, deviation=deviation, value_range=value_range)
 
-    def read(self, path: Path) -> Array:
+    def rows(self, path: Path) -> Rows:
         if path.suffix.lower() == ".npy":
-            return super().read(path)
+            return super().rows(path)
+        return Files(list_files(path, SUFFIXES, "images"), self._read_files)
+
+    def _read_files(self, files: Sequence[Path]) -> Tensor:
+        """Pixels of image files, uint8 [N, C, H, W]."""
         picture, pixels = Picture(self.size, self.channels), []
-        for file in list_files(path, SUFFIXES, "images"):
+        for file in files:
             try:
                 pixels.append(picture(str(file)))
             except Exception as error:  # of many kinds, from PIL
                 raise DataError(f"{file} must be a readable image, got: {one_line(error)}; mend it") from error
         return torch.stack(pixels)
 
-    def write(self, path: Path, data: Tensor) -> str:
+    def write_parts(self, path: Path, parts: Iterable[Tensor], count: int) -> str:
         """Writes a new folder of PNGs, one for each datum, or a `.npy` file of values where the path ends so."""
         if path.suffix.lower() == ".npy":
-            return super().write(path, data)
-        values = (data * self.deviation + self.mean).mul(WHITE).round().clamp(0, WHITE).byte().movedim(1, -1)
+            return super().write_parts(path, parts, count)
         with new_folder(path) as folder:
-            for number, pixels in enumerate(values.numpy()):
-                Image.fromarray(pixels.squeeze(-1) if self.channels == 1 else pixels).save(folder / f"{number:05}.png")
-        return f"{path}: {len(data)} PNG files"
+            for number, x in enumerate(itertools.chain.from_iterable(parts)):
+                values = (x * self.deviation + self.mean).mul(WHITE).round().clamp(0, WHITE).byte().movedim(0, -1)
+                pixels = values.squeeze(-1) if self.channels == 1 else values
+                Image.fromarray(pixels.numpy()).save(folder / f"{number:05}.png")
+        return f"{path}: {count} PNG files"
 
     def prepare(self, x: Any) -> Array:
         """Standardises pixels, uint8 [N, C, H, W] or [N, H, W, C]; values stay."""

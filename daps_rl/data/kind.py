@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
+import torch
+from numpy.lib import format as npy
 from torch import Tensor
 
 from daps_rl.data.errors import DataError, one_line
-from daps_rl.files import write_atomically
+from daps_rl.data.rows import Array as Array
+from daps_rl.data.rows import Rows
+from daps_rl.files import new_file
 from daps_rl.names import import_class
-
-Array = np.ndarray | Tensor
 
 KINDS = {
     "arrays": "daps_rl.data.pixels:Arrays",
@@ -81,11 +81,23 @@ class Kind:
         Raises:
             DataError: what is there cannot be used; it names the file and the place.
         """
-        raise NotImplementedError
+        if type(self).rows is Kind.rows:
+            raise NotImplementedError
+        return self.rows(path)[:]
+
+    def rows(self, path: Path) -> Rows:
+        """Returns what `read` does, read when it is sliced where a kind says how. A kind has one of the two."""
+        return self.read(path)
 
     def write(self, path: Path, data: Tensor) -> str:
         """Writes data [N, *x], as `daps-rl decode` and `sample` do, whole or not at all; returns what, in words."""
-        raise NotImplementedError
+        if type(self).write_parts is Kind.write_parts:
+            raise NotImplementedError
+        return self.write_parts(path, [data], len(data))
+
+    def write_parts(self, path: Path, parts: Iterable[Tensor], count: int) -> str:
+        """Does what `write` does with N = count data that come in parts [n, *x]. A kind has one of the two."""
+        return self.write(path, torch.cat([*parts]))
 
     def prepare(self, x: Any) -> Array:
         """Returns data as a person has them as the array that a model takes: as they are, unless a kind knows more."""
@@ -122,10 +134,16 @@ def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
-def write_array(path: Path, array: np.ndarray) -> str:
-    """Writes a `.npy` file, whole or not at all; returns what was written, in words."""
-    content = io.BytesIO()
-    np.save(content, array)
-    path = path if path.suffix == ".npy" else path.with_name(f"{path.name}.npy")
-    write_atomically(path, content.getvalue())
-    return f"{path}: {array.dtype} {list(array.shape)}"
+def write_array(path: Path, parts: Iterable[Tensor], count: int) -> str:
+    """Writes parts [n, *x] of N = count rows to one `.npy` file, whole or not at all; returns what, in words."""
+    path, said = path if path.suffix == ".npy" else path.with_name(f"{path.name}.npy"), ""
+    with new_file(path) as file:
+        for part in parts:
+            array = part.numpy()
+            if not said:
+                shape = (count, *array.shape[1:])
+                header = {"descr": npy.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape}
+                npy.write_array_header_1_0(file, header)
+                said = f"{path}: {array.dtype} {list(shape)}"
+            file.write(array.tobytes())
+    return said

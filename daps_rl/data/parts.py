@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from daps_rl.data.errors import DataError
 from daps_rl.data.kind import KINDS, Array, Kind, Measure, kind_from_json, kind_to_json, write_array
-from daps_rl.data.plain import read_array
+from daps_rl.data.rows import Rows, open_array
 from daps_rl.data.splits import SPLITS, Splits
 
 
@@ -188,11 +188,11 @@ class Parts(Kind):
                 paths += kind.draw(path.with_stem(f"{path.stem}-{part.name}"), own, heading)
         return paths
 
-    def read(self, path: Path) -> Array:
-        return read_array(path)
+    def rows(self, path: Path) -> Rows:
+        return open_array(path)
 
-    def write(self, path: Path, data: Tensor) -> str:
-        return write_array(path, data.numpy())
+    def write_parts(self, path: Path, parts: Iterable[Tensor], count: int) -> str:
+        return write_array(path, parts, count)
 
     def prepare(self, x: Any) -> Array:
         return x if isinstance(x, Tensor) or not isinstance(x, Mapping | TensorDict) else self.pack(x)

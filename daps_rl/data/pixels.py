@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from daps_rl.data.errors import DataError
-from daps_rl.data.kind import Array, Kind, Measure, write_array
-from daps_rl.data.plain import read_array
+from daps_rl.data.kind import Kind, Measure, write_array
+from daps_rl.data.rows import Rows, open_array
 from daps_rl.report import plot_sheet
 
 PSNR_CAP = 100.0  # dB: a perfect reconstruction, whose PSNR is infinite
@@ -56,11 +56,11 @@ class Arrays(Kind):
         plot_sheet(path, rows, value_range=self.value_range, title=title)
         return [path]
 
-    def read(self, path: Path) -> Array:
-        return read_array(path)
+    def rows(self, path: Path) -> Rows:
+        return open_array(path)
 
-    def write(self, path: Path, data: Tensor) -> str:
-        return write_array(path, self.as_given(data).numpy())
+    def write_parts(self, path: Path, parts: Iterable[Tensor], count: int) -> str:
+        return write_array(path, map(self.as_given, parts), count)
 
     def as_given(self, x: Tensor) -> Tensor:
         """Returns data in the shape that they were given in: an axis may have been moved, or added. [N, *x]."""

@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 
 from daps_rl.data.errors import DataError, MissingDataError, one_line
 
+NPY = "a readable .npy file of plain numbers"
 LARGEST_NUMBER = 1e30  # of a number in a file: squares of larger ones are no numbers
 
 
@@ -71,7 +72,7 @@ def read_array(path: str | os.PathLike[str]) -> np.ndarray:
         MissingDataError: there is no such file.
         DataError: it is no plain file, not readable, damaged, or holds anything but real numbers.
     """
-    with open_plain(Path(path), "a readable .npy file of plain numbers") as file:
+    with open_plain(Path(path), NPY) as file:
         return read_npy(file, os.path.getsize(path))
 
 
@@ -110,12 +111,18 @@ def as_utf8(content: bytes) -> str:
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     """One array of numbers from a file of that many bytes, which its header must account for."""
-    read_header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read_header(file)
+    read_header(file, size)
+    file.seek(0)
+    return npy.read_array(file, allow_pickle=False)
+
+
+def read_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is in Fortran's order, and type of the array in a `.npy` file of that many bytes."""
+    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(file)
     if dtype.kind not in "biuf":
         raise ValueError(f"dtype {dtype}")
     stated, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if stated != there:
         raise ValueError(f"a header of {list(shape)} {dtype}, which are {stated} bytes, before {there} bytes")
-    file.seek(0)
-    return npy.read_array(file, allow_pickle=False)
+    return shape, fortran, dtype

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -93,14 +93,12 @@ class Series(Kind):
             recordings.append(recording)
         return self.windows(recordings, str(path))
 
-    def write(self, path: Path, data: Tensor) -> str:
-        series = self.unscaled(data)
+    def write_parts(self, path: Path, parts: Iterable[Tensor], count: int) -> str:
         if self.suffix == ".npy" or path.suffix.lower() == ".npy":
-            return write_array(path, series.numpy())
-        suffix = ".bvh" if self.head else ".csv"
-        pairs = zip(series, self._there(data), strict=True)
-        texts = [recording_text(steps[there].numpy(), self.form) for steps, there in pairs]
-        return write_folder(path, {f"{i:05}{suffix}": text for i, text in enumerate(texts)})
+            return write_array(path, map(self.unscaled, parts), count)
+        pairs = (pair for x in parts for pair in zip(self.unscaled(x), self._there(x), strict=True))
+        texts = (recording_text(steps[there].numpy(), self.form) for steps, there in pairs)
+        return write_folder(path, ".bvh" if self.head else ".csv", texts)
 
     def windows(self, recordings: Sequence[np.ndarray], where: str) -> np.ndarray:
         """Returns windows of recordings [steps, features] as a model takes them, one after another, float32.

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from daps_rl.data.errors import MAX_CORRUPT, CorruptFiles, DataError, one_line
 from daps_rl.data.folder import find_files
-from daps_rl.data.kind import Array, Kind, Measure, write_array
-from daps_rl.data.plain import list_files, new_folder, read_array
+from daps_rl.data.kind import Kind, Measure, write_array
+from daps_rl.data.plain import list_files, new_folder
+from daps_rl.data.rows import Files, Rows, open_array
 from daps_rl.data.splits import Splits, cut_missing
 from daps_rl.data.waves import (
     SUFFIXES,
@@ -146,11 +147,13 @@ class Sound(Kind):
                 write_wave(written[-1], wave, self.sample_rate)
         return written
 
-    def read(self, path: Path) -> Array:
+    def rows(self, path: Path) -> Rows:
         """Returns the sound of a file, those of a folder by their names, or data of a `.npy` file. [N, *x]."""
         if path.suffix == ".npy":
-            return read_array(path)
-        files = list_files(path, SUFFIXES, "sounds")
+            return open_array(path)
+        return Files(list_files(path, SUFFIXES, "sounds"), self._read_files)
+
+    def _read_files(self, files: Sequence[Path]) -> Tensor:
         return self.from_waveform(torch.from_numpy(np.stack([self.read_file(file) for file in files])))
 
     def read_file(self, path: str | os.PathLike[str]) -> np.ndarray:
@@ -159,14 +162,15 @@ class Sound(Kind):
         wave = read_wave(Path(path), self.sample_rate, seconds + BEFORE_SPEECH * self.trim)
         return fit_length(trimmed(wave, self.sample_rate) if self.trim else wave, self.samples).astype(np.float32)
 
-    def write(self, path: Path, data: Tensor) -> str:
+    def write_parts(self, path: Path, parts: Iterable[Tensor], count: int) -> str:
         """Writes a new folder of WAVs, one for each datum, or a `.npy` file of data where the path ends so."""
         if path.suffix == ".npy":
-            return write_array(path, data.numpy())
+            return write_array(path, parts, count)
         with new_folder(path) as folder:
-            for number, wave in enumerate(self.to_waveform(data), 1):
-                write_wave(folder / f"{number:0{len(str(len(data)))}}.wav", wave, self.sample_rate)
-        return f"{path}: {len(data)} WAV files of {self.samples / self.sample_rate:g} s at {self.sample_rate} Hz"
+            waves = self.to_waveform(torch.cat([*parts]))
+            for number, wave in enumerate(waves, 1):
+                write_wave(folder / f"{number:0{len(str(count))}}.wav", wave, self.sample_rate)
+        return f"{path}: {count} WAV files of {self.samples / self.sample_rate:g} s at {self.sample_rate} Hz"
 
 
 def load_sound_folder(folder: Path, *, seconds: float | None = None, max_corrupt: int = MAX_CORRUPT) -> Splits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from daps_rl.data.plain import as_utf8, new_folder, open_plain
@@ -14,14 +14,14 @@ def read_text(path: Path, form: str) -> str:
         return as_utf8(file.read())
 
 
-def write_folder(path: Path, files: Mapping[str, str]) -> str:
-    """Writes texts, by file name, into a new or an empty folder, all or none; returns what was written, in words.
+def write_folder(path: Path, suffix: str, texts: Iterable[str]) -> str:
+    """Writes texts as numbered files into a new or an empty folder, all or none; returns what was written, in words.
 
     Raises:
         DataError: something is there already.
     """
+    count = 0
     with new_folder(path) as folder:
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    suffix = Path(next(iter(files), "")).suffix
-    return f"{path}: {len(files)} {suffix} files"
+        for count, text in enumerate(texts, 1):
+            (folder / f"{count - 1:05}{suffix}").write_text(text, encoding="utf-8")
+    return f"{path}: {count} {suffix} files"

@@ -6,13 +6,16 @@ import warnings
 
 from torch import nn
 
-from daps_rl.agents import Agent, find_agent
+from daps_rl.agents import Agent, Quantizer, find_agent
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import TrainConfig
+from daps_rl.config.run import rate_settings
 from daps_rl.distributed import World
 from daps_rl.policies import end_token
 from daps_rl.priors import NormalPrior, UniformPrior
 from daps_rl.verdicts import Verdicts
+
+NEEDS_PRIOR = "needs a prior that learns which codes are short; pass --prior autoregressive."
 
 
 def check_fit(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent: Agent, world: World) -> None:
@@ -69,14 +72,14 @@ def _check_weights(config: TrainConfig, autoencoder: DiscreteAutoencoder, agent:
             f"beta must be schedule for agent {config.agent!r}, got auto; only where a trust region sets a temperature "
             "in nats (daps, daps-na) is there one to follow."
         )
-    name = config.target[0] if config.target is not None else "rate_weight"
-    if config.target is None and not config.rate_weight:
+    if not (names := rate_settings(vars(config))):
         return
-    if not getattr(agent, "has_kl", True):
+    if not agent.learns_rate:
+        why = "quantises, and " if isinstance(agent, Quantizer) else ""
         raise ValueError(
-            f"agent {config.agent!r} quantises, and learns nothing from log p(z): leave out {name}, or take an agent "
+            f"agent {config.agent!r} {why}learns nothing from log p(z): leave out {names[0]}, or take an agent "
             "that learns from rewards (daps, daps-na)."
         )
     fixed = isinstance(autoencoder.prior, UniformPrior) and end_token(autoencoder.policy) is None
     if fixed or isinstance(autoencoder.prior, NormalPrior):
-        raise ValueError(f"{name} needs a prior that learns which codes are short; pass --prior autoregressive.")
+        raise ValueError(f"{names[0]} {NEEDS_PRIOR}")
