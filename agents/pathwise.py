@@ -17,7 +17,7 @@ from daps_rl.agents.base import FACTORIZED, Agent, AgentLoss, AgentSpec, Conditi
 from daps_rl.agents.scorer import Scorer, as_scorer
 from daps_rl.functional import beta_elbo, gumbel_rao, gumbel_softmax, reinmax, tokenwise_kl
 from daps_rl.optim import exponential_decay
-from daps_rl.policies import QuantizerPolicy
+from daps_rl.policies import QuantizerPolicy, UniformCodes
 from daps_rl.recompute import in_microbatches
 
 
@@ -110,8 +110,9 @@ class Relaxation(PathwiseAgent):
             )
         kl = tokenwise_kl(drawn.log_probs, of_prior)
         log_likelihood = scorer.likelihood(target, drawn.one_hot @ scorer.embedding())
-        entropy = -tokenwise_kl(drawn.log_probs, 0.0).mean(-1)
-        return Path(log_likelihood, kl, torch.zeros_like(kl[:, 0]), drawn.one_hot.argmax(-1), entropy)
+        uniform = isinstance(scorer.prior, UniformCodes)  # the KL says the entropy too
+        entropy = scorer.prior.entropy() - kl if uniform else -tokenwise_kl(drawn.log_probs, 0.0)
+        return Path(log_likelihood, kl, torch.zeros_like(kl[:, 0]), drawn.one_hot.argmax(-1), entropy.mean(-1))
 
     def metrics(self) -> dict[str, Tensor]:
         return {"temperature": self.temperature.clone()}

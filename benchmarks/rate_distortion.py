@@ -168,6 +168,12 @@ def grouped(data: str) -> dict[tuple[str, float | None], list[Row]]:
     return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
 
 
+def measured() -> list[str]:
+    """The kinds of data of which there are rows."""
+    known = {row["data"] for row in read_rows(NAME)}
+    return [data for data in DATA if data in known]
+
+
 def table(data: str) -> str:
     """Returns a line for each method and way to encode: bits in files, and what they lose."""
     lines = []
@@ -223,7 +229,7 @@ def saving(ours: list[Point], theirs: list[Point]) -> float | None:
 def savings() -> str:
     """Returns what DAPS, with rate weights, by sizes alone and for a verdict, saves over each rival, search allowed."""
     lines = []
-    for data, ours, theirs in itertools.product(DATA, OURS, ("FSQ", "VQ", "Gumbel")):
+    for data, ours, theirs in itertools.product(measured(), OURS, ("FSQ", "VQ", "Gumbel")):
         best = [frontier(data, family) for family in (ours, theirs)]
         if all(best):
             share = saving(*best)
@@ -233,7 +239,7 @@ def savings() -> str:
 
 def draw() -> None:
     """Draws quality against bits in files, a panel for each kind of data that has been measured: means over seeds."""
-    panels = [data for data in DATA if any(frontier(data, family) for family in FAMILIES)]
+    panels = measured()
     figure = new_figure(WIDTH, 520, "Bits in real files, and what they give back: test data, codes with a fitted prior")
     for data, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
         for (family, colour), search in itertools.product(zip(FAMILIES, SERIES, strict=False), (False, True)):

@@ -14,6 +14,7 @@ import comparison
 import kinds
 import limits
 import problems
+import rate_distortion
 import sweeps
 import targets
 from common import DOCS, REPORTS, Tables, interval, markdown, put
@@ -466,9 +467,17 @@ def tables() -> Tables:
         REPORTS / "results.md": results,
         REPORTS / "performance.md": {"memory": memory(), "scaling": scaling()},
         REPORTS / "strokes.md": {"tuning": strokes_tuning()},
-        DOCS / "codes.md": {"generation": generation(), "held": targets.held(), "beta_auto": targets.beta_auto()},
+        DOCS / "codes.md": {
+            "generation": generation(),
+            "held": targets.held(),
+            "beta_auto": targets.beta_auto(),
+            "savings": rate_distortion.savings(),
+        },
         REPORTS / "verdicts.md": {"verdicts": verdicts()},
-        REPORTS / "codes.md": {"search": search()},
+        REPORTS / "codes.md": {
+            "search": search(),
+            **{f"rate_{data}": rate_distortion.table(data) for data in rate_distortion.measured()},
+        },
         DOCS / "verdicts.md": {"understood": understood()},
         DOCS / "strokes.md": {"summary": strokes()},
         DOCS / "performance.md": {"summary": summary()},
