@@ -81,6 +81,7 @@ MORE = {"spoken-digits": OF_VERDICT}
 OURS = ("DAPS, λ", "DAPS", "DAPS, verdict")
 TEST = 1000  # data
 SEARCH, WEIGHTS = "sweep:1/16", (0.0, 0.3, 1.0, 3.0)  # λ in the search's score, of every model
+LISTED = (None, 0.0, 3.0)  # of these, None for greedy codes, in the table
 SHOWN: dict[
     str, dict[str, tuple[str, int]]
 ] = {  # what is told of each kind of data, and its digits; the first is drawn
@@ -169,8 +170,8 @@ def grouped(data: str) -> dict[tuple[str, float | None], list[Row]]:
 
 
 def measured() -> list[str]:
-    """The kinds of data of which there are rows."""
-    known = {row["data"] for row in read_rows(NAME)}
+    """The kinds of data of which there are rows of models."""
+    known = {row["data"] for row in read_rows(NAME) if row["seed"] is not None}
     return [data for data in DATA if data in known]
 
 
@@ -179,6 +180,8 @@ def table(data: str) -> str:
     lines = []
     for (method, weight), rows in grouped(data).items():
         learned = method in methods(data)
+        if weight not in LISTED:
+            continue
         how = "" if not learned else "greedy" if weight is None else f"search, λ = {weight:g}"
         cells = [f"`{method}`" if learned else method, how, str(len(rows)) if learned else ""]
         cells += [f"{rows[0]['bits']:.0f}" if learned else "", interval([row["file_bits"] for row in rows])]
@@ -190,20 +193,18 @@ def table(data: str) -> str:
     return markdown(["method", "codes", "seeds", "T·log2 V", "bits in a file", *names], lines)
 
 
-def frontier(data: str, family: str, *, search: bool = True) -> list[Point]:
-    """A family's best points in the order of bits, means over seeds: each is better than all that take fewer.
+def frontier(data: str, family: str, *, search: bool = True, seed: int | None = None) -> list[Point]:
+    """A family's best points in the order of bits, of a seed or means over all: each is better than what takes fewer.
 
     Codes are greedy, or with `search` also found by one, whichever is better.
     """
     (key, (name, _)), *_ = SHOWN[data].items()
-    points = sorted(
-        (
-            fmean(row["file_bits"] for row in rows),
-            (100 if name.endswith("(%)") else 1) * fmean(row[key] for row in rows),
-        )
-        for (method, weight), rows in grouped(data).items()
-        if re.fullmatch(FAMILIES[family], method) and (search or weight is None)
-    )
+    scale, points = 100.0 if name.endswith("(%)") else 1.0, []
+    for (method, weight), every in grouped(data).items():
+        rows = [row for row in every if seed in (None, row["seed"])]
+        if rows and re.fullmatch(FAMILIES[family], method) and (search or weight is None):
+            points.append((fmean(row["file_bits"] for row in rows), scale * fmean(row[key] for row in rows)))
+    points.sort()
     return [point for at, point in enumerate(points) if all(point[1] > better for _, better in points[:at])]
 
 
@@ -230,11 +231,12 @@ def savings() -> str:
     """Returns what DAPS, with rate weights, by sizes alone and for a verdict, saves over each rival, search allowed."""
     lines = []
     for data, ours, theirs in itertools.product(measured(), OURS, ("FSQ", "VQ", "Gumbel")):
-        best = [frontier(data, family) for family in (ours, theirs)]
-        if all(best):
-            share = saving(*best)
-            lines.append([data, ours, theirs, "" if share is None else f"{share:.1%}"])
-    return markdown(["data", "by", "over", "bits saved at equal quality"], lines)
+        seeds = sorted({row["seed"] for row in read_rows(NAME) if row["data"] == data and row["seed"] is not None})
+        pairs = [[frontier(data, family, seed=seed) for family in (ours, theirs)] for seed in seeds]
+        shares = [100.0 * share for pair in pairs if all(pair) and (share := saving(*pair)) is not None]
+        if any(map(all, pairs)):
+            lines.append([data, ours, theirs, str(len(shares)), interval(shares, 0) if shares else ""])
+    return markdown(["data", "by", "over", "seeds", "bits saved at equal quality (%)"], lines)
 
 
 def draw() -> None:
@@ -248,10 +250,11 @@ def draw() -> None:
                 axes.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=label)
         axes.grid(color=FAINT, linewidth=0.6)
         dress(axes, data, "bits in a file, a datum", next(iter(SHOWN[data].values()))[0])
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    handles.append(figure.axes[0].plot([], [], ":", color=GREY)[0])
-    words = [*labels, "greedy codes, no search"]
-    figure.legend(handles, words, loc="outside lower center", ncols=len(words), fontsize=8, frameon=False)
+    shown = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    shown["greedy codes, no search"] = figure.axes[0].plot([], [], ":", color=GREY)[0]
+    figure.legend([*shown.values()], [*shown], loc="outside lower center", ncols=len(shown), fontsize=8, frameon=False)
     save(figure, IMAGES / f"{NAME}.png")
 
 

@@ -68,7 +68,8 @@ def train(device: torch.device, splits: Any = None, steps: int = 2, **options: A
     if splits is None:
         generator = torch.Generator().manual_seed(0)
         splits = from_arrays(torch.rand(50, 6, generator=generator), train_labels=torch.arange(50) % 3)
-    config = make_config(**{**SIZES, "steps": steps, "validate_every": steps, "cpu_kernels": False, **options})
+    same = {"cpu_kernels": False, "score_precision": "float32"}  # of what a CPU may do otherwise
+    config = make_config(**{**SIZES, "steps": steps, "validate_every": steps, **same, **options})
     trainer = Trainer(config, splits)
     assert {p.device.type for p in trainer.autoencoder.parameters()} <= {device.type}
     rows = list(trainer.run())

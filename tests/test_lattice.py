@@ -13,6 +13,7 @@ from torch import nn
 
 from daps_rl.autoencoder import DiscreteAutoencoder
 from daps_rl.config import ModelConfig, config_from_dict, make_config
+from daps_rl.linear import Linear
 from daps_rl.policies import LatticeEmbedding, LatticeHead, lattice_levels
 
 
@@ -91,7 +92,7 @@ class TestHead:
 
 
 @pytest.mark.parametrize("policy", ["autoregressive", "factorized"])
-@pytest.mark.parametrize(("vectors", "head"), [("lattice", LatticeHead), ("separate", nn.Linear)])
+@pytest.mark.parametrize(("vectors", "head"), [("lattice", LatticeHead), ("separate", Linear)])
 def test_a_config_builds_the_head_it_names_and_reads_it_back(policy, vectors, head, tmp_path):
     config = make_config(policy=policy, token_vectors=vectors, num_tokens=3, vocab_size=12)
     model = DiscreteAutoencoder.from_config(config.model_config((1, 8, 8), "bernoulli")).eval()
