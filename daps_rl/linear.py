@@ -7,11 +7,11 @@ that build as well, is twice as fast there, in the same precision.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 LEAST = 2**21  # multiplications, in the product of fewer of which calling oneDNN takes longer than it saves
 
@@ -32,7 +32,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """`product`, with the gradient by products of the same kind."""
+    """`product`, with the gradient by products of the same kind; it can be differentiated again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -40,15 +40,20 @@ class _Product(torch.autograd.Function):
         return product(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
+        multiply = _multiply()
         return (
-            product(grad, weight.t()) if of_x else None,
-            product(grad.t(), x.t()) if of_weight else None,
+            multiply(grad, weight.t(), None) if of_x else None,
+            multiply(grad.t(), x.t(), None) if of_weight else None,
             grad.sum(0) if of_bias else None,
         )
+
+
+def _multiply() -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """`product`, with a gradient where one is asked for."""
+    return _Product.apply if torch.is_grad_enabled() else product
 
 
 class Linear(nn.Linear):
@@ -57,11 +62,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if not self._suits(x):
             return super().forward(x)
-        flat = x.flatten(0, -2)
-        if torch.is_grad_enabled():
-            made: Tensor = _Product.apply(flat, self.weight, self.bias)
-        else:
-            made = product(flat, self.weight, self.bias)
+        made = _multiply()(x.flatten(0, -2), self.weight, self.bias)
         return made.unflatten(0, x.shape[:-1])
 
     def _suits(self, x: Tensor) -> bool:

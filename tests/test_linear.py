@@ -57,6 +57,20 @@ def test_only_what_needs_a_gradient_costs_one(by_onednn):
 
 
 @needs_onednn
+def test_it_can_be_differentiated_twice(by_onednn):
+    torch.manual_seed(0)
+    layer, exact = Linear(20, 33), nn.Linear(20, 33).double()
+    exact.load_state_dict(layer.state_dict())
+    found = []
+    for module, dtype in ((layer, torch.float32), (exact, torch.float64)):
+        x = torch.linspace(-1.0, 1.0, 140, dtype=dtype).view(7, 20).requires_grad_()
+        (slope,) = torch.autograd.grad(module(x).tanh().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(slope.square().sum(), [x, *module.parameters()]))
+    torch.testing.assert_close(found[0], tuple(grad.float() for grad in found[1]), rtol=1e-4, atol=1e-5)
+    assert len(by_onednn) > 3
+
+
+@needs_onednn
 def test_others_are_left_to_pytorch(by_onednn):
     layer, x = Linear(20, 33), torch.randn(8, 20)
     with torch.autocast("cpu", torch.bfloat16):
