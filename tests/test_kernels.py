@@ -45,6 +45,7 @@ def test_scores_and_gradients_are_those_of_float64(head, aligned):
         {"num_heads": 2, "embed_dim": 64},
         {"num_heads": 1, "embed_dim": 64},
         {"num_heads": 3, "embed_dim": 15, "num_patches": 1, "num_layers": 1},
+        {"num_heads": 3, "embed_dim": 51},  # products that end in parts of a vector
         {"mlp_ratio": 0.5},  # narrower than what is taken with attention
     ],
     ids=str,

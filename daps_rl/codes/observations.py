@@ -38,7 +38,7 @@ class Observations:
 
 def encode_all(
     model: DiscreteAutoencoder,
-    data: Observations,
+    data: Rows,
     *,
     sampled: bool = False,
     search: Search | None = None,

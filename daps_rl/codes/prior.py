@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daps_rl.autoencoder import DiscreteAutoencoder
+from daps_rl.codes.observations import encode_all
 from daps_rl.data import SPLITS, ImageStream, Splits
 from daps_rl.evaluation import count_codes
 from daps_rl.functional.bounds import in_bits
@@ -24,7 +25,7 @@ from daps_rl.priors.learned import SHARPNESS
 
 SMOOTHING = 0.5  # added to each count: the estimator of Krichevsky and Trofimov
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, LOOK_EVERY = 256, 4e-3, 0.01, 50
-AT_ONCE, ENCODED_AT_ONCE = 4096, 500
+AT_ONCE = 4096  # codes whose rate is measured
 
 
 class Codes(NamedTuple):
@@ -114,10 +115,9 @@ def fit_prior(
 @torch.no_grad()
 def codes_of(model: DiscreteAutoencoder, data: Any, *, sampled: bool = False) -> Tensor:
     """Greedy codes of data, or drawn ones, of the model in eval mode, on the CPU. [N, *x] → [N, T], int64."""
-    device, was_training = next(model.parameters()).device, model.training
-    parts = (torch.as_tensor(data[i : i + ENCODED_AT_ONCE]).to(device) for i in range(0, len(data), ENCODED_AT_ONCE))
+    was_training = model.training
     model.eval()  # else a codebook would learn from them
-    codes = torch.cat([model.encode(x, deterministic=not sampled).cpu() for x in parts])
+    codes = encode_all(model, data, sampled=sampled)
     model.train(was_training)
     return codes
 

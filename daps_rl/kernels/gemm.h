@@ -67,9 +67,9 @@ void tile(const View a, const View b, const int64_t k, float* c, int64_t stride,
 
 // The same of n rows, R at a time, then of what is left.
 template <int64_t R, int64_t V>
-void column(View a, const View& b, int64_t n, int64_t k, float* c, int64_t stride, bool adds, __mmask16 tail) {
+void tiles(View a, const View& b, int64_t n, int64_t k, float* c, int64_t stride, bool adds, __mmask16 tail) {
   for (; n >= R; n -= R, a.data += R * a.row, c += R * stride) tile<R, V>(a, b, k, c, stride, adds, tail);
-  if constexpr (R > 1) column<R - 1, V>(a, b, n, k, c, stride, adds, tail);
+  if constexpr (R > 1) tiles<R - 1, V>(a, b, n, k, c, stride, adds, tail);
 }
 
 // C [n, m] = A B, or added to it: A [n, k], B [k, m] with its rows contiguous; C's rows lie `stride` apart.
@@ -80,10 +80,10 @@ inline void product(
     const int64_t vectors = (width + LANES - 1) / LANES;
     const __mmask16 tail = 0xFFFF >> (vectors * LANES - width);
     switch (vectors) {
-      case 4: column<ROWS_AT_ONCE, 4>(a, b, n, k, c, stride, adds, tail); break;
-      case 3: column<ROWS_AT_ONCE, 3>(a, b, n, k, c, stride, adds, tail); break;
-      case 2: column<ROWS_AT_ONCE, 2>(a, b, n, k, c, stride, adds, tail); break;
-      default: column<ROWS_AT_ONCE, 1>(a, b, n, k, c, stride, adds, tail);
+      case 4: tiles<ROWS_AT_ONCE, 4>(a, b, n, k, c, stride, adds, tail); break;
+      case 3: tiles<ROWS_AT_ONCE, 3>(a, b, n, k, c, stride, adds, tail); break;
+      case 2: tiles<ROWS_AT_ONCE, 2>(a, b, n, k, c, stride, adds, tail); break;
+      default: tiles<ROWS_AT_ONCE, 1>(a, b, n, k, c, stride, adds, tail);
     }
   }
 }
