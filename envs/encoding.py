@@ -15,7 +15,8 @@ from torchrl.envs import EnvBase
 from typing_extensions import Unpack
 
 from daps_rl.envs.default import Data
-from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, refuse_stale_copies, takes_task_arguments
+from daps_rl.envs.processes import refuse_stale_copies
+from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, takes_task_arguments
 from daps_rl.functional import encoding_reward, kl_estimate
 from daps_rl.functional.checks import check_same_shape
 

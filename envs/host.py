@@ -20,7 +20,8 @@ from typing_extensions import Self
 from daps_rl.envs.default import Data
 from daps_rl.envs.pictures import image_shape, side_by_side
 from daps_rl.envs.problem import DiscreteProblem, find_problem
-from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions, refuse_stale_copies
+from daps_rl.envs.processes import refuse_stale_copies
+from daps_rl.envs.task import EncodingTask, HoldsTask, TaskOptions
 
 PLAIN = (bool, int, float, str, bytes, enum.Enum, os.PathLike, torch.device, type(None))
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import multiprocessing
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
@@ -15,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from daps_rl.envs.checks import check_data, check_labels, find_size
 from daps_rl.envs.default import NUM_TOKENS, VOCAB_SIZE, Data, find_data, principal_decoder
+from daps_rl.envs.processes import refuse_stale_copies, use_one_thread_after_fork
 from daps_rl.functional import VerdictTerms, decoder_loss, encoding_reward, reconstruction
 from daps_rl.functional.checks import check_beta
 from daps_rl.optim import descend
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from daps_rl.verdicts import Verdicts
 
 RewardFn = Callable[[Tensor, Tensor], Tensor]
-_IMPORTED_IN = os.getpid()
 
 
 class TaskOptions(TypedDict, total=False):
@@ -294,73 +293,3 @@ class HoldsTask:
     def beta(self, value: Tensor | float) -> None:
         check_beta(value)
         self.task.beta.fill_(value)
-
-
-def check_data(data: Tensor | np.ndarray) -> Tensor:
-    """The data as a tensor. Raises ValueError where they are not floating-point [N, ...], or not finite."""
-    tensor = torch.as_tensor(data)
-    if tensor.ndim < 2 or len(tensor) == 0 or not torch.is_floating_point(tensor):
-        raise ValueError(
-            f"data must be floating-point [N, ...], got {tensor.dtype} of shape {tuple(tensor.shape)}; "
-            "convert it with .float() or .astype('float32')."
-        )
-    if not tensor.isfinite().all():
-        raise ValueError("data must be finite, got NaN or infinite entries; remove the data that hold them.")
-    return tensor
-
-
-def check_labels(labels: Tensor | np.ndarray | None, verdicts: Verdicts | None, count: int) -> Tensor | None:
-    """The labels as a tensor. Raises ValueError where they are not integers [N], or missing where a verdict asks."""
-    tensor = None if labels is None else torch.as_tensor(labels)
-    if tensor is not None and (tensor.shape != (count,) or tensor.is_floating_point()):
-        raise ValueError(f"labels must be integers [{count}], got {tensor.dtype} of shape {list(tensor.shape)}.")
-    if tensor is None and verdicts is not None and verdicts.need_labels:
-        raise ValueError(f"verdict {verdicts.need_labels[0]!r} compares with labels, and there are none; pass labels=.")
-    return tensor
-
-
-def find_size(name: str, size: int | None, decoder: nn.Module | None) -> int:
-    """T or V as given, else the decoder's own; ValueError where that is no positive integer, or the two do not fit."""
-    own = getattr(decoder, name, None)
-    size = own if size is None else size
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        scorer = "reward_fn" if decoder is None else f"the decoder {type(decoder).__name__}"
-        raise ValueError(f"{name} must be a positive integer, got {size}; {scorer} does not say it, so pass it.")
-    if isinstance(own, int) and (size > own or (size < own and name == "num_tokens")):
-        at_most = "at most " if name == "vocab_size" else ""
-        raise ValueError(f"{name} must be {at_most}the decoder's own, {own}, got {size}; make the two fit.")
-    return size
-
-
-def use_one_thread_after_fork() -> None:
-    """In a forked process, has torch compute on one thread: OpenMP's other threads do not survive a fork.
-
-    A process forked from one that has used them waits for them forever. (PyTorch's data loader does the same.)
-    """
-    if os.getpid() != _IMPORTED_IN:
-        torch.set_num_threads(1)
-
-
-def refuse_stale_copies(*parts: object) -> None:
-    """Raises RuntimeError in a worker process where a part is a private copy that training would not reach.
-
-    Parts are a decoder, β, a prior and λ: modules and tensors count, anything else cannot change.
-
-    Parameters in shared memory (`decoder.share_memory()` before the workers start) are the same numbers in every
-    process, and a decoder without trainable parameters cannot fall behind. What cannot be seen from here is a copy that
-    was made first and shared then.
-    """
-    if multiprocessing.parent_process() is None:
-        return
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    for module in (part for part in parts if isinstance(part, nn.Module)):
-        tensors += [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if any(tensor.device.type == "cpu" and not tensor.is_shared() for tensor in tensors):
-        raise RuntimeError(
-            "this environment lives in a worker process and holds a copy of the decoder (or of beta, a prior or "
-            "rate_weight) that training would not reach; call decoder.share_memory() and beta.share_memory_() before "
-            "the workers start and start them through torch.multiprocessing or by fork (in Gymnasium: "
-            "AsyncVectorEnv(..., context='fork'), in TorchRL: EnvCreator(make_env, {'decoder': decoder, 'beta': "
-            "beta})), freeze the decoder "
-            "(requires_grad_(False)), or use the batched environments, which need no workers."
-        )

@@ -1,7 +1,7 @@
 """TorchRL losses and actors: thin borders around `daps_rl.functional`."""
 
 from daps_rl.objectives.daps import DAPSLoss as DAPSLoss
-from daps_rl.objectives.daps import DecoderLoss as DecoderLoss
+from daps_rl.objectives.decoder import DecoderLoss as DecoderLoss
 from daps_rl.objectives.group_actor import GroupActor as GroupActor
 from daps_rl.objectives.group_actor import GroupDistribution as GroupDistribution
 from daps_rl.objectives.trust_regions import TRUST_REGIONS as TRUST_REGIONS

@@ -1,4 +1,4 @@
-"""TorchRL losses: DAPS, and the decoder's likelihood."""
+"""DAPS as a TorchRL loss."""
 
 from __future__ import annotations
 
@@ -11,20 +11,13 @@ import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import CompositeDistribution, TensorDictModule, dispatch, set_composite_lp_aggregate
 from tensordict.utils import NestedKey
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.objectives import LossModule
 
-from daps_rl.functional import (
-    decoder_loss,
-    effective_sample_size,
-    keep_samples,
-    mean_of_kept,
-    weighted_likelihood_loss,
-)
+from daps_rl.functional import effective_sample_size, keep_samples, mean_of_kept, weighted_likelihood_loss
 from daps_rl.functional.checks import can_read, check_pooling, read_flags
 from daps_rl.objectives.group_actor import GroupActor
 from daps_rl.objectives.weights import WARNINGS, DAPSWeights, TargetKeys
-from daps_rl.policies import EndToken, end_token
 
 _CRITIC = (
     "there is no critic, as the K actions of a context are each other's baseline; without groups (sample_dim=None) let "
@@ -66,8 +59,8 @@ class DAPSLoss(LossModule):
         actor_network: a probabilistic TensorDictModule, with `get_dist`: a `GroupActor`, or any of TorchRL's actors.
         centered: centred weights, for a smaller variance and for any number of updates on a batch, see
             `functional.weighted_likelihood_loss`. None: with groups, not without.
-        policy_samples: how many of a group's K actions are scored with a gradient, at each use chosen anew by their
-            weights without bias (`functional.keep_samples`); 0 for all.
+        policy_samples: how many of a group's K actions, or episodes, are scored with a gradient, at each use chosen
+            anew by their weights without bias (`functional.keep_samples`); 0 for all.
         functional: take the parameters out of the actor, as TorchRL's losses do. False leaves the actor as it is (for
             DistributedDataParallel).
         reduction: "mean", "sum" or "none", over groups.
@@ -127,10 +120,10 @@ class DAPSLoss(LossModule):
                 f"policy_samples must be >= 0, and 0 without groups (sample_dim=None), got {policy_samples}; it is how "
                 "many of a group's K actions are scored."
             )
-        if target.time_dim is not None and (policy_samples or isinstance(actor_network, GroupActor)):
+        if target.time_dim is not None and isinstance(actor_network, GroupActor):
             raise ValueError(
-                "with time_dim the actor must read every step of all K episodes, got "
-                f"{type(actor_network).__name__} and policy_samples={policy_samples}; take a ProbabilisticActor, and 0."
+                "with time_dim the actor must read every step of all K episodes, and a GroupActor reads one "
+                "observation for all; take a ProbabilisticActor."
             )
         self.functional = functional
         super().__init__()
@@ -232,73 +225,17 @@ class DAPSLoss(LossModule):
                 f"policy_samples needs a batch size [B, K, ...], got {list(tensordict.batch_size)}; give the "
                 "tensordict a batch size that reaches the samples."
             )
-        contexts = [n for i, n in enumerate(tensordict.batch_size) if i != dim]
+        time_dim = self.target.time_dim
+        contexts = [n for i, n in enumerate(tensordict.batch_size) if i not in (dim, time_dim)]
         where = indices.view(*contexts, indices.shape[-1]).movedim(-1, dim)
+        keys = (*self.actor_network.in_keys, self.tensor_keys.action)
+        if time_dim is not None:  # all steps of those episodes, and where they end
+            as_batch = [-1 if i == dim else n for i, n in enumerate(tensordict.batch_size)]
+            where = where.unsqueeze(time_dim).expand(as_batch)
+            keys = (*keys, *self.target.in_keys)
         if not isinstance(self.actor_network, GroupActor):
-            keys = (*self.actor_network.in_keys, self.tensor_keys.action)
             return tensordict.select(*keys, strict=False).gather(dim, where)
         # The observation is the group's: any of its entries do, and a view of them copies nothing.
         members = tensordict.select(*self.actor_network.in_keys)[(slice(None),) * dim + (slice(indices.shape[-1]),)]
         actions = tensordict.select(self.tensor_keys.action).gather(dim, where)
         return members.set(self.tensor_keys.action, actions.get(self.tensor_keys.action))
-
-
-class DecoderLoss(LossModule):
-    """Maximum likelihood of the data given the codes that the policy drew, unweighted.
-
-    Reads the observation [B, K, *x, ...] and the action [B, K, T]. No gradient reaches the policy: the codes are
-    integers.
-
-    Args:
-        decoder: maps codes [..., T] to a distribution over x.
-        decoder_samples: how many of a context's K codes to learn from; 0 for all. They are much alike, and one is
-            nearly as good as all, for a fraction of the time.
-        prior: a module that learns p(z) from the same codes, the environment's own; None for one that learns nothing.
-        mask: where codes end, the environment's `EndToken`: they are read as there, up to their first end. The prior's
-            own if None.
-    Returns:
-        a tensordict: `loss_decoder`, −log p(x|z) in nats, averaged over the batch; with a prior `loss_prior`, −log p(z)
-        likewise.
-    """
-
-    @dataclass
-    class _AcceptedKeys:
-        action: NestedKey = "action"
-        observation: NestedKey = "observation"
-
-    tensor_keys: _AcceptedKeys
-    default_keys = _AcceptedKeys
-    out_keys = ["loss_decoder"]  # noqa: RUF012 (TorchRL's own form)
-
-    def __init__(
-        self,
-        decoder: nn.Module,
-        *,
-        decoder_samples: int = 0,
-        prior: nn.Module | None = None,
-        mask: EndToken | None = None,
-    ) -> None:
-        super().__init__()
-        if decoder_samples < 0:
-            raise ValueError(f"decoder_samples must be >= 0, got {decoder_samples}; 0 learns from all codes.")
-        self.decoder, self.decoder_samples, self.prior = decoder, decoder_samples, prior
-        self.ends = end_token(prior) if mask is None else mask
-        if prior is not None:
-            self.out_keys = ["loss_decoder", "loss_prior"]
-        self._forward_value_estimator_keys()
-
-    def _forward_value_estimator_keys(self, **kwargs: object) -> None:
-        self.in_keys = [self.tensor_keys.observation, self.tensor_keys.action]
-
-    @dispatch
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The loss of a batch; see the class."""
-        first = slice(self.decoder_samples or None)
-        action = tensordict.get(self.tensor_keys.action)[:, first]
-        action = action if self.ends is None else self.ends.close(action)
-        observation = tensordict.get(self.tensor_keys.observation)[:, first]
-        log_likelihood = self.decoder(action).log_prob(observation)
-        losses = {"loss_decoder": decoder_loss(log_likelihood.reshape(1, -1)).mean()}
-        if self.prior is not None:
-            losses["loss_prior"] = -self.prior().log_prob(action).mean()
-        return TensorDict(losses, batch_size=[])
