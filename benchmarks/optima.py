@@ -5,7 +5,7 @@
     python benchmarks/optima.py tsp20 tsp100
 
 Round trips by Lin-Kernighan-Helsgaun (elkai), knapsacks by CP-SAT (OR-tools), deliveries by PyVRP's
-hybrid genetic search, cuts by looking at all, NK landscapes by dynamic programming.
+hybrid genetic search, cuts by looking at all, NK landscapes and orienteering by dynamic programming.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from daps_rl.envs import DiscreteProblem, find_problem
 from daps_rl.envs.cvrp import CVRP
 from daps_rl.envs.knapsack import STEPS, Knapsack
 from daps_rl.envs.maxcut import MaxCut, OneCut
+from daps_rl.envs.orienteering import ROUNDING, Orienteering
 from daps_rl.envs.problem import OPTIMA
 from daps_rl.envs.search import NKLandscape
 from daps_rl.envs.tsp import TSP
@@ -79,6 +80,32 @@ def best_deliveries(problem: CVRP, x: Tensor) -> Tensor:
     return torch.tensor((stops + [0] * problem.num_tokens)[: problem.num_tokens])
 
 
+def best_visits(problem: Orienteering, contexts: Tensor) -> Tensor:
+    """The prizes of the best tours, by dynamic programming over sets of places and the last of them. [N, *x] → [N].
+
+    Of every set only the ways are kept from which the depot can still be reached in time (Held and Karp, 1962).
+    """
+    best = torch.zeros(len(contexts), dtype=torch.float64)
+    bit = 1 << torch.arange(problem.num_tokens)
+    for number, x in enumerate(contexts.double()):
+        distances, home = torch.cdist(x[1:, :2], x[1:, :2]), (x[1:, :2] - x[0, :2]).norm(dim=-1)
+        sets, lengths = bit, home.where(torch.eye(len(bit), dtype=torch.bool), torch.inf)  # [S]; [S, n], by the last
+        while len(sets):
+            lengths = lengths.where(lengths + home <= problem.length + ROUNDING, torch.inf)
+            kept = lengths.isfinite().any(1)
+            sets, lengths = sets[kept], lengths[kept]
+            if len(sets):
+                members = sets[:, None] & bit != 0
+                best[number] = max(best[number], (members.double() @ x[1:, 2]).amax())
+                last = (lengths[:, :, None] + distances).amin(1)  # [S, n] with one place more
+                grown, places = (~members & last.isfinite()).nonzero(as_tuple=True)
+                sets, which = (sets[grown] | bit[places]).unique(return_inverse=True)
+                longer = torch.full((len(sets), len(bit)), torch.inf, dtype=torch.float64)
+                longer[which, places] = last[grown, places]
+                lengths = longer
+    return best.float()
+
+
 def all_codes(num_tokens: int) -> Tensor:
     """[2^T, T]."""
     return (torch.arange(2**num_tokens)[:, None] >> torch.arange(num_tokens)) & 1
@@ -88,6 +115,8 @@ def best_rewards(problem: DiscreteProblem, contexts: Tensor) -> Tensor:
     """[N, *x] → [N]."""
     if isinstance(problem, OneCut):
         return most_of_halves(problem)
+    if isinstance(problem, Orienteering):
+        return best_visits(problem, contexts)
     if isinstance(problem, NKLandscape):
         return best_of_circle(problem).expand(len(contexts))
     if isinstance(problem, MaxCut):
@@ -153,7 +182,7 @@ def most_of_halves(problem: OneCut) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = ["tsp20", "tsp50", "cvrp20", "knapsack50", "maxcut20", "cut30", "nk20", "nk50", "nk100"]
+    known = ["tsp20", "tsp50", "cvrp20", "op20", "knapsack50", "maxcut20", "cut30", "nk20", "nk50", "nk100"]
     parser.add_argument("problems", nargs="*", default=known)
     for name in parser.parse_args().problems:
         problem = find_problem(name)

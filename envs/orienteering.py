@@ -22,7 +22,7 @@ class Orienteering(DepotRouting):
     Reward:
         the sum of the prizes; -1 of a tour that is too long or visits a place twice.
     Optimum:
-        not known: no gaps are measured.
+        of `op20` by dynamic programming; else not known.
 
     Args:
         size: n.

@@ -280,6 +280,26 @@ def test_stored_optima_are_those_of_a_second_method():
     assert pack.optimum("test")[0].item() == pytest.approx(table[-1] / 4096 / pack.capacity, abs=1e-5)
 
 
+@pytest.mark.parametrize("number", range(3))
+def test_stored_prizes_are_those_of_the_best_tour(number):
+    problem, x = find_problem("op20"), contexts("op20", number + 1)[number]
+    distance, prizes = torch.cdist(x[:, :2], x[:, :2]).tolist(), x[:, 2].tolist()
+    best = 0.0
+
+    def extend(at, left, prize, others):
+        """Depth first; what could still be reached says what is worth trying."""
+        nonlocal best
+        best = max(best, prize)
+        near = [i for i in others if distance[at][i] + distance[i][0] <= left]
+        if prize + sum(prizes[i] for i in near) > best:
+            for i in sorted(near, key=lambda i: distance[at][i] / prizes[i]):
+                extend(i, left - distance[at][i], prize + prizes[i], [j for j in near if j != i])
+
+    extend(0, problem.length, 0.0, range(1, len(x)))
+    assert len(problem.optimum("test")) == 1000
+    assert problem.optimum("test")[number].item() == pytest.approx(best, abs=1e-5)
+
+
 def climb(problem, code: torch.Tensor) -> float:
     """The reward that no change of one bit makes better."""
     one, flips = torch.ones(1, 1, 1), torch.eye(len(code), dtype=torch.int64)
