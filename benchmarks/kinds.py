@@ -1,7 +1,7 @@
 """Every kind of data under the same agents, and the table of docs/data-kinds.md.
 
     python benchmarks/kinds.py                  # everything: about an hour and a quarter on two cores
-    python benchmarks/kinds.py text --minutes 5
+    python benchmarks/kinds.py text --minutes 3 --processor-time    # beside other work
     python benchmarks/kinds.py --report         # the tables again, from the rows that are committed
 
 One thread each. The recipes of the kinds say the sizes of the codes; all agents but `daps` have the same factorised
