@@ -110,7 +110,7 @@ def train(splits: Splits, data: str, method: dict[str, Any], seed: int, minutes:
     model = verdicts.train(splits, config, weight, verdict).autoencoder.eval()
     decoder = model.decoder if weight is None else model.decoder.decoder  # without what imitates
     settings = config.model_config(splits.observation_shape, splits.likelihood, splits.kind.columns)
-    return DiscreteAutoencoder(model.policy, decoder, model.prior, settings, splits.kind)
+    return DiscreteAutoencoder(model.policy, decoder, model.prior, settings, splits.kind).eval()
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from daps_rl.codes.draws import frechet_distance
 from daps_rl.config import ModelConfig, make_config
 from daps_rl.data import Splits, from_arrays, load
 from daps_rl.envs import EncodingEnv
+from daps_rl.evaluation import evaluate
 from daps_rl.functional import encoding_reward
 from daps_rl.objectives import DecoderLoss
 from daps_rl.policies import FactorizedCategorical
@@ -302,9 +303,25 @@ class TestOddData:
         splits = from_arrays(torch.rand(60, 6))
         model = small_model(splits, agent="vq", policy_options={"kmeans_init": False}).train()
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        fit_prior_of(model, splits, "independent")
+        fitted, _ = fit_prior_of(model, splits, "independent")
         assert model.training
+        fitted.encode(splits.test, search="sweep:1/4")
+        model.decode(model.encode(splits.test))
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        model.policy(splits.test)  # with a gradient, which is what it learns from
+        changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed
+        assert all("codebook" in name for name in changed)
+
+    def test_every_part_stays_in_its_mode(self) -> None:
+        splits = from_arrays(torch.rand(60, 6))
+        model = small_model(splits)  # in eval mode
+        model.decoder.train()
+        modes = [part.training for part in model.modules()]
+        fitted, _ = fit_prior_of(model, splits, "independent")
+        evaluate(model, splits.test, beta=0.0)
+        assert [part.training for part in model.modules()] == modes
+        assert (fitted.training, fitted.policy.training, fitted.decoder.training) == (False, False, True)
 
     @pytest.mark.parametrize("labels", [torch.zeros(30, dtype=torch.int64), None])
     def test_of_one_class_no_recogniser_is_asked(self, labels: Tensor | None) -> None:

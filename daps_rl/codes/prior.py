@@ -19,6 +19,7 @@ from daps_rl.evaluation import count_codes
 from daps_rl.functional.bounds import in_bits
 from daps_rl.functional.checks import check_positive_integers
 from daps_rl.kinds import PRIORS
+from daps_rl.modes import eval_mode
 from daps_rl.optim import learning_rate_factor
 from daps_rl.priors import IndependentPrior, LearnedPrior
 from daps_rl.priors.learned import SHARPNESS
@@ -115,11 +116,8 @@ def fit_prior(
 @torch.no_grad()
 def codes_of(model: DiscreteAutoencoder, data: Any, *, sampled: bool = False) -> Tensor:
     """Greedy codes of data, or drawn ones, of the model in eval mode, on the CPU. [N, *x] → [N, T], int64."""
-    was_training = model.training
-    model.eval()  # else a codebook would learn from them
-    codes = encode_all(model, data, sampled=sampled)
-    model.train(was_training)
-    return codes
+    with eval_mode(model):
+        return encode_all(model, data, sampled=sampled)
 
 
 def fit_prior_of(
@@ -173,7 +171,9 @@ def fit_prior_of(
             **options,
         )
     rates = {f"rate_{name}": rate(prior, codes) for name, codes in split.items()}
-    return DiscreteAutoencoder(model.policy, model.decoder, prior.to(device), config, model.kind), rates
+    made = DiscreteAutoencoder(model.policy, model.decoder, prior.to(device), config, model.kind)
+    made.training = model.training
+    return made, rates
 
 
 def _labels(splits: Splits) -> dict[str, Tensor]:

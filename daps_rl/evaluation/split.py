@@ -29,6 +29,7 @@ from daps_rl.evaluation.codes import (
 from daps_rl.evaluation.perceptual import Perceptual
 from daps_rl.functional import beta_elbo, code_perplexity, code_usage, importance_weighted_bound, reconstruction
 from daps_rl.functional.bounds import in_bits
+from daps_rl.modes import eval_mode
 from daps_rl.policies import end_token
 from daps_rl.priors import UniformCodes
 from daps_rl.search import CodeScore, Search
@@ -114,24 +115,20 @@ def evaluate(
     kind = kind or autoencoder.kind
     collected = _Pass(autoencoder, kind, importance_samples, enumerable, perceptual, verdicts, search, score)
     every = math.ceil(len(data) / importance_data) if importance_data else 0
-    was_training = autoencoder.training
-    autoencoder.eval()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-            torch.manual_seed(seed)
-            seen = 0
-            for batch in data.split(batch_size):
-                x = batch.to(device, of_weights if batch.is_floating_point() else batch.dtype)
-                y = x if targets is None else targets[seen : seen + len(x)].to(device)
-                collected.add(x, y, None if labels is None else labels[seen : seen + len(x)])
-                spaced = slice(-seen % every, None, every) if every else slice(0)
-                size = max(1, batch_size // importance_samples)
-                if len(x[spaced]):
-                    for parts in zip(x[spaced].split(size), y[spaced].split(size), strict=True):
-                        collected.add_draws(*parts)
-                seen += len(x)
-    finally:
-        autoencoder.train(was_training)
+    own_numbers = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with eval_mode(autoencoder), own_numbers, torch.no_grad():
+        torch.manual_seed(seed)
+        seen = 0
+        for batch in data.split(batch_size):
+            x = batch.to(device, of_weights if batch.is_floating_point() else batch.dtype)
+            y = x if targets is None else targets[seen : seen + len(x)].to(device)
+            collected.add(x, y, None if labels is None else labels[seen : seen + len(x)])
+            spaced = slice(-seen % every, None, every) if every else slice(0)
+            size = max(1, batch_size // importance_samples)
+            if len(x[spaced]):
+                for parts in zip(x[spaced].split(size), y[spaced].split(size), strict=True):
+                    collected.add_draws(*parts)
+            seen += len(x)
     return collected.result(beta)
 
 

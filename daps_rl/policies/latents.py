@@ -99,8 +99,9 @@ class Codebook(nn.Module):
         return vectors_of(codes.flatten()).view(*codes.shape, -1)
 
     def quantize(self, features: Tensor) -> Quantized:
-        """The nearest codes of an encoder's outputs [B, T, E]."""
-        embedded, codes, *loss = self.quantizer(features)
+        """The nearest codes of an encoder's outputs [B, T, E]; a codebook learns from them where gradients are made."""
+        looking = {} if torch.is_grad_enabled() or self.kind == "fsq" else {"freeze_codebook": True}
+        embedded, codes, *loss = self.quantizer(features, **looking)
         return Quantized(embedded, codes.long(), loss[0].sum() if loss else features.new_zeros(()))
 
 

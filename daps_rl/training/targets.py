@@ -15,6 +15,7 @@ from daps_rl.data.kind import Kind
 from daps_rl.distributed import World
 from daps_rl.functional import dual_step
 from daps_rl.functional.bounds import in_bits
+from daps_rl.modes import eval_mode
 
 EVERY = 5  # steps between two looks at validation data
 DATA = 256  # of them, at most, at a look
@@ -93,17 +94,15 @@ class RateTarget(nn.Module):
     @torch.no_grad()
     def look(self, model: DiscreteAutoencoder, part: slice) -> Look:
         """Measures one drawn code for each datum of a part of the validation split."""
-        was_training = model.training
-        model.eval()
-        codes = model.policy(self.x[part]).sample()
-        rate = -model.prior().log_prob(codes).mean()
-        if self.setting == "target_bits":
-            reached = in_bits(rate)
-        elif self.setting == "target_psnr":
-            reached = self.kind.metrics(model.decoder(codes).mean, self.y[part])["psnr"].mean()
-        else:
-            reached = model.decoder(codes).log_prob(self.y[part]).mean()
-        model.train(was_training)
+        with eval_mode(model):
+            codes = model.policy(self.x[part]).sample()
+            rate = -model.prior().log_prob(codes).mean()
+            if self.setting == "target_bits":
+                reached = in_bits(rate)
+            elif self.setting == "target_psnr":
+                reached = self.kind.metrics(model.decoder(codes).mean, self.y[part])["psnr"].mean()
+            else:
+                reached = model.decoder(codes).log_prob(self.y[part]).mean()
         return Look(*(self.world.total(torch.stack((rate, reached))) / self.world.size))
 
     def error(self, look: Look, progress: float) -> Tensor:
