@@ -23,7 +23,7 @@ from daps_rl.functional import (
 )
 from daps_rl.functional.checks import can_read, check_pooling, read_flags
 from daps_rl.objectives.group_actor import GroupActor
-from daps_rl.objectives.weights import WARNINGS, DAPSWeights, TargetKeys
+from daps_rl.objectives.weights import WARNINGS, DAPSWeights, TargetKeys, read
 from daps_rl.policies import EndToken, end_token
 
 _CRITIC = (
@@ -160,7 +160,8 @@ class DAPSLoss(LossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch; see the class."""
         old_log_prob = self.target.group(self.target.total(tensordict, self.target.behaviour_log_prob(tensordict)))
-        equal = self._equal(tensordict.get(self.tensor_keys.action), old_log_prob)
+        action = read(tensordict, self.tensor_keys.action, "name the key with set_keys(action=...)")
+        equal = self._equal(action, old_log_prob)
         weights, temperature = self._target(tensordict, equal)  # [B, K], 0-dim
         if equal is not None and not self.centered:
             weights = torch.where(equal, 0.0, weights)  # else the policy is locked into its mode
@@ -191,7 +192,7 @@ class DAPSLoss(LossModule):
             if any(read_flags(equal)):
                 self.looks = 0
                 warnings.warn(WARNINGS[1], stacklevel=2)
-        temperature = DAPSWeights.read(tensordict, self.tensor_keys.temperature, "call DAPSWeights, which writes both")
+        temperature = read(tensordict, self.tensor_keys.temperature, "call DAPSWeights, which writes both")
         time_dim = self.target.time_dim
         return self.target.group(weights if time_dim is None else weights.select(time_dim, 0)), temperature.flatten()[0]
 
@@ -294,9 +295,9 @@ class DecoderLoss(LossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch; see the class."""
         first = slice(self.decoder_samples or None)
-        action = tensordict.get(self.tensor_keys.action)[:, first]
+        keys, remedy = (self.tensor_keys.action, self.tensor_keys.observation), "name it with set_keys"
+        action, observation = (read(tensordict, key, remedy)[:, first] for key in keys)
         action = action if self.ends is None else self.ends.close(action)
-        observation = tensordict.get(self.tensor_keys.observation)[:, first]
         log_likelihood = self.decoder(action).log_prob(observation)
         losses = {"loss_decoder": decoder_loss(log_likelihood.reshape(1, -1)).mean()}
         if self.prior is not None:
