@@ -149,7 +149,7 @@ class SB3Agent(Agent):
         rewards = self.score(self.codes, log_prob)
         if self.scale is not None and not rewards.isfinite().all():  # DAPS skips such a step
             raise ValueError(
-                f"a reward is NaN or infinite, and {type(self.algorithm).__name__} of SB3 would take it into its weights; "
+                f"a reward is NaN or infinite, and {type(self.algorithm).__name__} of SB3 would learn from it; "
                 "lower the learning rate, or check the data and what gives the reward."
             )
         step["rewards"][:] = (rewards if self.scale is None else self.scale(rewards)).flatten().cpu().numpy()
