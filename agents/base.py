@@ -99,6 +99,9 @@ class Agent(nn.Module):
     """Whether it learns through the decoder, which must then be differentiable."""
     learns_rate: ClassVar[bool] = True
     """Whether it learns from log p(z), what its codes cost; a quantiser does not."""
+    forbids: ClassVar[bool] = False
+    """Whether it knows what to do with a reward of -inf, which forbids a code; else a verdict that gives one is an
+    error."""
     on_device: bool = False
     """Whether `losses` works on tensors of the device alone: it reads no number that changes from step to step from
     the host (`progress`, `learning_rate`, one of its own) and copies none to it. A GPU then records it in a CUDA graph;

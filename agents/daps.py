@@ -38,6 +38,7 @@ class DAPS(Agent):
 
     run_settings: ClassVar[tuple[str, ...]] = ("samples", "ess_fraction", "trust_region", "centered", "policy_samples")
     on_device = True
+    forbids = True
     least_samples = 2
     standardized = False
     """Whether the weights are made of rewards in units of their group, which have no use for β as a floor."""

@@ -37,7 +37,8 @@ class Critic(TensorDictModuleBase):
         self.layers = nn.Sequential(nn.Flatten(), *mlp)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        value = self.layers(tensordict["observation"][:, 0])  # [B, 1]
+        datum = tensordict["observation"][:, 0].to(next(self.layers.parameters()).dtype)
+        value = self.layers(datum)  # [B, 1]
         return tensordict.set("state_value", value[:, None].expand(*tensordict.batch_size, 1))
 
 
@@ -54,7 +55,7 @@ class RewardScale(nn.Module):
 
     def forward(self, reward: Tensor) -> Tensor:
         """Takes a batch of rewards into account and gives it standardised. The same shape."""
-        reward = reward.float()
+        reward = reward.to(self.moments.dtype)
         new = torch.stack((torch.ones_like(reward[0, 0]), reward.mean(), reward.square().mean()))
         updated = self.moments.lerp(new, 1.0 - self.decay)
         self.moments.copy_(torch.where(updated.isfinite().all(), updated, self.moments))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from daps_rl.functional import ESS_FRACTION, mean_effective_sample_size, target_weights, weighted_likelihood_loss
 from daps_rl.functional.checks import as_float, check_pooling, check_reward
-from daps_rl.functional.temperature import check_ess_fraction
+from daps_rl.functional.temperature import check_ess_fraction, check_floor
 from daps_rl.objectives import ESSTrustRegion
 
 try:
@@ -110,6 +110,7 @@ class DAPSTrainer(GRPOTrainer):
         self.temperature_floor: float = getattr(self.args, "temperature_floor", DAPSConfig.temperature_floor)
         ess_fraction = getattr(self.args, "ess_fraction", DAPSConfig.ess_fraction)
         check_pooling(self.pooling)
+        check_floor(self.temperature_floor)
         for samples in (self.num_generations, self.num_generations_eval):
             check_ess_fraction(ess_fraction, samples)
         self.trust_region: nn.Module | Callable[..., Tensor] = ESSTrustRegion(ess_fraction)

@@ -138,16 +138,13 @@ class EncodingEnv(HoldsTask, EnvBase):
                 "the K codes of a context reset together, got a `_reset` mask that splits a group; "
                 "set it for all entries along dimension 1, or for none."
             )
-        zeros = torch.zeros(*self.batch_size, 1, device=self.device)
-        judged = self.observation_spec["verdicts"].zero() if self.task.verdicts is not None else None
+        scored = sorted(set(self.observation_spec.keys()) - self._observed)
         return TensorDict(
             {
                 **{name: x.unsqueeze(1).expand(contexts, samples, *x.shape[1:]) for name, x in drawn.items()},
-                "log_likelihood": zeros,
-                "kl": zeros.clone(),
-                **({} if judged is None else {"verdicts": judged}),
+                **{name: self.observation_spec[name].zero() for name in scored},
                 # Not a number until an actor writes it: a value of an earlier step is never taken for this one's.
-                "action_log_prob": torch.full(self.batch_size, math.nan, device=self.device),
+                "action_log_prob": self.state_spec["action_log_prob"].zero() * math.nan,
             },
             batch_size=self.batch_size,
             device=self.device,
@@ -180,9 +177,9 @@ class EncodingEnv(HoldsTask, EnvBase):
             {
                 **kept,
                 "log_likelihood": log_likelihood.unsqueeze(-1),
-                "kl": kl.unsqueeze(-1),
+                "kl": kl.float().unsqueeze(-1),
                 **({} if terms is None else {"verdicts": terms.scores.movedim(0, -1)}),
-                "reward": reward.unsqueeze(-1),
+                "reward": reward.float().unsqueeze(-1),
                 "done": done,
                 "terminated": done.clone(),
             },
@@ -195,4 +192,4 @@ class EncodingEnv(HoldsTask, EnvBase):
         codes = self.prior.sample(self.batch_size).to(self.device)
         if tensordict is None:
             tensordict = TensorDict({}, batch_size=self.batch_size, device=self.device)
-        return tensordict.update({"action": codes, "action_log_prob": self.prior.log_prob(codes)})
+        return tensordict.update({"action": codes, "action_log_prob": self.prior.log_prob(codes).float()})

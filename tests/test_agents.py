@@ -28,6 +28,22 @@ def test_some_codes_with_any_trust_region_and_precision(trust_region, precision,
     assert any(not torch.equal(p, q) for p, q in zip(trainer.autoencoder.policy.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize("agent", [*AGENTS, "sb3:daps", "sb3:ppo"])
+def test_every_agent_learns_where_float64_is_the_default(agent, splits):
+    torch.set_default_dtype(torch.float64)
+    try:
+        trainer = Trainer(make_config(**{**SIZES, "agent": agent, "steps": 3, "device": "cpu"}), splits)
+        before = [p.detach().clone() for p in trainer.autoencoder.parameters()]
+        list(trainer.run())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    after = list(trainer.autoencoder.parameters())
+    assert trainer.optimizer.skipped == 0
+    assert {p.dtype for p in after} == {torch.float64}
+    assert all(p.isfinite().all() for p in after)
+    assert any(not torch.equal(p, q) for p, q in zip(after, before, strict=True))
+
+
 def test_who_learns_from_some_of_the_codes_unless_told_otherwise():
     def learnt(**options):
         return make_config(**{"steps": 1, "samples": 8, **options}).policy_samples

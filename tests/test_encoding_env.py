@@ -15,7 +15,7 @@ from daps_rl.envs import EncodingEnv, EncodingTask
 from daps_rl.envs.default import principal_decoder
 from daps_rl.functional import daps_loss
 from daps_rl.objectives import DAPSLoss, DecoderLoss, GroupActor
-from daps_rl.policies import AutoregressivePolicy, CodeMask, EndToken
+from daps_rl.policies import AutoregressivePolicy, CodeMask, EndToken, FactorizedPolicy
 from daps_rl.priors import IndependentPrior, UniformCodes
 
 N, B, K, T, V = 11, 3, 4, 2, 5
@@ -335,6 +335,24 @@ def test_arrays_and_double_precision(data):
     assert env.rollout(1)["observation"].dtype == torch.as_tensor(data).dtype
 
 
+@pytest.mark.parametrize("data", [make_data(), make_data().double()], ids=["float32", "float64"])
+def test_where_float64_is_the_default_all_works_and_the_spec_says_what_comes(data):
+    torch.set_default_dtype(torch.float64)
+    try:
+        decoder, policy = make_decoder(), FactorizedPolicy(SHAPE, T, V, embed_dim=8)
+        env = EncodingEnv(data, decoder, num_tokens=T, vocab_size=V, batch_size=[B, K], beta=0.5)
+        check_env_specs(env)
+        batch = env.rollout(1, GroupActor(policy))
+        assert batch["action_log_prob"].dtype == torch.float64
+        assert DAPSLoss(GroupActor(policy), ess_fraction=0.5)(batch)["loss_actor"].isfinite()
+        x, codes = batch["observation"][:, 0, 0], batch["action"][:, :, 0]  # [B, *x], [B, K, T]
+        log_prob = policy(x.double()).log_prob(codes.transpose(0, 1)).t()
+        expected = decoder(codes).log_prob(x[:, None]) - 0.5 * (log_prob + T * math.log(V))
+        torch.testing.assert_close(batch["next", "reward"][..., 0, 0].double(), expected, rtol=1e-5, atol=1e-5)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_beta_is_filled_in_place_and_never_negative():
     env = make_env(beta=0.5)
     shared = env.beta
@@ -384,7 +402,7 @@ def test_an_end_token_that_does_not_fit_is_refused_whatever_the_prior():
 
 
 def test_a_copy_of_a_prior_that_learns_is_refused_in_a_worker(monkeypatch):
-    monkeypatch.setattr("daps_rl.envs.task.multiprocessing.parent_process", lambda: "a parent")
+    monkeypatch.setattr("daps_rl.envs.processes.multiprocessing.parent_process", lambda: "a parent")
     with pytest.raises(RuntimeError, match="of beta, a prior or rate_weight"):
         make_env(decoder=make_decoder().requires_grad_(False), prior=IndependentPrior(T, V))
     with pytest.raises(RuntimeError, match="rate_weight"):

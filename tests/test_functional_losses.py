@@ -202,7 +202,7 @@ def test_shapes_are_never_guessed(log_prob, other, message):
 
 
 def test_a_temperature_must_be_positive():
-    with pytest.raises(ValueError, match=r"temperature must be positive, got -1\.0"):
+    with pytest.raises(ValueError, match=r"temperature must be positive and finite, got -1\.0"):
         daps_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature=-1.0)
 
 

@@ -103,3 +103,15 @@ def test_the_choice_of_samples_and_the_clip_of_gradients_have_no_scale(scale):
     adaptive_clip_([weight], 1.0)
     longest = max(2.0 * scale, 1e-3)  # weights shorter than 1e-3 count as that long
     torch.testing.assert_close(weight.grad[:, 0], torch.tensor([8.0, 0.5]).mul(scale).clamp(max=longest))
+
+
+@scales
+def test_a_forbidden_code_does_not_count_where_the_others_are_standardised(scale):
+    reward = scale * torch.randn(50, 8, generator=torch.Generator().manual_seed(2))
+    some = reward.clone()
+    some[:, [1, 4, 6]] = -torch.inf
+    rest = standardized_reward(reward[:, [0, 2, 3, 5, 7]])
+    torch.testing.assert_close(standardized_reward(some)[:, [0, 2, 3, 5, 7]], rest, atol=1e-5, rtol=1e-5)
+    assert (standardized_reward(some)[:, [1, 4, 6]] == -torch.inf).all()
+    some[:, 1:] = -torch.inf
+    assert torch.equal(standardized_reward(some)[:, 0], torch.zeros(50))

@@ -1,5 +1,6 @@
 """daps_rl.objectives: DAPSLoss beside the functional core, its keys, groups and gradients."""
 
+import math
 from typing import NamedTuple
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from daps_rl.functional import effective_sample_size, solve_temperature, target_weights
-from daps_rl.objectives import DAPSLoss, DAPSWeights, GroupActor
+from daps_rl.objectives import DAPSLoss, DAPSWeights, DecoderLoss, GroupActor
 from daps_rl.policies import AutoregressivePolicy, FactorizedPolicy
 
 POLICIES = [AutoregressivePolicy, FactorizedPolicy]
@@ -129,6 +130,24 @@ def test_what_the_batch_lacks_is_named():
         loss(batch.exclude("action_log_prob"))
     with pytest.raises(KeyError, match=r"DAPS reads 'temperature'.*DAPSWeights, which writes both"):
         loss(loss.target(batch).exclude("temperature"))
+    with pytest.raises(KeyError, match=r"DAPS reads 'action', and .*set_keys\(action=...\)"):
+        loss(batch.exclude("action"))
+    with pytest.raises(KeyError, match=r"DAPS reads 'observation', and .*GroupActor\(in_key=...\)"):
+        GroupActor(make_policy())(batch.exclude("observation"))
+    for key in ("action", "observation"):
+        with pytest.raises(
+            KeyError, match=f"DAPS reads '{key}', and the batch does not have it; name it with set_keys"
+        ):
+            DecoderLoss(nn.Identity())(batch.exclude(key))
+
+
+@pytest.mark.parametrize("make", [DAPSWeights, lambda **options: make_loss(**options)])
+def test_a_floor_that_no_temperature_can_have_is_refused(make):
+    for floor in (-1.0, torch.tensor(math.nan), math.inf):
+        with pytest.raises(ValueError, match=r"temperature_floor must be >= 0 and finite, got (-1\.0|nan|inf); pass β"):
+            make(temperature_floor=floor)
+    with pytest.raises(ValueError, match=r"temperature_floor must be a number or a 0-dim tensor, got shape \(2,\)"):
+        make(temperature_floor=torch.ones(2))
 
 
 def test_gradient_reaches_the_actor_alone():

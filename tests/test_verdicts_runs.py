@@ -88,6 +88,36 @@ def test_agents_that_learn_from_rewards_get_the_verdict(labelled, agent, monkeyp
     torch.testing.assert_close(metrics["reward/first"], first.mean())
 
 
+@pytest.mark.parametrize("agent", REWARDED)
+def test_who_weighs_codes_takes_a_forbidden_one_and_others_say_that_they_do_not(labelled, agent):
+    """The last of the five codes of each datum is forbidden."""
+
+    def forbidding(truth: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
+        return torch.where(torch.arange(len(decoded)) % 5 == 4, -torch.inf, decoded[:, 0])
+
+    run = Trainer(settings(agent=agent), labelled, verdicts=Verdicts({"forbidding": forbidding}))
+    before = torch.nn.utils.parameters_to_vector(run.autoencoder.policy.parameters()).clone()
+    if agent in ("daps", "daps-na", "daps-fixed", "tpo", "sb3:daps"):
+        run.train_step()
+        run.train_step()  # the first step's learning rate is 0
+        after = torch.nn.utils.parameters_to_vector(run.autoencoder.policy.parameters())
+        assert run.optimizer.skipped == 0
+        assert after.isfinite().all()
+        assert not torch.equal(after, before)
+    else:
+        with pytest.raises(ValueError, match="verdict 'forbidding' gave -inf, and a policy gradient has no finite"):
+            run.train_step()
+
+
+@pytest.mark.parametrize("agent", ["sb3:ppo", "sb3:a2c"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_an_algorithm_that_skips_no_step_is_given_no_reward_that_is_not_finite(labelled, agent, bad):
+    run = Trainer(settings(agent=agent), labelled)
+    with pytest.raises(ValueError, match=r"a reward is NaN or infinite, and (PPO|A2C) of SB3"):
+        list(run.agent.losses(labelled.train[:7], lambda codes, log_prob: torch.full_like(log_prob, bad), run.beta))
+    assert all(weight.isfinite().all() for weight in run.agent.parameters())
+
+
 def test_codes_get_better_by_the_verdict(labelled):
     """A verdict so dear that nothing else counts: the first entry of what a frozen decoder makes of the codes."""
 

@@ -147,6 +147,11 @@ class SB3Agent(Agent):
         self.codes = codes.view(-1, self.samples, codes.shape[-1])
         log_prob: Tensor = step["log_probs"].detach().view(self.codes.shape[:2])
         rewards = self.score(self.codes, log_prob)
+        if self.scale is not None and not rewards.isfinite().all():  # DAPS skips such a step
+            raise ValueError(
+                f"a reward is NaN or infinite, and {type(self.algorithm).__name__} of SB3 would learn from it; "
+                "lower the learning rate, or check the data and what gives the reward."
+            )
         step["rewards"][:] = (rewards if self.scale is None else self.scale(rewards)).flatten().cpu().numpy()
         self.entropy = -log_prob.mean()
         return True
@@ -156,6 +161,7 @@ def around(algorithm: type[OnPolicyAlgorithm], **attributes: Any) -> type[SB3Age
     """The class of the agents of one algorithm, with these class attributes."""
     if issubclass(algorithm, DAPS):
         attributes["run_settings"] = ("ess_fraction", "trust_region", "centered", "policy_samples")
+        attributes["forbids"] = True
     return type(f"SB3{algorithm.__name__}", (SB3Agent,), {"algorithm_class": algorithm, **attributes})
 
 

@@ -98,6 +98,14 @@ def check_ess_fraction(ess_fraction: float, num_samples: int | None = None) -> N
         )
 
 
+def check_floor(floor: Tensor | float) -> None:
+    """Raises ValueError unless a floor of the temperature is one finite number of at least 0."""
+    if isinstance(floor, Tensor) and floor.ndim:
+        raise ValueError(f"temperature_floor must be a number or a 0-dim tensor, got shape {tuple(floor.shape)}.")
+    if not 0.0 <= float(floor) < math.inf:
+        raise ValueError(f"temperature_floor must be >= 0 and finite, got {float(floor)}; pass β, or 0 for none.")
+
+
 def check_epsilon(epsilon: float, num_samples: int | None = None) -> None:
     """Raises ValueError unless epsilon lies in (0, log K)."""
     upper = math.inf if num_samples is None or num_samples == 1 else math.log(num_samples)

@@ -69,8 +69,10 @@ def target_weights(
         Drolet et al. (2026), arXiv 2509.24716, section 3. The pooling is ours.
     """
     check_matrix("reward", reward)
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}; pass the result of solve_temperature.")
+    if not isinstance(temperature, Tensor) and not 0.0 < temperature < math.inf:
+        raise ValueError(
+            f"temperature must be positive and finite, got {temperature}; pass the result of solve_temperature."
+        )
     check_pooling(pooling)
     if not pooling:
         return torch.softmax(shifted_reward(reward) / temperature, dim=-1)
@@ -106,17 +108,21 @@ def leave_one_out_advantage(reward: Tensor) -> Tensor:
 def standardized_reward(reward: Tensor) -> Tensor:
     """Reward in units of its group: (R_k − mean) / std, without units. Groups of equal rewards give 0.
 
-    Where the deviation is below what rounding makes of rewards of that size, that stands in for it.
+    Where the deviation is below what rounding makes of rewards of that size, that stands in for it. A reward of -inf
+    stays that beside others, whose mean and deviation are their own.
 
     Args:
-        reward: larger is better; no gradient flows. [B, K], K >= 2.
+        reward: larger is better; -inf is allowed. No gradient flows. [B, K], K >= 2.
     References:
         Shao et al. (2024), DeepSeekMath (GRPO), section 4.1; arXiv 2604.06159 (TPO).
     """
     _check_group(reward)
     shifted = shifted_reward(reward)  # equal rewards are 0 then, of whatever size they were
-    centered = shifted - shifted.mean(-1, keepdim=True)
-    return centered / shifted.std(-1, keepdim=True).maximum(rounding_of(as_float(reward.detach())))
+    counts, k = shifted != -math.inf, shifted.shape[-1]
+    n = counts.sum(-1, keepdim=True).to(shifted)
+    mean = torch.where(counts, shifted, 0.0).mean(-1, keepdim=True) * (k / n)
+    deviation = torch.where(counts, shifted, mean).std(-1, keepdim=True) * ((k - 1) / (n - 1).clamp_min(1)).sqrt()
+    return (shifted - mean) / deviation.maximum(rounding_of(as_float(reward.detach())))
 
 
 def _check_group(reward: Tensor) -> None:

@@ -17,7 +17,7 @@ from torchrl.objectives import LossModule
 from daps_rl.functional import effective_sample_size, keep_samples, mean_of_kept, weighted_likelihood_loss
 from daps_rl.functional.checks import can_read, check_pooling, read_flags
 from daps_rl.objectives.group_actor import GroupActor
-from daps_rl.objectives.weights import WARNINGS, DAPSWeights, TargetKeys
+from daps_rl.objectives.weights import WARNINGS, DAPSWeights, TargetKeys, read
 
 _CRITIC = (
     "there is no critic, as the K actions of a context are each other's baseline; without groups (sample_dim=None) let "
@@ -153,7 +153,8 @@ class DAPSLoss(LossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch; see the class."""
         old_log_prob = self.target.group(self.target.total(tensordict, self.target.behaviour_log_prob(tensordict)))
-        equal = self._equal(tensordict.get(self.tensor_keys.action), old_log_prob)
+        action = read(tensordict, self.tensor_keys.action, "name the key with set_keys(action=...)")
+        equal = self._equal(action, old_log_prob)
         weights, temperature = self._target(tensordict, equal)  # [B, K], 0-dim
         if equal is not None and not self.centered:
             weights = torch.where(equal, 0.0, weights)  # else the policy is locked into its mode
@@ -184,7 +185,7 @@ class DAPSLoss(LossModule):
             if any(read_flags(equal)):
                 self.looks = 0
                 warnings.warn(WARNINGS[1], stacklevel=2)
-        temperature = DAPSWeights.read(tensordict, self.tensor_keys.temperature, "call DAPSWeights, which writes both")
+        temperature = read(tensordict, self.tensor_keys.temperature, "call DAPSWeights, which writes both")
         time_dim = self.target.time_dim
         return self.target.group(weights if time_dim is None else weights.select(time_dim, 0)), temperature.flatten()[0]
 

@@ -11,6 +11,7 @@ from torch import nn
 from torchrl.objectives import LossModule
 
 from daps_rl.functional import decoder_loss
+from daps_rl.objectives.weights import read
 from daps_rl.policies import EndToken, end_token
 
 
@@ -65,9 +66,9 @@ class DecoderLoss(LossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch; see the class."""
         first = slice(self.decoder_samples or None)
-        action = tensordict.get(self.tensor_keys.action)[:, first]
+        keys, remedy = (self.tensor_keys.action, self.tensor_keys.observation), "name it with set_keys"
+        action, observation = (read(tensordict, key, remedy)[:, first] for key in keys)
         action = action if self.ends is None else self.ends.close(action)
-        observation = tensordict.get(self.tensor_keys.observation)[:, first]
         log_likelihood = self.decoder(action).log_prob(observation)
         losses = {"loss_decoder": decoder_loss(log_likelihood.reshape(1, -1)).mean()}
         if self.prior is not None:

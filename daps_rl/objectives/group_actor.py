@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torchrl.envs.utils import ExplorationType, exploration_type
 
+from daps_rl.objectives.weights import read
 from daps_rl.policies.distribution import Drawn, SampleShape, draw
 
 
@@ -99,7 +100,7 @@ class GroupActor(TensorDictModuleBase):
                 f"a GroupActor needs a tensordict of batch size [B, K, ...], got {list(batch)}; "
                 f"unsqueeze a group dimension, tensordict.unsqueeze({dim})."
             )
-        observation = tensordict.get(self.in_keys[0])
+        observation = read(tensordict, self.in_keys[0], "name the key with GroupActor(in_key=...)")
         first = observation.select(dim, 0)  # [B, ..., *x]
         same_memory = observation.stride(dim) == 0 or batch[dim] == 1
         if not (same_memory or torch.compiler.is_compiling() or torch.equal(first, observation.select(dim, -1))):

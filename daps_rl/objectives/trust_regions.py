@@ -6,6 +6,8 @@ module called the same way can be used instead.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -50,8 +52,8 @@ class FixedTemperature(TrustRegion):
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
-        if not temperature > 0.0:
-            raise ValueError(f"temperature must be positive, got {temperature}; 1.0 weighs by exp(reward).")
+        if not 0.0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}; 1.0 weighs by exp(reward).")
         self.temperature = nn.Buffer(torch.tensor(float(temperature)))
 
     def forward(self, reward: Tensor, floor: Tensor | float = 0.0) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from daps_rl.functional import ESS_FRACTION, complete_reward, one_sample_groups, target_weights
 from daps_rl.functional.checks import check_pooling, check_reward, check_same_shape, read_flags
+from daps_rl.functional.temperature import check_floor
 from daps_rl.objectives.trust_regions import make_trust_region
 
 WARNINGS = (  # each shown once by Python
@@ -23,6 +24,14 @@ WARNINGS = (  # each shown once by Python
     "the K actions of each group are equal: the actor gave its mode instead of drawing, and nothing is learned; act "
     "under set_exploration_type(ExplorationType.RANDOM).",
 )
+
+
+def read(tensordict: TensorDictBase, key: NestedKey, remedy: str) -> Tensor:
+    """An entry of the batch; a KeyError that says the remedy where there is none."""
+    value = tensordict.get(key, None)
+    if value is None:
+        raise KeyError(f"DAPS reads {key!r}, and the batch does not have it; {remedy}.")
+    return value
 
 
 @dataclass
@@ -94,6 +103,7 @@ class DAPSWeights(TensorDictModuleBase):
                 f"time_dim must lie behind sample_dim, {sample_dim}, got {time_dim}; 2 for episodes [B, K, T]."
             )
         check_pooling(pooling, allowed=sample_dim is not None)
+        check_floor(temperature_floor)
         self.trust_region = make_trust_region(trust_region, ess_fraction)
         # By reference and no buffer: `.to(device)` would make a copy that no schedule reaches.
         self.temperature_floor = temperature_floor
@@ -134,7 +144,7 @@ class DAPSWeights(TensorDictModuleBase):
         score = None if self.sample_dim is not None else tensordict.get(self.tensor_keys.advantage, None)
         if score is None:
             remedy = "step an environment, or name the key with set_keys(reward=...)"
-            score = self.read(tensordict, self.reward_key, remedy)
+            score = read(tensordict, self.reward_key, remedy)
         if score.shape == (*log_prob.shape, 1):
             score = score.squeeze(-1)
         check_same_shape(log_prob=log_prob, reward=score)
@@ -156,11 +166,11 @@ class DAPSWeights(TensorDictModuleBase):
     def behaviour_log_prob(self, tensordict: TensorDictBase) -> Tensor:
         """With which the actions were drawn, in nats; detached. Of the batch's size."""
         remedy = "use an actor that writes it (return_log_prob=True)"
-        return torch.stack([self.read(tensordict, key, remedy).detach() for key in self.log_prob_keys]).sum(0)
+        return torch.stack([read(tensordict, key, remedy).detach() for key in self.log_prob_keys]).sum(0)
 
     def done(self, tensordict: TensorDictBase) -> Tensor:
         """Whether an episode ends with a step. bool, of the batch's size."""
-        done = self.read(tensordict, self.done_key, "roll out an environment, or name the key with set_keys(done=...)")
+        done = read(tensordict, self.done_key, "roll out an environment, or name the key with set_keys(done=...)")
         return done.reshape(self.behaviour_log_prob(tensordict).shape)
 
     def played(self, tensordict: TensorDictBase) -> Tensor:
@@ -183,14 +193,6 @@ class DAPSWeights(TensorDictModuleBase):
         if self.time_dim is None:
             return value
         return torch.where(self.played(tensordict), value, 0.0).sum(self.time_dim)
-
-    @staticmethod
-    def read(tensordict: TensorDictBase, key: NestedKey, remedy: str) -> Tensor:
-        """An entry of the batch; a KeyError that says the remedy where there is none."""
-        value = tensordict.get(key, None)
-        if value is None:
-            raise KeyError(f"DAPS reads {key!r}, and the batch does not have it; {remedy}.")
-        return value
 
     def group(self, value: Tensor) -> Tensor:
         """Brings [B, K, ...] to [B·..., K], one row per group; without groups each sample has a row of its own."""

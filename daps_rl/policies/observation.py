@@ -84,7 +84,11 @@ class ItemEncoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, items: Tensor) -> Tensor:
-        return self.mix(self.embed(items))
+        return self.mix(self.embed(self.cast(items)))
+
+    def cast(self, x: Tensor) -> Tensor:
+        """Numbers in the parameters' own type, whatever the data's is; other data as they are."""
+        return x.to(self.norm.weight.dtype) if x.is_floating_point() else x
 
     def mix(self, x: Tensor) -> Tensor:
         """The blocks, on embedded items. [B, N, D] → [B, N, D]."""
@@ -112,7 +116,7 @@ class ObservationEncoder(ItemEncoder):
                 f"observation must be a floating-point batch of shape [B, {', '.join(map(str, shape))}], "
                 f"got {observation.dtype} of shape {tuple(observation.shape)}; reshape or convert it."
             )
-        return self.mix(self.embed(self.patches(observation)) + self.positions)
+        return self.mix(self.embed(self.patches(self.cast(observation))) + self.positions)
 
 
 class TokenQueries(nn.Module):

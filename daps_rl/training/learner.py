@@ -70,7 +70,7 @@ class Learner:
         check_fit(config, autoencoder, agent, world)
         self.verdicts = verdicts if verdicts is not None and verdicts.learned else None
         if self.verdicts is not None:
-            self.verdicts.world = world
+            self.verdicts.world, self.verdicts.forbids = world, agent.forbids
             check_verdicts(self.verdicts, config, agent)
         if config.cpu_kernels and self.device.type == "cpu":
             use_cpu_kernels(agent)

@@ -52,7 +52,7 @@ class TrainingDiverged(RuntimeError):
     """Too many steps had a non-finite loss or gradient."""
 
     def __init__(self, step: int, reason: str) -> None:
-        remedy = "lower the learning rate, or check the data and the decoder's likelihood"
+        remedy = "lower the learning rate, or check the data, the reward and the decoder's likelihood"
         super().__init__(f"stopped at step {step}: {reason}; {remedy}.")
 
 

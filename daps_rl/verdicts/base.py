@@ -32,7 +32,8 @@ class Verdict(Protocol):
             truth: the data that the codes are of, [M, *x], or their labels, int64 [M].
             decoded: what the decoder makes of the codes, [M, *x]: means, or the most probable symbols; detached.
         Returns:
-            a number for each, larger is better, in any unit: [M], of NumPy, torch or a list. -inf is allowed.
+            a number for each, larger is better, in any unit: [M], of NumPy, torch or a list. -inf, of what must not be,
+            is allowed where who learns weighs codes: in DAPS and TPO, not in policy gradients.
         """
 
 
@@ -80,6 +81,7 @@ class Verdicts(nn.Module):
         self.learned = [name for name in self.verdicts if weights.get(name) != 0.0]
         """Names of the verdicts that are terms of the reward."""
         self.world = World()  # the processes whose groups count
+        self.forbids = True  # whether who learns from the terms can learn from -inf
         self.last: VerdictTerms | None = None  # of the batch judged last
         given = [weights.get(name, math.nan) for name in self.learned]
         self.given = nn.Buffer(torch.tensor(given), persistent=False)  # [J]; NaN for the rule
@@ -104,8 +106,8 @@ class Verdicts(nn.Module):
         Returns:
             scores [J, B, K] and weights [J], for `functional.encoding_reward`.
         Raises:
-            ValueError: a verdict fails, or gives no M numbers, NaN or +inf; or in training there are no groups to weigh
-                it by.
+            ValueError: a verdict fails, or gives no M numbers, NaN or +inf, or -inf to who cannot learn from that; or
+                in training there are no groups to weigh it by.
         """
         likelihood = log_likelihood.detach().float().reshape(len(truth), -1)
         samples = likelihood.shape[1]
@@ -119,7 +121,12 @@ class Verdicts(nn.Module):
         labels = None if labels is None else labels.repeat_interleave(samples, 0)
         judged = self.scores(decoded.reshape(truth.shape), truth, labels, self.learned)
         scores = likelihood.new_zeros(len(judged), *likelihood.shape)
-        for row, score in zip(scores, judged.values(), strict=True):
+        for row, (name, score) in zip(scores, judged.items(), strict=True):
+            if not self.forbids and (score == -math.inf).any():
+                raise ValueError(
+                    f"verdict {name!r} gave -inf, and a policy gradient has no finite step away from that; give a "
+                    "number below those of other codes, or use an agent that weighs codes (daps, tpo)."
+                )
             row.copy_(score.view_as(row))
         if self.training:
             self._count(torch.cat((likelihood[None], scores)))
