@@ -20,7 +20,7 @@ from daps_rl.functional import (
     encoding_reward,
     kl_estimate,
 )
-from daps_rl.functional.checks import check_beta, check_code_sizes, read_flags
+from daps_rl.functional.checks import check_beta, check_code_sizes, check_reward, read_flags
 from daps_rl.functional.temperature import check_ess_fraction
 from daps_rl.objectives.trust_regions import make_trust_region
 from daps_rl.policies import EndEmbedding, EndToken, FactorizedCategorical, draw, score_drawn
@@ -58,6 +58,8 @@ class PolicyLoss:
             verdicts: what else the codes are worth, as `daps_rl.verdicts.Verdicts` gives it of the same reward.
         Returns:
             DAPSTerms: loss [B]; weights [B, K] and effective_sample_size [B] (in samples), detached.
+        Raises:
+            ValueError: the reward has another shape, or is NaN or +inf somewhere.
         """
         groups = self.log_prob.shape
         if reward.shape not in (groups, (groups.numel(),)):
@@ -66,6 +68,7 @@ class PolicyLoss:
                 f"and K), got {list(reward.shape)}; sum or average over the datum's own axes."
             )
         reward = reward.detach().reshape(groups)
+        check_reward(reward)
         drawn = (self.log_prob.detach(), self.prior_log_prob)
         score = encoding_reward(reward, *drawn, self.beta, verdicts, price=self.price)
         temperature = self.trust_region(score, self.beta)

@@ -244,6 +244,13 @@ def test_shapes_are_checked():
     for wrong in ((B,), (B * K, 1), (K, B)):
         with pytest.raises(ValueError, match=r"reward must be .* shape \[15\] or \[3, 5\]"):
             policy_loss(torch.randn(wrong))
+    for bad in (math.nan, math.inf):
+        reward = torch.randn(B, K)
+        reward[1, 2] = bad
+        with pytest.raises(ValueError, match=r"reward must be finite, or -inf .* 1 of 15 that are NaN or"):
+            policy_loss(reward)
+    reward[1, 2] = -math.inf
+    assert policy_loss(reward).isfinite()
 
 
 def run_example(kind, monkeypatch):

@@ -470,7 +470,7 @@ def test_counts_are_saved_and_read(tmp_path: Path):
     assert load_counts(tmp_path, T, V) is None
     path = save_counts(tmp_path, counts)
     assert torch.equal(load_counts(tmp_path, T, V), counts)
-    with pytest.raises(ValueError, match=r"does not hold counts \[5, 8\]"):
+    with pytest.raises(ValueError, match=r"does not hold counts: counts must be int64 \[5, 8\]"):
         load_counts(tmp_path, T, V + 1)
     path.write_bytes(path.read_bytes()[:-3] + b"abc")
     with pytest.raises(ValueError, match="damaged"):
@@ -486,3 +486,24 @@ def test_what_stands_behind_an_end_is_not_written():
     assert torch.equal(found.codes, ends.close(codes))
     with pytest.raises(ValueError, match="the codes are none that the prior can write"):
         compress(model, torch.full((1, T), V - 1))  # shorter than the fewest
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        torch.zeros(T, V + 1, dtype=torch.int64),
+        torch.full((T, V), -1),
+        torch.ones(T, V),
+        torch.where(torch.arange(V) == 0, 2**60, 1).expand(T, V).contiguous(),
+    ],
+    ids=["another size", "negative", "not whole", "beyond 64 bits"],
+)
+def test_counts_that_no_code_can_be_written_by_are_refused(counts: torch.Tensor, tmp_path: Path):
+    model, codes = make_model(), draw_codes(20)
+    with pytest.raises(ValueError, match=rf"counts must be int64 \[{T}, {V}\], each of 0 … 2\^38, got"):
+        compress(model, codes, counts=counts)
+    content = compress(model, codes, counts=count_codes(codes, V))
+    with pytest.raises(ValueError, match="counts must be int64"):
+        decompress(model, content, counts=counts)
+    with pytest.raises(ValueError, match="does not hold counts: counts must be int64"):
+        load_counts(save_counts(tmp_path, counts).parent, T, V)

@@ -246,3 +246,16 @@ def test_errors(items):
         routes(head=torch.nn.Linear(8, N))
     with pytest.raises(ValueError, match="vocab_size is 4, and the encoder gives 3 items"):
         routes()(items[:, :3])
+
+
+def test_a_mask_that_lacks_a_method_says_which():
+    class Half(CodeMask):
+        def start(self, observation, samples):
+            return torch.zeros(len(observation), samples)
+
+        def allowed(self, state, position):
+            return torch.ones(*state.shape, 3, dtype=torch.bool)
+
+    policy = AutoregressivePolicy((4,), 2, 3, embed_dim=8, num_heads=2, mask=Half())
+    with pytest.raises(NotImplementedError, match=r"Half needs a method advance\(state, position, token\); write it"):
+        policy(torch.rand(5, 4)).sample((2,))

@@ -238,6 +238,7 @@ def test_the_environments_decoder_is_never_copied(tmp_path):
     [
         ({"samples_per_context": 5}, "multiple of samples_per_context, 5, got 24"),
         ({"samples_per_context": 2}, r"ess_fraction must lie in \(1/K, 1\]"),
+        ({"samples_per_context": 0}, "must be a multiple of samples_per_context, 0, got"),
         ({"samples_per_context": 6, "batch_size": 10}, "batch_size must be a multiple of samples_per_context, 6"),
         ({"samples_per_context": 6, "beta": -1.0}, "beta must be >= 0"),
         ({"samples_per_context": 6, "trust_region": "no"}, "trust_region must be one of"),

@@ -186,7 +186,7 @@ class DAPS(OnPolicyAlgorithm):
                 f"{'the whole batch' if samples is None else f'groups of {samples}'}; "
                 f"make a new model, or an environment with samples_per_context={samples}."
             )
-        if samples is not None and env.num_envs % samples:
+        if samples is not None and (samples < 1 or env.num_envs % samples):
             raise ValueError(
                 f"the number of environments must be a multiple of samples_per_context, {samples}, got {env.num_envs}; "
                 "environments b·K … b·K + K - 1 share context b."

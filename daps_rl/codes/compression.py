@@ -63,10 +63,12 @@ def compress(
         counts: code by this table instead of the prior, in whole numbers throughout, for files that are to be read on
             another machine. From `daps_rl.evaluation.count_codes`, int64 [T, V].
     Raises:
-        ValueError: these are no codes of the model, its prior cannot be coded by, or such data cannot be written.
+        ValueError: these are no codes, or no counts, of the model, its prior cannot be coded by, or such data cannot be
+            written.
         ImportError: constriction is not installed.
     """
     check_streams(by_counts=counts is not None, lossless=data is not None)
+    _check_counts(counts, *code_sizes(model.policy))
     codes, observed = _checked(model, codes, data)
     first, second = Writer(), Writer()
     with same_numbers():
@@ -155,6 +157,7 @@ def decompress_parts(
     """
     container = Container.from_bytes(content, where)
     counts = counts if container.counted else None
+    _check_counts(counts, *code_sizes(model.policy))
     if container.counted and counts is None:
         raise ValueError(f"{where} was coded by counts, and there are none with the model; copy {COUNTS} too.")
     sizes = container.num_tokens, container.vocab_size
@@ -209,9 +212,23 @@ def load_counts(folder: Path, num_tokens: int, vocab_size: int) -> Tensor | None
         return None
     tensors, _ = load_tensors(folder / COUNTS, "counts")
     counts = tensors.get("counts", torch.empty(0))
-    if counts.dtype != torch.int64 or counts.shape != (num_tokens, vocab_size) or not 0 <= counts.min() <= MOST_COUNTED:
-        raise ValueError(f"{folder / COUNTS} does not hold counts [{num_tokens}, {vocab_size}]; delete it.")
+    try:
+        _check_counts(counts, num_tokens, vocab_size)
+    except ValueError as error:
+        raise ValueError(f"{folder / COUNTS} does not hold counts: {error} Delete it.") from error
     return counts
+
+
+def _check_counts(counts: Tensor | None, num_tokens: int, vocab_size: int) -> None:
+    """Raises ValueError unless counts are a table of whole numbers [T, V] that can be coded by, or None."""
+    if counts is None:
+        return
+    fits = counts.dtype == torch.int64 and counts.shape == (num_tokens, vocab_size)
+    if not fits or not 0 <= counts.min() <= counts.max() <= MOST_COUNTED:
+        raise ValueError(
+            f"counts must be int64 [{num_tokens}, {vocab_size}], each of 0 … 2^38, got {counts.dtype} of shape "
+            f"{list(counts.shape)}; pass what daps_rl.evaluation.count_codes gives."
+        )
 
 
 def _code_tokens(

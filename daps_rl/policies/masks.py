@@ -32,22 +32,25 @@ class CodeMask:
 
     def start(self, observation: Tensor, samples: int) -> Any:
         """The state before the first token, of K codes per context. observation [B, *x] → state of [B, K, ...]."""
-        raise NotImplementedError
+        raise self._missing("start(observation, samples)")
 
     def allowed(self, state: Any, position: int) -> Tensor:
         """The tokens that may stand at a position. bool [B, K, V]."""
-        raise NotImplementedError
+        raise self._missing("allowed(state, position)")
 
     def advance(self, state: Any, position: int, token: Tensor) -> Any:
         """The state after a token, int64 [B, K], was written at a position; the state given stays as it is.
 
         Not asked for after the last position.
         """
-        raise NotImplementedError
+        raise self._missing("advance(state, position, token)")
 
     def features(self, state: Any, position: int) -> Tensor:
         """What the policy sees of the state before it writes a position. [B, K, F]; called only where F > 0."""
-        raise NotImplementedError
+        raise self._missing("features(state, position)")
+
+    def _missing(self, method: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} needs a method {method}; write it, see CodeMask.")
 
     def along(self, ask: Callable[[Any, int], Tensor], observation: Tensor, codes: Tensor) -> Tensor:
         """What `allowed` or `features` says at all positions of whole codes [B, K, T]. [B, K, T, V] or [B, K, T, F]."""
