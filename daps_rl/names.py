@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda")
+LARGEST = 10**30  # number that is given with a name: far from where float32 overflows
 
 
 def import_class(what: str, name: str, base: type[T]) -> type[T]:
@@ -40,15 +40,15 @@ def weighted_name(text: str) -> tuple[str, float | None]:
     """Returns name and weight of NAME:WEIGHT, where a name may have a colon itself; None where there is no weight.
 
     Raises:
-        ValueError: there is no name, or the weight is negative or not finite.
+        ValueError: there is no name, or the weight is negative or not finite in float32.
     """
     name, _, last = text.rpartition(":")
     try:
         weight = float(last) if name else None
     except ValueError:
         weight = None
-    if not text.strip(": ") or (weight is not None and not 0.0 <= weight < math.inf):
-        raise ValueError(f"reward must be NAME or NAME:WEIGHT, the weight >= 0 and finite, got {text!r}.")
+    if not text.strip(": ") or (weight is not None and not 0.0 <= weight <= LARGEST):
+        raise ValueError(f"reward must be NAME or NAME:WEIGHT, the weight in 0 … {LARGEST:g}, got {text!r}.")
     return (text, None) if weight is None else (name, weight)
 
 

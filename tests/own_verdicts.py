@@ -22,6 +22,10 @@ def first_entry(truth: Tensor, decoded: Tensor) -> Tensor:
     return decoded[:, 0]
 
 
+def leaves(truth: Tensor, decoded: Tensor) -> Any:
+    raise SystemExit(3)
+
+
 def dies(truth: Tensor, decoded: Tensor) -> Any:
     os._exit(1)
 

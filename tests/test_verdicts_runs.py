@@ -210,7 +210,12 @@ def test_command_line_train_resume_and_evaluate(tmp_path, capsys, monkeypatch):
     ("arguments", "said"),
     [
         (["--reward", "clasifier"], "did you mean classifier?"),
-        (["--reward", "classifier:-1"], "the weight >= 0 and finite"),
+        (["--reward", "classifier:-1"], "the weight in 0 … 1e+30, got 'classifier:-1'"),
+        (["--reward", "classifier:1e39"], "the weight in 0 … 1e+30, got 'classifier:1e39'"),
+        (["--agent", "sb3:ppo", "--agent-options", "n_epochs=0"], "PPO of SB3 cannot work with these settings"),
+        (["--agent", "sb3:ppo", "--agent-options", "batch_size=1"], "PPO of SB3 cannot work with these settings"),
+        (["--agent", "sb3:daps", "--agent-options", "n_epochs=1.5"], "DAPS of SB3 cannot work with these settings"),
+        (["--reward", "own_verdicts:leaves"], "verdict 'leaves' failed: SystemExit: 3"),
         (["--reward", "classifier", "--reward", "classifier:2"], "each reward must be named once"),
         (["--reward", "no_such_module:f"], "cannot be imported"),
         (["--reward", "own_verdicts:TRUTH"], "cannot be imported"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from daps_rl.agents.base import Agent, AgentLoss, AgentSpec, Score, check_option
 from daps_rl.agents.policy_gradient import RewardScale
 from daps_rl.agents.sb3.daps import DAPS
 from daps_rl.agents.sb3.policies import CodePolicy
+from daps_rl.data.errors import one_line
 from daps_rl.envs.sb3_vec_env import OneObjectVecEnv
 from daps_rl.functional import SAMPLES
 from daps_rl.names import import_class
@@ -77,7 +79,7 @@ class SB3Agent(Agent):
             )
         self.env = BatchEnv(*sizes, contexts=contexts, samples=samples)
         whole = {"batch_size": contexts * samples} if "batch_size" in self.options() else {}  # a step per batch
-        try:
+        with settings_of(algorithm):
             self.algorithm = algorithm(
                 CodePolicy,
                 self.env,
@@ -93,8 +95,6 @@ class SB3Agent(Agent):
                 n_steps=1,
                 **{**whole, **self.defaults, **(options or {})},
             )
-        except TypeError as error:
-            raise ValueError(f"{algorithm.__name__} cannot be made from these settings: {error}.") from error
         # Registered, so that what is not the policy's own is saved with the run.
         self.actor_critic = self.algorithm.policy
         self.trust_region = getattr(self.algorithm, "_trust_region", None)
@@ -135,7 +135,8 @@ class SB3Agent(Agent):
         algorithm._last_episode_starts = np.ones(env.num_envs, dtype=bool)
         algorithm.logger.name_to_value.clear()
         algorithm.collect_rollouts(env, self.callback, algorithm.rollout_buffer, n_rollout_steps=1)
-        algorithm.train()
+        with settings_of(type(algorithm)):
+            algorithm.train()
         logged = algorithm.logger.name_to_value
         metrics = {ours: torch.tensor(float(logged[theirs])) for theirs, ours in METRICS.items() if theirs in logged}
         yield AgentLoss(None, self.codes, {"entropy": self.entropy, **metrics})
@@ -155,6 +156,17 @@ class SB3Agent(Agent):
         step["rewards"][:] = (rewards if self.scale is None else self.scale(rewards)).flatten().cpu().numpy()
         self.entropy = -log_prob.mean()
         return True
+
+
+@contextlib.contextmanager
+def settings_of(algorithm: type[OnPolicyAlgorithm]) -> Iterator[None]:
+    """What SB3 makes of settings that it does not check (n_epochs=0, gamma=[1]) is a ValueError in one line."""
+    try:
+        yield
+    except (TypeError, AttributeError, NameError, LookupError, ArithmeticError, AssertionError) as error:
+        raise ValueError(
+            f"{algorithm.__name__} of SB3 cannot work with these settings: {one_line(error)}; see --agent-options."
+        ) from error
 
 
 def around(algorithm: type[OnPolicyAlgorithm], **attributes: Any) -> type[SB3Agent]:

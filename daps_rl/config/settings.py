@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from operator import ge, gt, le
 from typing import Any, TypeVar
 
+from daps_rl.names import LARGEST
+
 T = TypeVar("T")
 KINDS: dict[type, tuple[Any, str, Any, float | None]] = {
     bool: (bool, "true or false", bool, None),
     int: (numbers.Integral, "whole", int, 2**63 - 1),
-    float: (numbers.Real, "finite", float, 10**30),  # far from where float32 overflows
+    float: (numbers.Real, "finite", float, LARGEST),
     str: ((str, os.PathLike), "text in UTF-8", os.fspath, None),
     dict: (dict, "names with finite values", dict, None),
 }

@@ -14,6 +14,7 @@ from daps_rl.data.errors import one_line
 from daps_rl.distributed import World
 from daps_rl.functional import VerdictTerms, group_deviations
 from daps_rl.functional.verdicts import rule_weights
+from daps_rl.names import LARGEST
 
 MEMORY = 0.99  # of the running deviations, over as many groups as a batch has
 
@@ -73,10 +74,10 @@ class Verdicts(nn.Module):
             if (truth := getattr(verdict, "truth", "data")) not in ("data", "labels"):
                 raise ValueError(f"truth of verdict {name!r} must be 'data' or 'labels', got {truth!r}; mend it.")
         for name, weight in weights.items():
-            if not 0.0 <= weight < math.inf:
+            if not 0.0 <= weight <= LARGEST:
                 raise ValueError(
-                    f"the weight of verdict {name!r} must be >= 0 and finite, got {weight}; larger is better: turn the "
-                    "verdict's sign round for what is to be small."
+                    f"the weight of verdict {name!r} must be >= 0 and <= {LARGEST:g}, got {weight}; larger is better: "
+                    "turn the verdict's sign round for what is to be small."
                 )
         self.learned = [name for name in self.verdicts if weights.get(name) != 0.0]
         """Names of the verdicts that are terms of the reward."""
@@ -163,7 +164,7 @@ class Verdicts(nn.Module):
         asked, decoded = asked.to(device), decoded.to(device)
         try:
             score = torch.as_tensor(verdict(asked, decoded)).detach().float()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"verdict {name!r} failed: {type(error).__name__}: {one_line(error)}") from error
         if score.shape != (len(decoded),):
             raise ValueError(
