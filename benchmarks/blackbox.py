@@ -100,8 +100,8 @@ class Seen:
         return reward
 
 
-def run(name: str, agent: str, seed: int) -> None:
-    """Searches, and writes a row."""
+def run(name: str, agent: str, seed: int, budget: int = BUDGET) -> None:
+    """Searches for at most so many evaluations, and writes a row."""
     problem = NKLandscape(50, seed=int(name.partition("-seed")[2])) if name in OTHERS else find_problem(name)
     seen, splits = Seen(problem), problem.splits()
     options = {
@@ -113,7 +113,7 @@ def run(name: str, agent: str, seed: int) -> None:
         **{**AGENTS, **ABLATIONS}[agent],
     }
     sizes = make_config(**options, steps=1)
-    steps = BUDGET // (sizes.batch_size * sizes.samples)
+    steps = budget // (sizes.batch_size * sizes.samples)
     config = make_config(**options, steps=steps)
     shape = problem.target_shape(splits.observation_shape)
     start = time.perf_counter()
@@ -126,7 +126,7 @@ def run(name: str, agent: str, seed: int) -> None:
             pass
     write_row(
         NAME,
-        {"problem": name, "agent": agent, "seed": seed, "budget": BUDGET,
+        {"problem": name, "agent": agent, "seed": seed, "budget": budget,
          **{goal: seen.at.get(goal) for goal in GOALS}, "evaluations": seen.count,
          "gap": 1 - seen.best / seen.optimum, "seconds": time.perf_counter() - start},
     )  # fmt: skip
@@ -166,10 +166,11 @@ def median_interval(rows: Sequence[Row]) -> str:
 
 
 def groups() -> dict[tuple[str, str], list[Row]]:
-    """Rows by problem and agent; those of `OTHERS` as one problem, "others"."""
+    """Rows of the whole budget by problem and agent; those of `OTHERS` as one problem, "others"."""
     found: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in read_rows(NAME):
-        found["others" if row["problem"] in OTHERS else row["problem"], row["agent"]].append(row)
+        if row["budget"] == BUDGET:
+            found["others" if row["problem"] in OTHERS else row["problem"], row["agent"]].append(row)
     return found
 
 
@@ -221,18 +222,19 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=[*PROBLEMS], choices=[*PROBLEMS, *OTHERS])
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), choices=[*AGENTS, *ABLATIONS])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
+    parser.add_argument("--budget", type=int, default=BUDGET, help="evaluations; the tables are of the default")
     parser.add_argument("--draw", action="store_true", help="draw the picture of the page, and measure nothing")
     options = parser.parse_args()
     if options.draw:
         draw()
         return
     torch.set_num_threads(1)
-    done = {(row["problem"], row["agent"], row["seed"]) for row in read_rows(NAME)}
+    done = {(row["problem"], row["agent"], row["seed"], row["budget"]) for row in read_rows(NAME)}
     for seed in options.seeds:
         for name in options.problems:
             for agent in options.agents:
-                if (name, agent, seed) not in done:
-                    run(name, agent, seed)
+                if (name, agent, seed, options.budget) not in done:
+                    run(name, agent, seed, options.budget)
 
 
 if __name__ == "__main__":
