@@ -110,7 +110,7 @@ def _codebook(settings: Any) -> nn.Module:
     try:
         codebook = Codebook(settings.policy, settings.vocab_size, settings.decoder_embed_dim, settings.policy_options)
         if settings.policy_options and torch.get_default_device().type != "meta":
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # as in training, where it learns
                 tried = copy.deepcopy(codebook)
                 embedded, codes, loss = tried.quantize(torch.randn(shape))
                 shapes = [tuple(made.shape) for made in (embedded, tried(codes), codes, loss)]
