@@ -130,6 +130,8 @@ def test_some_of_the_episodes_stand_for_all_of_them(centered, monkeypatch):
         monkeypatch.setattr(torch, "rand", lambda *shape, uniform=uniform, **_: torch.full(shape, uniform.item()))
         losses.append(some_of(batch)["loss_actor"])
         gradients.append(flat(torch.autograd.grad(losses[-1], actor(model), retain_graph=True)))
+    with pytest.raises(ValueError, match=r"needs a batch size .* with time_dim \[B, K, T\], got \[4, 6\]"):
+        some_of(batch.clone().auto_batch_size_(2))
     assert max(read) < DAPSWeights(time_dim=2).played(batch).sum()
     torch.testing.assert_close(torch.stack(losses).mean(), whole["loss_actor"], rtol=0.02, atol=0.0)
     expected = flat(torch.autograd.grad(whole["loss_actor"], actor(model)))

@@ -220,13 +220,12 @@ class DAPSLoss(LossModule):
 
     def _members(self, tensordict: TensorDictBase, indices: Tensor) -> TensorDictBase:
         """What the actor reads, and the action, of some of each group. indices [B·..., M]."""
-        dim = cast(int, self.sample_dim)
-        if tensordict.batch_dims <= dim:
+        dim, time_dim = cast(int, self.sample_dim), self.target.time_dim
+        if tensordict.batch_dims <= (dim if time_dim is None else time_dim):
             raise ValueError(
-                f"policy_samples needs a batch size [B, K, ...], got {list(tensordict.batch_size)}; give the "
-                "tensordict a batch size that reaches the samples."
+                f"policy_samples needs a batch size [B, K, ...], with time_dim [B, K, T], got "
+                f"{list(tensordict.batch_size)}; give the tensordict a batch size that reaches the samples or steps."
             )
-        time_dim = self.target.time_dim
         contexts = [n for i, n in enumerate(tensordict.batch_size) if i not in (dim, time_dim)]
         where = indices.view(*contexts, indices.shape[-1]).movedim(-1, dim)
         keys = (*self.actor_network.in_keys, self.tensor_keys.action)
